@@ -1,0 +1,31 @@
+//! Vocabulary of a JuiceFS volume and the three traits that its layers meet at: [`meta::Meta`], [`store::ChunkStore`] and
+//! [`store::ObjectStorage`].
+//!
+//! Nothing here does I/O, starts a runtime or reads the environment.
+
+pub mod acl;
+pub mod attr;
+pub mod buffer;
+pub mod caller;
+pub mod clock;
+pub mod errno;
+pub mod error;
+pub mod format;
+pub mod ids;
+pub mod limits;
+pub mod meta;
+pub mod slice;
+pub mod store;
+pub mod version;
+
+pub use attr::{Attr, FileType, SetAttr, SetTime, Timestamp};
+pub use buffer::{Budget, Lease, Segments};
+pub use caller::Caller;
+pub use clock::{Clock, SystemClock};
+pub use errno::Errno;
+pub use error::{ChunkError, MetaError, MetaResult, StorageError};
+pub use format::Format;
+pub use ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey};
+pub use meta::Meta;
+pub use slice::{Piece, SliceRecord};
+pub use store::{ChunkStore, ObjectStorage, SliceWriter};

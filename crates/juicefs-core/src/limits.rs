@@ -1,0 +1,30 @@
+//! Fixed numbers of the format and the bounds of queues and buffers, in one place.
+
+/// Size of a chunk: the window of a file that one slice list describes.
+pub const CHUNK_SIZE: u64 = 1 << 26;
+/// Longest entry name in bytes (ENAMETOOLONG beyond).
+pub const MAX_NAME_BYTES: usize = 255;
+/// A symlink target must be shorter than this (ENAMETOOLONG otherwise).
+pub const MAX_SYMLINK_BYTES: usize = 4096;
+/// Longest xattr name in bytes (ERANGE beyond).
+pub const MAX_XATTR_NAME_BYTES: usize = 255;
+/// Longest xattr value in bytes (ERANGE beyond).
+pub const MAX_XATTR_VALUE_BYTES: usize = 65536;
+/// Offsets and lengths of files stay below this (EFBIG otherwise).
+pub const MAX_FILE_BYTES: u64 = CHUNK_SIZE << 31;
+/// Bytes by which a directory, symlink or special file counts in the used space.
+pub const ENTRY_SPACE: u64 = 4096;
+/// Inode numbers reserved by one counter increment.
+pub const INODE_BATCH: u64 = 1024;
+/// Slice ids reserved by one counter increment.
+pub const SLICE_ID_BATCH: u64 = 4096;
+/// Largest FUSE request payload.
+pub const MAX_FUSE_IO_BYTES: usize = 1 << 20;
+/// Entries of a directory read from the engine at once.
+pub const READDIR_PAGE: usize = 4096;
+
+/// Bytes that a file of `length` bytes counts in the used space: whole 4 KiB units, at least one.
+#[must_use]
+pub fn align_4k(length: u64) -> u64 {
+    if length == 0 { ENTRY_SPACE } else { length.div_ceil(4096) * 4096 }
+}

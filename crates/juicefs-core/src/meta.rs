@@ -1,0 +1,365 @@
+//! The metadata service as the data path, the VFS and tools see it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    attr::{Attr, FileType, SetAttr, Timestamp},
+    caller::Caller,
+    error::MetaResult,
+    format::Format,
+    ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    slice::{CompactionPlan, SliceRecord},
+};
+
+/// What a new node is to be.
+#[derive(Clone, Debug)]
+pub struct NewNode {
+    /// Kind of the node.
+    pub kind: FileType,
+    /// Requested permission bits (0..=0o7777), before the umask.
+    pub mode: u16,
+    /// The caller's umask.
+    pub umask: u16,
+    /// Device number; only for device nodes.
+    pub rdev: u32,
+    /// Target; only for symlinks.
+    pub target: Bytes,
+}
+
+/// A file whose last name is gone and whose data can be deleted (`Meta::delete_file_data`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Freed {
+    /// The former inode.
+    pub ino: Ino,
+    /// Its length when it was removed.
+    pub length: u64,
+}
+
+/// What an operation that removes a name did besides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Removed {
+    /// The inode whose name went; `None` when nothing was replaced (rename).
+    pub ino: Option<Ino>,
+    /// Data that nothing refers to any more.
+    pub freed: Option<Freed>,
+}
+
+/// Answer to a rename.
+#[derive(Clone, Debug)]
+pub struct Renamed {
+    /// The node that moved.
+    pub ino: Ino,
+    /// Its attributes afterwards.
+    pub attr: Attr,
+    /// What it replaced.
+    pub replaced: Removed,
+}
+
+/// `renameat2` flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RenameFlags {
+    /// Fail with EEXIST when the target exists.
+    pub no_replace: bool,
+    /// Swap source and target.
+    pub exchange: bool,
+    /// Leave a whiteout behind; answered with EINVAL or EOPNOTSUPP until it is built.
+    pub whiteout: bool,
+    /// Moves out of the trash into a directory that may itself be in the trash (`restore` only).
+    pub restore: bool,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenFlags {
+    /// Content will be read.
+    pub read: bool,
+    /// Content will be written.
+    pub write: bool,
+    /// Every write goes to the end.
+    pub append: bool,
+    /// The file will be truncated by a setattr that follows.
+    pub truncate: bool,
+    /// The file is opened to be executed.
+    pub exec: bool,
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Name within the directory; never `.` or `..`.
+    pub name: Name,
+    /// The inode it names.
+    pub ino: Ino,
+    /// Kind of the node as the entry records it.
+    pub kind: FileType,
+    /// Attributes, when they were asked for and the node exists.
+    pub attr: Option<Attr>,
+}
+
+/// Where to go on reading a directory; opaque, valid for the engine that gave it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirCursor(pub Bytes);
+
+/// Some entries of a directory.
+#[derive(Clone, Debug, Default)]
+pub struct DirPage {
+    /// Entries in the engine's order. An entry present during the whole listing appears exactly once over all pages.
+    pub entries: Vec<DirEntry>,
+    /// Where the next page starts, `None` at the end.
+    pub next: Option<DirCursor>,
+}
+
+/// Use and limits of the volume (or of the innermost quota directory).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VolumeUsage {
+    /// Capacity in bytes, made up when there is no limit (format: metadata.md §6.20).
+    pub total_bytes: u64,
+    /// Bytes still free.
+    pub available_bytes: u64,
+    /// Inodes in use.
+    pub used_inodes: u64,
+    /// Inodes still free.
+    pub available_inodes: u64,
+}
+
+/// What a new size or allocation must not do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FallocateMode {
+    /// Reserve; `keep_size` leaves the length alone.
+    Allocate {
+        /// Do not extend the file.
+        keep_size: bool,
+    },
+    /// Make a hole; never extends.
+    PunchHole,
+    /// Make a range read as zeros.
+    ZeroRange {
+        /// Do not extend the file.
+        keep_size: bool,
+    },
+}
+
+/// The raw list of a chunk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChunkRecords {
+    /// Records, oldest first; see [`crate::slice::resolve`].
+    pub records: Vec<SliceRecord>,
+}
+
+/// Answer to a slice commit.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Attributes of the file afterwards.
+    pub attr: Attr,
+    /// Records in the chunk's list now; drives compaction.
+    pub records: usize,
+}
+
+/// Answer to copy_file_range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Bytes copied: less than asked at the end of the source.
+    pub bytes: u64,
+    /// Length of the target afterwards.
+    pub length: u64,
+}
+
+/// Mode of setxattr.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum XattrMode {
+    /// Create or replace.
+    #[default]
+    Any,
+    /// EEXIST when it is there.
+    Create,
+    /// ENODATA when it is not.
+    Replace,
+}
+
+/// Background work of which one client of a volume does each round (format: metadata.md §6.15).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Job {
+    /// Sessions that stopped their heartbeat.
+    StaleSessions,
+    /// Data of files that were removed.
+    DeletedFiles,
+    /// Slices without a reference.
+    Slices,
+    /// Expired trash directories and delayed slices.
+    Trash,
+}
+
+/// How a compaction ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compacted {
+    /// The new slice is in place; these slices lost their last reference.
+    Done(Vec<SliceKey>),
+    /// The list changed underneath: the new slice is garbage and must be deleted.
+    Lost,
+}
+
+/// A session as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its number.
+    pub sid: SessionId,
+    /// When it expires without a heartbeat.
+    pub expire: Timestamp,
+    /// The JSON text that the client stored (format: metadata.md §5.4).
+    pub info: Bytes,
+    /// Inodes that it keeps alive after their removal.
+    pub sustained: Vec<Ino>,
+}
+
+/// Metadata of one volume, for one client.
+///
+/// Every method is atomic and durable as the engine's commit is when it returns `Ok`. `Err(Posix)` means nothing
+/// happened. `Err(Unavailable)` and `Err(Conflict)` on a changing method mean that the outcome was found out to be "not
+/// applied", or could not be found out within the deadline. Methods are cancel safe in that a dropped future leaves the
+/// operation either done or not done, never half done. Parents given as [`Ino::ROOT`] mean the root of the mount.
+#[async_trait]
+pub trait Meta: Send + Sync {
+    /// The volume setting as last loaded.
+    fn format(&self) -> Arc<Format>;
+    /// The engine and address, without password, for logs.
+    fn describe(&self) -> String;
+
+    // ---- sessions and upkeep -------------------------------------------------------------------------------------
+
+    /// Registers this client with `info` (JSON of metadata.md §5.4) and returns its number.
+    async fn new_session(&self, info: Bytes) -> MetaResult<SessionId>;
+    /// Flushes statistics, releases sustained inodes and locks and removes the session. Returns data to delete.
+    async fn close_session(&self) -> MetaResult<Vec<Freed>>;
+    /// Renews the session, reloads the setting and the volume counters. `Setting` when the volume is gone or replaced.
+    async fn heartbeat(&self) -> MetaResult<()>;
+    /// Writes pending usage counters and directory statistics.
+    async fn flush_stats(&self) -> MetaResult<()>;
+    /// All sessions, live and stale.
+    async fn sessions(&self) -> MetaResult<Vec<SessionInfo>>;
+    /// Whether this client is to run `job` now: at most one client in `interval_secs` gets `true`.
+    async fn claim(&self, job: Job, interval_secs: u64) -> MetaResult<bool>;
+    /// Removes up to `limit` expired sessions with what they hold. Returns data to delete.
+    async fn clean_stale_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>>;
+    /// Files removed before `before` whose data is still there.
+    async fn deleted_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>>;
+    /// Drops the chunk lists of a removed file and its delfile record. Returns slices that lost their last reference.
+    /// Restartable: chunk by chunk, the record last.
+    async fn delete_file_data(&self, file: Freed) -> MetaResult<Vec<SliceKey>>;
+    /// Slices whose references are gone but whose record is not.
+    async fn dead_slices(&self, limit: usize) -> MetaResult<Vec<SliceKey>>;
+    /// Removes the record of a slice; only after its objects are gone.
+    async fn forget_slice(&self, slice: SliceKey) -> MetaResult<()>;
+    /// Removes entries of trash directories older than `before`, at most about `limit`. Returns data to delete and
+    /// whether more is left.
+    async fn clean_trash(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<Freed>, bool)>;
+    /// Drops the references held by delayed slices (compaction with trash on) older than `before`.
+    async fn release_delayed_slices(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<SliceKey>>;
+
+    // ---- looking -------------------------------------------------------------------------------------------------
+
+    /// Finds `name` (also `.` and `..`) in `parent`. ENOENT, ENOTDIR; EACCES without X when the caller is checked.
+    async fn lookup(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)>;
+    /// Attributes of `ino`. ENOENT.
+    async fn getattr(&self, ino: Ino) -> MetaResult<Attr>;
+    /// EACCES unless all bits of `mask` (R 4, W 2, X 1) are granted.
+    async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> MetaResult<()>;
+    /// Target of a symlink. EINVAL for another kind.
+    async fn readlink(&self, ino: Ino) -> MetaResult<Bytes>;
+    /// A page of entries after `from` (`None`: the start), without `.` and `..`. ENOENT, ENOTDIR.
+    async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage>;
+    /// Volume use and limits as statfs shows them for the mount.
+    async fn statfs(&self, ino: Ino) -> MetaResult<VolumeUsage>;
+
+    // ---- changing names ------------------------------------------------------------------------------------------
+
+    /// Creates a node. EEXIST, ENOENT, ENOTDIR, EACCES, EPERM (immutable parent), ENOSPC, EDQUOT, EROFS.
+    async fn mknod(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> MetaResult<(Ino, Attr)>;
+    /// mknod of a regular file and open in one. Without `exclusive` an existing regular file is opened instead.
+    async fn create(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        node: NewNode,
+        exclusive: bool,
+        flags: OpenFlags,
+    ) -> MetaResult<(Ino, Attr)>;
+    /// Removes the name of a non-directory, into the trash when the volume has one and `skip_trash` is not set.
+    async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed>;
+    /// Removes an empty directory, likewise. ENOTEMPTY, ENOTDIR.
+    async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed>;
+    /// Moves `(from, name)` to `(to, new_name)`.
+    async fn rename(
+        &self,
+        cx: &Caller,
+        from: Ino,
+        name: &[u8],
+        to: Ino,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> MetaResult<Renamed>;
+    /// Gives `ino` one more name. EPERM for directories.
+    async fn link(&self, cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr>;
+
+    // ---- changing nodes ------------------------------------------------------------------------------------------
+
+    /// Changes attributes but the size; ctime becomes now when anything changed.
+    async fn setattr(&self, cx: &Caller, ino: Ino, set: SetAttr) -> MetaResult<Attr>;
+    /// Sets the length. With `opened` the caller holds the file open for writing and permission bits do not count.
+    async fn truncate(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr>;
+    /// fallocate(2) on an open file.
+    async fn fallocate(&self, cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr>;
+    /// Value of an extended attribute. ENODATA.
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes>;
+    /// Names of all extended attributes.
+    async fn listxattr(&self, ino: Ino) -> MetaResult<Vec<Name>>;
+    /// Sets an extended attribute; ctime becomes now.
+    async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()>;
+    /// Removes an extended attribute. ENODATA.
+    async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()>;
+
+    // ---- content -------------------------------------------------------------------------------------------------
+
+    /// Checks that the file may be opened so and counts it as open here. Pairs with [`Meta::close`].
+    async fn open(&self, cx: &Caller, ino: Ino, flags: OpenFlags) -> MetaResult<Attr>;
+    /// Ends one open. When it was the last one of a removed file, the node goes: data to delete is returned.
+    async fn close(&self, ino: Ino) -> MetaResult<Option<Freed>>;
+    /// The raw list of a chunk; empty for one never written. ENOENT when the file is gone, EPERM for another kind.
+    async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords>;
+    /// An unused slice id.
+    async fn new_slice_id(&self) -> MetaResult<SliceId>;
+    /// Appends `record` to a chunk and grows the length. The slice's objects must be durable before this is called.
+    /// `mtime` is when the application wrote last. ENOENT, ENOSPC, EDQUOT.
+    async fn write_slice(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        record: SliceRecord,
+        mtime: Timestamp,
+    ) -> MetaResult<Written>;
+    /// Copies by reference. EINVAL unless both are regular files; permissions are the caller's job.
+    async fn copy_file_range(
+        &self,
+        cx: &Caller,
+        from: Ino,
+        from_off: u64,
+        to: Ino,
+        to_off: u64,
+        size: u64,
+    ) -> MetaResult<Copied>;
+    /// What compacting a chunk would do, `None` when nothing is to be gained.
+    async fn plan_compaction(&self, ino: Ino, index: ChunkIndex) -> MetaResult<Option<CompactionPlan>>;
+    /// Puts `slice` in the place of what `plan` read, if the list still begins with exactly that.
+    async fn commit_compaction(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        plan: &CompactionPlan,
+        slice: SliceId,
+    ) -> MetaResult<Compacted>;
+    /// Parents of `ino` with the number of names in each.
+    async fn parents(&self, ino: Ino) -> MetaResult<BTreeMap<Ino, u64>>;
+}

@@ -1,0 +1,168 @@
+//! The data side: blocks of slices, and the object stores below them.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    attr::Timestamp,
+    buffer::{Budget, Lease, Segments},
+    error::{ChunkError, StorageError},
+    ids::{SliceId, SliceKey},
+};
+
+/// Why a range is read; decides how much is fetched and what is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReadPurpose {
+    /// An application waits for exactly this range, at an unpredicted place.
+    #[default]
+    Random,
+    /// An application reads on: whole blocks are worth fetching and keeping.
+    Sequential,
+    /// Nobody waits yet: give way when memory is short.
+    ReadAhead,
+    /// Read once to be written elsewhere (compaction): do not fill the caches.
+    Once,
+}
+
+/// How a slice is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WriteOptions {
+    /// Storage tier of the file.
+    pub tier: u8,
+    /// Never stage on local disk; go to the store at once (compaction).
+    pub direct: bool,
+}
+
+/// Counters of the data path since the mount, for `.stats` and `bench`.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct ChunkStats {
+    /// GET requests and the seconds they took in all.
+    pub get: OpStats,
+    /// PUT requests.
+    pub put: OpStats,
+    /// DELETE requests.
+    pub delete: OpStats,
+    /// Reads answered by a cache, with their bytes.
+    pub cache_hit: OpStats,
+    /// Reads not answered by a cache.
+    pub cache_miss: OpStats,
+    /// Writes into the cache.
+    pub cache_write: OpStats,
+    /// Blocks and bytes in the caches now.
+    pub cached_blocks: u64,
+    /// Bytes in the caches now.
+    pub cached_bytes: u64,
+    /// Failed object requests.
+    pub object_errors: u64,
+}
+
+/// Count, bytes and seconds of one kind of operation.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct OpStats {
+    /// How many.
+    pub count: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Seconds in all.
+    pub seconds: f64,
+}
+
+/// What is present of a slice in the local cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CachePresence {
+    /// Bytes found.
+    pub cached_bytes: u64,
+    /// Bytes not found.
+    pub missing_bytes: u64,
+}
+
+/// Slices as whoever assembles files sees them. Holes (id 0) never come here.
+#[async_trait]
+pub trait ChunkStore: Send + Sync {
+    /// Bytes of a full block.
+    fn block_size(&self) -> usize;
+    /// The budget that all data buffers of this mount are taken from.
+    fn budget(&self) -> &Budget;
+    /// Reads `[off, off + len)` of a slice without copying what is cached. The range lies within the slice.
+    ///
+    /// Every byte was verified as far as its source carries a checksum. Fails when a block is missing or corrupt or the
+    /// store stays unreachable through all retries. Cancel safe.
+    async fn read(&self, slice: SliceKey, off: u32, len: u32, purpose: ReadPurpose) -> Result<Segments, ChunkError>;
+    /// Suggests that a range will be read soon; may do nothing. Never blocks.
+    fn prefetch(&self, slice: SliceKey, off: u32, len: u32);
+    /// Starts a new slice.
+    fn writer(&self, options: WriteOptions) -> Box<dyn SliceWriter>;
+    /// Deletes all blocks of a slice from the caches and the store. Missing blocks are fine.
+    async fn remove(&self, slice: SliceKey) -> Result<(), ChunkError>;
+    /// Loads every block of the slice into the cache.
+    async fn fill(&self, slice: SliceKey) -> Result<(), ChunkError>;
+    /// Drops every cached block of the slice; staged ones stay.
+    async fn evict(&self, slice: SliceKey);
+    /// What of the slice is cached.
+    async fn presence(&self, slice: SliceKey) -> CachePresence;
+    /// Counters since the mount.
+    fn stats(&self) -> ChunkStats;
+    /// Finishes uploads and cache writes under way and joins all tasks. Writers must be finished before.
+    async fn shutdown(&self);
+}
+
+/// One slice while it is being written: at most 64 MiB, filled in any order within the part not yet uploaded.
+///
+/// All methods but `finish` and `abort` only touch memory. Dropping a writer aborts it without waiting.
+#[async_trait]
+pub trait SliceWriter: Send {
+    /// Puts `data` at `off`, overwriting what is there; a gap before `off` becomes zeros. Large `data` is kept by
+    /// reference, small data is copied. `lease` covers `data` and is held until its block is stored.
+    ///
+    /// `Misuse` when the range passes 64 MiB or touches a block already handed to upload.
+    fn write(&mut self, off: u32, data: Bytes, lease: Lease) -> Result<(), ChunkError>;
+    /// Bytes written so far, counted from 0.
+    fn len(&self) -> u32;
+    /// Whether nothing was written.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Bytes below this offset were handed to upload and can no longer be written.
+    fn sealed(&self) -> u32;
+    /// Gives the slice its id; no block is uploaded before.
+    fn set_id(&mut self, id: SliceId);
+    /// The id, once set.
+    fn id(&self) -> Option<SliceId>;
+    /// Starts to upload every full block that lies wholly below `off`; does nothing before the id is set.
+    fn flush_to(&mut self, off: u32);
+    /// Uploads the rest and waits until every block of the slice is durable in the store (or staged). On an error the
+    /// data is kept: calling again retries what failed.
+    async fn finish(&mut self) -> Result<(), ChunkError>;
+    /// Drops the data and deletes, as well as it can, what was uploaded.
+    async fn abort(self: Box<Self>);
+}
+
+/// One object as a listing or HEAD shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectInfo {
+    /// Full key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// Last modification.
+    pub mtime: Timestamp,
+}
+
+/// A flat store of immutable objects. Keys are complete: the volume's name is part of them.
+#[async_trait]
+pub trait ObjectStorage: Send + Sync + std::fmt::Debug {
+    /// The store and place, without secrets, for logs.
+    fn describe(&self) -> String;
+    /// Makes the bucket or root directory if it is missing.
+    async fn create(&self) -> Result<(), StorageError>;
+    /// The object, or `range` (offset, length) of it. A range past the end is cut; the caller checks lengths.
+    async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Segments, StorageError>;
+    /// Stores an object, replacing one of the same key as a whole: a reader sees the old or the new bytes.
+    async fn put(&self, key: &str, body: Segments) -> Result<(), StorageError>;
+    /// Deletes an object; a missing one is success.
+    async fn delete(&self, key: &str) -> Result<(), StorageError>;
+    /// Size and time of an object.
+    async fn head(&self, key: &str) -> Result<ObjectInfo, StorageError>;
+    /// Up to `limit` objects whose key starts with `prefix` and is greater than `after`, in key order.
+    async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError>;
+}
