@@ -1,1 +1,10 @@
+//! Metadata of a volume: what every file-system operation means (`ops`), written once, and the engines that store it.
+//!
+//! `record` names what is stored, `txn` how an operation reads and changes it, `layout` maps records to keys, bytes and
+//! rows, `engine` runs operations atomically, and `client` puts it together as [`juicefs_core::Meta`].
 
+pub mod engine;
+pub mod record;
+pub mod txn;
+
+pub use engine::Engine;

@@ -1,0 +1,108 @@
+//! What a metadata engine must be able to do. It knows records, keys and transactions; it never sees EACCES, nlink
+//! arithmetic or trash.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use juicefs_core::{
+    attr::Attr,
+    error::MetaResult,
+    ids::{Ino, SessionId},
+    meta::{DirCursor, DirPage},
+};
+
+use crate::{
+    record::{Counter, Key, Value},
+    txn::{Applied, Effects, Job, ReadSet},
+};
+
+/// Traits of an engine that the client must respect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// Usage counters change inside each transaction (Redis). Otherwise the client batches them every second.
+    pub usage_in_transaction: bool,
+    /// Most records that one compaction reads.
+    pub max_compact_records: usize,
+}
+
+/// How an optimistic [`Engine::apply`] ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ApplyOutcome {
+    /// Everything is in place, durable as the engine's commit is.
+    Applied(Applied),
+    /// Something that was read has changed; nothing was written.
+    Conflict,
+}
+
+/// Records of one kind that background work and tools walk through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scan {
+    /// `Key::Session`, live and stale.
+    Sessions,
+    /// `Key::Sustained` of one session.
+    Sustained(SessionId),
+    /// `Key::DelFile` removed before this second.
+    DelFiles {
+        /// Exclusive bound in seconds.
+        before_secs: i64,
+    },
+    /// `Key::SliceRef` without references left.
+    DeadSlices,
+    /// `Key::DelaySlices` older than this second.
+    DelaySlices {
+        /// Exclusive bound in seconds.
+        before_secs: i64,
+    },
+    /// `Key::Chunk` of one inode, ascending by index.
+    Chunks(Ino),
+    /// `Key::Xattr` of one inode.
+    Xattrs(Ino),
+    /// `Key::Acl`.
+    Acls,
+}
+
+/// A store of records with atomic changes.
+///
+/// Any method may fail with `Unavailable` (after its own retries up to the deadline), `Corrupt`, or `Fenced`.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Kind and address without password.
+    fn describe(&self) -> String;
+    /// Its traits.
+    fn caps(&self) -> Caps;
+
+    /// The stored setting, `None` on a store that was never formatted. Does not write, works on every older schema.
+    async fn load_setting(&self) -> MetaResult<Option<Bytes>>;
+    /// Makes tables, indexes and the like that are missing, also columns of later versions. Idempotent. Called before
+    /// the first write; never on a read-only mount.
+    async fn prepare(&self) -> MetaResult<()>;
+    /// Whether the store holds nothing of a volume.
+    async fn is_empty(&self) -> MetaResult<bool>;
+    /// Removes every record of the volume.
+    async fn reset(&self) -> MetaResult<()>;
+
+    /// Runs a job to its end: reads what it asks for, lets it judge, applies its effects atomically, and gives it back.
+    /// A job that conflicts is judged anew. Jobs queued at the same time may share a transaction, yet each succeeds or
+    /// fails alone. `Err` means that nothing of it was applied (or that this could not be found out).
+    ///
+    /// Cancel safe: a dropped future leaves the job done or not done.
+    async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>>;
+    /// Reads records, absences included, as of one moment, in one round trip.
+    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet>;
+    /// Applies effects if everything in `read` (narrowed as the effects say) still holds.
+    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome>;
+
+    /// Entry and attributes in one round trip; attributes are `None` when the node is missing.
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(crate::record::Edge, Option<Attr>)>>;
+    /// A page of a directory after `from`, entries present throughout a listing exactly once.
+    async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage>;
+    /// Adds to a counter on its own and returns the new value (logical meaning, see [`Counter`]).
+    async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64>;
+    /// Up to `limit` records of a kind. Callers that consume what they read call again until it is empty; `after` is the
+    /// last key of the previous page for callers that only look.
+    async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>>;
+    /// Adds batched statistics to directories whose record exists (as one transaction); returns the directories that
+    /// have none, for which the client recounts and stores.
+    async fn add_dir_stats(&self, deltas: Vec<(Ino, crate::record::DirStat)>) -> MetaResult<Vec<Ino>>;
+    /// Closes connections after finishing what is queued.
+    async fn close(&self);
+}

@@ -1,0 +1,161 @@
+//! The typed records of a volume: what an engine stores and an operation reads and changes.
+//!
+//! Nothing here knows keys, bytes or tables; `layout/` maps records to those.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use juicefs_core::{
+    acl::AclRule,
+    attr::{Attr, FileType},
+    ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    slice::SliceRecord,
+};
+
+/// Named numbers of a volume, in their logical meaning: [`Counter::NextInode`] and [`Counter::NextChunk`] hold the next
+/// free number whatever convention an engine stores.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Counter {
+    /// Next free inode number.
+    NextInode,
+    /// Next free slice id.
+    NextChunk,
+    /// Last session number handed out.
+    NextSession,
+    /// Last hourly trash directory handed out.
+    NextTrash,
+    /// Bytes in use.
+    UsedSpace,
+    /// Inodes in use.
+    TotalInodes,
+    /// Last ACL id handed out.
+    AclMaxId,
+    /// When stale sessions were last cleaned, in seconds; likewise the following.
+    LastCleanupSessions,
+    /// Removed files.
+    LastCleanupFiles,
+    /// Slices without reference.
+    NextCleanupSlices,
+    /// Trash.
+    LastCleanupTrash,
+}
+
+/// Names one record, or one question about records, that an operation reads.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Key {
+    /// Attributes of an inode.
+    Node(Ino),
+    /// Entry `name` of a directory.
+    Edge(Ino, Name),
+    /// Whether a directory has any entry.
+    HasEntries(Ino),
+    /// Target of a symlink.
+    Symlink(Ino),
+    /// One extended attribute.
+    Xattr(Ino, Name),
+    /// Slice list of a chunk.
+    Chunk(Ino, ChunkIndex),
+    /// Which chunks with `from <= index < to` have a list.
+    ChunkIndexes(Ino, ChunkIndex, ChunkIndex),
+    /// Reference count of a slice.
+    SliceRef(SliceKey),
+    /// Directories that hold names of an inode, with the number of names in each.
+    Parents(Ino),
+    /// Statistics of the direct entries of a directory.
+    DirStat(Ino),
+    /// An ACL rule.
+    Acl(u32),
+    /// A session.
+    Session(SessionId),
+    /// Whether a session keeps a removed inode alive.
+    Sustained(SessionId, Ino),
+    /// The note that the data of a removed file is still to be deleted.
+    DelFile(Ino),
+    /// Slices whose references a compaction with trash still holds, by the id of the slice it made.
+    DelaySlices(SliceId),
+    /// A counter.
+    Counter(Counter),
+}
+
+/// An entry of a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Edge {
+    /// The inode named.
+    pub ino: Ino,
+    /// Its kind.
+    pub kind: FileType,
+}
+
+/// Statistics over the direct entries of one directory, or a change of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DirStat {
+    /// Bytes of regular files.
+    pub length: i64,
+    /// Bytes they count in used space.
+    pub space: i64,
+    /// Number of entries.
+    pub inodes: i64,
+}
+
+/// A session record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// Expiry in seconds since the epoch.
+    pub expire_secs: i64,
+    /// JSON of the client.
+    pub info: Bytes,
+}
+
+/// A removed file whose data is still there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DelFile {
+    /// Length at removal.
+    pub length: u64,
+    /// Second of the removal.
+    pub removed_secs: i64,
+}
+
+/// Slices held back by the trash after a compaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DelaySlices {
+    /// Second of the compaction.
+    pub since_secs: i64,
+    /// The slices, one item per reference. Never empty.
+    pub slices: Vec<SliceKey>,
+}
+
+/// What was found under a [`Key`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value {
+    /// For [`Key::Node`].
+    Node(Attr),
+    /// For [`Key::Edge`].
+    Edge(Edge),
+    /// For [`Key::HasEntries`].
+    HasEntries(bool),
+    /// For [`Key::Symlink`] and [`Key::Xattr`].
+    Bytes(Bytes),
+    /// For [`Key::Chunk`]; a missing list and an empty one are the same.
+    Chunk(Vec<SliceRecord>),
+    /// For [`Key::ChunkIndexes`], ascending.
+    ChunkIndexes(Vec<ChunkIndex>),
+    /// For [`Key::SliceRef`]: the true number of references; a slice that was never counted apart has one where it is
+    /// in use (engines map their own convention).
+    SliceRef(i64),
+    /// For [`Key::Parents`]: only positive counts.
+    Parents(BTreeMap<Ino, u64>),
+    /// For [`Key::DirStat`].
+    DirStat(DirStat),
+    /// For [`Key::Acl`].
+    Acl(AclRule),
+    /// For [`Key::Session`].
+    Session(Session),
+    /// For [`Key::Sustained`]: present.
+    Sustained,
+    /// For [`Key::DelFile`].
+    DelFile(DelFile),
+    /// For [`Key::DelaySlices`].
+    DelaySlices(DelaySlices),
+    /// For [`Key::Counter`].
+    Counter(i64),
+}

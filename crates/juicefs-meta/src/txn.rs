@@ -1,0 +1,412 @@
+//! What an operation reads ([`ReadSet`]), what it wants changed ([`Effects`]), and the shape of an operation itself.
+//!
+//! An operation is pure: `keys` says what it must see, `decide` turns what was seen into an answer and effects. It has no
+//! clock and does no I/O; the time and fresh numbers come with its arguments. Engines run it in whatever atomic way suits
+//! them: inside one of their transactions, or optimistically by checking the read set when the effects are applied.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use juicefs_core::{
+    acl::AclRule,
+    attr::{Attr, Timestamp},
+    errno::Errno,
+    error::{MetaError, MetaResult},
+    ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    slice::SliceRecord,
+};
+
+use crate::record::{Counter, DelFile, DelaySlices, DirStat, Edge, Key, Session, Value};
+
+/// Everything an operation has read, absences included.
+#[derive(Clone, Debug, Default)]
+pub struct ReadSet {
+    found: HashMap<Key, Option<Value>>,
+}
+
+macro_rules! accessor {
+    ($(#[$doc:meta])* $name:ident($($arg:ident: $ty:ty),*) -> $out:ty, $key:expr, $variant:ident) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(&self, $($arg: $ty),*) -> Option<&$out> {
+            match self.get(&$key) {
+                Some(Value::$variant(value)) => Some(value),
+                _ => None,
+            }
+        }
+    };
+}
+
+impl ReadSet {
+    /// Notes what was found under `key`; `None` for nothing.
+    pub fn insert(&mut self, key: Key, value: Option<Value>) {
+        self.found.insert(key, value);
+    }
+
+    /// Adds everything of `other`.
+    pub fn extend(&mut self, other: Self) {
+        self.found.extend(other.found);
+    }
+
+    /// Whether `key` was read.
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        self.found.contains_key(key)
+    }
+
+    /// All keys read with what was found.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, Option<&Value>)> {
+        self.found.iter().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// What was found under `key`.
+    ///
+    /// # Panics
+    /// When `key` was never fetched: the operation's `keys` forgot it, and deciding on a guess would corrupt the volume.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&Value> {
+        match self.found.get(key) {
+            Some(value) => value.as_ref(),
+            None => panic!("invariant: an operation looked at {key:?}, which it did not fetch"),
+        }
+    }
+
+    accessor!(/// Attributes of `ino`.
+        node(ino: Ino) -> Attr, Key::Node(ino), Node);
+    accessor!(/// Entry `name` of `parent`.
+        edge(parent: Ino, name: &Name) -> Edge, Key::Edge(parent, name.clone()), Edge);
+    accessor!(/// Target of a symlink.
+        symlink(ino: Ino) -> Bytes, Key::Symlink(ino), Bytes);
+    accessor!(/// Value of an extended attribute.
+        xattr(ino: Ino, name: &Name) -> Bytes, Key::Xattr(ino, name.clone()), Bytes);
+    accessor!(/// An ACL rule.
+        acl(id: u32) -> AclRule, Key::Acl(id), Acl);
+    accessor!(/// Statistics of a directory.
+        dir_stat(ino: Ino) -> DirStat, Key::DirStat(ino), DirStat);
+    accessor!(/// A session.
+        session(sid: SessionId) -> Session, Key::Session(sid), Session);
+    accessor!(/// The delfile note of an inode.
+        del_file(ino: Ino) -> DelFile, Key::DelFile(ino), DelFile);
+    accessor!(/// Delayed slices of a compaction.
+        delay_slices(id: SliceId) -> DelaySlices, Key::DelaySlices(id), DelaySlices);
+    accessor!(/// Parents of an inode.
+        parents(ino: Ino) -> BTreeMap<Ino, u64>, Key::Parents(ino), Parents);
+
+    /// The slice list of a chunk, empty when there is none.
+    #[must_use]
+    pub fn chunk(&self, ino: Ino, index: ChunkIndex) -> &[SliceRecord] {
+        match self.get(&Key::Chunk(ino, index)) {
+            Some(Value::Chunk(records)) => records,
+            _ => &[],
+        }
+    }
+
+    /// The chunks of a range that have a list.
+    #[must_use]
+    pub fn chunk_indexes(&self, ino: Ino, from: ChunkIndex, to: ChunkIndex) -> &[ChunkIndex] {
+        match self.get(&Key::ChunkIndexes(ino, from, to)) {
+            Some(Value::ChunkIndexes(list)) => list,
+            _ => &[],
+        }
+    }
+
+    /// Whether the directory has an entry.
+    #[must_use]
+    pub fn has_entries(&self, ino: Ino) -> bool {
+        matches!(self.get(&Key::HasEntries(ino)), Some(Value::HasEntries(true)))
+    }
+
+    /// References of a slice; `None` when no record of it exists.
+    #[must_use]
+    pub fn slice_ref(&self, key: SliceKey) -> Option<i64> {
+        match self.get(&Key::SliceRef(key)) {
+            Some(Value::SliceRef(count)) => Some(*count),
+            _ => None,
+        }
+    }
+
+    /// Whether the session keeps the inode alive.
+    #[must_use]
+    pub fn sustained(&self, sid: SessionId, ino: Ino) -> bool {
+        self.get(&Key::Sustained(sid, ino)).is_some()
+    }
+
+    /// A counter, 0 when it was never set.
+    #[must_use]
+    pub fn counter(&self, counter: Counter) -> i64 {
+        match self.get(&Key::Counter(counter)) {
+            Some(Value::Counter(value)) => *value,
+            _ => 0,
+        }
+    }
+}
+
+/// A change of a node that does not depend on what else changed about it: a hot directory does not conflict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodePatch {
+    /// Added to nlink.
+    pub nlink: i32,
+    /// New mtime and ctime; never moves them back.
+    pub touched: Option<Timestamp>,
+}
+
+/// One change of the stored records.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Stores a new node; the inode number was never used before (trash directories and loads included).
+    InsertNode(Ino, Attr),
+    /// Replaces the attributes of an existing node.
+    UpdateNode(Ino, Attr),
+    /// Changes an existing node relatively.
+    PatchNode(Ino, NodePatch),
+    /// Removes a node.
+    DeleteNode(Ino),
+    /// Stores a new entry; there is none of this name.
+    InsertEdge(Ino, Name, Edge),
+    /// Points an existing entry elsewhere.
+    UpdateEdge(Ino, Name, Edge),
+    /// Removes an entry.
+    DeleteEdge(Ino, Name),
+    /// Stores a symlink's target.
+    PutSymlink(Ino, Bytes),
+    /// Removes a symlink's target.
+    DeleteSymlink(Ino),
+    /// Stores an extended attribute.
+    PutXattr(Ino, Name, Bytes),
+    /// Removes an extended attribute.
+    DeleteXattr(Ino, Name),
+    /// Removes all extended attributes of an inode.
+    DeleteXattrs(Ino),
+    /// Appends to a chunk's list, creating it. Its new length is reported in [`Applied::appended`], in effect order.
+    AppendSlices(Ino, ChunkIndex, Vec<SliceRecord>),
+    /// Replaces a chunk's list.
+    PutChunk(Ino, ChunkIndex, Vec<SliceRecord>),
+    /// Removes a chunk's list.
+    DeleteChunk(Ino, ChunkIndex),
+    /// A slice gets its first reference.
+    InsertSliceRef(SliceKey),
+    /// Adds to the references of a slice.
+    AddSliceRef(SliceKey, i64),
+    /// Notes a slice that has no reference and must be deleted.
+    PutGarbageSlice(SliceKey),
+    /// Removes the record of a slice.
+    DeleteSliceRef(SliceKey),
+    /// Adds to the number of names that a directory holds of an inode. Engines that derive parents from entries ignore
+    /// it.
+    AddParent(Ino, Ino, i64),
+    /// Removes the parent records of an inode, likewise.
+    DeleteParents(Ino),
+    /// Stores statistics of a directory.
+    PutDirStat(Ino, DirStat),
+    /// Removes statistics of a directory.
+    DeleteDirStat(Ino),
+    /// Removes the quota of a directory, if it has one.
+    DeleteDirQuota(Ino),
+    /// Stores an ACL rule.
+    PutAcl(u32, AclRule),
+    /// Stores a session.
+    PutSession(SessionId, Session),
+    /// Removes a session.
+    DeleteSession(SessionId),
+    /// Removes all locks held by a session.
+    DeleteLocks(SessionId),
+    /// The session keeps the inode alive.
+    PutSustained(SessionId, Ino),
+    /// It no longer does.
+    DeleteSustained(SessionId, Ino),
+    /// Notes data to delete.
+    PutDelFile(Ino, DelFile),
+    /// The data is gone.
+    DeleteDelFile(Ino),
+    /// Holds slices back.
+    PutDelaySlices(SliceId, DelaySlices),
+    /// Lets them go.
+    DeleteDelaySlices(SliceId),
+    /// Sets a counter.
+    SetCounter(Counter, i64),
+    /// Adds to a counter.
+    AddCounter(Counter, i64),
+    /// Stores the volume setting.
+    PutSetting(Bytes),
+}
+
+/// What must hold of a fetched node for the decision to stand, when less than "unchanged" is enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeGuard {
+    /// Type, mode, owner, flags, parent and ACL ids are unchanged: all that permission checks look at. Times and nlink may
+    /// have moved.
+    Permissions,
+    /// The node exists with the same type.
+    Exists,
+}
+
+/// Everything an operation changes, applied as one.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Effects {
+    /// The changes, in an order that keeps references valid.
+    pub list: Vec<Effect>,
+    /// Change of the volume's used space (bytes) and inodes.
+    pub usage: Usage,
+    /// Changes of directory statistics; engines or the client batch them.
+    pub dir_stats: Vec<(Ino, DirStat)>,
+    /// Nodes whose guard is narrower than "unchanged".
+    pub narrowed: Vec<(Ino, NodeGuard)>,
+}
+
+/// Used bytes and inodes, or a change of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Bytes.
+    pub space: i64,
+    /// Inodes.
+    pub inodes: i64,
+}
+
+impl Effects {
+    /// No change at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Adds a change.
+    pub fn push(&mut self, effect: Effect) {
+        self.list.push(effect);
+    }
+}
+
+/// What the engine learned while applying.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// Number of records in the list after each [`Effect::AppendSlices`], in order.
+    pub appended: Vec<usize>,
+}
+
+/// Verdict of an operation on what it has read so far.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Decision<R> {
+    /// Succeeds with this reply once the effects are applied.
+    Done(R, Effects),
+    /// Fails; nothing changes.
+    Fail(Errno),
+    /// Must read more first; `decide` is called again with a read set that has grown.
+    NeedMore(Vec<Key>),
+}
+
+/// A file-system operation: the only place where what it means is written.
+pub trait Operation: Send + 'static {
+    /// What it answers.
+    type Reply: Send + 'static;
+
+    /// Short name for logs and metrics.
+    const NAME: &'static str;
+
+    /// What it must read first.
+    fn keys(&self) -> Vec<Key>;
+
+    /// Judges what was read. Pure: the same read set gives the same verdict. Called anew after every conflict.
+    fn decide(&self, read: &ReadSet) -> Decision<Self::Reply>;
+
+    /// Completes the reply with what applying showed.
+    fn finish(&self, reply: Self::Reply, _applied: &Applied) -> Self::Reply {
+        reply
+    }
+}
+
+/// An [`Operation`] without its types, as engines run it.
+pub trait Job: Send {
+    /// Name of the operation.
+    fn name(&self) -> &'static str;
+    /// What it must read first.
+    fn keys(&self) -> Vec<Key>;
+    /// Judges; remembers the outcome.
+    fn step(&mut self, read: &ReadSet) -> Step;
+    /// The effects of the last [`Step::Apply`] are in place.
+    fn applied(&mut self, applied: &Applied);
+    /// For taking the concrete job back.
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any>;
+}
+
+/// What a job wants next.
+#[derive(Debug)]
+pub enum Step {
+    /// To read these as well.
+    Fetch(Vec<Key>),
+    /// To have these applied, all or nothing. Empty effects may be skipped.
+    Apply(Effects),
+    /// Nothing: it failed with an errno.
+    Stop,
+}
+
+/// An operation under way with its outcome.
+pub struct OperationJob<O: Operation> {
+    op: O,
+    outcome: Option<Result<O::Reply, Errno>>,
+    usage: Usage,
+    dir_stats: Vec<(Ino, DirStat)>,
+}
+
+/// A finished operation: its reply, and what it added to counters that the client batches.
+#[derive(Debug)]
+pub struct Finished<R> {
+    /// The reply.
+    pub reply: R,
+    /// Change of the volume's usage.
+    pub usage: Usage,
+    /// Changes of directory statistics.
+    pub dir_stats: Vec<(Ino, DirStat)>,
+}
+
+impl<O: Operation> OperationJob<O> {
+    /// Wraps `op` for an engine.
+    pub fn new(op: O) -> Box<Self> {
+        Box::new(Self { op, outcome: None, usage: Usage::default(), dir_stats: Vec::new() })
+    }
+
+    /// The outcome of a job that an engine has given back.
+    ///
+    /// # Errors
+    /// The operation's errno; `Unsupported` when the engine gave the job back without running it, which is a bug.
+    pub fn outcome(job: Box<dyn Job>) -> MetaResult<Finished<O::Reply>> {
+        let unrun = || MetaError::Unsupported("an engine that returns an operation without running it");
+        let job = job.into_any().downcast::<Self>().map_err(|_| unrun())?;
+        let reply = job.outcome.ok_or_else(unrun)??;
+        Ok(Finished { reply, usage: job.usage, dir_stats: job.dir_stats })
+    }
+}
+
+impl<O: Operation> Job for OperationJob<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.op.keys()
+    }
+
+    fn step(&mut self, read: &ReadSet) -> Step {
+        match self.op.decide(read) {
+            Decision::NeedMore(keys) => Step::Fetch(keys),
+            Decision::Fail(errno) => {
+                self.outcome = Some(Err(errno));
+                Step::Stop
+            }
+            Decision::Done(reply, effects) => {
+                self.outcome = Some(Ok(reply));
+                self.usage = effects.usage;
+                self.dir_stats.clone_from(&effects.dir_stats);
+                Step::Apply(effects)
+            }
+        }
+    }
+
+    fn applied(&mut self, applied: &Applied) {
+        if let Some(Ok(reply)) = self.outcome.take() {
+            self.outcome = Some(Ok(self.op.finish(reply, applied)));
+        }
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
+        self
+    }
+}
