@@ -1,6 +1,8 @@
 //! What a metadata engine must be able to do. It knows records, keys and transactions; it never sees EACCES, nlink
 //! arithmetic or trash.
 
+pub mod mem;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{

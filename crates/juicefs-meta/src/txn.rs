@@ -200,6 +200,10 @@ pub enum Effect {
     PutDirStat(Ino, DirStat),
     /// Removes statistics of a directory.
     DeleteDirStat(Ino),
+    /// Removes the statistics of every directory: they were not kept and are stale.
+    DeleteAllDirStats,
+    /// Removes the usage and limits of every user and group, likewise. Stores without such records ignore it.
+    DeleteAllUserGroupQuotas,
     /// Removes the quota of a directory, if it has one.
     DeleteDirQuota(Ino),
     /// Stores an ACL rule.
