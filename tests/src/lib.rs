@@ -1,1 +1,29 @@
+//! The harness of the end-to-end tests: fresh volumes, real mounts, and what tests need to judge them.
+//!
+//! It owns processes and directories and gives them back: a [`Mount`] that is dropped is unmounted and its client
+//! is gone, also when the test panics. It holds no expectation about the file system; those are in `tests/suite/`.
+//!
+//! Settings come from the environment, and `scripts/test.sh` sets them:
+//! - `JUICEFS_BIN`: the client under test. Without it the workspace's own binary is built once.
+//! - `JUICEFS_TEST_FULL=1`: the long variants (more rounds, more files, larger data).
+//! - `JUICEFS_TEST_SEED`: replays a random test; each one prints the seed that it used.
+//! - `JUICEFS_TEST_TOOLS`: the folder of `pjdfstest` and `fsx`.
+//! - `JFS_GOLDEN`: the folder of the golden volumes.
 
+mod binary;
+mod command;
+mod environment;
+mod golden;
+mod mount;
+mod pattern;
+mod tree;
+mod volume;
+
+pub use binary::juicefs;
+pub use command::{Finished, children_of, kill_tree, run, run_in, run_within, wait_until};
+pub use environment::{full, golden_dir, seed_of, test_tool, workspace_root};
+pub use golden::{GoldenVolume, verify};
+pub use mount::{Mount, is_mounted};
+pub use pattern::{BLOCK_SIZE_BYTES, Owner, Pattern, judge_block};
+pub use tree::{Entry, snapshot};
+pub use volume::Volume;
