@@ -3,8 +3,11 @@
 //! `record` names what is stored, `txn` how an operation reads and changes it, `layout` maps records to keys, bytes and
 //! rows, `engine` runs operations atomically, and `client` puts it together as [`juicefs_core::Meta`].
 
+pub mod client;
 pub mod engine;
+pub mod ops;
 pub mod record;
 pub mod txn;
 
+pub use client::{AtimeMode, Client, ClientConfig};
 pub use engine::Engine;

@@ -1,0 +1,121 @@
+//! Loading, checking and storing the volume setting (format: metadata.md §1.4–§1.6).
+
+use bytes::Bytes;
+use juicefs_core::{
+    Clock,
+    error::{MetaError, MetaResult},
+    format::{Format, META_VERSION},
+};
+
+use super::setting_error;
+use crate::{
+    engine::Engine,
+    ops::setting::StoreSetting,
+    txn::{Finished, OperationJob},
+};
+
+/// The stored setting as it is, secrets encrypted.
+async fn load_stored(engine: &dyn Engine) -> MetaResult<Option<Format>> {
+    let json = engine.load_setting().await?.filter(|json| !json.is_empty());
+    json.map(|json| Format::from_json(&json).map_err(setting_error)).transpose()
+}
+
+pub(super) async fn load(engine: &dyn Engine) -> MetaResult<Option<Format>> {
+    let mut format = load_stored(engine).await?;
+    if let Some(format) = &mut format {
+        format.decrypt_secrets().map_err(setting_error)?;
+    }
+    Ok(format)
+}
+
+pub(super) async fn init(engine: &dyn Engine, format: &Format, force: bool, clock: &dyn Clock) -> MetaResult<Format> {
+    let old = load_stored(engine).await?;
+    let mut format = format.clone();
+    if let Some(old) = &old
+        && !force
+    {
+        check_change(old, &format)?;
+        // A volume's identity never changes by itself; the object store bears it too.
+        format.decrypt_secrets().map_err(setting_error)?;
+        format.uuid.clone_from(&old.uuid);
+    }
+    engine.prepare().await?;
+    store(engine, old.as_ref(), &format, clock).await?;
+    format.decrypt_secrets().map_err(setting_error)?;
+    Ok(format)
+}
+
+pub(super) async fn save(engine: &dyn Engine, format: &Format, clock: &dyn Clock) -> MetaResult<()> {
+    let old = load_stored(engine).await?.ok_or_else(unformatted)?;
+    engine.prepare().await?;
+    store(engine, Some(&old), format, clock).await
+}
+
+async fn store(engine: &dyn Engine, old: Option<&Format>, format: &Format, clock: &dyn Clock) -> MetaResult<()> {
+    let mut stored = format.clone();
+    stored.encrypt_secrets().map_err(setting_error)?;
+    let turned_on = |of: fn(&Format) -> bool| old.is_some_and(|old| !of(old)) && of(format);
+    let op = StoreSetting {
+        json: Bytes::from(stored.to_json().map_err(setting_error)?),
+        fresh: old.is_none(),
+        trash: format.has_trash(),
+        drop_dir_stats: turned_on(|f| f.dir_stats),
+        drop_user_group_quotas: turned_on(|f| f.user_group_quota),
+        now: clock.now(),
+    };
+    let job = engine.run(OperationJob::new(op)).await?;
+    let Finished { reply: (), .. } = OperationJob::<StoreSetting>::outcome(job)?;
+    Ok(())
+}
+
+/// What an existing volume cannot change.
+fn check_change(old: &Format, new: &Format) -> MetaResult<()> {
+    let refuse = |field: &str, from: &dyn std::fmt::Display, to: &dyn std::fmt::Display| {
+        setting_error(format_args!("cannot update volume {field} from {from} to {to}"))
+    };
+    if old.name != new.name {
+        Err(refuse("name", &old.name, &new.name))
+    } else if old.block_size != new.block_size {
+        Err(refuse("block size", &old.block_size, &new.block_size))
+    } else if old.compression != new.compression {
+        Err(refuse("compression", &old.compression, &new.compression))
+    } else if old.shards != new.shards {
+        Err(refuse("shards", &old.shards, &new.shards))
+    } else if old.hash_prefix != new.hash_prefix {
+        Err(refuse("hash prefix", &old.hash_prefix, &new.hash_prefix))
+    } else if old.meta_version != new.meta_version {
+        Err(refuse("meta version", &old.meta_version, &new.meta_version))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether this client can use a volume of this setting.
+pub(super) fn check_usable(format: &Format, read_only: bool) -> MetaResult<()> {
+    format.check_version().map_err(setting_error)?;
+    if format.change_log && !read_only {
+        return Err(setting_error(
+            "the volume records a change log, which this client does not write; mount it read-only or turn the change \
+             log off with `juicefs config`",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a setting that was just read again still belongs to the volume that was opened.
+pub(super) fn check_same_volume(old: &Format, new: &Format) -> MetaResult<()> {
+    if new.meta_version > META_VERSION {
+        return Err(setting_error(format_args!(
+            "metadata version {} is newer than the highest supported {META_VERSION}",
+            new.meta_version
+        )));
+    }
+    if new.uuid != old.uuid {
+        return Err(setting_error(format_args!("the UUID of the volume changed from {} to {}", old.uuid, new.uuid)));
+    }
+    Ok(())
+}
+
+pub(super) fn unformatted() -> MetaError {
+    setting_error("database is not formatted, please run `juicefs format ...` first")
+}

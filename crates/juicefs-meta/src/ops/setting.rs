@@ -1,0 +1,117 @@
+//! Storing the volume setting, and with the first one the roots and counters of a new volume (format: metadata.md §1.5).
+
+use bytes::Bytes;
+use juicefs_core::{
+    attr::{Attr, FileType, Timestamp},
+    ids::Ino,
+};
+
+use super::{Verdict, decision};
+use crate::{
+    record::{Counter, Key},
+    txn::{Decision, Effect, Effects, Operation, ReadSet},
+};
+
+/// Mode of the root directory of a new volume.
+const ROOT_MODE: u16 = 0o777;
+/// Mode of the trash root and its hourly directories.
+pub(crate) const TRASH_MODE: u16 = 0o555;
+
+/// Stores a setting; makes what a new volume consists of, and the trash root when there is to be a trash.
+#[derive(Debug)]
+pub(crate) struct StoreSetting {
+    /// The setting as it is stored.
+    pub(crate) json: Bytes,
+    /// The volume is new.
+    pub(crate) fresh: bool,
+    /// There is to be a trash.
+    pub(crate) trash: bool,
+    /// Statistics of directories were not kept until now.
+    pub(crate) drop_dir_stats: bool,
+    /// Usage by user and group was not counted until now.
+    pub(crate) drop_user_group_quotas: bool,
+    /// The present time.
+    pub(crate) now: Timestamp,
+}
+
+impl Operation for StoreSetting {
+    type Reply = ();
+    const NAME: &'static str = "store_setting";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Node(Ino::ROOT), Key::Node(Ino::TRASH_ROOT)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<()> {
+        decision(self.judge(read))
+    }
+}
+
+impl StoreSetting {
+    fn judge(&self, read: &ReadSet) -> Verdict<()> {
+        let mut effects = Effects::none();
+        if self.drop_dir_stats {
+            effects.push(Effect::DeleteAllDirStats);
+        }
+        if self.drop_user_group_quotas {
+            effects.push(Effect::DeleteAllUserGroupQuotas);
+        }
+        effects.push(Effect::PutSetting(self.json.clone()));
+        if self.trash && read.node(Ino::TRASH_ROOT).is_none() {
+            effects.push(Effect::InsertNode(Ino::TRASH_ROOT, directory(TRASH_MODE, Ino::ROOT, self.now)));
+        }
+        if self.fresh && read.node(Ino::ROOT).is_none() {
+            effects.push(Effect::InsertNode(Ino::ROOT, directory(ROOT_MODE, Ino::ROOT, self.now)));
+            for (counter, value) in [
+                (Counter::NextInode, 2),
+                (Counter::NextChunk, 1),
+                (Counter::NextSession, 0),
+                (Counter::UsedSpace, 0),
+                (Counter::TotalInodes, 0),
+                (Counter::NextCleanupSlices, 0),
+            ] {
+                effects.push(Effect::SetCounter(counter, value));
+            }
+        }
+        Ok(((), effects))
+    }
+}
+
+/// Attributes of a directory that belongs to root and that nothing is in.
+pub(crate) fn directory(mode: u16, parent: Ino, now: Timestamp) -> Attr {
+    Attr {
+        kind: FileType::Directory,
+        mode,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        nlink: 2,
+        length: 4096,
+        parent,
+        ..Attr::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(fresh: bool) -> StoreSetting {
+        let json = Bytes::from_static(b"{}");
+        let now = Timestamp::from_secs(7);
+        StoreSetting { json, fresh, trash: true, drop_dir_stats: false, drop_user_group_quotas: false, now }
+    }
+
+    #[test]
+    fn a_new_volume_gets_roots_and_counters_once() {
+        let mut read = ReadSet::default();
+        read.insert(Key::Node(Ino::ROOT), None);
+        read.insert(Key::Node(Ino::TRASH_ROOT), None);
+        let Decision::Done((), effects) = store(true).decide(&read) else { panic!("it must succeed") };
+        let nodes = effects.list.iter().filter(|effect| matches!(effect, Effect::InsertNode(..)));
+        assert_eq!(nodes.count(), 2);
+        assert!(effects.list.contains(&Effect::SetCounter(Counter::NextInode, 2)));
+        let Decision::Done((), effects) = store(false).decide(&read) else { panic!("it must succeed") };
+        assert!(!effects.list.iter().any(|effect| matches!(effect, Effect::SetCounter(..))));
+    }
+}
