@@ -1,0 +1,129 @@
+//! The command line as clap sees it: every flag with its type, unit and default. What flags mean together is resolved
+//! elsewhere (`config/resolved.rs`).
+//!
+//! Flags that an existing volume keeps when they are absent are `Option`s here.
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) mod groups;
+pub(crate) mod volume;
+
+pub(crate) use groups::{
+    DataCacheArgs, DataStorageArgs, ManagementArgs, MetaArgs, MetaCacheArgs, MetricsArgs, StorageArgs,
+};
+pub(crate) use volume::{ConfigArgs, FormatArgs, MountArgs};
+
+use crate::config::values::{size_k, size_m};
+
+/// A POSIX file system on FUSE that stores data in objects and metadata in a database
+#[derive(Parser, Debug)]
+#[command(name = "juicefs", disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes, anywhere on the line.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Log at debug level
+    #[arg(long, short = 'v', visible_alias = "debug", global = true)]
+    pub(crate) verbose: bool,
+    /// Log only warnings and errors
+    #[arg(long, short = 'q', global = true)]
+    pub(crate) quiet: bool,
+    /// Log at trace level
+    #[arg(long, global = true)]
+    pub(crate) trace: bool,
+    /// Log level: trace, debug, info, warn, error, fatal or panic
+    #[arg(long, global = true, hide = true)]
+    pub(crate) log_level: Option<String>,
+    /// Prefix each log line with this id; `random` makes one
+    #[arg(long, global = true)]
+    pub(crate) log_id: Option<String>,
+    /// Do not start the debug agent (there is none yet)
+    #[arg(long, global = true)]
+    pub(crate) no_agent: bool,
+    /// Server for continuous profiles (not supported)
+    #[arg(long, global = true)]
+    pub(crate) pyroscope: Option<String>,
+    /// No colours
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// Print the version
+    #[arg(long, short = 'V', global = true)]
+    pub(crate) version: bool,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Format a volume
+    Format(Box<FormatArgs>),
+    /// Show or change the setting of a volume
+    Config(Box<ConfigArgs>),
+    /// Show the setting, sessions and use of a volume
+    Status(StatusArgs),
+    /// Mount a volume
+    Mount(Box<MountArgs>),
+    /// Unmount a volume
+    Umount(UmountArgs),
+    /// Run a benchmark in a directory
+    Bench(BenchArgs),
+    /// Show the version
+    Version,
+}
+
+/// `status`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct StatusArgs {
+    /// Address of the metadata engine
+    #[arg(value_name = "META-URL")]
+    pub(crate) meta_url: String,
+    /// Show one session with its sustained inodes and locks
+    #[arg(long, short = 's', default_value_t = 0)]
+    pub(crate) session: u64,
+    /// Also count trash and pending data (slow)
+    #[arg(long, short = 'm')]
+    pub(crate) more: bool,
+}
+
+/// `umount`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct UmountArgs {
+    /// Where the volume is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    pub(crate) mountpoint: std::path::PathBuf,
+    /// Detach a busy mount now and let it end when nobody uses it any more
+    #[arg(long, short = 'f')]
+    pub(crate) force: bool,
+    /// Wait until all staged data is uploaded
+    #[arg(long)]
+    pub(crate) flush: bool,
+}
+
+/// `bench`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BenchArgs {
+    /// A directory, on a mounted volume or elsewhere
+    #[arg(value_name = "PATH")]
+    pub(crate) path: std::path::PathBuf,
+    /// Size of one read or write (default unit MiB)
+    #[arg(long, value_parser = size_m, default_value = "1M", value_name = "SIZE")]
+    pub(crate) block_size: u64,
+    /// Size of a big file (default unit MiB), 0 to skip
+    #[arg(long, value_parser = size_m, default_value = "1G", value_name = "SIZE")]
+    pub(crate) big_file_size: u64,
+    /// Size of a small file (default unit KiB), 0 to skip
+    #[arg(long, value_parser = size_k, default_value = "128K", value_name = "SIZE")]
+    pub(crate) small_file_size: u64,
+    /// Small files per thread, 0 to skip
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) small_file_count: u32,
+    /// Threads
+    #[arg(long, short = 'p', default_value_t = 1, value_name = "N")]
+    pub(crate) threads: u32,
+}

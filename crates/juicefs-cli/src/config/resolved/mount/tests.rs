@@ -1,0 +1,150 @@
+use clap::{CommandFactory, Parser};
+
+use super::*;
+use crate::{
+    argv,
+    config::args::{Cli, Command},
+};
+
+fn args(line: &str) -> MountArgs {
+    let mut app = Cli::command();
+    app.build();
+    let words = format!("juicefs mount {line} sqlite3://m.db mnt").split_whitespace().map(Into::into).collect();
+    let words = argv::normalise(&app, words).expect("a good line");
+    match Cli::try_parse_from(words).expect("parsed").command {
+        Command::Mount(args) => *args,
+        other => panic!("not mount: {other:?}"),
+    }
+}
+
+fn good(line: &str) -> MountConfig {
+    let resolved = resolve(&args(line), &Surroundings::of_tests()).expect("good flags");
+    assert_eq!(resolved.warnings, Vec::<String>::new(), "{line}");
+    resolved.value
+}
+
+fn warned(line: &str) -> (MountConfig, String) {
+    let resolved = resolve(&args(line), &Surroundings::of_tests()).expect("good flags");
+    (resolved.value, resolved.warnings.join("; "))
+}
+
+#[test]
+fn defaults_are_those_of_the_manual() {
+    let config = good("");
+    assert_eq!(config.meta_url, "sqlite3:///work/m.db");
+    assert_eq!(config.mountpoint, PathBuf::from("/work/mnt"));
+    assert_eq!(config.process.log, PathBuf::from("/var/log/juicefs.log"));
+    assert!(!config.process.background && !config.process.syslog);
+    assert_eq!(config.meta.heartbeat, Duration::from_secs(12));
+    assert_eq!(config.meta.atime, AtimeMode::Noatime);
+    assert_eq!(config.timeouts.attr, Duration::from_secs(1));
+    assert_eq!(config.timeouts.negative, Duration::ZERO);
+    assert_eq!(config.data.buffer_bytes, 300 << 20);
+    assert_eq!(config.data.cache_dirs, [PathBuf::from("/var/jfsCache")]);
+    assert_eq!((config.data.cache_bytes, config.data.cache_mode), (100 << 30, 0o600));
+    assert_eq!((config.data.max_uploads, config.data.max_downloads, config.data.max_deletes), (20, 200, 10));
+    assert!(config.features.allow_other);
+}
+
+#[test]
+fn users_keep_their_things_at_home() {
+    let here = Surroundings { is_root: false, ..Surroundings::of_tests() };
+    let config = resolve(&args("-d"), &here).expect("good flags").value;
+    assert_eq!(config.process.log, PathBuf::from("/home/u/.juicefs/juicefs.log"));
+    assert_eq!(config.data.cache_dirs, [PathBuf::from("/home/u/.juicefs/cache")]);
+    assert!(!config.features.allow_other);
+    assert!(config.process.background && config.process.syslog);
+}
+
+#[test]
+fn corrections_are_said() {
+    let cases = [
+        ("--heartbeat 0", "heartbeat"),
+        ("--heartbeat 1h", "heartbeat"),
+        ("--atime-mode always", "noatime"),
+        ("--buffer-size 1", "32M"),
+        ("--cache-size 0", "nothing is cached"),
+        ("--max-deletes 0", "deletes no data"),
+        ("--verify-cache-checksum md5", "extend"),
+        ("--cache-eviction fifo", "2-random"),
+        ("--cache-dir memory --cache-eviction lru", "2-random"),
+        ("--cache-mode 99", "0600"),
+        ("--cache-expire 100ms", "1s"),
+        ("--tag nothing", "key=value"),
+        ("--upload-delay 3", "--writeback"),
+        ("--readdir-cache --skip-dir-mtime 0 --attr-cache 0", "--attr-cache"),
+        ("--readdir-cache", "old listings"),
+        ("--metrics 0.0.0.0:9567", ".stats"),
+        ("--backup-meta 1h", "not backed up"),
+    ];
+    for (line, part) in cases {
+        let (_, warnings) = warned(line);
+        assert!(warnings.contains(part), "{line}: {warnings:?}");
+    }
+    assert_eq!(warned("--max-uploads 0 --max-downloads -1 --cache-size 0").0.data.prefetch, 0);
+    assert_eq!(good("--max-uploads 0").data.max_uploads, 1);
+    assert_eq!(good("--max-downloads -1").data.max_downloads, 200);
+    assert_eq!(warned("--heartbeat 1h").0.meta.heartbeat, Duration::from_secs(600));
+}
+
+#[test]
+fn what_is_not_built_is_refused_in_one_sentence() {
+    let here = Surroundings::of_tests();
+    for flag in ["--writeback", "--root-squash 1000:", "--all-squash 5:5", "--upload-limit 100", "--consul h:1"] {
+        let error = resolve(&args(flag), &here).expect_err("refused").to_string();
+        assert!(error.contains("not supported yet") && !error.contains('\n'), "{error}");
+    }
+    assert!(resolve(&args("--free-space-ratio 1.5"), &here).is_err());
+    let mut root = args("");
+    root.mountpoint = "/../".into();
+    assert!(resolve(&root, &here).expect_err("refused").to_string().contains("root"));
+}
+
+#[test]
+fn kernel_options_are_sorted_out() {
+    let config = good("-o ro,allow_other,nonempty,fsname=x,max_read=99 -o writeback_cache");
+    assert!(config.meta.read_only && config.features.writeback_cache);
+    assert_eq!(config.features.fsname.as_deref(), Some("x"));
+    assert_eq!(config.features.kernel_options, ["max_read=99"]);
+    assert_eq!(good("--max-fuse-io 8M").features.max_io_bytes, 1 << 20);
+}
+
+#[test]
+fn waiting_time_comes_from_the_environment() {
+    let mut here = Surroundings::of_tests();
+    here.vars.insert("JFS_MOUNT_TIMEOUT".into(), "30".into());
+    here.vars.insert("JFS_FOREGROUND".into(), "1".into());
+    let config = resolve(&args("-d"), &here).expect("good flags").value;
+    assert_eq!(config.process.ready_timeout, Duration::from_secs(30));
+    assert!(!config.process.background);
+    here.vars.insert("JFS_MOUNT_TIMEOUT".into(), "soon".into());
+    assert!(resolve(&args("-d"), &here).is_err());
+}
+
+#[test]
+fn cache_directories_expand() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["disk1", "disk2", "other"] {
+        std::fs::create_dir_all(dir.path().join(name).join("jfs")).expect("made");
+    }
+    let pattern = dir.path().join("disk*/jfs");
+    assert_eq!(expand(&pattern), [dir.path().join("disk1/jfs"), dir.path().join("disk2/jfs")]);
+    assert_eq!(expand(&dir.path().join("none*")), [dir.path().join("none*")]);
+    assert!(matches("a*?c", "abbc") && !matches("a?c", "ac") && matches("*", "") && !matches("é", "e"));
+    assert_eq!(good("--cache-dir /a:b").data.cache_dirs, [PathBuf::from("/a"), PathBuf::from("/work/b")]);
+    assert!(good("--cache-dir memory").data.cache_dirs.is_empty());
+}
+
+#[test]
+fn meta_urls() {
+    let here = Surroundings::of_tests();
+    let cases = [
+        ("sqlite3://m.db?cache=shared", "sqlite3:///work/m.db?cache=shared"),
+        ("sqlite3:///a/m.db", "sqlite3:///a/m.db"),
+        ("redis://h/1", "redis://h/1"),
+        ("h/1", "h/1"),
+    ];
+    for (url, wanted) in cases {
+        assert_eq!(absolute_meta_url(url, &here), wanted);
+    }
+}

@@ -1,0 +1,277 @@
+//! What `format` and `config` make of a volume's setting (cli.md §4.1, §4.2, §5.1, §5.2).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use juicefs_core::{
+    Format,
+    format::{META_VERSION, Tier},
+};
+
+use super::{Surroundings, Warned};
+use crate::config::{
+    args::{FormatArgs, ManagementArgs},
+    values::bytes_text,
+};
+
+pub(crate) mod change;
+
+/// Oldest client that may open a volume without newer features.
+const BASE_CLIENT: &str = "1.1.0-A";
+const LEAST_BLOCK: u64 = 64 << 10;
+const LARGEST_BLOCK: u64 = 16 << 20;
+const MOST_SHARDS: u32 = 256;
+
+/// The setting of a new volume.
+///
+/// # Errors
+/// A sentence for the user.
+pub(crate) fn new_format(args: &FormatArgs, here: &Surroundings) -> Result<Warned<Format>> {
+    let mut warnings = Vec::new();
+    check(args)?;
+    let storage = storage_kind(args.storage.storage.as_deref().unwrap_or("file"))?;
+    let secret = |flag: &Option<String>, name: &str| {
+        let given = flag.clone().filter(|value| !value.is_empty());
+        given.or_else(|| here.var(name).map(str::to_owned)).unwrap_or_default()
+    };
+    let default_bucket = || here.place("/var/jfs", "local").to_string_lossy().into_owned();
+    let bucket = args.storage.bucket.clone().unwrap_or_else(default_bucket);
+    let class = args.storage.storage_class.clone().unwrap_or_default();
+    let tier = Tier { id: 0, storage_class: class.clone(), tag: args.storage.tag.clone().unwrap_or_default() };
+    let format = Format {
+        name: args.name.clone(),
+        uuid: uuid::Uuid::new_v4().to_string(),
+        bucket: stored_bucket(&storage, &bucket, here)?,
+        storage,
+        storage_class: class,
+        tiers: Some(BTreeMap::from([("0".to_owned(), tier)])),
+        access_key: secret(&args.storage.access_key, "ACCESS_KEY"),
+        secret_key: secret(&args.storage.secret_key, "SECRET_KEY"),
+        session_token: secret(&args.storage.session_token, "SESSION_TOKEN"),
+        block_size: args.block_size.map_or(4096, |size| block_size(size, &mut warnings)),
+        compression: args.compress.as_ref().map_or_else(|| "none".to_owned(), |name| name.to_ascii_lowercase()),
+        shards: args.shards.unwrap_or(0),
+        hash_prefix: args.hash_prefix.unwrap_or(false),
+        capacity: args.management.capacity.unwrap_or(0),
+        inodes: args.management.inodes.unwrap_or(0),
+        encrypt_algo: args.encrypt_algo.clone().unwrap_or_else(|| "aes256gcm-rsa".to_owned()),
+        trash_days: args.management.trash_days.unwrap_or(1),
+        meta_version: META_VERSION,
+        min_client_version: BASE_CLIENT.to_owned(),
+        dir_stats: true,
+        ..Format::default()
+    };
+    Ok(Warned { value: format, warnings })
+}
+
+/// The setting of an existing volume, changed by what was given.
+///
+/// # Errors
+/// A sentence for the user. Whether the fields may change is checked where the setting is stored.
+pub(crate) fn changed_format(old: &Format, args: &FormatArgs, here: &Surroundings) -> Result<Warned<Format>> {
+    let mut warnings = Vec::new();
+    check(args)?;
+    let mut format = Format { name: args.name.clone(), ..old.clone() };
+    let set = |field: &mut String, value: &Option<String>| {
+        if let Some(value) = value {
+            field.clone_from(value);
+        }
+    };
+    set(&mut format.access_key, &args.storage.access_key);
+    set(&mut format.secret_key, &args.storage.secret_key);
+    set(&mut format.session_token, &args.storage.session_token);
+    if let Some(storage) = &args.storage.storage {
+        format.storage = storage_kind(storage)?;
+    }
+    if let Some(bucket) = &args.storage.bucket {
+        format.bucket = stored_bucket(&format.storage, bucket, here)?;
+    }
+    if let Some(name) = &args.compress {
+        format.compression = name.to_ascii_lowercase();
+    }
+    if args.encrypt_algo.is_some() {
+        warnings.push("--encrypt-algo is ignored: the encryption of a volume cannot change".to_owned());
+    }
+    format.block_size = args.block_size.map_or(format.block_size, |size| block_size(size, &mut warnings));
+    format.shards = args.shards.unwrap_or(format.shards);
+    format.hash_prefix = args.hash_prefix.unwrap_or(format.hash_prefix);
+    format.capacity = args.management.capacity.unwrap_or(format.capacity);
+    format.inodes = args.management.inodes.unwrap_or(format.inodes);
+    format.trash_days = args.management.trash_days.unwrap_or(format.trash_days);
+    Ok(Warned { value: format, warnings })
+}
+
+/// What can be said about the flags of `format` without knowing the volume.
+fn check(args: &FormatArgs) -> Result<()> {
+    check_name(&args.name)?;
+    if let Some(name) = &args.compress
+        && !matches!(name.to_ascii_lowercase().as_str(), "" | "none" | "lz4" | "zstd")
+    {
+        bail!("unsupported compress algorithm {name:?}: choose none, lz4 or zstd");
+    }
+    if let Some(shards) = args.shards.filter(|shards| *shards > MOST_SHARDS) {
+        bail!("too many shards: {shards}, the most is {MOST_SHARDS}");
+    }
+    if args.encrypt_rsa_key.is_some() {
+        bail!("--encrypt-rsa-key is not supported yet: data cannot be encrypted");
+    }
+    if let Some(name) = &args.encrypt_algo
+        && !matches!(name.as_str(), "aes256gcm-rsa" | "chacha20-rsa" | "sm4gcm")
+    {
+        bail!("unsupported encrypt algorithm {name:?}: choose aes256gcm-rsa or chacha20-rsa");
+    }
+    refuse_unbuilt(&args.management)
+}
+
+/// Features that a client must serve once the setting names them.
+fn refuse_unbuilt(args: &ManagementArgs) -> Result<()> {
+    let unbuilt = [
+        (args.enable_acl == Some(true), "--enable-acl"),
+        (args.ranger_rest_url.is_some(), "--ranger-rest-url"),
+        (args.ranger_service.is_some(), "--ranger-service"),
+        (args.kerberos_config_file.is_some(), "--kerberos-config-file"),
+    ];
+    match unbuilt.iter().find(|(given, _)| *given) {
+        Some((_, flag)) => bail!("{flag} is not supported yet: leave it out"),
+        None => Ok(()),
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+    let good = (3..=63).contains(&name.len())
+        && name.as_bytes().iter().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if !good {
+        bail!(
+            "invalid name {name:?}: only lower-case letters, digits and - are allowed, 3 to 63 of them, with no - at either end"
+        );
+    }
+    Ok(())
+}
+
+/// Rounded down to a power of two and brought into range; in KiB.
+fn block_size(bytes: u64, warnings: &mut Vec<String>) -> u32 {
+    let rounded = if bytes == 0 { 0 } else { 1 << bytes.ilog2() };
+    let size = rounded.clamp(LEAST_BLOCK, LARGEST_BLOCK);
+    if size != bytes {
+        warnings.push(format!("block size {} is not possible: using {}", bytes_text(bytes), bytes_text(size)));
+    }
+    // At most 16384, by the clamp.
+    (size >> 10) as u32
+}
+
+/// The kinds of object storage that this version can use.
+pub(crate) fn storage_kind(name: &str) -> Result<String> {
+    let name = name.to_ascii_lowercase();
+    if !matches!(name.as_str(), "file" | "mem") {
+        bail!("storage {name:?} is not supported yet: use file");
+    }
+    Ok(name)
+}
+
+/// A local directory is stored absolute and with a slash at its end, whatever directory it was given from.
+pub(crate) fn stored_bucket(storage: &str, bucket: &str, here: &Surroundings) -> Result<String> {
+    if storage != "file" {
+        return Ok(bucket.to_owned());
+    }
+    let path = bucket.strip_prefix("file://").unwrap_or(bucket);
+    let absolute = here.absolute(path.as_ref());
+    let text = absolute.to_str().with_context(|| format!("the path {absolute:?} is not UTF-8"))?;
+    Ok(if text.ends_with('/') { text.to_owned() } else { format!("{text}/") })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::{
+        argv,
+        config::args::{Cli, Command},
+    };
+
+    fn args(line: &str) -> FormatArgs {
+        let mut app = Cli::command();
+        app.build();
+        let words = format!("juicefs format sqlite3://m.db {line}").split_whitespace().map(Into::into).collect();
+        match Cli::try_parse_from(argv::normalise(&app, words).expect("a good line")).expect("parsed").command {
+            Command::Format(args) => *args,
+            other => panic!("not format: {other:?}"),
+        }
+    }
+
+    fn new(line: &str) -> Format {
+        new_format(&args(line), &Surroundings::of_tests()).expect("good flags").value
+    }
+
+    fn refused(line: &str) -> String {
+        let text = new_format(&args(line), &Surroundings::of_tests()).expect_err("refused").to_string();
+        assert!(!text.contains('\n'), "{text}");
+        text
+    }
+
+    #[test]
+    fn defaults_are_stored_as_the_other_client_stores_them() {
+        let format = Format { uuid: "U".into(), ..new("vol --bucket data") };
+        assert_eq!(
+            format.to_json().expect("writable"),
+            "{\n\"Name\": \"vol\",\n\"UUID\": \"U\",\n\"Storage\": \"file\",\n\"Tiers\": {\n\"0\": {\n\"ID\": 0,\n\
+             \"StorageClass\": \"\",\n\"Tag\": \"\"\n}\n},\n\"Bucket\": \"/work/data/\",\n\"BlockSize\": 4096,\n\
+             \"Compression\": \"none\",\n\"EncryptAlgo\": \"aes256gcm-rsa\",\n\"TrashDays\": 1,\n\"MetaVersion\": 1,\n\
+             \"MinClientVersion\": \"1.1.0-A\",\n\"DirStats\": true,\n\"EnableACL\": false\n}"
+        );
+        assert_eq!(new("vol").bucket, "/var/jfs/");
+    }
+
+    #[test]
+    fn names() {
+        for good in ["abc", "a-1", "0ab", &"x".repeat(63)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["ab", "Vol", "-ab", "ab-", "a_b", "a.b", &"x".repeat(64), "äöü"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn block_sizes_are_brought_into_range() {
+        let cases = [("4M", 4096), ("64", 64), ("1", 64), ("100K", 64), ("3M", 2048), ("1G", 16384), ("0", 64)];
+        for (given, kib) in cases {
+            assert_eq!(new(&format!("vol --block-size {given}")).block_size, kib, "{given}");
+        }
+        let warned = new_format(&args("vol --block-size 3M"), &Surroundings::of_tests()).expect("good flags");
+        assert_eq!(warned.warnings, ["block size 3.0 MiB is not possible: using 2.0 MiB"]);
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        assert!(refused("vol --compress gzip").contains("\"gzip\""));
+        assert!(refused("vol --shards 257").contains("257"));
+        assert!(refused("vol --storage s3").contains("\"s3\" is not supported yet"));
+        assert!(refused("vol --encrypt-rsa-key k").contains("--encrypt-rsa-key"));
+        assert!(refused("vol --encrypt-algo rot13").contains("rot13"));
+        assert!(refused("vol --enable-acl").contains("--enable-acl"));
+        assert!(refused("V").contains("\"V\""));
+    }
+
+    #[test]
+    fn keys_come_from_the_environment_when_no_flag_has_them() {
+        let mut here = Surroundings::of_tests();
+        here.vars.insert("ACCESS_KEY".into(), "from-env".into());
+        here.vars.insert("SECRET_KEY".into(), "from-env".into());
+        let format = new_format(&args("vol --access-key given"), &here).expect("good flags").value;
+        assert_eq!((format.access_key.as_str(), format.secret_key.as_str()), ("given", "from-env"));
+    }
+
+    #[test]
+    fn an_existing_volume_keeps_what_is_not_given() {
+        let old = Format { capacity: 5, inodes: 6, trash_days: 7, ..new("vol --compress lz4 --block-size 1M") };
+        let here = Surroundings::of_tests();
+        assert_eq!(changed_format(&old, &args("vol"), &here).expect("good flags").value, old);
+        let changed = changed_format(&old, &args("vol --capacity 1 --trash-days 0 --bucket /x"), &here).expect("good");
+        let wanted = Format { capacity: 1 << 30, trash_days: 0, bucket: "/x/".into(), ..old };
+        assert_eq!(changed.value, wanted);
+    }
+}

@@ -1,0 +1,81 @@
+//! What a mount asks of its own process: descriptors, priority, and not to be killed for memory. All best effort, all
+//! before any thread starts, because threads inherit it.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+const WANTED_FILES: u64 = 100_000;
+
+/// Prepares the process that serves a mount.
+pub(crate) fn prepare(disable_huge_pages: bool) {
+    raise_file_limit();
+    if nix::unistd::geteuid().is_root() {
+        if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+            tracing::debug!("cannot protect the process from the OOM killer: {error}");
+        }
+        set_io_flusher();
+        if let Err(error) = rustix::process::setpriority_process(None, -19) {
+            tracing::debug!("cannot raise the priority: {error}");
+        }
+    }
+    if disable_huge_pages {
+        // SAFETY: PR_SET_THP_DISABLE takes integers only and touches no memory of ours.
+        let failed = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0;
+        if failed {
+            tracing::warn!("cannot turn off transparent huge pages: {}", std::io::Error::last_os_error());
+        }
+    }
+}
+
+fn raise_file_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    // Root may raise the hard limit; others go as far as it allows.
+    let tries = [(WANTED_FILES, hard.max(WANTED_FILES)), (hard.min(WANTED_FILES), hard)];
+    if soft < WANTED_FILES && !tries.iter().any(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard).is_ok())
+    {
+        tracing::warn!("cannot raise the limit of open files above {soft}");
+    }
+}
+
+/// Memory reclaim on behalf of this process must not wait for this very mount.
+fn set_io_flusher() {
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
+    // SAFETY: takes integers only and touches no memory of ours.
+    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
+        tracing::debug!("cannot become an I/O flusher: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// `path` from the root, without touching the file system: `.` and `..` are taken as text, as a shell does.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    absolute_from(&std::env::current_dir().unwrap_or_default(), path)
+}
+
+/// [`absolute`] for a process that stands in `cwd`.
+pub(crate) fn absolute_from(cwd: &Path, path: &Path) -> PathBuf {
+    let mut out = if path.is_absolute() { PathBuf::new() } else { cwd.to_owned() };
+    for part in path.components() {
+        match part {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir => drop(out.pop()),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_absolute() {
+        let here = std::env::current_dir().expect("there is one");
+        assert_eq!(absolute(Path::new("a/./b/../c")), here.join("a/c"));
+        assert_eq!(absolute(Path::new("/a//b/")), PathBuf::from("/a/b"));
+        assert_eq!(absolute(Path::new("/..")), PathBuf::from("/"));
+    }
+}

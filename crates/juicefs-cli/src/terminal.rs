@@ -1,0 +1,57 @@
+//! Talking with whoever sits at the terminal: questions and progress.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Asks `question [y/N]` until the answer is clear. End of input is no.
+///
+/// # Errors
+/// When the terminal cannot be read or written.
+pub(crate) fn confirm(question: &str) -> std::io::Result<bool> {
+    ask(question, &mut std::io::stdin().lock(), &mut std::io::stdout())
+}
+
+fn ask(question: &str, input: &mut dyn BufRead, output: &mut dyn Write) -> std::io::Result<bool> {
+    loop {
+        write!(output, "{question} [y/N]: ")?;
+        output.flush()?;
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(false);
+        }
+        match line.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => return Ok(true),
+            "" | "n" | "no" => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
+/// Whether progress bars are wanted: standard output is a terminal and DISPLAY_PROGRESSBAR is not `false`.
+pub(crate) fn shows_progress() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("DISPLAY_PROGRESSBAR").is_none_or(|value| value != "false")
+}
+
+/// A bar of `total` steps, hidden where progress is not wanted.
+pub(crate) fn progress(name: &str, total: u64) -> ProgressBar {
+    let target = if shows_progress() { ProgressDrawTarget::stdout() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{msg:>18}: {pos}/{len} [{bar:40}] {per_sec} used: {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let said = |text: &str| ask("Proceed anyway?", &mut text.as_bytes(), &mut Vec::new()).expect("no I/O fails");
+        assert!(said("y\n") && said("YES\n") && said("maybe\nyes\n"));
+        assert!(!said("\n") && !said("n\n") && !said("no\n") && !said("") && !said("what\n"));
+        let mut shown = Vec::new();
+        ask("Proceed anyway?", &mut "x\nn\n".as_bytes(), &mut shown).expect("no I/O fails");
+        assert_eq!(shown, b"Proceed anyway? [y/N]: Proceed anyway? [y/N]: ");
+    }
+}
