@@ -1,0 +1,21 @@
+//! End-to-end tests on real mounts. One binary, so that the harness is linked once; a module per promise.
+//!
+//! They need root, `/dev/fuse` and the tools that `scripts/test.sh` installs. Nothing is skipped: what is missing
+//! fails. The only exception says so by name: tests marked `ignored` need another client and are run by hand.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod apps;
+mod arrows;
+mod cli;
+mod concurrent;
+mod crash;
+mod differential;
+mod full_disk;
+mod golden;
+mod interop;
+mod names;
+mod posix;
+mod random_io;
+mod semantics;
+mod sizes;
+mod two_mounts;
