@@ -1,0 +1,155 @@
+//! One cached block as a file (format: data.md §4.3): the plain bytes, then a CRC-32C per 32 KiB of them.
+//!
+//! Whatever does not fit — length, checksum, a read that ends early — makes the file no copy of its block. The caller
+//! drops it and fetches the block; damage is never served.
+
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{config::ChecksumLevel, pool::PoolBuf, sys};
+
+/// Bytes that one checksum covers.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// An open cache file. Cloning shares the descriptor.
+#[derive(Clone, Debug)]
+pub(crate) struct CachedFile(Arc<OpenFile>);
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    /// Bytes of the block.
+    size: usize,
+    /// Checksum of each piece; `None` when the file has none or they are not to be looked at.
+    sums: Option<Box<[u32]>>,
+    level: ChecksumLevel,
+}
+
+impl CachedFile {
+    /// Opens the file of a block of `size` bytes.
+    ///
+    /// # Errors
+    /// Those of the file system, and `InvalidData` for a length that no such file has.
+    pub(crate) fn open(path: &Path, size: u32, level: ChecksumLevel) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let size = size as usize;
+        let has_sums = has_checksums(size, file.metadata()?.len())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the length is not that of a cached block"))?;
+        let sums = if has_sums && level != ChecksumLevel::None {
+            let mut bytes = vec![0; sums_bytes(size)];
+            file.read_exact_at(&mut bytes, size as u64)?;
+            Some(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect())
+        } else {
+            None
+        };
+        Ok(Self(Arc::new(OpenFile { file, size, sums, level })))
+    }
+
+    /// Memory that reading `[off, off + len)` takes.
+    pub(crate) fn read_bytes(&self, off: u32, len: u32) -> usize {
+        let (start, end) = self.0.span(off, len);
+        end - start
+    }
+
+    /// Reads and verifies a range if it lies in the page cache; `None` when it would wait or is not as it should be.
+    pub(crate) fn read_now(&self, off: u32, len: u32) -> Option<Bytes> {
+        let (start, end) = self.0.span(off, len);
+        let mut buf = PoolBuf::stale(end - start);
+        if sys::read_cached(&self.0.file, &mut buf, start as u64) < buf.len() {
+            return None;
+        }
+        self.0.take(buf, start, off, len).ok()
+    }
+
+    /// Reads and verifies a range on the blocking pool. Needs the context of a runtime.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong with the file.
+    pub(crate) async fn read(&self, off: u32, len: u32) -> Result<Bytes, String> {
+        let file = Arc::clone(&self.0);
+        let read = move || {
+            let (start, end) = file.span(off, len);
+            let mut buf = PoolBuf::stale(end - start);
+            file.file.read_exact_at(&mut buf, start as u64).map_err(|e| e.to_string())?;
+            file.take(buf, start, off, len)
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(e.to_string()))
+    }
+}
+
+impl OpenFile {
+    /// What must be read to answer and verify `[off, off + len)`.
+    fn span(&self, off: u32, len: u32) -> (usize, usize) {
+        let (start, end) = (off as usize, off as usize + len as usize);
+        if self.sums.is_some() && self.level == ChecksumLevel::Extend {
+            (start / PIECE_BYTES * PIECE_BYTES, (end.div_ceil(PIECE_BYTES) * PIECE_BYTES).min(self.size))
+        } else {
+            (start, end)
+        }
+    }
+
+    /// The asked range of `buf`, which begins at `start` of the block, once it is verified.
+    fn take(&self, buf: PoolBuf, start: usize, off: u32, len: u32) -> Result<Bytes, String> {
+        self.verify(&buf, start)?;
+        let from = off as usize - start;
+        Ok(Bytes::from_owner(buf).slice(from..from + len as usize))
+    }
+
+    /// Compares all checksums of pieces that lie wholly in `buf`, as far as the level asks for it.
+    fn verify(&self, buf: &[u8], start: usize) -> Result<(), String> {
+        let Some(sums) = &self.sums else { return Ok(()) };
+        if self.level == ChecksumLevel::Full && buf.len() < self.size {
+            return Ok(());
+        }
+        let first = start.div_ceil(PIECE_BYTES);
+        for (sum, index) in sums.iter().skip(first).zip(first..) {
+            let (from, to) = (index * PIECE_BYTES, ((index + 1) * PIECE_BYTES).min(self.size));
+            let Some(piece) = buf.get(from - start..).and_then(|rest| rest.get(..to - from)) else { break };
+            if crc32c::crc32c(piece) != *sum {
+                return Err(format!("checksum of bytes {from}..{to} does not match"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of the checksums of a block.
+fn sums_bytes(size: usize) -> usize {
+    size.div_ceil(PIECE_BYTES) * 4
+}
+
+/// Whether a file of `file_len` bytes for a block of `size` has checksums; `None` when it is no such file at all.
+/// What comes after them, or in their place with a length that is no multiple of 4, is the footer of a staged block.
+fn has_checksums(size: usize, file_len: u64) -> Option<bool> {
+    let extra = usize::try_from(file_len).ok()?.checked_sub(size)?;
+    match extra {
+        0 => Some(false),
+        n if n % 4 != 0 => Some(false),
+        n if n < sums_bytes(size) => None,
+        _ => Some(true),
+    }
+}
+
+/// The checksums of a block as they follow its bytes.
+pub(crate) fn checksums(body: &[Bytes]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let (mut sum, mut filled) = (0, 0);
+    for part in body {
+        let mut rest: &[u8] = part;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(PIECE_BYTES - filled));
+            sum = crc32c::crc32c_append(sum, now);
+            filled += now.len();
+            rest = later;
+            if filled == PIECE_BYTES {
+                out.extend_from_slice(&u32::to_be_bytes(sum));
+                (sum, filled) = (0, 0);
+            }
+        }
+    }
+    if filled > 0 {
+        out.extend_from_slice(&u32::to_be_bytes(sum));
+    }
+    out
+}

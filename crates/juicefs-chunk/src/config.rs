@@ -1,0 +1,239 @@
+//! What the data path is told: one plain structure, filled by whoever knows flags and the volume setting.
+
+use std::{path::PathBuf, time::Duration};
+
+use juicefs_core::Format;
+use thiserror::Error;
+
+use crate::codec::Compression;
+
+/// Smallest data budget that is worked with.
+pub const MIN_BUFFER_BYTES: usize = 32 << 20;
+
+/// Why a configuration cannot be made.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The volume is compressed in a way that this client does not know.
+    #[error("compression \"{0}\" of the volume is not supported; supported are: none, lz4, zstd")]
+    Compression(String),
+    /// The block size is outside of what volumes have.
+    #[error("block size {0} KiB of the volume is not a power of two from 64 to 16384")]
+    BlockSize(u32),
+}
+
+/// Settings of the data path, fixed for the life of a mount. The flag that each equals is named.
+#[derive(Clone, Debug)]
+pub struct ChunkConfig {
+    /// Bytes of a full block, from the volume setting.
+    pub block_size: usize,
+    /// Compression of bodies, from the volume setting.
+    pub compression: Compression,
+    /// Whether keys begin with two hex digits, from the volume setting.
+    pub hash_prefix: bool,
+    /// `--buffer-size`: hard cap in bytes on all data buffers; at least [`MIN_BUFFER_BYTES`] and four blocks are used.
+    pub buffer_bytes: usize,
+    /// `--max-uploads`: blocks on their way to the store at once, at least 1.
+    pub max_uploads: usize,
+    /// `--max-downloads`: requests for data at once; 0 means 200.
+    pub max_downloads: usize,
+    /// `--max-deletes`: deletions at once, at least 1.
+    pub max_deletes: usize,
+    /// `--get-timeout`: deadline of one GET.
+    pub get_timeout: Duration,
+    /// `--put-timeout`: deadline of one PUT or DELETE.
+    pub put_timeout: Duration,
+    /// `--io-retries`: tries after the first of a request that failed in a way that may pass.
+    pub io_retries: u32,
+    /// Wait before the first retry; doubles with each, up to 10 s, with jitter.
+    pub retry_delay: Duration,
+    /// `--prefetch`: whole blocks fetched in the background at once after reads of parts of them; 0 turns it off.
+    pub prefetch: usize,
+    /// The local cache.
+    pub cache: CacheConfig,
+}
+
+/// Where blocks are kept locally.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CachePlace {
+    /// `--cache-size 0`: nowhere beyond the short-lived read memory.
+    None,
+    /// `--cache-dir memory`: in memory, up to [`CacheConfig::size_bytes`].
+    Memory,
+    /// In these directories, the volume's UUID being part of each (see [`crate::cache_dirs`]).
+    Disk(Vec<PathBuf>),
+}
+
+/// Which blocks go when the cache is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Eviction {
+    /// None: new blocks are not kept.
+    None,
+    /// The older of two taken at random.
+    TwoRandom,
+    /// The one unused for longest. In memory this is what is done in any case.
+    Lru,
+}
+
+/// How far cached bytes are compared with their checksums (format: data.md §4.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChecksumLevel {
+    /// Never, and none are written.
+    None,
+    /// When a whole block is read.
+    Full,
+    /// The 32 KiB pieces that lie wholly in what is read.
+    Shrink,
+    /// All 32 KiB pieces that are touched.
+    Extend,
+}
+
+/// Which blocks are put into the disk cache as they are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeepWritten {
+    /// None: the store is as near as the cache.
+    None,
+    /// Those shorter than a full block, as small files have them.
+    Short,
+    /// `--cache-large-write`: all.
+    All,
+}
+
+/// Settings of the local cache.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// `--cache-dir` and `--cache-size 0`.
+    pub place: CachePlace,
+    /// `--cache-mode`: permission bits of cache files.
+    pub mode: u32,
+    /// `--cache-size`: bytes over all directories.
+    pub size_bytes: u64,
+    /// `--cache-items`: blocks over all directories, 0 for no limit but that of free inodes.
+    pub items: u64,
+    /// `--free-space-ratio`: part of the file system, in bytes and inodes, that stays free.
+    pub free_space_ratio: f64,
+    /// `--cache-eviction`.
+    pub eviction: Eviction,
+    /// `--verify-cache-checksum`.
+    pub checksum: ChecksumLevel,
+    /// `--cache-scan-interval`: zero scans once at the start, `None` never.
+    pub scan_interval: Option<Duration>,
+    /// `--cache-expire`: age of the last use at which a block goes; zero for never.
+    pub expire: Duration,
+    /// `--cache-partial-only`: full blocks are not kept unless they were prefetched or asked for.
+    pub partial_only: bool,
+    /// `--cache-large-write`, and what is worth keeping otherwise.
+    pub keep_written: KeepWritten,
+    /// Bytes of recently fetched blocks held in memory beside the disk cache, outside of the budget.
+    pub memory_bytes: u64,
+}
+
+impl ChunkConfig {
+    /// JuiceFS' defaults for a volume, without a local cache.
+    ///
+    /// # Errors
+    /// When the setting has a block size or compression that no volume of ours has.
+    pub fn for_format(format: &Format) -> Result<Self, ConfigError> {
+        let compression = Compression::parse(&format.compression)
+            .ok_or_else(|| ConfigError::Compression(format.compression.clone()))?;
+        if !format.block_size.is_power_of_two() || !(64..=16384).contains(&format.block_size) {
+            return Err(ConfigError::BlockSize(format.block_size));
+        }
+        let buffer_bytes = 300 << 20;
+        Ok(Self {
+            block_size: format.block_bytes(),
+            compression,
+            hash_prefix: format.hash_prefix,
+            buffer_bytes,
+            max_uploads: 20,
+            max_downloads: 200,
+            max_deletes: 10,
+            get_timeout: Duration::from_secs(60),
+            put_timeout: Duration::from_secs(60),
+            io_retries: 10,
+            retry_delay: Duration::from_millis(100),
+            prefetch: 1,
+            cache: CacheConfig {
+                place: CachePlace::None,
+                mode: 0o600,
+                size_bytes: 100 << 30,
+                items: 0,
+                free_space_ratio: 0.1,
+                eviction: Eviction::TwoRandom,
+                checksum: ChecksumLevel::Extend,
+                scan_interval: Some(Duration::from_secs(3600)),
+                expire: Duration::ZERO,
+                partial_only: false,
+                keep_written: Self::keep_written(&format.storage, false),
+                memory_bytes: buffer_bytes as u64 / 8,
+            },
+        })
+    }
+
+    /// What to keep of written blocks: everything with `--cache-large-write`; else the short ones, unless the store is
+    /// a local directory: there a second file per small file doubles its cost, and reading it back is as cheap from
+    /// the store.
+    #[must_use]
+    pub fn keep_written(storage: &str, large_write: bool) -> KeepWritten {
+        match storage.to_ascii_lowercase().as_str() {
+            _ if large_write => KeepWritten::All,
+            "file" | "mem" => KeepWritten::None,
+            _ => KeepWritten::Short,
+        }
+    }
+
+    /// The same with every number within its bounds.
+    pub(crate) fn corrected(mut self) -> Self {
+        // Four blocks let a compressed block be read while others are written.
+        self.buffer_bytes = self.buffer_bytes.max(MIN_BUFFER_BYTES).max(4 * self.block_size);
+        self.max_uploads = self.max_uploads.max(1);
+        self.max_deletes = self.max_deletes.max(1);
+        if self.max_downloads == 0 {
+            self.max_downloads = 200;
+        }
+        let cache = &mut self.cache;
+        if cache.size_bytes == 0 {
+            cache.place = CachePlace::None;
+        }
+        if cache.place == CachePlace::None {
+            self.prefetch = 0;
+        }
+        cache.free_space_ratio =
+            if cache.free_space_ratio.is_finite() { cache.free_space_ratio.clamp(0.0, 1.0) } else { 0.1 };
+        if cache.expire > Duration::ZERO {
+            cache.expire = cache.expire.max(Duration::from_secs(1));
+        }
+        // A sequential reader needs its block until it has read all of it.
+        cache.memory_bytes = cache.memory_bytes.max(2 * self.block_size as u64);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(block_size: u32, compression: &str) -> Format {
+        Format { block_size, compression: compression.into(), storage: "file".into(), ..Format::default() }
+    }
+
+    #[test]
+    fn strange_volumes_are_refused_with_a_sentence() {
+        assert!(ChunkConfig::for_format(&format(4096, "none")).is_ok());
+        let text = ChunkConfig::for_format(&format(4096, "snappy")).expect_err("unknown").to_string();
+        assert!(text.contains("snappy") && text.contains("zstd"));
+        for size in [0, 32, 100, 32768] {
+            assert_eq!(ChunkConfig::for_format(&format(size, "")).expect_err("bad"), ConfigError::BlockSize(size));
+        }
+    }
+
+    #[test]
+    fn numbers_are_brought_within_bounds() {
+        let mut config = ChunkConfig::for_format(&format(16384, "lz4")).expect("a config");
+        config.buffer_bytes = 1;
+        config.max_uploads = 0;
+        config.max_downloads = 0;
+        let config = config.corrected();
+        assert_eq!((config.buffer_bytes, config.max_uploads, config.max_downloads), (64 << 20, 1, 200));
+        assert_eq!(config.prefetch, 0, "no cache, no prefetch");
+    }
+}

@@ -1,0 +1,58 @@
+//! Counters of the data path.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use juicefs_core::store::OpStats;
+
+/// One kind of operation.
+#[derive(Debug, Default)]
+pub(crate) struct OpCounter {
+    count: AtomicU64,
+    bytes: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl OpCounter {
+    pub(crate) fn add(&self, bytes: usize, took: Duration) {
+        self.count.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+        if !took.is_zero() {
+            self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
+    /// Counts one that took no time worth measuring.
+    pub(crate) fn hit(&self, bytes: usize) {
+        self.add(bytes, Duration::ZERO);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people and dashboards")]
+    pub(crate) fn stats(&self) -> OpStats {
+        OpStats {
+            count: self.count.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            seconds: self.nanos.load(Relaxed) as f64 / 1e9,
+        }
+    }
+}
+
+/// All counters of one mount.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) get: OpCounter,
+    pub(crate) put: OpCounter,
+    pub(crate) delete: OpCounter,
+    pub(crate) cache_hit: OpCounter,
+    pub(crate) cache_miss: OpCounter,
+    pub(crate) cache_write: OpCounter,
+    pub(crate) object_errors: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn object_error(&self) {
+        self.object_errors.fetch_add(1, Relaxed);
+    }
+}

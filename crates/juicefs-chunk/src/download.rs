@@ -1,0 +1,355 @@
+//! Reading: from memory, from disk, from the store; one fetch per block at a time.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use juicefs_core::{ChunkError, Lease, Segments, SliceKey, store::ReadPurpose};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::{
+    block::{self, BlockId, Piece},
+    cache::{Found, Keep},
+    lease::{LeaseCell, leased},
+    pool::PoolBuf,
+    store::{Inner, Started},
+};
+
+/// Blocks up to this size are always fetched whole: a request for a part would cost as much.
+const SMALL_BLOCK_BYTES: u32 = 128 << 10;
+/// Reads of parts of a block after which the whole of it is worth having.
+const REUSE_READS: u32 = 3;
+/// Work on fewer bytes than this is not worth a change of threads.
+const INLINE_CODEC_BYTES: usize = 64 << 10;
+/// How often a body that does not decode is fetched.
+const CORRUPT_TRIES: u32 = 2;
+
+type Flight = Shared<BoxFuture<'static, Result<Bytes, ChunkError>>>;
+
+/// Fetches under way, by block.
+#[derive(Default)]
+pub(crate) struct Flights {
+    by_block: Mutex<HashMap<BlockId, Flight>>,
+}
+
+impl std::fmt::Debug for Flights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Flights({})", self.by_block.lock().len())
+    }
+}
+
+impl Flights {
+    fn of(&self, id: BlockId) -> Option<Flight> {
+        self.by_block.lock().get(&id).cloned()
+    }
+}
+
+/// Ends a flight, however its task ends.
+struct Landing {
+    inner: Arc<Inner>,
+    id: BlockId,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.inner.flights.by_block.lock().remove(&self.id);
+    }
+}
+
+/// How often parts of blocks were read lately. A fixed table: what collides is forgotten, which costs a guess.
+#[derive(Debug)]
+pub(crate) struct ReuseTable {
+    slots: Mutex<Box<[Option<(BlockId, u32)>]>>,
+}
+
+impl Default for ReuseTable {
+    fn default() -> Self {
+        Self { slots: Mutex::new(vec![None; 1024].into_boxed_slice()) }
+    }
+}
+
+impl ReuseTable {
+    /// Counts a read of a part of the block; how many there were.
+    fn count(&self, id: BlockId) -> u32 {
+        let mut slots = self.slots.lock();
+        let at = (id.slice.wrapping_mul(31).wrapping_add(u64::from(id.index)) % slots.len() as u64) as usize;
+        let slot = &mut slots[at];
+        let reads = match slot {
+            Some((seen, reads)) if *seen == id => *reads + 1,
+            _ => 1,
+        };
+        *slot = Some((id, reads));
+        reads
+    }
+}
+
+/// Where the bytes of a piece come from.
+enum Source {
+    /// They are here.
+    Here(Bytes),
+    /// From a file of the disk cache.
+    Disk(crate::cache::CachedFile),
+    /// Somebody fetches the block already.
+    Join(Flight),
+    /// The whole block is to be fetched.
+    Whole,
+    /// Only the piece is to be fetched.
+    Part,
+}
+
+impl Inner {
+    /// See `ChunkStore::read`.
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        slice: SliceKey,
+        off: u32,
+        len: u32,
+        purpose: ReadPurpose,
+    ) -> Result<Segments, ChunkError> {
+        let pieces = block::pieces(slice, self.config.block_size, off, len)
+            .ok_or(ChunkError::Misuse("a read beyond the end of its slice"))?;
+        let mut sources: SmallVec<[(Piece, Source); 2]> =
+            pieces.into_iter().map(|piece| (piece, self.source(piece, purpose))).collect();
+        let need = sources.iter().map(|(piece, source)| self.source_bytes(*piece, source)).sum();
+        let mut lease = if need == 0 { Lease::empty() } else { self.lease_for(need, purpose).await };
+        // Start all that must be fetched before waiting for any of it.
+        let mut parts: SmallVec<[Option<Started<Result<Bytes, ChunkError>>>; 2]> = SmallVec::new();
+        for (piece, source) in &mut sources {
+            let part = lease.split(self.source_bytes(*piece, source));
+            let started = match source {
+                Source::Here(_) | Source::Join(_) => None,
+                Source::Whole => {
+                    let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
+                    *source = Source::Join(self.join_or_fetch(piece.block, keep, part));
+                    None
+                }
+                Source::Part => Some(self.start(Arc::clone(self).fetch_part(*piece, part))),
+                Source::Disk(file) => match file.read_now(piece.off, piece.len) {
+                    Some(bytes) => {
+                        self.counters.cache_hit.hit(bytes.len());
+                        Some(Started::Done(Ok(leased(bytes, part))))
+                    }
+                    None => Some(self.start(Arc::clone(self).read_disk(*piece, file.clone(), part, purpose))),
+                },
+            };
+            parts.push(started);
+        }
+        let mut out = Segments::new();
+        for ((piece, source), part) in sources.into_iter().zip(parts) {
+            let range = piece.off as usize..(piece.off + piece.len) as usize;
+            out.push(match (source, part) {
+                (_, Some(started)) => self.finish(started).await?,
+                (Source::Here(block), None) => block.slice(range),
+                (Source::Join(flight), None) => flight.await?.slice(range),
+                (Source::Disk(_) | Source::Whole | Source::Part, None) => return Err(ChunkError::Closed),
+            });
+        }
+        Ok(out)
+    }
+
+    /// Finds out where a piece comes from, without waiting.
+    fn source(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
+        match self.cache.find(piece.block) {
+            Found::Memory(block) => {
+                self.counters.cache_hit.hit(piece.len as usize);
+                return Source::Here(block);
+            }
+            Found::Disk(file) => return Source::Disk(file),
+            Found::Nothing => self.counters.cache_miss.hit(piece.len as usize),
+        }
+        if let Some(flight) = self.flights.of(piece.block) {
+            return Source::Join(flight);
+        }
+        if self.wants_part(piece, purpose) { Source::Part } else { Source::Whole }
+    }
+
+    /// Whether it is better to fetch a piece than its block.
+    fn wants_part(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> bool {
+        let size = piece.block.size;
+        if !self.config.compression.is_none() || size <= SMALL_BLOCK_BYTES || piece.len > size / 4 {
+            return false;
+        }
+        match purpose {
+            ReadPurpose::Sequential | ReadPurpose::ReadAhead => false,
+            ReadPurpose::Once => true,
+            ReadPurpose::Random => {
+                if self.reuse.count(piece.block) >= REUSE_READS {
+                    self.prefetch_reused(piece.block);
+                }
+                // The prefetch may just have brought the block under way; then this read would only repeat it.
+                true
+            }
+        }
+    }
+
+    /// Budget bytes that a source needs.
+    fn source_bytes(&self, piece: Piece, source: &Source) -> usize {
+        match source {
+            Source::Here(_) | Source::Join(_) => 0,
+            Source::Whole => self.fetch_bytes(piece.block),
+            Source::Part => piece.len as usize,
+            Source::Disk(file) => file.read_bytes(piece.off, piece.len),
+        }
+    }
+
+    /// Budget bytes that fetching a block takes: a compressed body lies beside what becomes of it.
+    pub(crate) fn fetch_bytes(&self, id: BlockId) -> usize {
+        let plain = id.size as usize;
+        if self.config.compression.is_none() { plain } else { plain + self.config.compression.bound_bytes(plain) }
+    }
+
+    /// The flight of a block, started if there is none. Its bytes stay whole blocks.
+    pub(crate) fn join_or_fetch(self: &Arc<Self>, id: BlockId, keep: Keep, lease: Lease) -> Flight {
+        let (land, flight) = {
+            let mut flights = self.flights.by_block.lock();
+            if let Some(flight) = flights.get(&id) {
+                return flight.clone();
+            }
+            let (land, landed) = oneshot::channel();
+            let flight = landed.map(|done| done.unwrap_or(Err(ChunkError::Closed))).boxed().shared();
+            flights.insert(id, flight.clone());
+            (land, flight)
+        };
+        let landing = Landing { inner: Arc::clone(self), id };
+        // Detached: whoever waits holds the flight, and shutdown waits for the task.
+        let _ = self.start(async move {
+            let done = landing.inner.fetch(id, keep, lease).await;
+            drop(landing);
+            let _ = land.send(done);
+        });
+        flight
+    }
+
+    /// Fetches a whole block and keeps it as `keep` says.
+    async fn fetch(&self, id: BlockId, keep: Keep, mut lease: Lease) -> Result<Bytes, ChunkError> {
+        let key = self.key(id);
+        let plain = {
+            // The semaphore is never closed.
+            let _slot = self.requests.downloads.acquire().await;
+            self.fetch_plain(id, &key).await
+        };
+        let plain = plain.inspect_err(|e| tracing::error!("cannot read block {key}: {e}"))?;
+        drop(lease.split(lease.bytes().saturating_sub(plain.len())));
+        if keep == Keep::No {
+            return Ok(leased(plain, lease));
+        }
+        let cell = LeaseCell::new(lease);
+        let plain = cell.attach(plain);
+        self.cache.insert(id, &plain, keep).await;
+        cell.release();
+        Ok(plain)
+    }
+
+    async fn fetch_plain(&self, id: BlockId, key: &str) -> Result<Bytes, ChunkError> {
+        let size = id.size as usize;
+        let codec = self.config.compression;
+        if codec.is_none() {
+            return Ok(join(self.requests.get(key, None, Some(size)).await?));
+        }
+        let mut tries = 1;
+        loop {
+            let body = join(self.requests.get(key, None, None).await?);
+            let decode = move || {
+                let mut plain = PoolBuf::stale(size);
+                codec.decode(&body, &mut plain).map(|()| Bytes::from_owner(plain))
+            };
+            let done = if size <= INLINE_CODEC_BYTES {
+                decode()
+            } else {
+                self.handle.spawn_blocking(decode).await.unwrap_or_else(|e| Err(e.to_string()))
+            };
+            match done {
+                Ok(plain) => return Ok(plain),
+                Err(why) if tries == CORRUPT_TRIES => return Err(ChunkError::Corrupt { key: key.to_owned(), why }),
+                Err(why) => tracing::warn!("body of {key} does not decode, fetching it again: {why}"),
+            }
+            tries += 1;
+        }
+    }
+
+    /// Fetches only a piece of an uncompressed block.
+    async fn fetch_part(self: Arc<Self>, piece: Piece, lease: Lease) -> Result<Bytes, ChunkError> {
+        let key = self.key(piece.block);
+        let range = (u64::from(piece.off), u64::from(piece.len));
+        // The semaphore is never closed.
+        let _slot = self.requests.downloads.acquire().await;
+        let body = self.requests.get(&key, Some(range), Some(piece.len as usize)).await;
+        let body = body.inspect_err(|e| tracing::error!("cannot read block {key}: {e}"))?;
+        Ok(leased(join(body), lease))
+    }
+
+    /// Reads a piece from the disk cache; what cannot be read there or fails its checksums is fetched.
+    async fn read_disk(
+        self: Arc<Self>,
+        piece: Piece,
+        file: crate::cache::CachedFile,
+        lease: Lease,
+        purpose: ReadPurpose,
+    ) -> Result<Bytes, ChunkError> {
+        match file.read(piece.off, piece.len).await {
+            Ok(bytes) => {
+                self.counters.cache_hit.hit(bytes.len());
+                Ok(leased(bytes, lease))
+            }
+            Err(why) => {
+                tracing::warn!("cached block {} is dropped: {why}", self.key(piece.block));
+                self.cache.remove(piece.block);
+                self.counters.cache_miss.hit(piece.len as usize);
+                drop(lease);
+                // Taking whatever is free keeps this rare path from waiting while other pieces of the read hold memory.
+                let lease = self.budget.try_acquire(self.fetch_bytes(piece.block)).unwrap_or_default();
+                let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
+                let block = self.join_or_fetch(piece.block, keep, lease).await?;
+                Ok(block.slice(piece.off as usize..(piece.off + piece.len) as usize))
+            }
+        }
+    }
+
+    /// Brings a block into the cache if it is not there, memory is free and nobody does it yet.
+    pub(crate) fn prefetch(self: &Arc<Self>, id: BlockId) {
+        if self.closing.is_cancelled() || self.budget.waiting() > 0 || self.flights.of(id).is_some() {
+            return;
+        }
+        if !self.cache.holds(id)
+            && let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id))
+        {
+            self.spawn_fetch(id, Keep::Normal, lease, None);
+        }
+    }
+
+    /// The same for a block of which parts were read several times, within the slots of `--prefetch`.
+    fn prefetch_reused(self: &Arc<Self>, id: BlockId) {
+        let Ok(slot) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
+        let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id)) else { return };
+        self.spawn_fetch(id, Keep::Forced, lease, Some(slot));
+    }
+
+    fn spawn_fetch(self: &Arc<Self>, id: BlockId, keep: Keep, lease: Lease, slot: Option<OwnedSemaphorePermit>) {
+        let inner = Arc::clone(self);
+        self.tasks.spawn_on(
+            async move {
+                // A failure was logged, and meets the reader who needs the block.
+                let _ = inner.join_or_fetch(id, keep, lease).await;
+                drop(slot);
+            },
+            &self.handle,
+        );
+    }
+}
+
+/// One piece of memory with all of `body`.
+pub(crate) fn join(body: Segments) -> Bytes {
+    match <[Bytes; 1]>::try_from(body.into_vec()) {
+        Ok([only]) => only,
+        Err(parts) => {
+            let mut whole = PoolBuf::with_capacity(parts.iter().map(Bytes::len).sum());
+            parts.iter().for_each(|part| whole.append(part));
+            Bytes::from_owner(whole)
+        }
+    }
+}

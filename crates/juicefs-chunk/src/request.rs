@@ -1,0 +1,178 @@
+//! Requests to the object store: deadlines, retries, slots and counters. Nothing else in the data path calls the store.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt, poll};
+use juicefs_core::{ObjectStorage, Segments, StorageError, buffer::segments_len};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::ChunkConfig,
+    counters::{Counters, OpCounter},
+};
+
+/// Longest wait between tries.
+const MAX_DELAY: Duration = Duration::from_secs(10);
+/// A request that takes longer is logged.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// The store of a volume with the rules of one mount.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    storage: Arc<dyn ObjectStorage>,
+    pub(crate) uploads: Semaphore,
+    pub(crate) downloads: Semaphore,
+    deletes: Semaphore,
+    get_timeout: Duration,
+    put_timeout: Duration,
+    retries: u32,
+    retry_delay: Duration,
+    counters: Arc<Counters>,
+}
+
+/// One kind of request, for retries and counters.
+struct Kind<'a> {
+    verb: &'static str,
+    deadline: Duration,
+    counter: &'a OpCounter,
+}
+
+impl Requests {
+    pub(crate) fn new(config: &ChunkConfig, storage: Arc<dyn ObjectStorage>, counters: Arc<Counters>) -> Self {
+        Self {
+            storage,
+            uploads: Semaphore::new(config.max_uploads),
+            downloads: Semaphore::new(config.max_downloads),
+            deletes: Semaphore::new(config.max_deletes),
+            get_timeout: config.get_timeout,
+            put_timeout: config.put_timeout,
+            retries: config.io_retries,
+            retry_delay: config.retry_delay,
+            counters,
+        }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        self.storage.describe()
+    }
+
+    /// Fetches an object, or a part of it. With `exact_bytes`, a body that is shorter counts as a fault that may pass,
+    /// and one that is longer is cut.
+    pub(crate) async fn get(
+        &self,
+        key: &str,
+        range: Option<(u64, u64)>,
+        exact_bytes: Option<usize>,
+    ) -> Result<Segments, StorageError> {
+        let kind = Kind { verb: "GET", deadline: self.get_timeout, counter: &self.counters.get };
+        let attempt = || async {
+            let mut body = self.storage.get(key, range).await?;
+            if let Some(want) = exact_bytes {
+                cut(&mut body, want);
+                let got = segments_len(&body);
+                if got < want {
+                    return Err(StorageError::Transient(format!("{key}: body of {got} bytes instead of {want}")));
+                }
+            }
+            let bytes = segments_len(&body);
+            Ok((body, bytes))
+        };
+        self.retry(&kind, key, &CancellationToken::new(), attempt).await
+    }
+
+    /// Stores an object. Retrying ends when `stop` is cancelled.
+    pub(crate) async fn put(&self, key: &str, body: &Segments, stop: &CancellationToken) -> Result<(), StorageError> {
+        let kind = Kind { verb: "PUT", deadline: self.put_timeout, counter: &self.counters.put };
+        let bytes = segments_len(body);
+        let attempt = || self.storage.put(key, body.clone()).map(|done| done.map(|()| ((), bytes)));
+        self.retry(&kind, key, stop, attempt).await
+    }
+
+    /// Deletes an object; a missing one is success.
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        // The semaphore is never closed.
+        let _slot = self.deletes.acquire().await;
+        let kind = Kind { verb: "DELETE", deadline: self.put_timeout, counter: &self.counters.delete };
+        let attempt = || async {
+            match self.storage.delete(key).await {
+                Ok(()) | Err(StorageError::NotFound(_)) => Ok(((), 0)),
+                Err(e) => Err(e),
+            }
+        };
+        self.retry(&kind, key, &CancellationToken::new(), attempt).await
+    }
+
+    async fn retry<T, F: Future<Output = Result<(T, usize), StorageError>>>(
+        &self,
+        kind: &Kind<'_>,
+        key: &str,
+        stop: &CancellationToken,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, StorageError> {
+        let mut tries = 0;
+        loop {
+            let started = Instant::now();
+            let done = within(kind.deadline, attempt()).await;
+            let took = started.elapsed();
+            if took > SLOW {
+                tracing::warn!("slow request: {} {key} took {took:.1?}", kind.verb);
+            }
+            let error = match done {
+                Ok((value, bytes)) => {
+                    kind.counter.add(bytes, took);
+                    return Ok(value);
+                }
+                Err(e) => e,
+            };
+            self.counters.object_error();
+            let passing = matches!(error, StorageError::Transient(_));
+            if !passing || tries >= self.retries || stop.is_cancelled() {
+                tracing::warn!("{} {key} failed after {} tries: {error}", kind.verb, tries + 1);
+                return Err(error);
+            }
+            let delay = self.delay(tries);
+            tries += 1;
+            tracing::debug!("{} {key} failed (try {tries}), again in {delay:.2?}: {error}", kind.verb);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stop.cancelled() => return Err(error),
+            }
+        }
+    }
+
+    /// Doubles with each try, with jitter so that clients hit by one fault do not come back as one.
+    fn delay(&self, tries: u32) -> Duration {
+        let whole = self.retry_delay.saturating_mul(1 << tries.min(16)).min(MAX_DELAY);
+        whole.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// Cuts `body` to its first `want` bytes.
+fn cut(body: &mut Segments, want: usize) {
+    let mut left = want;
+    for part in body.iter_mut() {
+        part.truncate(left);
+        left -= part.len();
+    }
+    body.retain(|part| !part.is_empty());
+}
+
+/// Runs a request with a deadline. One that is answered at once needs no timer.
+async fn within<T>(
+    deadline: Duration,
+    request: impl Future<Output = Result<T, StorageError>>,
+) -> Result<T, StorageError> {
+    let mut request = pin!(request);
+    if let std::task::Poll::Ready(done) = poll!(request.as_mut()) {
+        return done;
+    }
+    tokio::time::timeout(deadline, request)
+        .await
+        .unwrap_or_else(|_| Err(StorageError::Transient(format!("no answer within {deadline:?}"))))
+}

@@ -1,0 +1,261 @@
+//! The data path of one mount: slices in, slices out.
+//!
+//! A read looks in memory, then on disk, then fetches (`download`); one fetch per block is under way at a time. A
+//! write collects blocks and hands them to `upload` (`writer`). All memory for data comes from one budget. A read takes
+//! what it needs from it in one go before it waits for anything else, so readers that each hold some of it can not
+//! wait for one another.
+//!
+//! Futures of this module may be polled on any thread: whatever needs the runtime is started on the runtime that
+//! [`Store::open`] was called in, after a first poll in place. So what is answered by memory, or by the page cache of a
+//! local store, is answered without a change of threads.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use juicefs_core::{
+    Budget, ChunkError, ChunkStore, Lease, ObjectStorage, Segments, SliceKey, SliceWriter,
+    store::{CachePresence, ChunkStats, ReadPurpose, WriteOptions},
+};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    block::{self, BlockId},
+    cache::{Cache, Keep},
+    config::ChunkConfig,
+    counters::Counters,
+    download::{Flights, ReuseTable},
+    request::Requests,
+    writer::Writer,
+};
+
+/// Blocks of one slice that are filled or removed at once.
+const SLICE_CONCURRENCY: usize = 4;
+
+/// The data path of a mount. See [`ChunkStore`] for what it does.
+#[derive(Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What tasks and writers share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: ChunkConfig,
+    pub(crate) budget: Budget,
+    pub(crate) requests: Requests,
+    pub(crate) cache: Cache,
+    pub(crate) flights: Flights,
+    pub(crate) reuse: ReuseTable,
+    /// Slots of background fetches of whole blocks.
+    pub(crate) prefetches: Arc<Semaphore>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) handle: Handle,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) closing: CancellationToken,
+}
+
+/// Work after its first poll.
+pub(crate) enum Started<T> {
+    /// It was done at once.
+    Done(T),
+    /// It goes on as a task.
+    Running(JoinHandle<T>),
+}
+
+impl Store {
+    /// Opens the data path over the store of a volume, as [`crate::open_storage`] returns it.
+    ///
+    /// Numbers out of bounds are corrected, a cache directory that cannot be used is logged and left out. Must be
+    /// called within a tokio runtime, with time enabled, that lives until [`ChunkStore::shutdown`] returned.
+    #[must_use]
+    pub fn open(config: ChunkConfig, storage: Arc<dyn ObjectStorage>) -> Arc<Self> {
+        let config = config.corrected();
+        let counters = Arc::<Counters>::default();
+        let inner = Inner {
+            budget: Budget::new(config.buffer_bytes),
+            requests: Requests::new(&config, storage, Arc::clone(&counters)),
+            cache: Cache::open(&config),
+            flights: Flights::default(),
+            reuse: ReuseTable::default(),
+            prefetches: Arc::new(Semaphore::new(config.prefetch)),
+            counters,
+            handle: Handle::current(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            config,
+        };
+        tracing::debug!("data path over {} is open", inner.requests.describe());
+        Arc::new(Self { inner: Arc::new(inner) })
+    }
+
+    fn blocks(&self, slice: SliceKey) -> impl Iterator<Item = BlockId> {
+        block::blocks(slice, self.inner.config.block_size)
+    }
+}
+
+impl Inner {
+    /// Polls `work` once on this thread and goes on with it as a task if it has to wait.
+    pub(crate) fn start<T, F>(&self, work: F) -> Started<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut work: Pin<Box<F>> = Box::pin(work);
+        let _inside = self.handle.enter();
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => Started::Done(done),
+            Poll::Pending => Started::Running(self.tasks.spawn_on(work, &self.handle)),
+        }
+    }
+
+    pub(crate) fn key(&self, id: BlockId) -> String {
+        id.key(self.config.hash_prefix)
+    }
+
+    /// Deletes blocks from the caches and the store; the last error of all.
+    pub(crate) async fn remove_blocks(self: &Arc<Self>, blocks: Vec<BlockId>) -> Result<(), ChunkError> {
+        let mut result = Ok(());
+        let mut deletions = stream::iter(blocks)
+            .map(|id| {
+                let inner = Arc::clone(self);
+                async move {
+                    inner.cache.remove(id);
+                    inner.requests.delete(&inner.key(id)).await
+                }
+            })
+            .buffer_unordered(SLICE_CONCURRENCY);
+        while let Some(done) = deletions.next().await {
+            if let Err(e) = done {
+                result = Err(e.into());
+            }
+        }
+        result
+    }
+}
+
+#[async_trait]
+impl ChunkStore for Store {
+    fn block_size(&self) -> usize {
+        self.inner.config.block_size
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.inner.budget
+    }
+
+    async fn read(&self, slice: SliceKey, off: u32, len: u32, purpose: ReadPurpose) -> Result<Segments, ChunkError> {
+        self.inner.read(slice, off, len, purpose).await
+    }
+
+    fn prefetch(&self, slice: SliceKey, off: u32, len: u32) {
+        let len = len.min(slice.size.saturating_sub(off));
+        for piece in block::pieces(slice, self.inner.config.block_size, off, len).unwrap_or_default() {
+            self.inner.prefetch(piece.block);
+        }
+    }
+
+    fn writer(&self, options: WriteOptions) -> Box<dyn SliceWriter> {
+        Box::new(Writer::new(Arc::clone(&self.inner), options))
+    }
+
+    async fn remove(&self, slice: SliceKey) -> Result<(), ChunkError> {
+        let inner = Arc::clone(&self.inner);
+        let blocks = self.blocks(slice).collect();
+        self.inner.finish(self.inner.start(async move { inner.remove_blocks(blocks).await })).await
+    }
+
+    async fn fill(&self, slice: SliceKey) -> Result<(), ChunkError> {
+        stream::iter(self.blocks(slice).map(Ok))
+            .try_for_each_concurrent(SLICE_CONCURRENCY, |id| async move {
+                if !self.inner.cache.contains(id) {
+                    let lease = self.inner.budget.acquire(self.inner.fetch_bytes(id)).await;
+                    self.inner.join_or_fetch(id, Keep::Forced, lease).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn evict(&self, slice: SliceKey) {
+        for id in self.blocks(slice) {
+            self.inner.cache.remove(id);
+        }
+    }
+
+    async fn presence(&self, slice: SliceKey) -> CachePresence {
+        let mut presence = CachePresence::default();
+        for id in self.blocks(slice) {
+            if self.inner.cache.contains(id) {
+                presence.cached_bytes += u64::from(id.size);
+            } else {
+                presence.missing_bytes += u64::from(id.size);
+            }
+        }
+        presence
+    }
+
+    fn stats(&self) -> ChunkStats {
+        let counters = &self.inner.counters;
+        let (cached_blocks, cached_bytes) = self.inner.cache.usage();
+        ChunkStats {
+            get: counters.get.stats(),
+            put: counters.put.stats(),
+            delete: counters.delete.stats(),
+            cache_hit: counters.cache_hit.stats(),
+            cache_miss: counters.cache_miss.stats(),
+            cache_write: counters.cache_write.stats(),
+            cached_blocks,
+            cached_bytes,
+            object_errors: counters.object_errors.load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+
+    async fn shutdown(&self) {
+        self.inner.closing.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.cache.close().await;
+    }
+}
+
+impl Inner {
+    /// The outcome of started work.
+    pub(crate) async fn finish<T>(&self, work: Started<Result<T, ChunkError>>) -> Result<T, ChunkError> {
+        match work {
+            Started::Done(done) => done,
+            Started::Running(task) => task.await.unwrap_or_else(|e| {
+                tracing::error!("a task of the data path ended early: {e}");
+                Err(ChunkError::Closed)
+            }),
+        }
+    }
+
+    /// Takes memory for a read. Read-ahead gives way to everybody who waits for memory.
+    pub(crate) async fn lease_for(&self, bytes: usize, purpose: ReadPurpose) -> Lease {
+        if purpose != ReadPurpose::ReadAhead {
+            return self.budget.acquire(bytes).await;
+        }
+        loop {
+            if self.budget.waiting() == 0
+                && let Some(lease) = self.budget.try_acquire(bytes)
+            {
+                return lease;
+            }
+            let pause = {
+                let _inside = self.handle.enter();
+                tokio::time::sleep(std::time::Duration::from_millis(5))
+            };
+            pause.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

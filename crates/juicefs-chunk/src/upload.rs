@@ -1,0 +1,89 @@
+//! Sending one block to the store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use juicefs_core::{ChunkError, Lease, Segments, StorageError, buffer::segments_len};
+use tokio_util::sync::CancellationToken;
+
+use crate::{block::BlockId, config::KeepWritten, download::join, pool::PoolBuf, store::Inner};
+
+/// Compressing fewer bytes than this is not worth a change of threads.
+const INLINE_CODEC_BYTES: usize = 64 << 10;
+
+/// A block that is to be stored. Holds its part of the budget until it is.
+#[derive(Debug)]
+pub(crate) struct UploadJob {
+    pub(crate) block: BlockId,
+    /// Plain bytes, or what they were compressed to.
+    pub(crate) body: Segments,
+    pub(crate) packed: bool,
+    pub(crate) lease: Lease,
+}
+
+/// A block that was not stored, to be tried again.
+#[derive(Debug)]
+pub(crate) struct FailedUpload {
+    pub(crate) job: UploadJob,
+    pub(crate) error: ChunkError,
+}
+
+impl Inner {
+    /// Keeps a block that is about to be stored in the cache, if the settings want that.
+    pub(crate) fn keep_written(&self, block: BlockId, body: &Segments) {
+        let wanted = match self.config.cache.keep_written {
+            KeepWritten::None => false,
+            KeepWritten::Short => (block.size as usize) < self.config.block_size,
+            KeepWritten::All => true,
+        };
+        if wanted {
+            self.cache.insert_written(block, body);
+        }
+    }
+
+    /// Stores a block; on failure the job comes back whole. Retrying ends when `stop` is cancelled.
+    pub(crate) async fn upload(
+        self: Arc<Self>,
+        mut job: UploadJob,
+        stop: CancellationToken,
+    ) -> Result<(), Box<FailedUpload>> {
+        // The semaphore is never closed.
+        let _slot = self.requests.uploads.acquire().await;
+        let key = self.key(job.block);
+        if !job.packed
+            && let Err(why) = self.pack(&mut job).await
+        {
+            return Err(Box::new(FailedUpload { job, error: ChunkError::Corrupt { key, why } }));
+        }
+        let done = match self.requests.put(&key, &job.body, &stop).await {
+            // A directory above the object is missing and cannot be made: for a write that is no answer about the object.
+            Err(StorageError::NotFound(text)) => Err(StorageError::Permanent(text)),
+            other => other,
+        };
+        done.map_err(|e| Box::new(FailedUpload { job, error: e.into() }))
+    }
+
+    /// Compresses the body as the volume wants it. The plain bytes are let go, and their part of the budget that the
+    /// result does not need.
+    ///
+    /// The result is not taken from the budget: it replaces bytes that were, and waiting for memory with a full budget of
+    /// dirty blocks would be waiting for oneself. What exists of it beside its plain bytes is bounded by `--max-uploads`
+    /// and by the threads that compress.
+    async fn pack(&self, job: &mut UploadJob) -> Result<(), String> {
+        let codec = self.config.compression;
+        if codec.is_none() {
+            job.packed = true;
+            return Ok(());
+        }
+        let plain = join(job.body.clone());
+        let small = plain.len() <= INLINE_CODEC_BYTES;
+        let encode = move || codec.encode(&plain);
+        let packed: PoolBuf =
+            if small { encode()? } else { self.handle.spawn_blocking(encode).await.map_err(|e| e.to_string())?? };
+        job.body = Segments::from_iter([Bytes::from_owner(packed)]);
+        job.packed = true;
+        let surplus = job.lease.bytes().saturating_sub(segments_len(&job.body));
+        drop(job.lease.split(surplus));
+        Ok(())
+    }
+}

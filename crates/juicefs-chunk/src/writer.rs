@@ -1,0 +1,255 @@
+//! Writing one slice: bytes gather in open blocks, blocks go up while later ones still gather.
+
+mod buffer;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use juicefs_core::{ChunkError, Lease, SliceId, SliceWriter, limits::CHUNK_SIZE, store::WriteOptions};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    block::BlockId,
+    store::{Inner, Started},
+    upload::{FailedUpload, UploadJob},
+};
+use buffer::BlockBuffer;
+
+/// Writes from this size on are kept by reference.
+const SHARED_BYTES: usize = 512 << 10;
+
+/// A slice that is being written. Block `n` is in `sent` for `n` below its length, in `open` above.
+pub(crate) struct Writer {
+    inner: Arc<Inner>,
+    id: Option<SliceId>,
+    len: u32,
+    sent: Vec<Sent>,
+    open: VecDeque<BlockBuffer>,
+    stop: CancellationToken,
+    /// Whether `finish` was called: the last block, short or not, has gone up.
+    closed: bool,
+    /// Whether the slice is whole in the store, and its owner answers for it.
+    finished: bool,
+}
+
+/// A block that was handed to upload.
+enum Sent {
+    Stored,
+    Running(BlockId, JoinHandle<Result<(), Box<FailedUpload>>>),
+    Failed(Box<FailedUpload>),
+    /// The task died with the data.
+    Lost,
+}
+
+impl Writer {
+    pub(crate) fn new(inner: Arc<Inner>, _options: WriteOptions) -> Self {
+        Self {
+            inner,
+            id: None,
+            len: 0,
+            sent: Vec::new(),
+            open: VecDeque::new(),
+            stop: CancellationToken::new(),
+            closed: false,
+            finished: false,
+        }
+    }
+
+    fn block_size(&self) -> usize {
+        self.inner.config.block_size
+    }
+
+    /// Makes everything up to `off` exist, as zeros where nothing was written.
+    fn extend_to(&mut self, off: usize) {
+        let block_size = self.block_size();
+        let mut len = self.len as usize;
+        while len < off {
+            let (at, start) = (len / block_size - self.sent.len(), len % block_size);
+            let count = (off - len).min(block_size - start);
+            self.open_block(at).pad(count);
+            len += count;
+        }
+    }
+
+    /// The open block at `at` in the queue, made when it is the next.
+    fn open_block(&mut self, at: usize) -> &mut BlockBuffer {
+        if at == self.open.len() {
+            self.open.push_back(BlockBuffer::new(self.block_size()));
+        }
+        &mut self.open[at]
+    }
+
+    /// Hands the oldest open block to upload.
+    fn send(&mut self, id: SliceId) {
+        let Some(buffer) = self.open.pop_front() else { return };
+        let (body, size, lease) = buffer.freeze();
+        // A slice has at most 64 MiB.
+        let (index, size) = (u32::try_from(self.sent.len()), u32::try_from(size));
+        let block = BlockId { slice: id.0, index: index.unwrap_or(u32::MAX), size: size.unwrap_or(u32::MAX) };
+        self.inner.keep_written(block, &body);
+        let sent = self.start(UploadJob { block, body, packed: false, lease });
+        self.sent.push(sent);
+    }
+
+    fn start(&self, job: UploadJob) -> Sent {
+        let block = job.block;
+        match self.inner.start(Arc::clone(&self.inner).upload(job, self.stop.clone())) {
+            Started::Done(Ok(())) => Sent::Stored,
+            Started::Done(Err(failed)) => Sent::Failed(failed),
+            Started::Running(task) => Sent::Running(block, task),
+        }
+    }
+
+    /// What is left to clean up when the slice will not be used: the blocks that are or may come to be in the store.
+    fn wreck(&mut self) -> Option<Wreck> {
+        self.stop.cancel();
+        self.open.clear();
+        let id = self.id?;
+        let sent = std::mem::take(&mut self.sent);
+        (!sent.is_empty()).then(|| Wreck { inner: Arc::clone(&self.inner), id, len: self.len, sent })
+    }
+}
+
+/// The remains of an aborted slice.
+struct Wreck {
+    inner: Arc<Inner>,
+    id: SliceId,
+    len: u32,
+    sent: Vec<Sent>,
+}
+
+impl Wreck {
+    /// Waits for what is under way, then deletes what was stored.
+    async fn clear(self) {
+        let mut stored = Vec::new();
+        let block_size = self.inner.config.block_size;
+        for (index, sent) in self.sent.into_iter().enumerate() {
+            let size = (self.len as usize - index * block_size).min(block_size);
+            let (Ok(index), Ok(size)) = (u32::try_from(index), u32::try_from(size)) else { continue };
+            match sent {
+                // A failed PUT may have had its effect all the same.
+                Sent::Stored | Sent::Failed(_) | Sent::Lost => {}
+                Sent::Running(_, task) => drop(task.await),
+            }
+            stored.push(BlockId { slice: self.id.0, index, size });
+        }
+        if let Err(e) = self.inner.remove_blocks(stored).await {
+            tracing::warn!("blocks of the abandoned slice {} stay in the store: {e}", self.id);
+        }
+    }
+}
+
+#[async_trait]
+impl SliceWriter for Writer {
+    fn write(&mut self, off: u32, data: Bytes, mut lease: Lease) -> Result<(), ChunkError> {
+        let end = off as usize + data.len();
+        if end as u64 > CHUNK_SIZE {
+            return Err(ChunkError::Misuse("a write beyond the end of its chunk"));
+        }
+        if (off as usize) < self.sent.len() * self.block_size() || self.closed {
+            return Err(ChunkError::Misuse("a write to a block that was handed to upload"));
+        }
+        self.extend_to(off as usize);
+        let shared = data.len() >= SHARED_BYTES;
+        let block_size = self.block_size();
+        let mut at = off as usize;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let start = at % block_size;
+            let part = rest.split_to(rest.len().min(block_size - start));
+            let (part_lease, count) = (lease.split(part.len()), part.len());
+            let index = at / block_size - self.sent.len();
+            self.open_block(index).write(start, part, shared, part_lease);
+            at += count;
+        }
+        // Bounded by CHUNK_SIZE.
+        self.len = self.len.max(u32::try_from(end).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    fn len(&self) -> u32 {
+        self.len
+    }
+
+    fn sealed(&self) -> u32 {
+        u32::try_from(self.sent.len() * self.block_size()).unwrap_or(u32::MAX).min(self.len)
+    }
+
+    fn set_id(&mut self, id: SliceId) {
+        debug_assert!(self.sent.is_empty(), "the id of a slice is part of the keys of what was sent");
+        self.id = Some(id);
+    }
+
+    fn id(&self) -> Option<SliceId> {
+        self.id
+    }
+
+    fn flush_to(&mut self, off: u32) {
+        let Some(id) = self.id else { return };
+        let limit = off.min(self.len) as usize;
+        while (self.sent.len() + 1) * self.block_size() <= limit {
+            self.send(id);
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), ChunkError> {
+        if self.len == 0 {
+            return Ok(());
+        }
+        let id = self.id.ok_or(ChunkError::Misuse("a slice is finished before it has an id"))?;
+        self.closed = true;
+        while !self.open.is_empty() {
+            self.send(id);
+        }
+        // What failed in an earlier call goes up again, beside what still runs.
+        for at in 0..self.sent.len() {
+            if let Sent::Failed(failed) = std::mem::replace(&mut self.sent[at], Sent::Stored) {
+                self.sent[at] = self.start(failed.job);
+            }
+        }
+        let mut result = Ok(());
+        for sent in &mut self.sent {
+            if let Sent::Running(block, task) = sent {
+                let block = *block;
+                *sent = match task.await {
+                    Ok(Ok(())) => Sent::Stored,
+                    Ok(Err(failed)) => Sent::Failed(failed),
+                    Err(e) => {
+                        tracing::error!("the upload of block {} of slice {id} ended early: {e}", block.index);
+                        Sent::Lost
+                    }
+                };
+            }
+            match sent {
+                Sent::Stored | Sent::Running(..) => {}
+                Sent::Failed(failed) => result = result.and_then(|()| Err(failed.error.clone())),
+                Sent::Lost => result = result.and(Err(ChunkError::Closed)),
+            }
+        }
+        self.finished = result.is_ok();
+        result
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        if let Some(wreck) = self.wreck() {
+            let work = self.inner.start(async move {
+                wreck.clear().await;
+                Ok(())
+            });
+            // Nothing is to be done about a failure that was logged.
+            let _ = self.inner.finish(work).await;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.finished
+            && let Some(wreck) = self.wreck()
+        {
+            self.inner.tasks.spawn_on(wreck.clear(), &self.inner.handle);
+        }
+    }
+}
