@@ -1,10 +1,23 @@
 //! Files and directories as applications see them, over any metadata service and any chunk store.
 //!
 //! [`Vfs`] is what front ends (FUSE first) call. It knows [`juicefs_core::Meta`] and [`juicefs_core::ChunkStore`] and
-//! nothing of what implements them.
+//! nothing of what implements them. Inside: `file` (dirty data, commit order, reading), `ahead` (read-ahead of a handle),
+//! `dir` (listings), `internal` (files of our own), `maintenance` (upkeep of the volume), `ops` (the operations).
 
+mod ahead;
 mod config;
+mod context;
+mod dir;
+mod fault;
+mod file;
+mod internal;
+mod maintenance;
+mod metrics;
+mod ops;
 mod reply;
+mod stamps;
+mod table;
+mod tasks;
 mod vfs;
 
 pub use config::VfsConfig;

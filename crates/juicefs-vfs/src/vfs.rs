@@ -1,195 +1,150 @@
-//! The file system as front ends call it.
+//! The file system as front ends call it: what it is made of, its start and its end. The operations are in `ops/`.
 
-use std::sync::Arc;
+use std::{fmt, future::Future, sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use juicefs_core::{Caller, ChunkStore, Clock, Errno, Ino, Meta, Segments, SetAttr};
+use juicefs_core::{Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult};
 
-use crate::{AttrReply, DirItem, Entry, Opened, StatFs, VfsConfig};
+use crate::{
+    Entry, VfsConfig,
+    context::Context,
+    dir::OpenDirs,
+    fault,
+    internal::Internal,
+    metrics::{MetaOp, Op},
+    stamps::Moment,
+    table::{Handle, HandleTable, LastOpens},
+};
 
-type Answer<T> = Result<T, Errno>;
+/// What operations answer.
+pub(crate) type Answer<T> = Result<T, Errno>;
 
 /// One mounted file system.
+///
+/// Every operation may be called from any thread. What can be answered without waiting is answered by the first poll.
+/// Unless an operation says otherwise it is cancel safe: dropping its future leaves it done or not done.
 pub struct Vfs {
-    _meta: Arc<dyn Meta>,
-    _chunks: Arc<dyn ChunkStore>,
-    _clock: Arc<dyn Clock>,
-    _config: VfsConfig,
+    pub(crate) cx: Arc<Context>,
+    pub(crate) internal: Internal,
+    pub(crate) handles: Arc<HandleTable>,
+    pub(crate) dirs: OpenDirs,
+    pub(crate) opens: LastOpens,
 }
 
-#[allow(missing_docs, clippy::too_many_arguments, clippy::unused_async, reason = "signatures ahead of their bodies")]
+impl fmt::Debug for Vfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vfs").field("open_inodes", &self.cx.files.len()).finish_non_exhaustive()
+    }
+}
+
 impl Vfs {
+    /// A file system over these services. Nothing runs in the background before [`Vfs::start`].
+    #[must_use]
     pub fn new(
         meta: Arc<dyn Meta>,
         chunks: Arc<dyn ChunkStore>,
         clock: Arc<dyn Clock>,
         config: VfsConfig,
     ) -> Arc<Self> {
-        Arc::new(Self { _meta: meta, _chunks: chunks, _clock: clock, _config: config })
+        let internal = Internal::new(&config, clock.now());
+        Arc::new(Self {
+            cx: Context::new(meta, chunks, clock, config),
+            internal,
+            handles: Arc::new(HandleTable::new()),
+            dirs: OpenDirs::default(),
+            opens: LastOpens::default(),
+        })
     }
-    pub fn start(self: &Arc<Self>, _rt: &tokio::runtime::Handle) {}
+
+    /// Starts flushing by age, the heartbeat of the session and the clean-up jobs on `rt`. [`Vfs::shutdown`] ends them.
+    pub fn start(self: &Arc<Self>, rt: &tokio::runtime::Handle) {
+        self.cx.tasks.run_on(rt);
+        self.cx.start_upkeep(Arc::clone(&self.handles));
+    }
+
+    /// Commits all dirty data, closes all handles, ends all tasks and the session, and shuts the data path down.
+    ///
+    /// Fails with the first error of lost data; everything is closed all the same. Call it once, after the last operation;
+    /// not cancel safe.
     pub async fn shutdown(&self) -> Answer<()> {
-        Ok(())
+        let mut result = self.flush_all().await;
+        self.cx.tasks.stop();
+        for (fh, handle) in self.handles.list() {
+            if let Handle::File(handle) = handle {
+                let closed = self.release(handle.file.ino, fh, None).await;
+                result = result.and(closed);
+            }
+        }
+        self.cx.tasks.join().await;
+        if let Err(error) = self.cx.meta.close_session().await {
+            result = result.and(Err(fault::of_meta("end of the session", Ino::ROOT, &error)));
+        }
+        self.cx.chunks.shutdown().await;
+        result
     }
+
+    /// Commits everything that was accepted so far. Fails with the first error of lost data, after trying all files.
     pub async fn flush_all(&self) -> Answer<()> {
-        Ok(())
+        let flushes = self.cx.dirty.list().into_iter().map(|file| async move { file.flush().await });
+        futures_util::future::join_all(flushes).await.into_iter().collect()
     }
+
+    /// Waits until this mount can no longer serve its volume (the setting is gone or replaced) and returns the sentence
+    /// that says why. The program should flush nothing, unmount and exit.
     pub async fn fatal(&self) -> String {
-        std::future::pending().await
+        self.cx.upkeep.fatal().await
     }
-    pub async fn lookup(&self, _cx: &Caller, _parent: Ino, _name: &[u8]) -> Answer<Entry> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn getattr(&self, _cx: &Caller, _ino: Ino, _fh: Option<u64>) -> Answer<AttrReply> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn setattr(
+
+    /// Counts a finished operation and writes its line into the access log.
+    pub(crate) fn done<T>(
         &self,
-        _cx: &Caller,
-        _ino: Ino,
-        _fh: Option<u64>,
-        _set: SetAttr,
-        _size: Option<u64>,
-    ) -> Answer<AttrReply> {
-        Err(Errno::ENOSYS)
+        op: Op,
+        begun: Instant,
+        cx: &Caller,
+        answer: &Answer<T>,
+        args: impl FnOnce(&mut String) -> fmt::Result,
+    ) {
+        let spent = begun.elapsed();
+        let failed = answer.as_ref().err().copied();
+        self.cx.metrics.op_done(op, spent, failed);
+        if self.internal.log.wants(spent) {
+            self.internal.log.line(self.cx.clock.now(), cx, spent, failed, op.name(), args);
+        }
     }
-    pub async fn readlink(&self, _cx: &Caller, _ino: Ino) -> Answer<Bytes> {
-        Err(Errno::ENOSYS)
+
+    /// Makes one metadata call and turns its error into a number.
+    pub(crate) async fn ask<T>(&self, op: MetaOp, ino: Ino, call: impl Future<Output = MetaResult<T>>) -> Answer<T> {
+        self.cx.timed(op, call).await.map_err(|error| fault::of_meta(op.name(), ino, &error))
     }
-    pub async fn symlink(&self, _cx: &Caller, _parent: Ino, _name: &[u8], _target: &[u8]) -> Answer<Entry> {
-        Err(Errno::ENOSYS)
+
+    /// The entry for a node whose attributes were asked for after `since`.
+    pub(crate) async fn entry(&self, ino: Ino, mut attr: Attr, since: Moment) -> Entry {
+        let fresh = self.refresh(ino, &mut attr, since).await;
+        let config = &self.cx.config;
+        Entry {
+            ino,
+            attr_ttl: if fresh { config.attr_ttl } else { std::time::Duration::ZERO },
+            entry_ttl: if attr.is_dir() { config.dir_entry_ttl } else { config.entry_ttl },
+            attr,
+        }
     }
-    pub async fn mknod(
-        &self,
-        _cx: &Caller,
-        _parent: Ino,
-        _name: &[u8],
-        _mode: u32,
-        _umask: u16,
-        _rdev: u32,
-    ) -> Answer<Entry> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn mkdir(&self, _cx: &Caller, _parent: Ino, _name: &[u8], _mode: u32, _umask: u16) -> Answer<Entry> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn unlink(&self, _cx: &Caller, _parent: Ino, _name: &[u8]) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn rmdir(&self, _cx: &Caller, _parent: Ino, _name: &[u8]) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn rename(
-        &self,
-        _cx: &Caller,
-        _parent: Ino,
-        _name: &[u8],
-        _new_parent: Ino,
-        _new_name: &[u8],
-        _flags: u32,
-    ) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn link(&self, _cx: &Caller, _ino: Ino, _new_parent: Ino, _new_name: &[u8]) -> Answer<Entry> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn open(&self, _cx: &Caller, _ino: Ino, _flags: i32) -> Answer<Opened> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn create(
-        &self,
-        _cx: &Caller,
-        _parent: Ino,
-        _name: &[u8],
-        _mode: u32,
-        _umask: u16,
-        _flags: i32,
-    ) -> Answer<(Entry, Opened)> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn read(&self, _cx: &Caller, _ino: Ino, _fh: u64, _off: u64, _size: u32) -> Answer<Segments> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn write(&self, _cx: &Caller, _ino: Ino, _fh: u64, _off: u64, _data: Bytes) -> Answer<u32> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn flush(&self, _cx: &Caller, _ino: Ino, _fh: u64, _lock_owner: u64) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn fsync(&self, _cx: &Caller, _ino: Ino, _fh: u64, _datasync: bool) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn release(&self, _ino: Ino, _fh: u64, _lock_owner: Option<u64>) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn fallocate(&self, _cx: &Caller, _ino: Ino, _fh: u64, _mode: i32, _off: u64, _len: u64) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn copy_file_range(
-        &self,
-        _cx: &Caller,
-        _ino_in: Ino,
-        _fh_in: u64,
-        _off_in: u64,
-        _ino_out: Ino,
-        _fh_out: u64,
-        _off_out: u64,
-        _len: u64,
-        _flags: u64,
-    ) -> Answer<u64> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn lseek(&self, _cx: &Caller, _ino: Ino, _fh: u64, _off: u64, _whence: u32) -> Answer<u64> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn opendir(&self, _cx: &Caller, _ino: Ino) -> Answer<Opened> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn readdir(
-        &self,
-        _cx: &Caller,
-        _ino: Ino,
-        _fh: u64,
-        _off: u64,
-        _limit: usize,
-        _plus: bool,
-    ) -> Answer<Vec<DirItem>> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn releasedir(&self, _ino: Ino, _fh: u64) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn fsyncdir(&self, _cx: &Caller, _ino: Ino, _fh: u64) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn statfs(&self, _cx: &Caller, _ino: Ino) -> Answer<StatFs> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn getxattr(&self, _cx: &Caller, _ino: Ino, _name: &[u8]) -> Answer<Bytes> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn listxattr(&self, _cx: &Caller, _ino: Ino) -> Answer<Bytes> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn setxattr(&self, _cx: &Caller, _ino: Ino, _name: &[u8], _value: Bytes, _flags: u32) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn removexattr(&self, _cx: &Caller, _ino: Ino, _name: &[u8]) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn access(&self, _cx: &Caller, _ino: Ino, _mask: u8) -> Answer<()> {
-        Err(Errno::ENOSYS)
-    }
-    pub async fn ioctl(
-        &self,
-        _cx: &Caller,
-        _ino: Ino,
-        _fh: u64,
-        _cmd: u32,
-        _arg: u64,
-        _input: &[u8],
-        _out_size: usize,
-    ) -> Answer<Bytes> {
-        Err(Errno::ENOSYS)
+
+    /// Brings attributes asked for after `since` up to what applications here have done, and takes note of them. Returns
+    /// whether they may be kept: not when the node was changed here meanwhile.
+    pub(crate) async fn refresh(&self, ino: Ino, attr: &mut Attr, since: Moment) -> bool {
+        let mut asked = since;
+        let fresh = !self.cx.stamps.changed(ino, since);
+        if !fresh {
+            asked = self.cx.stamps.now();
+            if let Ok(newer) = self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
+                *attr = newer;
+            }
+        }
+        if attr.is_file()
+            && let Some(file) = self.cx.files.get(ino)
+        {
+            file.observe(attr, asked);
+            file.overlay(attr);
+        }
+        fresh
     }
 }

@@ -1,0 +1,101 @@
+//! What every part of a mounted file system shares.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use juicefs_core::{ChunkStore, Clock, Lease, Meta, MetaResult};
+
+use crate::{
+    VfsConfig,
+    file::DirtyFiles,
+    maintenance::Upkeep,
+    metrics::{MetaOp, Metrics},
+    stamps::Stamps,
+    table::FileTable,
+    tasks::Tasks,
+};
+
+/// Services, settings and the registries that cross files.
+pub(crate) struct Context {
+    pub(crate) meta: Arc<dyn Meta>,
+    pub(crate) chunks: Arc<dyn ChunkStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: VfsConfig,
+    pub(crate) tasks: Tasks,
+    pub(crate) metrics: Metrics,
+    pub(crate) stamps: Stamps,
+    pub(crate) files: FileTable,
+    pub(crate) dirty: DirtyFiles,
+    pub(crate) upkeep: Upkeep,
+    /// Bytes that read-ahead of all handles holds or fetches.
+    pub(crate) ahead_bytes: AtomicUsize,
+}
+
+impl Context {
+    pub(crate) fn new(
+        meta: Arc<dyn Meta>,
+        chunks: Arc<dyn ChunkStore>,
+        clock: Arc<dyn Clock>,
+        config: VfsConfig,
+    ) -> Arc<Self> {
+        let upkeep = Upkeep::new(&config, chunks.as_ref());
+        Arc::new(Self {
+            meta,
+            chunks,
+            clock,
+            config,
+            tasks: Tasks::default(),
+            metrics: Metrics::new(),
+            stamps: Stamps::new(),
+            files: FileTable::new(),
+            dirty: DirtyFiles::default(),
+            upkeep,
+            ahead_bytes: AtomicUsize::new(0),
+        })
+    }
+
+    /// Runs one metadata call and counts it.
+    pub(crate) async fn timed<T>(&self, op: MetaOp, call: impl Future<Output = MetaResult<T>>) -> MetaResult<T> {
+        let begun = std::time::Instant::now();
+        let answer = call.await;
+        self.metrics.meta_done(op, begun.elapsed());
+        answer
+    }
+
+    /// Takes memory for data that an application writes, waiting for it if need be.
+    pub(crate) async fn memory(&self, bytes: usize) -> Lease {
+        let budget = self.chunks.budget();
+        if let Some(lease) = budget.try_acquire(bytes) {
+            return lease;
+        }
+        self.dirty.relieve(budget, bytes);
+        budget.acquire(bytes).await
+    }
+
+    /// Makes room for a read of `bytes` when dirty data holds the memory. Never waits.
+    pub(crate) fn make_room(&self, bytes: usize) {
+        let budget = self.chunks.budget();
+        if budget.used_bytes() + bytes > budget.cap_bytes() {
+            self.dirty.relieve(budget, bytes);
+        }
+    }
+
+    /// Bytes that read-ahead of all handles may hold together.
+    pub(crate) fn ahead_limit(&self) -> usize {
+        self.chunks.budget().cap_bytes() / 2
+    }
+
+    /// Reserves read-ahead memory unless that would crowd out what applications wait for.
+    pub(crate) fn reserve_ahead(&self, bytes: usize) -> bool {
+        let budget = self.chunks.budget();
+        if budget.waiting() > 0 || budget.used_bytes() + bytes > budget.cap_bytes() / 4 * 3 {
+            return false;
+        }
+        let limit = self.ahead_limit();
+        self.ahead_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| (held + bytes <= limit).then_some(held + bytes))
+            .is_ok()
+    }
+}

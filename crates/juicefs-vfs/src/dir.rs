@@ -1,0 +1,332 @@
+//! Listings of directories, stable while the directory changes.
+//!
+//! A listing numbers the entries as the metadata service gives them, page by page, and never renumbers: an entry keeps its
+//! offset until the listing is begun anew at offset 0. So every entry that is present throughout is given exactly once,
+//! wherever reading starts again. Of pages that were left behind only hashes of the names stay (8 bytes an entry); coming
+//! back to one reads it again and puts each name into its old place.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use juicefs_core::{
+    Errno, FileType, Ino, MetaError, Name,
+    limits::READDIR_PAGE,
+    meta::{DirCursor, DirEntry, DirPage},
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{context::Context, fault, metrics::MetaOp, stamps::Moment};
+
+/// Pages of a listing that keep their entries.
+const PAGES_KEPT: usize = 2;
+
+/// An open directory.
+pub(crate) struct DirHandle {
+    pub(crate) ino: Ino,
+    listing: Mutex<Listing>,
+    /// One reader at a time fetches.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// An entry with what is needed to judge how fresh it is.
+pub(crate) struct Listed {
+    /// Position in the listing.
+    pub(crate) index: u64,
+    pub(crate) entry: DirEntry,
+    /// Taken before the entry was asked for.
+    pub(crate) since: Moment,
+    /// When it was asked for.
+    pub(crate) fetched: Instant,
+}
+
+#[derive(Default)]
+struct Listing {
+    pages: Vec<Page>,
+    next: Next,
+    /// Pages with entries, the latest used last.
+    bodies: Vec<usize>,
+    /// Changes made here while a page is on its way.
+    meanwhile: Option<Vec<(Bytes, Change)>>,
+}
+
+#[derive(Default, Clone)]
+enum Next {
+    #[default]
+    Start,
+    From(DirCursor),
+    End,
+}
+
+struct Page {
+    from: Option<DirCursor>,
+    first: u64,
+    names: Box<[u64]>,
+    body: Option<Body>,
+}
+
+struct Body {
+    /// `None` where an entry is gone.
+    entries: Vec<Option<DirEntry>>,
+    /// Places by hash of the name, made when first needed.
+    places: Option<HashMap<u64, usize>>,
+    since: Moment,
+    fetched: Instant,
+}
+
+/// What became of a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Change {
+    /// It is gone.
+    Gone,
+    /// It names this node now.
+    Is(Ino, FileType),
+}
+
+/// What a reader must do before it can go on.
+enum Missing {
+    Next(Next),
+    Page(usize),
+}
+
+fn hash(name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl DirHandle {
+    pub(crate) fn new(ino: Ino) -> Arc<Self> {
+        Arc::new(Self { ino, listing: Mutex::default(), turn: tokio::sync::Mutex::new(()) })
+    }
+
+    /// Begins anew: the next read shows the directory as it is then.
+    pub(crate) fn rewind(&self) {
+        *self.listing.lock() = Listing::default();
+    }
+
+    /// Up to `limit` entries from position `index` on; empty only at the end.
+    pub(crate) async fn read(
+        &self,
+        cx: &Context,
+        mut index: u64,
+        limit: usize,
+        with_attrs: bool,
+    ) -> Result<Vec<Listed>, Errno> {
+        let _turn = self.turn.lock().await;
+        let mut out = Vec::new();
+        while out.len() < limit {
+            let missing = {
+                let mut listing = self.listing.lock();
+                match listing.take(&mut index, limit - out.len(), &mut out) {
+                    Ok(true) => continue,
+                    Ok(false) => break,
+                    // What is there is enough for now: the caller comes back.
+                    Err(_) if !out.is_empty() => break,
+                    Err(missing) => {
+                        listing.meanwhile = Some(Vec::new());
+                        missing
+                    }
+                }
+            };
+            let fetched = match &missing {
+                Missing::Next(next) => self.fetch_next(cx, next, with_attrs).await,
+                Missing::Page(at) => self.fetch_again(cx, *at, with_attrs).await,
+            };
+            if let Err(error) = fetched {
+                self.listing.lock().meanwhile = None;
+                return Err(fault::of_meta("listing", self.ino, &error));
+            }
+        }
+        Ok(out)
+    }
+
+    async fn page(
+        &self,
+        cx: &Context,
+        from: Option<DirCursor>,
+        with_attrs: bool,
+        limit: usize,
+    ) -> Result<DirPage, MetaError> {
+        let call = cx.meta.readdir(self.ino, from.clone(), with_attrs, limit);
+        match cx.timed(MetaOp::Readdir, call).await {
+            Err(MetaError::Posix(Errno::EACCES)) if with_attrs => {
+                cx.timed(MetaOp::Readdir, cx.meta.readdir(self.ino, from, false, limit)).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn fetch_next(&self, cx: &Context, next: &Next, with_attrs: bool) -> Result<(), MetaError> {
+        let from = match next {
+            Next::Start | Next::End => None,
+            Next::From(cursor) => Some(cursor.clone()),
+        };
+        let (since, fetched) = (cx.stamps.now(), Instant::now());
+        let page = self.page(cx, from.clone(), with_attrs, READDIR_PAGE).await?;
+        let mut listing = self.listing.lock();
+        listing.next = page.next.map_or(Next::End, Next::From);
+        if !page.entries.is_empty() {
+            let first = listing.pages.last().map_or(0, |page| page.first + page.names.len() as u64);
+            let names = page.entries.iter().map(|entry| hash(entry.name.as_bytes())).collect();
+            listing.pages.push(Page { from, first, names, body: None });
+            let entries = page.entries.into_iter().map(Some).collect();
+            let at = listing.pages.len() - 1;
+            listing.fill(at, Body { entries, places: None, since, fetched });
+        }
+        listing.catch_up();
+        Ok(())
+    }
+
+    /// Reads a page again whose entries were dropped. Names that came since are left out, names that went leave a gap.
+    async fn fetch_again(&self, cx: &Context, at: usize, with_attrs: bool) -> Result<(), MetaError> {
+        let (mut from, len, places) = {
+            let listing = self.listing.lock();
+            let page = &listing.pages[at];
+            let places: HashMap<u64, usize> =
+                page.names.iter().enumerate().map(|(place, name)| (*name, place)).collect();
+            (page.from.clone(), page.names.len(), places)
+        };
+        let (since, fetched) = (cx.stamps.now(), Instant::now());
+        let mut entries = vec![None; len];
+        let (mut found, mut seen) = (0, 0);
+        while found < places.len() && seen < 2 * READDIR_PAGE {
+            let page = self.page(cx, from.take(), with_attrs, places.len()).await?;
+            seen += page.entries.len().max(1);
+            for entry in page.entries {
+                if let Some(place) = places.get(&hash(entry.name.as_bytes())) {
+                    found += 1;
+                    entries[*place] = Some(entry);
+                }
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => break,
+            }
+        }
+        let mut listing = self.listing.lock();
+        listing.fill(at, Body { entries, places: Some(places), since, fetched });
+        listing.catch_up();
+        Ok(())
+    }
+
+    fn note(&self, name: &Bytes, change: Change) {
+        let mut listing = self.listing.lock();
+        listing.apply(name, change);
+        if let Some(meanwhile) = &mut listing.meanwhile {
+            meanwhile.push((name.clone(), change));
+        }
+    }
+}
+
+impl Listing {
+    /// Takes entries from `index` on out of one page. `Ok(false)` at the end of the directory.
+    fn take(&mut self, index: &mut u64, limit: usize, out: &mut Vec<Listed>) -> Result<bool, Missing> {
+        let at = self.pages.partition_point(|page| page.first + page.names.len() as u64 <= *index);
+        let Some(page) = self.pages.get(at) else {
+            return match &self.next {
+                Next::End => Ok(false),
+                next => Err(Missing::Next(next.clone())),
+            };
+        };
+        let Some(body) = &page.body else { return Err(Missing::Page(at)) };
+        let skip = usize::try_from(*index - page.first).unwrap_or(usize::MAX);
+        let mut left = limit;
+        for entry in &body.entries[skip..] {
+            if left == 0 {
+                break;
+            }
+            if let Some(entry) = entry {
+                left -= 1;
+                out.push(Listed { index: *index, entry: entry.clone(), since: body.since, fetched: body.fetched });
+            }
+            *index += 1;
+        }
+        if self.bodies.last() != Some(&at) {
+            self.bodies.retain(|body| *body != at);
+            self.bodies.push(at);
+        }
+        Ok(true)
+    }
+
+    fn fill(&mut self, at: usize, body: Body) {
+        self.pages[at].body = Some(body);
+        self.bodies.retain(|body| *body != at);
+        self.bodies.push(at);
+        while self.bodies.len() > PAGES_KEPT {
+            let old = self.bodies.remove(0);
+            self.pages[old].body = None;
+        }
+    }
+
+    /// Applies what changed here while a page was on its way: the page may show the time before.
+    fn catch_up(&mut self) {
+        for (name, change) in self.meanwhile.take().unwrap_or_default() {
+            self.apply(&name, change);
+        }
+    }
+
+    fn apply(&mut self, name: &Bytes, change: Change) {
+        let key = hash(name);
+        for at in &self.bodies {
+            let page = &mut self.pages[*at];
+            let Some(body) = &mut page.body else { continue };
+            let places = body
+                .places
+                .get_or_insert_with(|| page.names.iter().enumerate().map(|(place, name)| (*name, place)).collect());
+            if let Some(place) = places.get(&key) {
+                body.entries[*place] = match change {
+                    Change::Gone => None,
+                    Change::Is(ino, kind) => Some(DirEntry { name: Name(name.clone()), ino, kind, attr: None }),
+                };
+            }
+        }
+    }
+}
+
+/// Directories that are being listed.
+#[derive(Default)]
+pub(crate) struct OpenDirs {
+    dirs: Mutex<HashMap<Ino, Vec<Arc<DirHandle>>>>,
+    count: AtomicUsize,
+}
+
+impl OpenDirs {
+    pub(crate) fn add(&self, dir: &Arc<DirHandle>) {
+        self.dirs.lock().entry(dir.ino).or_default().push(Arc::clone(dir));
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn remove(&self, dir: &Arc<DirHandle>) {
+        let mut dirs = self.dirs.lock();
+        if let Some(handles) = dirs.get_mut(&dir.ino) {
+            handles.retain(|handle| !Arc::ptr_eq(handle, dir));
+            if handles.is_empty() {
+                dirs.remove(&dir.ino);
+            }
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Tells everyone who lists `dir` what became of `name`.
+    pub(crate) fn changed(&self, dir: Ino, name: &[u8], change: Change) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let handles = self.dirs.lock().get(&dir).cloned().unwrap_or_default();
+        if handles.is_empty() {
+            return;
+        }
+        let name = Bytes::copy_from_slice(name);
+        for handle in handles {
+            handle.note(&name, change);
+        }
+    }
+}

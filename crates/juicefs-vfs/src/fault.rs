@@ -1,0 +1,27 @@
+//! The edge where errors of the layers below become numbers for applications; they are logged here, once.
+
+use juicefs_core::{ChunkError, Errno, Ino, MetaError};
+
+/// The number for a failed metadata call. Answers of the operation itself pass silently.
+pub(crate) fn of_meta(what: &'static str, ino: Ino, error: &MetaError) -> Errno {
+    match error {
+        MetaError::Posix(_) | MetaError::Unsupported(_) => {}
+        MetaError::Unavailable(_)
+        | MetaError::Conflict(_)
+        | MetaError::Corrupt { .. }
+        | MetaError::Fenced
+        | MetaError::Setting(_) => tracing::error!(%ino, %error, "{what} failed"),
+    }
+    error.errno()
+}
+
+/// The number for a failure of the data path.
+pub(crate) fn of_chunk(what: &'static str, ino: Ino, error: &ChunkError) -> Errno {
+    match error {
+        ChunkError::Storage(_) | ChunkError::Corrupt { .. } | ChunkError::Misuse(_) => {
+            tracing::error!(%ino, %error, "{what} failed");
+        }
+        ChunkError::Closed => tracing::warn!(%ino, "{what} after the data path was closed"),
+    }
+    error.errno()
+}

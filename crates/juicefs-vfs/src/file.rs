@@ -1,0 +1,190 @@
+//! One open inode: what all handles of a file share.
+//!
+//! A [`File`] owns the dirty data that was accepted and not yet committed ([`writer`]), carries it to the store and the
+//! metadata ([`drain`]), and knows where committed data lies ([`view`], [`reader`]).
+//!
+//! Invariants:
+//! * a slice is committed only after its objects are durable, slices of one chunk strictly in the order in which they
+//!   were begun;
+//! * whoever sees no pending slice over a range also sees views that include everything ever accepted there;
+//! * `length` is what applications see: at least the end of every pending slice.
+
+mod dirty;
+mod drain;
+mod reader;
+mod view;
+mod writer;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering},
+};
+
+use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent};
+use self::{view::Views, writer::Writer};
+use crate::{context::Context, stamps::Moment};
+
+/// What attributes said about the content when they were last seen.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Seen {
+    mtime: Timestamp,
+    ctime: Timestamp,
+    length: u64,
+}
+
+impl From<&Attr> for Seen {
+    fn from(attr: &Attr) -> Self {
+        Self { mtime: attr.mtime, ctime: attr.ctime, length: attr.length }
+    }
+}
+
+/// An open inode.
+pub(crate) struct File {
+    pub(crate) cx: Arc<Context>,
+    pub(crate) ino: Ino,
+    tier: u8,
+    /// Writes share it; truncate, fallocate and copies hold it alone.
+    gate: RwLock<()>,
+    length: AtomicU64,
+    /// Counts changes of the committed content; read-ahead of another epoch is void.
+    epoch: AtomicU64,
+    /// Slices not yet committed; changed under the lock of `writer` only.
+    pending: AtomicUsize,
+    /// The first error of a lost write, 0 for none. It stays until the last handle is released.
+    failed: AtomicI32,
+    /// Tells a running drain that there is more to do.
+    more: Notify,
+    writer: Mutex<Writer>,
+    views: Mutex<Views>,
+    seen: Mutex<Seen>,
+}
+
+impl File {
+    pub(crate) fn new(cx: Arc<Context>, ino: Ino, attr: &Attr) -> Arc<Self> {
+        Arc::new(Self {
+            cx,
+            ino,
+            tier: attr.tier,
+            gate: RwLock::new(()),
+            length: AtomicU64::new(attr.length),
+            epoch: AtomicU64::new(0),
+            pending: AtomicUsize::new(0),
+            failed: AtomicI32::new(0),
+            more: Notify::new(),
+            writer: Mutex::default(),
+            views: Mutex::default(),
+            seen: Mutex::new(attr.into()),
+        })
+    }
+
+    /// The length that applications see.
+    pub(crate) fn length(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever the committed content does.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether accepted data waits to be committed.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.pending.load(Ordering::Acquire) > 0
+    }
+
+    /// The error of a write that was accepted and lost.
+    pub(crate) fn sticky_error(&self) -> Result<(), Errno> {
+        match self.failed.load(Ordering::Acquire) {
+            0 => Ok(()),
+            number => Err(Errno(number)),
+        }
+    }
+
+    fn fail(&self, errno: Errno) {
+        // The first error wins: it is the one that names the cause.
+        let _ = self.failed.compare_exchange(0, errno.0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Held while data is written: keeps changes of length and layout out.
+    pub(crate) async fn share(&self) -> RwLockReadGuard<'_, ()> {
+        match self.gate.try_read() {
+            Ok(guard) => guard,
+            Err(_) => self.gate.read().await,
+        }
+    }
+
+    /// Held while length or layout change: keeps writes out.
+    pub(crate) async fn exclude(&self) -> RwLockWriteGuard<'_, ()> {
+        match self.gate.try_write() {
+            Ok(guard) => guard,
+            Err(_) => self.gate.write().await,
+        }
+    }
+
+    /// Takes note of attributes asked for after `since`: of the length, and of changes that other clients made.
+    pub(crate) fn observe(&self, attr: &Attr, since: Moment) {
+        let fresh = {
+            let writer = self.writer.lock();
+            let fresh = !self.cx.stamps.changed(self.ino, since);
+            if fresh {
+                self.length.store(attr.length.max(writer.end()), Ordering::Release);
+            } else {
+                self.length.fetch_max(attr.length, Ordering::AcqRel);
+            }
+            fresh
+        };
+        if fresh && std::mem::replace(&mut *self.seen.lock(), attr.into()) != Seen::from(attr) {
+            self.content_changed(0..u64::MAX);
+        }
+    }
+
+    /// Takes note of attributes that one of our own changes returned.
+    fn saw(&self, attr: &Attr) {
+        *self.seen.lock() = attr.into();
+    }
+
+    /// After a setattr of ours: a new ctime alone says nothing about the content.
+    pub(crate) fn attr_set(&self, attr: &Attr) {
+        let before = std::mem::replace(&mut *self.seen.lock(), attr.into());
+        if (before.mtime, before.length) != (attr.mtime, attr.length) {
+            self.content_changed(0..u64::MAX);
+        }
+    }
+
+    /// Puts what is accepted but not committed into `attr`.
+    pub(crate) fn overlay(&self, attr: &mut Attr) {
+        if !self.is_dirty() {
+            return;
+        }
+        let writer = self.writer.lock();
+        attr.length = attr.length.max(writer.end());
+        attr.mtime = attr.mtime.max(writer.mtime());
+        attr.ctime = attr.ctime.max(writer.mtime());
+    }
+
+    /// After truncate, fallocate or a copy into this file, under [`File::exclude`]: the new length and a new layout of
+    /// `range`.
+    pub(crate) fn relaid(&self, length: u64, attr: Option<&Attr>, range: std::ops::Range<u64>) {
+        {
+            let writer = self.writer.lock();
+            self.length.store(length.max(writer.end()), Ordering::Release);
+        }
+        match attr {
+            Some(attr) => self.saw(attr),
+            None => *self.seen.lock() = Seen::default(),
+        }
+        self.content_changed(range);
+        self.cx.stamps.touch(self.ino);
+    }
+
+    /// Forgets where committed data of `range` lies.
+    pub(crate) fn content_changed(&self, range: std::ops::Range<u64>) {
+        let last = range.end.saturating_sub(1) / CHUNK_SIZE;
+        self.views.lock().forget(range.start / CHUNK_SIZE..=last);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+}

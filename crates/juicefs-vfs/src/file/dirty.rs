@@ -1,0 +1,84 @@
+//! All files with dirty data: flushing by age, and making room when memory is short.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use juicefs_core::{Budget, Ino};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::File;
+
+/// Slices older than this are closed and committed.
+const OLD: Duration = Duration::from_secs(5);
+/// Slices that nobody wrote to for this long are closed and committed.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Files that have pending slices.
+#[derive(Default)]
+pub(crate) struct DirtyFiles {
+    files: Mutex<HashMap<Ino, Arc<File>>>,
+}
+
+impl DirtyFiles {
+    pub(super) fn add(&self, file: &Arc<File>) {
+        self.files.lock().insert(file.ino, Arc::clone(file));
+    }
+
+    pub(super) fn remove(&self, ino: Ino) {
+        self.files.lock().remove(&ino);
+    }
+
+    /// All dirty files of this moment.
+    pub(crate) fn list(&self) -> Vec<Arc<File>> {
+        self.files.lock().values().cloned().collect()
+    }
+
+    /// One background pass: closes what is old or idle and revives drains that nobody polls.
+    pub(crate) fn age_out(&self) {
+        let now = Instant::now();
+        for file in self.list() {
+            file.age_out(now, OLD, IDLE);
+        }
+    }
+
+    /// Closes open slices, the largest files first, when they hold so much of the budget that waiting for uploads under
+    /// way would not free `need` bytes soon.
+    pub(crate) fn relieve(&self, budget: &Budget, need: usize) {
+        let sized = |file: Arc<File>| {
+            let bytes = file.writer.lock().open_bytes();
+            (bytes, file)
+        };
+        let mut open: Vec<_> = self.list().into_iter().map(sized).collect();
+        let total: usize = open.iter().map(|(bytes, _)| bytes).sum();
+        if total < budget.used_bytes() / 2 {
+            return;
+        }
+        open.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let goal = need.max(budget.cap_bytes() / 4);
+        let mut freed = 0;
+        for (_, file) in open {
+            if freed >= goal {
+                break;
+            }
+            freed += file.close_all();
+        }
+    }
+
+    /// Closes everything: for when nothing moved although somebody waits for memory.
+    pub(crate) fn close_all(&self) {
+        for file in self.list() {
+            file.close_all();
+        }
+    }
+}
+
+impl File {
+    /// Closes all slices and starts to upload them. Returns the bytes that will be free then.
+    fn close_all(self: &Arc<Self>) -> usize {
+        let freed = self.writer.lock().freeze(|_, _| true);
+        if freed.is_some() {
+            self.kick();
+        }
+        freed.unwrap_or(0)
+    }
+}

@@ -1,0 +1,103 @@
+//! Reads committed content.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use juicefs_core::{ChunkError, Errno, Segments, StorageError, store::ReadPurpose};
+
+use super::{File, view::Extent};
+use crate::fault;
+
+/// Stretches of one read that are fetched side by side.
+const PARALLEL: usize = 16;
+/// Attempts at a block that is missing or damaged while the slice list stays the same.
+const ATTEMPTS: u32 = 4;
+
+static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
+
+/// Appends `len` zeros to `out` without allocating.
+pub(crate) fn push_zeros(out: &mut Segments, mut len: u64) {
+    while len > 0 {
+        let part = ZEROS.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+        out.push(Bytes::from_static(&ZEROS[..part]));
+        len -= part as u64;
+    }
+}
+
+impl File {
+    /// Reads `[off, off + len)` of the committed content; zeros where nothing was written.
+    ///
+    /// A block that is gone because the chunk was compacted meanwhile is looked for again through a fresh list. EBADF when
+    /// the inode is gone, EIO when data stays missing, corrupt or unreachable. Cancel safe.
+    pub(crate) async fn read_committed(
+        self: &Arc<Self>,
+        off: u64,
+        len: u64,
+        purpose: ReadPurpose,
+    ) -> Result<Segments, Errno> {
+        let mut attempt = 0;
+        loop {
+            let extents = self.extents(off, len).await.map_err(gone)?;
+            let error = match self.fetch(&extents, purpose).await {
+                Ok(segments) => return Ok(segments),
+                Err(error) => error,
+            };
+            attempt += 1;
+            self.content_changed(off..off + len);
+            let again = self.extents(off, len).await.map_err(gone)?;
+            if again != extents {
+                continue;
+            }
+            let hopeless = match &error {
+                ChunkError::Storage(StorageError::NotFound(_)) | ChunkError::Corrupt { .. } => attempt >= ATTEMPTS,
+                // The store tried again and again before it gave up.
+                ChunkError::Storage(_) | ChunkError::Misuse(_) | ChunkError::Closed => true,
+            };
+            if hopeless {
+                return Err(fault::of_chunk("read", self.ino, &error));
+            }
+            tokio::time::sleep(Duration::from_millis(u64::from(attempt - 1) * 300 + 1)).await;
+        }
+    }
+
+    /// Fetches stretches in order, several at a time.
+    async fn fetch(&self, extents: &[Extent], purpose: ReadPurpose) -> Result<Segments, ChunkError> {
+        if let [one] = extents {
+            return self.fetch_one(*one, purpose).await;
+        }
+        stream::iter(extents.iter().copied().map(|extent| self.fetch_one(extent, purpose)))
+            .buffered(PARALLEL)
+            .try_fold(Segments::new(), |mut all, part| async move {
+                all.extend(part);
+                Ok(all)
+            })
+            .await
+    }
+
+    async fn fetch_one(&self, extent: Extent, purpose: ReadPurpose) -> Result<Segments, ChunkError> {
+        match extent {
+            Extent::Zeros { len } => {
+                let mut out = Segments::new();
+                push_zeros(&mut out, len);
+                Ok(out)
+            }
+            Extent::Data { key, off, len } => {
+                let segments = self.cx.chunks.read(key, off, len, purpose).await?;
+                let got = juicefs_core::buffer::segments_len(&segments);
+                if got != len as usize {
+                    return Err(ChunkError::Corrupt {
+                        key: format!("slice {} of {} bytes", key.id, key.size),
+                        why: format!("{got} bytes at {off} instead of {len}"),
+                    });
+                }
+                Ok(segments)
+            }
+        }
+    }
+}
+
+/// A file whose inode is gone reads as a handle that no longer works.
+fn gone(errno: Errno) -> Errno {
+    if errno == Errno::ENOENT { Errno::EBADF } else { errno }
+}

@@ -1,0 +1,116 @@
+//! Where the committed content of a file lies, cached per chunk.
+
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
+
+use juicefs_core::{
+    ChunkIndex, Errno, MetaError, Piece, SliceKey,
+    limits::CHUNK_SIZE,
+    slice::{plan_compaction, resolve},
+};
+use smallvec::SmallVec;
+
+use super::File;
+use crate::{fault, metrics::MetaOp};
+
+/// Chunks of one file whose views are kept; all are dropped when there are more.
+const MAX_VIEWS: usize = 16384;
+/// A view of this many pieces is worth compacting.
+const MANY_PIECES: usize = 5;
+
+/// A stretch of a file: a part of one slice, or zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Extent {
+    /// Nothing was written here.
+    Zeros { len: u64 },
+    /// `[off, off + len)` of a slice.
+    Data { key: SliceKey, off: u32, len: u32 },
+}
+
+impl Extent {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Zeros { len } => *len,
+            Self::Data { len, .. } => u64::from(*len),
+        }
+    }
+}
+
+/// The views of a file's chunks.
+#[derive(Default)]
+pub(super) struct Views {
+    /// Grows when anything is forgotten: a view asked for before is not kept.
+    generation: u64,
+    chunks: HashMap<ChunkIndex, Arc<[Piece]>>,
+}
+
+impl Views {
+    pub(super) fn forget(&mut self, chunks: RangeInclusive<u64>) {
+        self.generation += 1;
+        self.chunks.retain(|index, _| !chunks.contains(&u64::from(*index)));
+    }
+}
+
+impl File {
+    /// The view of one chunk, from memory or from the metadata. ENOENT when the inode is gone.
+    pub(super) async fn view(self: &Arc<Self>, index: ChunkIndex) -> Result<Arc<[Piece]>, Errno> {
+        let generation = {
+            let views = self.views.lock();
+            if let Some(view) = views.chunks.get(&index) {
+                return Ok(Arc::clone(view));
+            }
+            views.generation
+        };
+        let call = self.cx.meta.read_chunk(self.ino, index);
+        let records = match self.cx.timed(MetaOp::Read, call).await {
+            Ok(chunk) => chunk.records,
+            Err(MetaError::Posix(errno)) => return Err(errno),
+            Err(error) => return Err(fault::of_meta("read of a slice list", self.ino, &error)),
+        };
+        let view: Arc<[Piece]> = resolve(&records).into();
+        if (records.len() >= MANY_PIECES || view.len() >= MANY_PIECES) && plan_compaction(&records, 1000).is_some() {
+            self.cx.compact_soon(self.ino, index);
+        }
+        let mut views = self.views.lock();
+        if views.generation == generation {
+            if views.chunks.len() >= MAX_VIEWS {
+                views.chunks.clear();
+            }
+            views.chunks.insert(index, Arc::clone(&view));
+        }
+        Ok(view)
+    }
+
+    /// The stretches that make up `[off, off + len)`, neighbouring zeros joined.
+    pub(crate) async fn extents(self: &Arc<Self>, off: u64, len: u64) -> Result<SmallVec<[Extent; 4]>, Errno> {
+        let mut out = SmallVec::new();
+        let (mut at, end) = (off, off + len);
+        while at < end {
+            let index = ChunkIndex::try_from(at / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
+            let base = u64::from(index) * CHUNK_SIZE;
+            let upto = end.min(base + CHUNK_SIZE);
+            // Both lie within one chunk, so they fit.
+            let (from, to) = ((at - base) as u32, (upto - base) as u32);
+            let view = self.view(index).await?;
+            let first = view.partition_point(|piece| piece.pos + piece.len <= from);
+            let mut covered = from;
+            for piece in view[first..].iter().map_while(|piece| piece.clip(from, to)) {
+                covered = piece.pos + piece.len;
+                match piece.key() {
+                    Some(key) => out.push(Extent::Data { key, off: piece.off, len: piece.len }),
+                    None => push_zeros(&mut out, u64::from(piece.len)),
+                }
+            }
+            push_zeros(&mut out, u64::from(to - covered));
+            at = upto;
+        }
+        Ok(out)
+    }
+}
+
+fn push_zeros(out: &mut SmallVec<[Extent; 4]>, more: u64) {
+    match out.last_mut() {
+        _ if more == 0 => {}
+        Some(Extent::Zeros { len }) => *len += more,
+        _ => out.push(Extent::Zeros { len: more }),
+    }
+}

@@ -1,0 +1,353 @@
+//! Dirty data of one file: which slices are open, in which order they must be committed.
+//!
+//! Everything here is memory only and runs under one short lock; waiting happens in `drain.rs` and in [`File::write`].
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, Shared};
+use juicefs_core::{
+    ChunkIndex, Errno, Lease, SliceId, SliceWriter, Timestamp,
+    limits::{CHUNK_SIZE, MAX_FILE_BYTES},
+    store::WriteOptions,
+};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::File;
+use crate::fault;
+
+/// Slices of one file that may wait for their commit; the next write waits for all of them.
+const MAX_PENDING: usize = 1000;
+/// Open slices of one chunk that a random writer may leave behind before older ones are closed.
+const MAX_OPEN_BEHIND: usize = 3;
+
+pub(super) type Drain = Shared<BoxFuture<'static, ()>>;
+
+/// How far a slice has come.
+pub(super) enum Phase {
+    /// Takes more data.
+    Open(Box<dyn SliceWriter>),
+    /// Takes no more data and waits to be uploaded.
+    Frozen(Box<dyn SliceWriter>),
+    /// A drain uploads it.
+    Uploading,
+    /// Its objects are durable; waits for its turn to be committed.
+    Uploaded(SliceId),
+    /// A drain commits it.
+    Committing,
+    /// It is lost.
+    Failed,
+}
+
+/// One contiguous piece of dirty data.
+pub(super) struct Slice {
+    /// Order of creation within the file.
+    pub(super) seq: u64,
+    /// Offset within the chunk.
+    pub(super) pos: u32,
+    /// Bytes.
+    pub(super) len: u32,
+    /// A write to it made the file longer.
+    pub(super) grows: bool,
+    /// The slice that must be committed before, so that the file never grows over a gap.
+    pub(super) after: Option<u64>,
+    /// What the file grew by before was lost: this slice must not be committed.
+    pub(super) doomed: bool,
+    born: Instant,
+    touched: Instant,
+    /// When the application wrote last.
+    pub(super) mtime: Timestamp,
+    pub(super) phase: Phase,
+}
+
+impl Slice {
+    fn end(&self) -> u32 {
+        self.pos + self.len
+    }
+
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        u64::from(self.pos) < end && start < u64::from(self.end())
+    }
+
+    fn open_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Open(writer) => (self.len - writer.sealed().min(self.len)) as usize,
+            _ => 0,
+        }
+    }
+}
+
+/// The dirty data of a file.
+#[derive(Default)]
+pub(super) struct Writer {
+    pub(super) chunks: BTreeMap<ChunkIndex, VecDeque<Slice>>,
+    next_seq: u64,
+    mtime: Timestamp,
+    /// The future that uploads and commits; whoever needs its result polls a clone of it.
+    pub(super) drain: Option<Drain>,
+    /// A task polls the drain.
+    pub(super) driven: bool,
+}
+
+/// What a write still needs after its data was taken.
+struct WantsId {
+    index: ChunkIndex,
+    seq: u64,
+}
+
+impl Writer {
+    /// End of the furthest pending slice, 0 without any.
+    pub(super) fn end(&self) -> u64 {
+        let Some((index, slices)) = self.chunks.last_key_value() else { return 0 };
+        let end = slices.iter().map(Slice::end).max().unwrap_or(0);
+        u64::from(*index) * CHUNK_SIZE + u64::from(end)
+    }
+
+    /// When the application wrote last.
+    pub(super) fn mtime(&self) -> Timestamp {
+        self.mtime
+    }
+
+    /// The number that the next slice gets: slices below exist now.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    fn position(&self, index: ChunkIndex, seq: u64) -> Option<usize> {
+        self.chunks.get(&index)?.iter().position(|slice| slice.seq == seq)
+    }
+
+    pub(super) fn get_mut(&mut self, index: ChunkIndex, seq: u64) -> Option<&mut Slice> {
+        let at = self.position(index, seq)?;
+        self.chunks.get_mut(&index)?.get_mut(at)
+    }
+
+    /// Whether a slice that is no younger than `upto` overlaps `[start, end)` of the file.
+    pub(super) fn overlaps(&self, start: u64, end: u64, upto: u64) -> bool {
+        let first = ChunkIndex::try_from(start / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX);
+        self.chunks.range(first..).take_while(|(index, _)| u64::from(**index) * CHUNK_SIZE < end).any(
+            |(index, slices)| {
+                let base = u64::from(*index) * CHUNK_SIZE;
+                let (start, end) = (start.saturating_sub(base), end - base);
+                slices.iter().any(|slice| slice.seq < upto && slice.overlaps(start, end))
+            },
+        )
+    }
+
+    /// Freezes every slice that `pick` names, all before it in its chunk, and those that it depends on. Returns how many
+    /// bytes will be freed by uploading what was open, `None` when nothing changed.
+    pub(super) fn freeze(&mut self, mut pick: impl FnMut(ChunkIndex, &Slice) -> bool) -> Option<usize> {
+        let mut needed: SmallVec<[u64; 8]> = SmallVec::new();
+        let mut freed = None;
+        // Slices depend on lower chunks only: one pass downwards finds them all.
+        for (index, slices) in self.chunks.iter_mut().rev() {
+            let Some(last) = slices.iter().rposition(|slice| needed.contains(&slice.seq) || pick(*index, slice)) else {
+                continue;
+            };
+            for slice in slices.iter_mut().take(last + 1) {
+                needed.extend(slice.after);
+                if matches!(slice.phase, Phase::Open(_)) {
+                    *freed.get_or_insert(0) += slice.open_bytes();
+                    let phase = std::mem::replace(&mut slice.phase, Phase::Uploading);
+                    slice.phase = match phase {
+                        Phase::Open(writer) => Phase::Frozen(writer),
+                        other => other,
+                    };
+                }
+            }
+        }
+        freed
+    }
+
+    /// The open slice of `index` that takes `size` bytes at `pos`, by its place in the queue. Slices that a random writer
+    /// has left behind are named in `left`.
+    fn choose(&self, index: ChunkIndex, pos: u32, size: u32, left: &mut Option<u64>) -> Option<usize> {
+        let slices = self.chunks.get(&index)?;
+        for (behind, (at, slice)) in slices.iter().enumerate().rev().enumerate() {
+            if let Phase::Open(writer) = &slice.phase {
+                if (slice.pos + writer.sealed()..=slice.end()).contains(&pos) {
+                    return Some(at);
+                }
+                if behind > MAX_OPEN_BEHIND && left.is_none() {
+                    *left = Some(slice.seq);
+                }
+            }
+            if slice.overlaps(u64::from(pos), u64::from(pos) + u64::from(size)) {
+                // What is newer must stay above what it hides.
+                return None;
+            }
+        }
+        None
+    }
+
+    /// The growing slice that a slice of chunk `index`, which lies beyond the end of the file, must wait for.
+    fn predecessor(&self, index: ChunkIndex) -> Option<u64> {
+        let (_, slices) = self.chunks.range(..index).next_back()?;
+        slices.iter().rev().find(|slice| slice.grows).map(|slice| slice.seq)
+    }
+
+    /// Open bytes that freezing would set free.
+    pub(super) fn open_bytes(&self) -> usize {
+        self.chunks.values().flatten().map(Slice::open_bytes).sum()
+    }
+}
+
+impl File {
+    /// Accepts `data` at `off`; it is durable after the next flush.
+    ///
+    /// EFBIG beyond the largest file; the error of an earlier write that was lost. Cancel safe: a dropped future has
+    /// written a prefix of the data or none.
+    pub(crate) async fn write(self: &Arc<Self>, off: u64, data: Bytes) -> Result<u32, Errno> {
+        let total = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
+        if off.checked_add(u64::from(total)).is_none_or(|end| end >= MAX_FILE_BYTES) {
+            return Err(Errno::EFBIG);
+        }
+        let _pass = self.share().await;
+        self.sticky_error()?;
+        if self.pending.load(Ordering::Relaxed) >= MAX_PENDING {
+            // The error, if any, is found below.
+            let _ = self.flush().await;
+        }
+        let mut lease = self.cx.memory(data.len()).await;
+        let (mut off, mut rest) = (off, data);
+        while !rest.is_empty() {
+            let room = usize::try_from(CHUNK_SIZE - off % CHUNK_SIZE).unwrap_or(usize::MAX);
+            let part = rest.split_to(rest.len().min(room));
+            let share = if rest.is_empty() { std::mem::take(&mut lease) } else { lease.split(part.len()) };
+            let next = off + part.len() as u64;
+            if let Some(wants) = self.put(off, part, share)? {
+                self.give_id(wants).await;
+            }
+            off = next;
+        }
+        if self.cx.chunks.budget().waiting() > 0 {
+            // Whoever waits must not wait for the age of what was just put here.
+            self.cx.dirty.relieve(self.cx.chunks.budget(), total as usize);
+        }
+        self.sticky_error()?;
+        Ok(total)
+    }
+
+    /// Puts data that lies within one chunk into a slice.
+    fn put(self: &Arc<Self>, off: u64, data: Bytes, lease: Lease) -> Result<Option<WantsId>, Errno> {
+        let index = ChunkIndex::try_from(off / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
+        let pos = u32::try_from(off % CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
+        let size = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
+        let (now, mtime) = (Instant::now(), self.cx.clock.now());
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        let length = self.length.load(Ordering::Relaxed);
+        let mut left = None;
+        let at = match writer.choose(index, pos, size, &mut left) {
+            Some(at) => at,
+            None => self.begin_slice(writer, index, pos, length, now),
+        };
+        let kick = left.is_some_and(|left| writer.freeze(|_, slice| slice.seq == left).is_some());
+        let Some(slice) = writer.chunks.get_mut(&index).and_then(|slices| slices.get_mut(at)) else {
+            return Err(Errno::EIO);
+        };
+        let Phase::Open(sink) = &mut slice.phase else { return Err(Errno::EIO) };
+        if let Err(error) = sink.write(pos - slice.pos, data, lease) {
+            return Err(fault::of_chunk("write", self.ino, &error));
+        }
+        let block = u32::try_from(self.cx.chunks.block_size()).unwrap_or(u32::MAX);
+        let new_block = sink.len() / block > slice.len / block;
+        slice.len = sink.len();
+        let full = u64::from(slice.pos + slice.len) == CHUNK_SIZE;
+        (slice.touched, slice.mtime) = (now, mtime);
+        writer.mtime = mtime;
+        if off + u64::from(size) > length {
+            slice.grows = true;
+            self.length.store(off + u64::from(size), Ordering::Release);
+        }
+        let mut wants = None;
+        if full {
+            let seq = slice.seq;
+            writer.freeze(|_, slice| slice.seq == seq);
+        } else if new_block && sink.id().is_some() {
+            sink.flush_to(slice.len);
+        } else if new_block {
+            wants = Some(WantsId { index, seq: slice.seq });
+        }
+        drop(guard);
+        self.cx.stamps.touch(self.ino);
+        if kick || full {
+            self.kick();
+        }
+        Ok(wants)
+    }
+
+    /// Begins a slice at the end of its chunk's queue and returns its place there.
+    fn begin_slice(
+        self: &Arc<Self>,
+        writer: &mut Writer,
+        index: ChunkIndex,
+        pos: u32,
+        length: u64,
+        now: Instant,
+    ) -> usize {
+        let beyond = u64::from(index) * CHUNK_SIZE >= length;
+        let after = if beyond { writer.predecessor(index) } else { None };
+        let seq = writer.next_seq;
+        writer.next_seq += 1;
+        let sink = self.cx.chunks.writer(WriteOptions { tier: self.tier, direct: false });
+        let slices = writer.chunks.entry(index).or_default();
+        slices.push_back(Slice {
+            seq,
+            pos,
+            len: 0,
+            grows: false,
+            after,
+            doomed: false,
+            born: now,
+            touched: now,
+            mtime: Timestamp::default(),
+            phase: Phase::Open(sink),
+        });
+        if self.pending.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.cx.dirty.add(self);
+        }
+        slices.len() - 1
+    }
+
+    /// Gets an id for a slice that has full blocks, so that they go up while the file is still being written. A failure is
+    /// not one of this write: the drain asks again.
+    async fn give_id(&self, wants: WantsId) {
+        let Ok(id) = self.cx.meta.new_slice_id().await else { return };
+        let mut writer = self.writer.lock();
+        if let Some(slice) = writer.get_mut(wants.index, wants.seq)
+            && let Phase::Open(sink) = &mut slice.phase
+            && sink.id().is_none()
+        {
+            sink.set_id(id);
+            sink.flush_to(slice.len);
+        }
+    }
+
+    /// Closes slices that are old or idle, or of which there are too many. Called now and then for every dirty file.
+    pub(super) fn age_out(self: &Arc<Self>, now: Instant, old: std::time::Duration, idle: std::time::Duration) {
+        let crowded = self.pending.load(Ordering::Relaxed) > MAX_PENDING / 5 * 4;
+        let stalled = {
+            let mut writer = self.writer.lock();
+            let newest = writer.next_seq.saturating_sub(MAX_PENDING as u64 / 10);
+            writer.freeze(|_, slice| {
+                now - slice.born > old || now - slice.touched > idle || (crowded && slice.seq < newest)
+            });
+            !writer.driven && writer.has_closed()
+        };
+        if stalled {
+            self.kick();
+        }
+    }
+}
+
+impl Writer {
+    /// Whether something waits for a drain.
+    fn has_closed(&self) -> bool {
+        self.chunks.values().flatten().any(|slice| !matches!(slice.phase, Phase::Open(_)))
+    }
+}

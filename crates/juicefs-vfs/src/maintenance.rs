@@ -1,0 +1,151 @@
+//! Upkeep of the volume by this client: the session's heartbeat, statistics, flushing by age, deletion, compaction and the
+//! hourly jobs of which one client of the volume does each.
+//!
+//! Every loop is a named task that ends when the mount shuts down. What is cut off is found again by a later round, here or
+//! in another client: each step is restartable.
+
+mod compaction;
+mod deletion;
+mod jobs;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use juicefs_core::{ChunkIndex, ChunkStore, Ino, MetaError, SliceKey, meta::Freed};
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::sync::{mpsc, watch};
+
+use self::deletion::Garbage;
+use crate::{VfsConfig, context::Context, table::HandleTable};
+
+/// Files and slices that may wait for deletion; what comes beyond is found by the hourly job.
+const MAX_GARBAGE: usize = 1 << 16;
+/// Chunks compacted at the same time.
+const MAX_COMPACTIONS: usize = 10;
+/// Between two passes over dirty files.
+const FLUSH_TICK: Duration = Duration::from_millis(500);
+
+/// What upkeep has queued and under way.
+pub(crate) struct Upkeep {
+    garbage: mpsc::Sender<Garbage>,
+    garbage_queue: Mutex<Option<mpsc::Receiver<Garbage>>>,
+    compacting: Mutex<HashSet<(Ino, ChunkIndex)>>,
+    max_compactions: usize,
+    max_deletes: usize,
+    fatal: watch::Sender<Option<String>>,
+}
+
+impl Upkeep {
+    pub(crate) fn new(config: &VfsConfig, chunks: &dyn ChunkStore) -> Self {
+        let (garbage, queue) = mpsc::channel(MAX_GARBAGE);
+        // Each compaction holds a block and reads another; all together must leave room for applications.
+        let by_memory = chunks.budget().cap_bytes() / (4 * chunks.block_size().max(1));
+        Self {
+            garbage,
+            garbage_queue: Mutex::new(Some(queue)),
+            compacting: Mutex::default(),
+            max_compactions: by_memory.clamp(1, MAX_COMPACTIONS),
+            max_deletes: if config.read_only { 0 } else { config.max_deletes },
+            fatal: watch::Sender::new(None),
+        }
+    }
+
+    /// Queues the data of a removed file for deletion.
+    pub(crate) fn free(&self, file: Freed) {
+        self.queue(Garbage::File(file));
+    }
+
+    /// Queues the objects of a slice that was never committed for deletion.
+    pub(crate) fn discard(&self, slice: SliceKey) {
+        self.queue(Garbage::Uncommitted(slice));
+    }
+
+    fn queue(&self, garbage: Garbage) {
+        if self.max_deletes > 0 && self.garbage.try_send(garbage).is_err() {
+            tracing::debug!(?garbage, "deletion is left to the hourly job");
+        }
+    }
+
+    /// Waits until this mount can no longer serve and returns the sentence that says why.
+    pub(crate) async fn fatal(&self) -> String {
+        let mut fatal = self.fatal.subscribe();
+        // The sender lives as long as self, so waiting cannot fail.
+        let reason = fatal.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_default()
+    }
+}
+
+impl Context {
+    /// Starts all loops.
+    pub(crate) fn start_upkeep(self: &Arc<Self>, handles: Arc<HandleTable>) {
+        let config = &self.config;
+        let tasks = &self.tasks;
+        tasks.spawn_until_stopped("flusher", Arc::clone(self).flusher(handles));
+        tasks.spawn_until_stopped("heartbeat", Arc::clone(self).heartbeat());
+        if config.read_only {
+            return;
+        }
+        tasks.spawn_until_stopped("statistics", Arc::clone(self).statistics());
+        if self.upkeep.max_deletes > 0
+            && let Some(queue) = self.upkeep.garbage_queue.lock().take()
+        {
+            tasks.spawn_until_stopped("deletions", Arc::clone(self).deletions(queue));
+        }
+        if config.background_jobs {
+            tasks.spawn_until_stopped("jobs", Arc::clone(self).hourly_jobs());
+        }
+    }
+
+    /// Commits dirty data by age, and sees to it that whoever waits for memory gets it in the end.
+    async fn flusher(self: Arc<Self>, handles: Arc<HandleTable>) {
+        let mut starving = false;
+        loop {
+            tokio::time::sleep(FLUSH_TICK).await;
+            self.dirty.age_out();
+            let waits = self.chunks.budget().waiting() > 0;
+            if waits {
+                for (_, handle) in handles.list() {
+                    if let crate::table::Handle::File(handle) = handle {
+                        handle.ahead.drop_window();
+                    }
+                }
+            }
+            if waits && starving {
+                self.dirty.close_all();
+            }
+            starving = waits;
+        }
+    }
+
+    async fn heartbeat(self: Arc<Self>) {
+        let interval = self.config.heartbeat;
+        loop {
+            tokio::time::sleep(jittered(interval)).await;
+            match self.meta.heartbeat().await {
+                Ok(()) => {}
+                Err(MetaError::Setting(reason)) => {
+                    tracing::error!("this volume can no longer be served: {reason}");
+                    self.upkeep.fatal.send_replace(Some(reason));
+                }
+                Err(error) => tracing::warn!(%error, "heartbeat failed"),
+            }
+            if self.config.background_jobs && !self.config.read_only {
+                self.clean_stale_sessions(interval).await;
+            }
+        }
+    }
+
+    async fn statistics(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if let Err(error) = self.meta.flush_stats().await {
+                tracing::warn!(%error, "statistics are kept for the next round");
+            }
+        }
+    }
+}
+
+/// `interval` give or take 5 %, so that clients do not move in step.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(rand::rng().random_range(0.95..1.05))
+}

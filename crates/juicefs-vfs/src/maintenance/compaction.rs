@@ -1,0 +1,158 @@
+//! Joins the many slices of a chunk into one (format: data.md §3.9).
+
+use std::sync::Arc;
+
+use juicefs_core::{
+    ChunkError, ChunkIndex, Ino, MetaError, Segments, SliceKey, SliceWriter,
+    limits::CHUNK_SIZE,
+    meta::Compacted,
+    slice::{CompactionPlan, Piece},
+    store::{ReadPurpose, WriteOptions},
+};
+
+use crate::{context::Context, file::push_zeros, maintenance::deletion::Garbage};
+
+/// A list of this many records is compacted before the next write goes on.
+const OVERLONG: usize = 2500;
+/// A list of more records than this is compacted after every write.
+const LONG: usize = 350;
+/// Otherwise compaction is tried whenever the list grew by this many records.
+const EVERY: usize = 100;
+
+/// Why a compaction gave up.
+enum GaveUp {
+    Meta(MetaError),
+    Data(ChunkError),
+}
+
+impl From<MetaError> for GaveUp {
+    fn from(error: MetaError) -> Self {
+        Self::Meta(error)
+    }
+}
+
+impl From<ChunkError> for GaveUp {
+    fn from(error: ChunkError) -> Self {
+        Self::Data(error)
+    }
+}
+
+impl Context {
+    /// After a commit that left `records` records in the chunk: compacts when it is time; waits for it only when the list
+    /// is overlong.
+    pub(crate) async fn compact_after_write(self: &Arc<Self>, ino: Ino, index: ChunkIndex, records: usize) {
+        if records >= OVERLONG {
+            if self.begin_compaction(ino, index) {
+                self.compact(ino, index).await;
+            }
+        } else if records > LONG || records % EVERY == EVERY - 1 {
+            self.compact_soon(ino, index);
+        }
+    }
+
+    /// Compacts a chunk in the background, unless too many are being compacted already.
+    pub(crate) fn compact_soon(self: &Arc<Self>, ino: Ino, index: ChunkIndex) {
+        if self.tasks.running() && self.begin_compaction(ino, index) {
+            let cx = Arc::clone(self);
+            self.tasks.spawn_until_stopped("compaction", async move { cx.compact(ino, index).await });
+        }
+    }
+
+    fn begin_compaction(&self, ino: Ino, index: ChunkIndex) -> bool {
+        let mut compacting = self.upkeep.compacting.lock();
+        !self.config.read_only && compacting.len() < self.upkeep.max_compactions && compacting.insert((ino, index))
+    }
+
+    async fn compact(self: &Arc<Self>, ino: Ino, index: ChunkIndex) {
+        let _running = Running { cx: self, chunk: (ino, index) };
+        match self.try_compact(ino, index).await {
+            Ok(()) => {}
+            Err(GaveUp::Meta(MetaError::Posix(errno))) => tracing::debug!(%ino, index, %errno, "not compacted"),
+            Err(GaveUp::Meta(error)) => tracing::warn!(%ino, index, %error, "compaction gave up"),
+            Err(GaveUp::Data(error)) => tracing::warn!(%ino, index, %error, "compaction gave up"),
+        }
+    }
+
+    async fn try_compact(self: &Arc<Self>, ino: Ino, index: ChunkIndex) -> Result<(), GaveUp> {
+        let Some(plan) = self.meta.plan_compaction(ino, index).await? else { return Ok(()) };
+        let tier = self.meta.getattr(ino).await?.tier;
+        let id = self.meta.new_slice_id().await?;
+        let mut sink = self.chunks.writer(WriteOptions { tier, direct: true });
+        sink.set_id(id);
+        if let Err(error) = self.copy(&plan, sink.as_mut()).await {
+            sink.abort().await;
+            return Err(error.into());
+        }
+        let slice = SliceKey { id, size: plan.size };
+        match self.meta.commit_compaction(ino, index, &plan, id).await {
+            Ok(Compacted::Done(dead)) => {
+                self.metrics.compacted_bytes(u64::from(plan.size));
+                if let Some(file) = self.files.get(ino) {
+                    let start = u64::from(index) * CHUNK_SIZE;
+                    file.content_changed(start..start + 1);
+                }
+                for slice in dead {
+                    self.queue_garbage(Garbage::Dead(slice)).await;
+                }
+            }
+            Ok(Compacted::Lost) => self.upkeep.discard(slice),
+            Err(MetaError::Posix(errno)) => {
+                self.upkeep.discard(slice);
+                return Err(MetaError::Posix(errno).into());
+            }
+            // Perhaps it is in place: its objects must stay.
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Writes the content of `plan` into a new slice and makes it durable.
+    async fn copy(&self, plan: &CompactionPlan, sink: &mut dyn SliceWriter) -> Result<(), ChunkError> {
+        let block = u32::try_from(self.chunks.block_size()).unwrap_or(u32::MAX);
+        let mut at = 0;
+        let mut lease = juicefs_core::Lease::empty();
+        for piece in &plan.pieces {
+            let mut done = 0;
+            while done < piece.len {
+                if at % block == 0 {
+                    // A whole block at once: holding part of one while waiting for more could block everybody.
+                    lease = self.chunks.budget().acquire(block.min(plan.size - at) as usize).await;
+                }
+                let part = (piece.len - done).min(block - at % block);
+                for bytes in self.read_piece(piece, done, part).await? {
+                    let len = bytes.len();
+                    sink.write(at, bytes, lease.split(len))?;
+                    at += u32::try_from(len).unwrap_or(u32::MAX);
+                }
+                done += part;
+                sink.flush_to(at / block * block);
+            }
+        }
+        if at != plan.size {
+            return Err(ChunkError::Misuse("compaction plan whose pieces do not add up"));
+        }
+        sink.finish().await
+    }
+
+    async fn read_piece(&self, piece: &Piece, done: u32, part: u32) -> Result<Segments, ChunkError> {
+        match piece.key() {
+            Some(key) => self.chunks.read(key, piece.off + done, part, ReadPurpose::Once).await,
+            None => {
+                let mut zeros = Segments::new();
+                push_zeros(&mut zeros, u64::from(part));
+                Ok(zeros)
+            }
+        }
+    }
+}
+
+struct Running<'a> {
+    cx: &'a Context,
+    chunk: (Ino, ChunkIndex),
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.cx.upkeep.compacting.lock().remove(&self.chunk);
+    }
+}

@@ -1,0 +1,76 @@
+//! Deletes the data of removed files and slices.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use juicefs_core::{SliceKey, meta::Freed};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::context::Context;
+
+/// Slices of one file deleted side by side.
+const PARALLEL_SLICES: usize = 8;
+
+/// Something whose objects nobody needs any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Garbage {
+    /// All data of a removed file.
+    File(Freed),
+    /// A slice whose last reference is gone; its record goes after its objects.
+    Dead(SliceKey),
+    /// A slice that never got a record.
+    Uncommitted(SliceKey),
+}
+
+impl Context {
+    /// Deletes what is queued, `--max-deletes` at a time.
+    pub(super) async fn deletions(self: Arc<Self>, mut queue: mpsc::Receiver<Garbage>) {
+        let slots = Arc::new(Semaphore::new(self.upkeep.max_deletes));
+        while let Some(garbage) = queue.recv().await {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let cx = Arc::clone(&self);
+            self.tasks.spawn_until_stopped("deletion", async move {
+                cx.delete(garbage).await;
+                drop(slot);
+            });
+        }
+    }
+
+    /// Waits for a place in the queue: the hourly jobs go on no faster than deletion does.
+    pub(super) async fn queue_garbage(&self, garbage: Garbage) {
+        if self.upkeep.max_deletes > 0 {
+            // The receiver ends with the mount only.
+            let _ = self.upkeep.garbage.send(garbage).await;
+        }
+    }
+
+    pub(super) async fn delete(&self, garbage: Garbage) {
+        match garbage {
+            Garbage::File(file) => match self.meta.delete_file_data(file).await {
+                Ok(slices) => {
+                    futures_util::stream::iter(slices)
+                        .for_each_concurrent(PARALLEL_SLICES, |slice| self.delete_dead(slice))
+                        .await;
+                }
+                Err(error) => tracing::warn!(ino = %file.ino, %error, "data of a removed file is left for later"),
+            },
+            Garbage::Dead(slice) => self.delete_dead(slice).await,
+            Garbage::Uncommitted(slice) => {
+                if let Err(error) = self.chunks.remove(slice).await {
+                    tracing::warn!(id = %slice.id, %error, "objects of an unused slice are left for gc");
+                }
+            }
+        }
+    }
+
+    /// Objects first, the record last: a failure in between is found again.
+    pub(super) async fn delete_dead(&self, slice: SliceKey) {
+        if let Err(error) = self.chunks.remove(slice).await {
+            tracing::warn!(id = %slice.id, %error, "objects of a deleted slice are left for later");
+            return;
+        }
+        if let Err(error) = self.meta.forget_slice(slice).await {
+            tracing::warn!(id = %slice.id, %error, "record of a deleted slice is left for later");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Clean-up of which one client of the volume does each round (format: metadata.md §6.15).
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use juicefs_core::{
+    MetaResult, SliceKey, Timestamp,
+    meta::{Freed, Job},
+};
+use tokio::time::Instant;
+
+use super::{deletion::Garbage, jittered};
+use crate::context::Context;
+
+/// Between two rounds of the hourly jobs.
+const ROUND: Duration = Duration::from_secs(3600);
+/// A job that another client did within this time is not due.
+const CLAIM_SECS: u64 = 3240;
+/// After this time a job stops and leaves the rest to the next round.
+const JOB_LIMIT: Duration = Duration::from_secs(50 * 60);
+/// Records asked for at once.
+const BATCH: usize = 4096;
+/// Expired sessions removed in one round.
+const MAX_SESSIONS: usize = 1000;
+/// A removed file is left to the client that removed it for this long.
+const GRACE_SECS: i64 = 3600;
+
+impl Context {
+    pub(super) async fn clean_stale_sessions(&self, heartbeat: Duration) {
+        let interval = heartbeat.as_secs() * 9 / 10;
+        let freed = async {
+            if self.meta.claim(Job::StaleSessions, interval).await? {
+                self.meta.clean_stale_sessions(MAX_SESSIONS).await
+            } else {
+                Ok(Vec::new())
+            }
+        };
+        match freed.await {
+            Ok(freed) => freed.into_iter().for_each(|file| self.upkeep.free(file)),
+            Err(error) => tracing::warn!(%error, "clean-up of stale sessions failed"),
+        }
+    }
+
+    pub(super) async fn hourly_jobs(self: Arc<Self>) {
+        // Mounts that live for less than an hour do their share too.
+        tokio::time::sleep(jittered(Duration::from_secs(120))).await;
+        loop {
+            for job in [Job::DeletedFiles, Job::Slices, Job::Trash] {
+                match self.meta.claim(job, CLAIM_SECS).await {
+                    Ok(true) => {
+                        if let Err(error) = self.run_job(job).await {
+                            tracing::warn!(?job, %error, "job is left for the next round");
+                        }
+                    }
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(?job, %error, "job could not be claimed"),
+                }
+            }
+            tokio::time::sleep(jittered(ROUND)).await;
+        }
+    }
+
+    async fn run_job(&self, job: Job) -> MetaResult<()> {
+        let until = Instant::now() + JOB_LIMIT;
+        match job {
+            Job::StaleSessions => Ok(()),
+            Job::DeletedFiles => self.clean_deleted_files(until).await,
+            Job::Slices => self.clean_dead_slices(until).await,
+            Job::Trash => self.clean_trash(until).await,
+        }
+    }
+
+    fn before(&self, secs: i64) -> Timestamp {
+        Timestamp::from_secs(self.clock.now().secs - secs)
+    }
+
+    async fn clean_deleted_files(&self, until: Instant) -> MetaResult<()> {
+        let mut last: Vec<Freed> = Vec::new();
+        while self.upkeep.max_deletes > 0 && Instant::now() < until {
+            let files = self.meta.deleted_files(self.before(GRACE_SECS), BATCH).await?;
+            // The same answer again means that deletion fails: the next round goes on.
+            if files.is_empty() || files == last {
+                break;
+            }
+            stream::iter(&files)
+                .for_each_concurrent(self.upkeep.max_deletes, |file| self.delete(Garbage::File(*file)))
+                .await;
+            last = files;
+        }
+        Ok(())
+    }
+
+    async fn clean_dead_slices(&self, until: Instant) -> MetaResult<()> {
+        let mut last: Vec<SliceKey> = Vec::new();
+        while self.upkeep.max_deletes > 0 && Instant::now() < until {
+            let slices = self.meta.dead_slices(BATCH).await?;
+            if slices.is_empty() || slices == last {
+                break;
+            }
+            stream::iter(&slices).for_each_concurrent(self.upkeep.max_deletes, |slice| self.delete_dead(*slice)).await;
+            last = slices;
+        }
+        Ok(())
+    }
+
+    async fn clean_trash(&self, until: Instant) -> MetaResult<()> {
+        let days = self.meta.format().trash_days.max(0);
+        while Instant::now() < until {
+            let (freed, more) = self.meta.clean_trash(self.before((24 * days + 2) * 3600), BATCH).await?;
+            for file in freed {
+                self.queue_garbage(Garbage::File(file)).await;
+            }
+            if !more {
+                break;
+            }
+        }
+        while Instant::now() < until {
+            let slices = self.meta.release_delayed_slices(self.before(24 * days * 3600), BATCH).await?;
+            let full = slices.len() >= BATCH;
+            for slice in slices {
+                self.queue_garbage(Garbage::Dead(slice)).await;
+            }
+            if !full {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! Counters of operations, and the text of `.stats`.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use juicefs_core::Errno;
+
+use crate::context::Context;
+
+macro_rules! operations {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum $name { $($variant),* }
+
+        impl $name {
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name in metrics and in the access log.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+operations! {
+    /// What front ends call.
+    Op {
+        Access = "access", CopyFileRange = "copy_file_range", Create = "create", Fallocate = "fallocate",
+        Flush = "flush", Fsync = "fsync", Getattr = "getattr", Getxattr = "getxattr", Ioctl = "ioctl", Link = "link",
+        Listxattr = "listxattr", Lookup = "lookup", Lseek = "lseek", Mkdir = "mkdir", Mknod = "mknod", Open = "open",
+        Opendir = "opendir", Read = "read", Readdir = "readdir", Readlink = "readlink", Release = "release",
+        Releasedir = "releasedir", Removexattr = "removexattr", Rename = "rename", Rmdir = "rmdir",
+        Setattr = "setattr", Setxattr = "setxattr", Statfs = "statfs", Symlink = "symlink", Unlink = "unlink",
+        Write = "write",
+    }
+}
+
+operations! {
+    /// What the metadata service is asked.
+    MetaOp {
+        Access = "Access", Close = "Close", CopyFileRange = "CopyFileRange", Create = "Create",
+        Fallocate = "Fallocate", GetAttr = "GetAttr", GetXattr = "GetXattr", Link = "Link", ListXattr = "ListXattr",
+        Lookup = "Lookup", Mknod = "Mknod", Open = "Open", Read = "Read", ReadLink = "ReadLink", Readdir = "Readdir",
+        RemoveXattr = "RemoveXattr", Rename = "Rename", Rmdir = "Rmdir", SetAttr = "SetAttr", SetXattr = "SetXattr",
+        StatFS = "StatFS", Truncate = "Truncate", Unlink = "Unlink", Write = "Write",
+    }
+}
+
+impl MetaOp {
+    /// Whether the call changes metadata, so that it counts as a transaction.
+    fn changes(self) -> bool {
+        match self {
+            Self::Access
+            | Self::Close
+            | Self::GetAttr
+            | Self::GetXattr
+            | Self::ListXattr
+            | Self::Lookup
+            | Self::Open
+            | Self::Read
+            | Self::ReadLink
+            | Self::Readdir
+            | Self::StatFS => false,
+            Self::CopyFileRange
+            | Self::Create
+            | Self::Fallocate
+            | Self::Link
+            | Self::Mknod
+            | Self::RemoveXattr
+            | Self::Rename
+            | Self::Rmdir
+            | Self::SetAttr
+            | Self::SetXattr
+            | Self::Truncate
+            | Self::Unlink
+            | Self::Write => true,
+        }
+    }
+}
+
+/// Count and sum of something.
+#[derive(Default)]
+struct Tally {
+    count: AtomicU64,
+    sum: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self, amount: u64) {
+        self.count.fetch_add(1, Relaxed);
+        self.sum.fetch_add(amount, Relaxed);
+    }
+
+    fn time(&self, spent: Duration) {
+        self.add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    fn sum(&self) -> u64 {
+        self.sum.load(Relaxed)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.sum() as f64 / 1e9
+    }
+}
+
+/// Numbers above this are counted under EIO; Linux has none.
+const ERRNOS: usize = 134;
+
+/// All counters of one mount.
+pub(crate) struct Metrics {
+    started: Instant,
+    ops: Vec<Tally>,
+    meta: Vec<Tally>,
+    errors: Vec<AtomicU64>,
+    read: Tally,
+    written: Tally,
+    compacted: Tally,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            ops: Op::ALL.iter().map(|_| Tally::default()).collect(),
+            meta: MetaOp::ALL.iter().map(|_| Tally::default()).collect(),
+            errors: (0..ERRNOS).map(|_| AtomicU64::new(0)).collect(),
+            read: Tally::default(),
+            written: Tally::default(),
+            compacted: Tally::default(),
+        }
+    }
+
+    /// Counts an operation.
+    pub(crate) fn op_done(&self, op: Op, spent: Duration, failed: Option<Errno>) {
+        self.ops[op as usize].time(spent);
+        if let Some(errno) = failed {
+            let at = usize::try_from(errno.0).ok().filter(|at| *at < ERRNOS).unwrap_or(libc::EIO as usize);
+            self.errors[at].fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn meta_done(&self, op: MetaOp, spent: Duration) {
+        self.meta[op as usize].time(spent);
+    }
+
+    pub(crate) fn read_bytes(&self, bytes: usize) {
+        self.read.add(bytes as u64);
+    }
+
+    pub(crate) fn written_bytes(&self, bytes: usize) {
+        self.written.add(bytes as u64);
+    }
+
+    pub(crate) fn compacted_bytes(&self, bytes: u64) {
+        self.compacted.add(bytes);
+    }
+}
+
+/// Lines of `.stats`, put in order at the end.
+#[derive(Default)]
+struct Lines(Vec<String>);
+
+impl Lines {
+    fn put(&mut self, name: &str, value: f64) {
+        self.0.push(format!("juicefs_{name} {value}\n"));
+    }
+
+    fn count(&mut self, name: &str, value: u64) {
+        self.0.push(format!("juicefs_{name} {value}\n"));
+    }
+
+    fn histogram(&mut self, name: &str, count: u64, sum: f64) {
+        self.count(&format!("{name}_total"), count);
+        self.put(&format!("{name}_sum"), sum);
+    }
+}
+
+/// The text of `.stats` at this moment (format: data.md §5.8).
+pub(crate) fn render(cx: &Context, open_inodes: usize) -> String {
+    let mut lines = Lines::default();
+    operations_into(&mut lines, &cx.metrics);
+    data_into(&mut lines, cx);
+    lines.count("fuse_open_handlers", open_inodes as u64);
+    lines.put("uptime", cx.metrics.started.elapsed().as_secs_f64());
+    lines.put("cpu_usage", cpu_seconds());
+    lines.count("memory", resident_bytes());
+    lines.0.sort_unstable();
+    lines.0.concat()
+}
+
+fn operations_into(lines: &mut Lines, metrics: &Metrics) {
+    let (mut count, mut seconds) = (0, 0.0);
+    for (op, tally) in Op::ALL.iter().zip(&metrics.ops).filter(|(_, tally)| tally.count() > 0) {
+        count += tally.count();
+        seconds += tally.seconds();
+        lines.count(&format!("fuse_ops_total_{}", op.name()), tally.count());
+        lines.put(&format!("fuse_ops_durations_seconds_{}", op.name()), tally.seconds());
+    }
+    lines.histogram("fuse_ops_durations_histogram_seconds", count, seconds);
+    let (mut count, mut seconds, mut changes, mut changing) = (0, 0.0, 0, 0.0);
+    for (op, tally) in MetaOp::ALL.iter().zip(&metrics.meta).filter(|(_, tally)| tally.count() > 0) {
+        count += tally.count();
+        seconds += tally.seconds();
+        if op.changes() {
+            changes += tally.count();
+            changing += tally.seconds();
+        }
+        lines.count(&format!("meta_ops_total_{}", op.name()), tally.count());
+        lines.put(&format!("meta_ops_duration_seconds_{}", op.name()), tally.seconds());
+    }
+    lines.histogram("meta_ops_durations_histogram_seconds", count, seconds);
+    lines.histogram("transaction_durations_histogram_seconds", changes, changing);
+    for (number, errors) in metrics.errors.iter().enumerate() {
+        let errors = errors.load(Relaxed);
+        if errors > 0 {
+            let errno = Errno(i32::try_from(number).unwrap_or(libc::EIO));
+            let mut name = String::from("fuse_ops_io_errors_");
+            match errno.name() {
+                Some(symbol) => name.push_str(symbol),
+                None => drop(write!(name, "{number}")),
+            }
+            lines.count(&name, errors);
+        }
+    }
+    lines.histogram("fuse_read_size_bytes", metrics.read.count(), metrics.read.sum() as f64);
+    lines.histogram("fuse_written_size_bytes", metrics.written.count(), metrics.written.sum() as f64);
+    lines.histogram("compact_size_histogram_bytes", metrics.compacted.count(), metrics.compacted.sum() as f64);
+}
+
+fn data_into(lines: &mut Lines, cx: &Context) {
+    let stats = cx.chunks.stats();
+    lines.count("used_buffer_size_bytes", cx.chunks.budget().used_bytes() as u64);
+    lines.count("used_read_buffer_size_bytes", cx.ahead_bytes.load(Relaxed) as u64);
+    lines.count("store_cache_size_bytes", stats.cached_bytes);
+    lines.count("blockcache_blocks", stats.cached_blocks);
+    lines.count("blockcache_bytes", stats.cached_bytes);
+    lines.count("blockcache_hits", stats.cache_hit.count);
+    lines.count("blockcache_hit_bytes", stats.cache_hit.bytes);
+    lines.count("blockcache_miss", stats.cache_miss.count);
+    lines.count("blockcache_miss_bytes", stats.cache_miss.bytes);
+    lines.count("blockcache_writes", stats.cache_write.count);
+    lines.count("blockcache_write_bytes", stats.cache_write.bytes);
+    lines.histogram("blockcache_read_hist_seconds", stats.cache_hit.count, stats.cache_hit.seconds);
+    lines.histogram("blockcache_write_hist_seconds", stats.cache_write.count, stats.cache_write.seconds);
+    for (method, op) in [("GET", stats.get), ("PUT", stats.put), ("DELETE", stats.delete)] {
+        lines.histogram(&format!("object_request_durations_histogram_seconds_{method}"), op.count, op.seconds);
+        if method != "DELETE" {
+            lines.count(&format!("object_request_data_bytes_{method}"), op.bytes);
+        }
+    }
+    lines.count("object_request_errors", stats.object_errors);
+}
+
+/// Processor time of this process in seconds.
+fn cpu_seconds() -> f64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: getrusage fills the whole structure that it is given when it returns 0.
+    let usage = unsafe {
+        if libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) != 0 {
+            return 0.0;
+        }
+        usage.assume_init()
+    };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
+/// Resident memory of this process in bytes.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    // SAFETY: sysconf has no memory effects.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages * u64::try_from(page).unwrap_or(4096)
+}

@@ -1,0 +1,192 @@
+//! Operations on attributes.
+
+use std::{
+    fmt::{self, Write as _},
+    time::{Duration, Instant},
+};
+
+use juicefs_core::{Attr, Caller, Errno, Ino, SetAttr, SetTime, limits::MAX_NAME_BYTES};
+
+use crate::{
+    AttrReply, StatFs, Vfs,
+    internal::{EntryText, is_special},
+    metrics::{MetaOp, Op},
+    table::Handle,
+    vfs::Answer,
+};
+
+/// How long front ends may trust what never changes.
+pub(super) const INTERNAL_TTL: Duration = Duration::from_secs(3600);
+/// Bytes of a block in statfs.
+const STATFS_BLOCK: u32 = 4096;
+
+impl Vfs {
+    /// Attributes of `ino`, with data that is accepted and not yet committed. ENOENT.
+    pub async fn getattr(&self, cx: &Caller, ino: Ino, fh: Option<u64>) -> Answer<AttrReply> {
+        let _ = fh;
+        if let Some(attr) = self.internal.attr(ino) {
+            return Ok(AttrReply { attr, ino, attr_ttl: INTERNAL_TTL });
+        }
+        let begun = Instant::now();
+        let since = self.cx.stamps.now();
+        let answer = match self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
+            Ok(attr) => Ok(self.attr_reply(ino, attr, since).await),
+            Err(errno) => Err(errno),
+        };
+        self.done(Op::Getattr, begun, cx, &answer, |line| write!(line, "({ino}):{}", attr_text(&answer)));
+        answer
+    }
+
+    async fn attr_reply(&self, ino: Ino, mut attr: Attr, since: crate::stamps::Moment) -> AttrReply {
+        let fresh = self.refresh(ino, &mut attr, since).await;
+        AttrReply { attr, ino, attr_ttl: if fresh { self.cx.config.attr_ttl } else { Duration::ZERO } }
+    }
+
+    /// Changes attributes; `size` truncates or extends first. Internal files stay as they are and answer success.
+    ///
+    /// EBADF when `fh` is unknown, EACCES when it cannot write, EFBIG for a size beyond the largest file, and what
+    /// chmod(2), chown(2), utimensat(2) and truncate(2) say.
+    pub async fn setattr(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        fh: Option<u64>,
+        set: SetAttr,
+        size: Option<u64>,
+    ) -> Answer<AttrReply> {
+        if let Some(attr) = self.internal.attr(ino) {
+            return Ok(AttrReply { attr, ino, attr_ttl: INTERNAL_TTL });
+        }
+        let begun = Instant::now();
+        let wanted = set.clone();
+        let answer = self.change_attr(cx, ino, fh, set, size).await;
+        self.done(Op::Setattr, begun, cx, &answer, |line| {
+            write!(line, "({ino}[{}],0x{:X},[", fh.unwrap_or(0), set_mask(&wanted, size))?;
+            write_set(line, &wanted, size)?;
+            write!(line, "]):{}", attr_text(&answer))
+        });
+        answer
+    }
+
+    async fn change_attr(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        fh: Option<u64>,
+        set: SetAttr,
+        size: Option<u64>,
+    ) -> Answer<AttrReply> {
+        let since = self.cx.stamps.now();
+        let mut attr = None;
+        if let Some(size) = size {
+            let opened = match fh.filter(|fh| *fh != 0).map(|fh| self.handles.get(ino, fh)) {
+                None => false,
+                Some(Some(Handle::File(handle))) if handle.write => true,
+                Some(Some(Handle::File(_))) => return Err(Errno::EACCES),
+                Some(_) => return Err(Errno::EBADF),
+            };
+            attr = Some(self.set_length(cx, ino, size, opened).await?);
+        }
+        if let (Some(attr), true) = (&attr, set.is_empty()) {
+            // What a truncate returns includes everything: nothing is dirty after it.
+            return Ok(AttrReply { attr: attr.clone(), ino, attr_ttl: self.cx.config.attr_ttl });
+        }
+        let file = self.cx.files.get(ino);
+        let guard = match &file {
+            // A later commit must not undo a time that is set now.
+            Some(file) if set.mtime.is_some() && file.is_dirty() => {
+                let guard = file.exclude().await;
+                // Lost data is reported by the write, fsync or close that it belongs to.
+                let _ = file.flush().await;
+                Some(guard)
+            }
+            _ => None,
+        };
+        let attr = self.ask(MetaOp::SetAttr, ino, self.cx.meta.setattr(cx, ino, set)).await?;
+        if let Some(file) = &file {
+            file.attr_set(&attr);
+        }
+        drop(guard);
+        // A truncate above was ours and is part of the answer.
+        let since = if size.is_some() { self.cx.stamps.now() } else { since };
+        let reply = self.attr_reply(ino, attr, since).await;
+        self.cx.stamps.touch(ino);
+        Ok(reply)
+    }
+
+    /// EACCES unless all bits of `mask` (R 4, W 2, X 1) are granted.
+    pub async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = match self.internal.attr(ino) {
+            Some(attr) => self.internal.access(cx, &attr, mask),
+            None => self.ask(MetaOp::Access, ino, self.cx.meta.access(cx, ino, mask)).await,
+        };
+        self.done(Op::Access, begun, cx, &answer, |line| write!(line, "({ino},0x{mask:X})"));
+        answer
+    }
+
+    /// Space and inodes of the volume, or of what is mounted of it.
+    pub async fn statfs(&self, cx: &Caller, ino: Ino) -> Answer<StatFs> {
+        let begun = Instant::now();
+        let ino = if is_special(ino) { Ino::ROOT } else { ino };
+        let usage = self.ask(MetaOp::StatFS, ino, self.cx.meta.statfs(ino)).await;
+        self.done(Op::Statfs, begun, cx, &usage, |line| {
+            let usage = usage.unwrap_or_default();
+            let used = usage.total_bytes.saturating_sub(usage.available_bytes);
+            let (free, inodes) = (usage.available_bytes, usage.used_inodes);
+            write!(line, "({ino}): ({used},{free},{inodes},{})", usage.available_inodes)
+        });
+        let usage = usage?;
+        let block = u64::from(STATFS_BLOCK);
+        Ok(StatFs {
+            blocks: (usage.total_bytes / block).max(1),
+            bfree: usage.available_bytes / block,
+            bavail: usage.available_bytes / block,
+            files: usage.used_inodes.saturating_add(usage.available_inodes),
+            ffree: usage.available_inodes,
+            bsize: STATFS_BLOCK,
+            frsize: STATFS_BLOCK,
+            namelen: MAX_NAME_BYTES as u32,
+        })
+    }
+}
+
+fn attr_text(answer: &Answer<AttrReply>) -> EntryText<'_> {
+    EntryText(answer.as_ref().ok().map(|reply| (reply.ino, &reply.attr)))
+}
+
+/// The bits that the access log shows for what is set.
+fn set_mask(set: &SetAttr, size: Option<u64>) -> u32 {
+    let time = |time: Option<SetTime>, at: u32, now: u32| match time {
+        None => 0,
+        Some(SetTime::At(_)) => at,
+        Some(SetTime::Now) => at | now,
+    };
+    let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+    bit(set.mode.is_some(), 0x1)
+        | bit(set.uid.is_some(), 0x2)
+        | bit(set.gid.is_some(), 0x4)
+        | bit(size.is_some(), 0x8)
+        | time(set.atime, 0x10, 0x80)
+        | time(set.mtime, 0x20, 0x100)
+        | bit(set.tier.is_some(), 0x400)
+        | bit(set.flags.is_some(), 0x8000)
+}
+
+fn write_set(line: &mut String, set: &SetAttr, size: Option<u64>) -> fmt::Result {
+    let mut comma = "";
+    let mut put = |name: &str, value: Option<String>| match value {
+        None => Ok(()),
+        Some(value) => write!(line, "{}{name}={value}", std::mem::replace(&mut comma, ",")),
+    };
+    let time = |time: SetTime| match time {
+        SetTime::Now => "NOW".to_owned(),
+        SetTime::At(at) => at.secs.to_string(),
+    };
+    put("mode", set.mode.map(|mode| format!("{}:0{mode:04o}", crate::internal::Mode(mode.into()))))?;
+    put("uid", set.uid.map(|uid| uid.to_string()))?;
+    put("gid", set.gid.map(|gid| gid.to_string()))?;
+    put("atime", set.atime.map(time))?;
+    put("mtime", set.mtime.map(time))?;
+    put("size", size.map(|size| size.to_string()))
+}

@@ -1,0 +1,298 @@
+//! Opening, reading and writing files.
+
+use std::{fmt::Write as _, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use juicefs_core::{
+    Attr, Caller, Errno, FileType, Ino, Segments, buffer::segments_len, limits::MAX_FILE_BYTES, meta::OpenFlags,
+};
+use rand::Rng;
+
+use super::check_name;
+use crate::{
+    Entry, Opened, Vfs,
+    ahead::Ahead,
+    dir::Change,
+    internal::{EntryText, Mode, Text},
+    metrics::{MetaOp, Op},
+    stamps::Moment,
+    table::{FileHandle, Handle},
+    vfs::Answer,
+};
+
+/// The kernel's `FMODE_EXEC`: the file is opened to be executed.
+const OPEN_EXEC: i32 = 0x20;
+/// `O_TMPFILE` without the directory bit that comes with it.
+const OPEN_TMPFILE: i32 = 0o20_000_000;
+
+fn open_flags(flags: i32) -> OpenFlags {
+    let access = flags & libc::O_ACCMODE;
+    OpenFlags {
+        read: access != libc::O_WRONLY,
+        write: access != libc::O_RDONLY,
+        append: flags & libc::O_APPEND != 0,
+        truncate: flags & libc::O_TRUNC != 0,
+        exec: flags & OPEN_EXEC != 0,
+    }
+}
+
+impl Vfs {
+    /// Opens a file. `flags` are those of open(2); O_TRUNC is left to the setattr that follows.
+    ///
+    /// EACCES, EROFS, ENOENT; EPERM for files that flags protect.
+    pub async fn open(&self, cx: &Caller, ino: Ino, flags: i32) -> Answer<Opened> {
+        if self.internal.attr(ino).is_some() {
+            let handle = self.internal.open(ino, flags)?;
+            let logged = !handle.is_log();
+            let fh = self.handles.insert(Handle::Internal(handle));
+            let answer = Ok(Opened { fh, direct_io: true, ..Opened::default() });
+            if logged {
+                self.done(Op::Open, Instant::now(), cx, &answer, |line| write!(line, "({ino},0x{flags:x}) [fh:{fh}]"));
+            }
+            return answer;
+        }
+        let begun = Instant::now();
+        let answer = self.open_file(cx, ino, flags).await;
+        self.done(Op::Open, begun, cx, &answer, |line| match &answer {
+            Ok(opened) => write!(line, "({ino},0x{flags:x}) [fh:{}]", opened.fh),
+            Err(_) => write!(line, "({ino},0x{flags:x})"),
+        });
+        answer
+    }
+
+    async fn open_file(&self, cx: &Caller, ino: Ino, flags: i32) -> Answer<Opened> {
+        let mut since = self.cx.stamps.now();
+        let wanted = open_flags(flags);
+        let mut attr = self.ask(MetaOp::Open, ino, self.cx.meta.open(cx, ino, wanted)).await?;
+        let mut asked_again = false;
+        while self.cx.stamps.changed(ino, since) && !asked_again {
+            // Changed here while we asked, so that the answer may be from before.
+            since = self.cx.stamps.now();
+            asked_again = true;
+            match self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
+                Ok(newer) => attr = newer,
+                Err(errno) => {
+                    self.close_in_meta(ino).await;
+                    return Err(errno);
+                }
+            }
+        }
+        let keep_cache = self.opens.unchanged(ino, &attr);
+        Ok(self.opened(ino, &attr, since, wanted, keep_cache, flags))
+    }
+
+    fn opened(&self, ino: Ino, attr: &Attr, since: Moment, wanted: OpenFlags, keep_cache: bool, flags: i32) -> Opened {
+        let file = self.cx.files.acquire(&self.cx, ino, attr, since);
+        let write = wanted.write || wanted.append;
+        let fh = self.handles.insert(Handle::File(Arc::new(FileHandle { file, write, ahead: Ahead::default() })));
+        Opened {
+            fh,
+            keep_cache,
+            noflush: !write,
+            parallel_direct_writes: flags & libc::O_DIRECT != 0,
+            ..Opened::default()
+        }
+    }
+
+    /// Makes and opens a regular file; without O_EXCL an existing one is opened, and emptied when O_TRUNC says so. With
+    /// O_TMPFILE the name is made up and gone at once. Errors as `mknod` and `open`.
+    pub async fn create(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        umask: u16,
+        flags: i32,
+    ) -> Answer<(Entry, Opened)> {
+        let begun = Instant::now();
+        let answer = if flags & OPEN_TMPFILE != 0 {
+            self.create_unnamed(cx, parent, mode, umask, flags).await
+        } else {
+            self.create_file(cx, parent, name, mode, umask, flags).await
+        };
+        self.done(Op::Create, begun, cx, &answer, |line| {
+            write!(line, "({parent},{},{}:0{mode:04o}):", Text(name), Mode(mode))?;
+            match &answer {
+                Ok((entry, opened)) => write!(line, "{} [fh:{}]", EntryText::entry(Ok(entry)), opened.fh),
+                Err(_) => write!(line, " [fh:0]"),
+            }
+        });
+        answer
+    }
+
+    async fn create_file(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        umask: u16,
+        flags: i32,
+    ) -> Answer<(Entry, Opened)> {
+        if self.internal.reserves(parent, name) {
+            return Err(Errno::EEXIST);
+        }
+        check_name(name)?;
+        let since = self.cx.stamps.now();
+        let wanted = open_flags(flags);
+        let node = self.new_node(FileType::File, mode, umask, 0);
+        let call = self.cx.meta.create(cx, parent, name, node, flags & libc::O_EXCL != 0, wanted);
+        let (ino, mut attr) = self.ask(MetaOp::Create, parent, call).await?;
+        self.opens.unchanged(ino, &attr);
+        let opened = self.opened(ino, &attr, since, wanted, false, flags);
+        self.name_changed(parent, name, Change::Is(ino, FileType::File));
+        if wanted.truncate && wanted.write && attr.length > 0 {
+            // It was there already, and the kernel takes it for new: nobody else will empty it.
+            match self.set_length(cx, ino, 0, true).await {
+                Ok(emptied) => attr = emptied,
+                Err(errno) => {
+                    let _ = self.release(ino, opened.fh, None).await;
+                    return Err(errno);
+                }
+            }
+        }
+        let since = self.cx.stamps.now();
+        Ok((self.entry(ino, attr, since).await, opened))
+    }
+
+    /// An open file without a name.
+    async fn create_unnamed(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        mode: u32,
+        umask: u16,
+        flags: i32,
+    ) -> Answer<(Entry, Opened)> {
+        let name = format!("tmpfile_{:032x}", rand::rng().random::<u128>());
+        let flags = flags & !OPEN_TMPFILE | libc::O_EXCL;
+        let (mut entry, opened) = self.create_file(cx, parent, name.as_bytes(), mode, umask, flags).await?;
+        if let Err(errno) = self.remove_file(cx, parent, name.as_bytes(), true).await {
+            let _ = self.release(entry.ino, opened.fh, None).await;
+            return Err(errno);
+        }
+        entry.attr.nlink = 0;
+        Ok((entry, opened))
+    }
+
+    /// Reads up to `size` bytes at `off`; fewer at the end of the file only. Sees everything that was written here before.
+    ///
+    /// EBADF for an unknown handle, EFBIG beyond the largest file, EIO when data is missing, corrupt or unreachable.
+    pub async fn read(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, size: u32) -> Answer<Segments> {
+        let begun = Instant::now();
+        let handle = self.handles.get(ino, fh);
+        let logged = !matches!(&handle, Some(Handle::Internal(handle)) if handle.is_log());
+        let answer = match handle {
+            Some(Handle::File(handle)) => read_file(&handle, off, size).await,
+            Some(Handle::Internal(handle)) => handle.read(&self.cx, off, size).await,
+            Some(Handle::Dir(_)) => Err(Errno::EISDIR),
+            None => Err(Errno::EBADF),
+        };
+        if logged {
+            let got = answer.as_deref().map_or(0, segments_len);
+            self.cx.metrics.read_bytes(got);
+            self.done(Op::Read, begun, cx, &answer, |line| write!(line, "({ino},{size},{off},{fh}): ({got})"));
+        }
+        answer
+    }
+
+    /// Accepts `data` at `off`; durable after fsync, flush or release of the handle.
+    ///
+    /// EBADF for an unknown or read-only handle, EFBIG, and the error of an earlier write that was lost.
+    pub async fn write(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes) -> Answer<u32> {
+        let begun = Instant::now();
+        let size = data.len();
+        let answer = match self.handles.get(ino, fh) {
+            Some(Handle::File(handle)) if handle.write => match handle.file.write(off, data).await {
+                Err(Errno::ENOENT | Errno::EPERM | Errno::EINVAL) => Err(Errno::EBADF),
+                answer => answer,
+            },
+            Some(Handle::Internal(handle)) => handle.write(&data),
+            Some(Handle::File(_) | Handle::Dir(_)) | None => Err(Errno::EBADF),
+        };
+        self.cx.metrics.written_bytes(size);
+        self.done(Op::Write, begun, cx, &answer, |line| write!(line, "({ino},{size},{off},{fh})"));
+        answer
+    }
+
+    /// For close(2): makes everything that was written to the file durable. Cancel safe: the work goes on.
+    ///
+    /// EBADF for an unknown handle, and the error of a write that was lost.
+    pub async fn flush(&self, cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = self.sync_handle(ino, fh).await;
+        self.done(Op::Flush, begun, cx, &answer, |line| write!(line, "({ino},{fh},{lock_owner:016X})"));
+        answer
+    }
+
+    /// For fsync(2) and fdatasync(2): as `flush`.
+    pub async fn fsync(&self, cx: &Caller, ino: Ino, fh: u64, datasync: bool) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = self.sync_handle(ino, fh).await;
+        let datasync = u8::from(datasync);
+        self.done(Op::Fsync, begun, cx, &answer, |line| write!(line, "({ino},{datasync})"));
+        answer
+    }
+
+    async fn sync_handle(&self, ino: Ino, fh: u64) -> Answer<()> {
+        match self.handles.get(ino, fh) {
+            Some(Handle::File(handle)) if handle.write => handle.file.flush().await,
+            Some(_) => Ok(()),
+            None => Err(Errno::EBADF),
+        }
+    }
+
+    /// Ends a handle: commits what is dirty, closes the file and, when it was removed meanwhile, frees its data.
+    ///
+    /// Nobody waits for the answer of a release; the error is that of `flush`. Not cancel safe.
+    pub async fn release(&self, ino: Ino, fh: u64, lock_owner: Option<u64>) -> Answer<()> {
+        let _ = lock_owner;
+        let begun = Instant::now();
+        let answer = match self.handles.remove(ino, fh) {
+            Some(Handle::File(handle)) => {
+                let flushed = if handle.write { handle.file.flush().await } else { Ok(()) };
+                handle.ahead.drop_window();
+                drop(handle);
+                self.close_in_meta(ino).await;
+                self.cx.files.release(ino);
+                flushed
+            }
+            Some(Handle::Internal(_)) => Ok(()),
+            Some(Handle::Dir(dir)) => {
+                self.dirs.remove(&dir);
+                Ok(())
+            }
+            None => Err(Errno::EBADF),
+        };
+        self.done(Op::Release, begun, &Caller::root(), &answer, |line| write!(line, "({ino},{fh})"));
+        answer
+    }
+
+    async fn close_in_meta(&self, ino: Ino) {
+        match self.ask(MetaOp::Close, ino, self.cx.meta.close(ino)).await {
+            Ok(Some(freed)) => self.cx.upkeep.free(freed),
+            Ok(None) => {}
+            // Whatever was to be freed is found by the clean-up of this session.
+            Err(errno) => tracing::debug!(%ino, %errno, "close failed"),
+        }
+    }
+}
+
+async fn read_file(handle: &FileHandle, off: u64, size: u32) -> Answer<Segments> {
+    let end = off.checked_add(u64::from(size)).filter(|end| *end < MAX_FILE_BYTES).ok_or(Errno::EFBIG)?;
+    let file = &handle.file;
+    if file.is_dirty() {
+        let known = file.sticky_error().is_err();
+        file.flush_range(off, end).await;
+        if !known {
+            // What was just lost would have been read: old bytes are not the answer.
+            file.sticky_error()?;
+        }
+    }
+    let length = file.length();
+    if off >= length || size == 0 {
+        return Ok(Segments::new());
+    }
+    handle.ahead.read(file, off, end.min(length) - off).await
+}

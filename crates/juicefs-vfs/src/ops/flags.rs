@@ -1,0 +1,111 @@
+//! Inode flags through ioctl(2), as chattr(1) and lsattr(1) use them.
+
+use std::{fmt::Write as _, time::Instant};
+
+use bytes::Bytes;
+use juicefs_core::{Attr, Caller, Errno, Ino, SetAttr, attr::flags};
+
+use crate::{
+    Vfs,
+    internal::is_special,
+    metrics::{MetaOp, Op},
+    vfs::Answer,
+};
+
+const GETFLAGS: u32 = 0x8008_6601;
+const GETFLAGS_32: u32 = 0x8004_6601;
+const SETFLAGS: u32 = 0x4008_6602;
+const SETFLAGS_32: u32 = 0x4004_6602;
+const FSGETXATTR: u32 = 0x801C_581F;
+
+/// Bits of the FS_IOC_* calls and the flags of ours that they stand for.
+const FS_FLAGS: [(u64, u8); 3] = [(0x1, flags::SKIP_TRASH), (0x10, flags::IMMUTABLE), (0x20, flags::APPEND)];
+/// Bits of `fsxattr.fsx_xflags`.
+const FSX_FLAGS: [(u32, u8); 2] = [(0x8, flags::IMMUTABLE), (0x10, flags::APPEND)];
+/// Bytes of `struct fsxattr`.
+const FSXATTR_BYTES: usize = 28;
+
+impl Vfs {
+    /// Gets or sets inode flags.
+    ///
+    /// ENOSYS unless the mount serves ioctl, ENOTTY for any other command, EPERM for internal files, EOPNOTSUPP for flags that
+    /// a volume cannot hold, EINVAL for a short argument.
+    #[allow(clippy::too_many_arguments, reason = "the arguments are those of ioctl(2)")]
+    pub async fn ioctl(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        fh: u64,
+        cmd: u32,
+        arg: u64,
+        input: &[u8],
+        out_size: usize,
+    ) -> Answer<Bytes> {
+        let _ = fh;
+        let begun = Instant::now();
+        let answer = self.flags(cx, ino, cmd, input, out_size).await;
+        self.done(Op::Ioctl, begun, cx, &answer, |line| {
+            write!(line, "({ino},0x{cmd:X},0x{arg:X},{input:?},{:?})", answer.as_deref().unwrap_or_default())
+        });
+        answer
+    }
+
+    async fn flags(&self, cx: &Caller, ino: Ino, cmd: u32, input: &[u8], out_size: usize) -> Answer<Bytes> {
+        if !self.cx.config.enable_ioctl {
+            return Err(Errno::ENOSYS);
+        }
+        if is_special(ino) {
+            return Err(Errno::EPERM);
+        }
+        match cmd {
+            GETFLAGS | GETFLAGS_32 => {
+                let bits = fs_flags(&self.node_attr(ino).await?);
+                let bytes = bits.to_ne_bytes();
+                let width = if cmd == GETFLAGS { 8 } else { 4 };
+                // The bits lie in the lower half, which comes first on the machines that we run on.
+                Ok(Bytes::copy_from_slice(&bytes[..width.min(out_size)]))
+            }
+            SETFLAGS | SETFLAGS_32 => {
+                let bits = match (input.first_chunk::<8>(), input.first_chunk::<4>()) {
+                    (Some(bytes), _) if cmd == SETFLAGS => u64::from_ne_bytes(*bytes),
+                    (_, Some(bytes)) => u64::from(u32::from_ne_bytes(*bytes)),
+                    _ => return Err(Errno::EINVAL),
+                };
+                self.set_flags(cx, ino, bits & u64::from(u32::MAX)).await?;
+                Ok(Bytes::new())
+            }
+            FSGETXATTR => {
+                let attr = self.node_attr(ino).await?;
+                let bits = FSX_FLAGS.iter().filter(|(_, ours)| attr.has_flag(*ours)).fold(0, |all, (bit, _)| all | bit);
+                let mut out = [0; FSXATTR_BYTES];
+                out[..4].copy_from_slice(&bits.to_ne_bytes());
+                Ok(Bytes::copy_from_slice(&out[..FSXATTR_BYTES.min(out_size)]))
+            }
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    async fn node_attr(&self, ino: Ino) -> Answer<Attr> {
+        self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await
+    }
+
+    async fn set_flags(&self, cx: &Caller, ino: Ino, bits: u64) -> Answer<()> {
+        if cx.check_permission && cx.uid != 0 {
+            return Err(Errno::EPERM);
+        }
+        let known = FS_FLAGS.iter().fold(0, |all, (bit, _)| all | bit);
+        if bits & !known != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let kept = self.node_attr(ino).await?.flags & flags::WINDOWS;
+        let wanted = FS_FLAGS.iter().filter(|(bit, _)| bits & bit != 0).fold(kept, |all, (_, ours)| all | ours);
+        let set = SetAttr { flags: Some(wanted), ..SetAttr::default() };
+        self.ask(MetaOp::SetAttr, ino, self.cx.meta.setattr(cx, ino, set)).await?;
+        self.cx.stamps.touch(ino);
+        Ok(())
+    }
+}
+
+fn fs_flags(attr: &Attr) -> u64 {
+    FS_FLAGS.iter().filter(|(_, ours)| attr.has_flag(*ours)).fold(0, |all, (bit, _)| all | bit)
+}

@@ -1,0 +1,203 @@
+//! Operations on the length of files and on where their data lies.
+
+use std::{fmt::Write as _, sync::Arc, time::Instant};
+
+use juicefs_core::{
+    Attr, Caller, Errno, Ino,
+    limits::{CHUNK_SIZE, MAX_FILE_BYTES},
+    meta::FallocateMode,
+};
+
+use crate::{
+    Vfs,
+    file::{Extent, File},
+    internal::is_special,
+    metrics::{MetaOp, Op},
+    table::{FileHandle, Handle},
+    vfs::Answer,
+};
+
+/// `lseek` for the next data.
+const SEEK_DATA: u32 = libc::SEEK_DATA as u32;
+/// `lseek` for the next hole.
+const SEEK_HOLE: u32 = libc::SEEK_HOLE as u32;
+
+/// The mode that bits of fallocate(2) name.
+fn fallocate_mode(mode: i32) -> Answer<FallocateMode> {
+    let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+    match mode & !libc::FALLOC_FL_KEEP_SIZE {
+        0 => Ok(FallocateMode::Allocate { keep_size }),
+        libc::FALLOC_FL_PUNCH_HOLE if keep_size => Ok(FallocateMode::PunchHole),
+        libc::FALLOC_FL_PUNCH_HOLE => Err(Errno::EINVAL),
+        libc::FALLOC_FL_ZERO_RANGE => Ok(FallocateMode::ZeroRange { keep_size }),
+        libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE if !keep_size => Err(Errno::EOPNOTSUPP),
+        other if other & (libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE) != 0 => Err(Errno::EINVAL),
+        _ => Err(Errno::EOPNOTSUPP),
+    }
+}
+
+impl Vfs {
+    /// Sets the length of a file after everything written before is committed, so that no later commit brings back what is
+    /// cut off.
+    pub(crate) async fn set_length(&self, cx: &Caller, ino: Ino, size: u64, opened: bool) -> Answer<Attr> {
+        if size >= MAX_FILE_BYTES {
+            return Err(Errno::EFBIG);
+        }
+        let call = || self.ask(MetaOp::Truncate, ino, self.cx.meta.truncate(cx, ino, size, opened));
+        let Some(file) = self.cx.files.get(ino) else {
+            let attr = call().await?;
+            self.cx.stamps.touch(ino);
+            return Ok(attr);
+        };
+        let _alone = file.exclude().await;
+        // Lost data is reported by the write, fsync or close that it belongs to.
+        let _ = file.flush().await;
+        let before = file.length();
+        let attr = call().await?;
+        file.relaid(attr.length, Some(&attr), before.min(size)..before.max(size).saturating_add(1));
+        Ok(attr)
+    }
+
+    fn file_handle(&self, ino: Ino, fh: u64) -> Answer<Arc<FileHandle>> {
+        match self.handles.get(ino, fh) {
+            Some(Handle::File(handle)) => Ok(handle),
+            Some(Handle::Dir(_) | Handle::Internal(_)) | None => Err(Errno::EBADF),
+        }
+    }
+
+    /// fallocate(2): reserve, punch or zero a range.
+    ///
+    /// EINVAL for an empty range or impossible mode, EPERM for internal files, EBADF unless the handle writes, EFBIG,
+    /// EOPNOTSUPP for collapsing and inserting, ENOSPC, EDQUOT, EROFS.
+    pub async fn fallocate(&self, cx: &Caller, ino: Ino, fh: u64, mode: i32, off: u64, len: u64) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = self.allocate(cx, ino, fh, mode, off, len).await;
+        self.done(Op::Fallocate, begun, cx, &answer, |line| write!(line, "({ino},{mode},{off},{len})"));
+        answer
+    }
+
+    async fn allocate(&self, cx: &Caller, ino: Ino, fh: u64, mode: i32, off: u64, len: u64) -> Answer<()> {
+        if len == 0 || i64::try_from(off).is_err() || i64::try_from(len).is_err() {
+            return Err(Errno::EINVAL);
+        }
+        if is_special(ino) {
+            return Err(Errno::EPERM);
+        }
+        let handle = self.file_handle(ino, fh)?;
+        let end = off.checked_add(len).filter(|end| *end < MAX_FILE_BYTES).ok_or(Errno::EFBIG)?;
+        if !handle.write {
+            return Err(Errno::EBADF);
+        }
+        let mode = fallocate_mode(mode)?;
+        let file = &handle.file;
+        let _alone = file.exclude().await;
+        file.flush().await?;
+        let call = self.cx.meta.fallocate(cx, ino, mode, off, len);
+        let attr = self.ask(MetaOp::Fallocate, ino, call).await?;
+        file.relaid(attr.length, Some(&attr), off..end);
+        Ok(())
+    }
+
+    /// Copies a range by reference and returns how many bytes; fewer at the end of the source.
+    ///
+    /// EOPNOTSUPP from internal files, EPERM into them, EBADF, EACCES when the target handle cannot write, EFBIG, EINVAL for
+    /// flags and for overlapping ranges of one file, ENOSPC, EDQUOT, EROFS.
+    #[allow(clippy::too_many_arguments, reason = "the arguments are those of copy_file_range(2)")]
+    pub async fn copy_file_range(
+        &self,
+        cx: &Caller,
+        ino_in: Ino,
+        fh_in: u64,
+        off_in: u64,
+        ino_out: Ino,
+        fh_out: u64,
+        off_out: u64,
+        len: u64,
+        flags: u64,
+    ) -> Answer<u64> {
+        let begun = Instant::now();
+        let from = (ino_in, fh_in, off_in);
+        let to = (ino_out, fh_out, off_out);
+        let answer = self.copy_range(cx, from, to, len, flags).await;
+        self.done(Op::CopyFileRange, begun, cx, &answer, |line| {
+            write!(line, "({ino_in},{off_in},{ino_out},{off_out},{len},{flags})")
+        });
+        answer
+    }
+
+    async fn copy_range(
+        &self,
+        cx: &Caller,
+        (ino_in, fh_in, off_in): (Ino, u64, u64),
+        (ino_out, fh_out, off_out): (Ino, u64, u64),
+        len: u64,
+        flags: u64,
+    ) -> Answer<u64> {
+        if is_special(ino_in) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if is_special(ino_out) {
+            return Err(Errno::EPERM);
+        }
+        let source = self.file_handle(ino_in, fh_in)?;
+        let target = self.file_handle(ino_out, fh_out)?;
+        if !target.write {
+            return Err(Errno::EACCES);
+        }
+        let fits = |off: u64| off.checked_add(len).is_some_and(|end| end < MAX_FILE_BYTES);
+        if !fits(off_in) || !fits(off_out) {
+            return Err(Errno::EFBIG);
+        }
+        let overlap = ino_in == ino_out && off_in < off_out + len && off_out < off_in + len;
+        if flags != 0 || overlap {
+            return Err(Errno::EINVAL);
+        }
+        // The answer must fit into 32 bits.
+        let len = if len > u64::from(u32::MAX) { (1 << 32) - CHUNK_SIZE } else { len };
+        let _alone = target.file.exclude().await;
+        source.file.flush().await?;
+        target.file.flush().await?;
+        let call = self.cx.meta.copy_file_range(cx, ino_in, off_in, ino_out, off_out, len);
+        let copied = self.ask(MetaOp::CopyFileRange, ino_out, call).await?;
+        target.file.relaid(copied.length, None, off_out..off_out + copied.bytes.max(1));
+        Ok(copied.bytes)
+    }
+
+    /// The next data or hole at or after `off` (`whence` SEEK_DATA or SEEK_HOLE); the end of the file counts as a hole.
+    ///
+    /// ENXIO at or beyond the end of the file, or when no data follows; EINVAL for any other `whence`; EBADF.
+    pub async fn lseek(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, whence: u32) -> Answer<u64> {
+        let begun = Instant::now();
+        let answer = match self.file_handle(ino, fh) {
+            Ok(handle) => seek(&handle.file, off, whence).await,
+            Err(errno) => Err(errno),
+        };
+        self.done(Op::Lseek, begun, cx, &answer, |line| {
+            write!(line, "({ino},{fh},{off},{whence}): ({})", answer.unwrap_or_default())
+        });
+        answer
+    }
+}
+
+async fn seek(file: &Arc<File>, off: u64, whence: u32) -> Answer<u64> {
+    if whence != SEEK_DATA && whence != SEEK_HOLE {
+        return Err(Errno::EINVAL);
+    }
+    file.flush().await?;
+    let length = file.length();
+    if off >= length {
+        return Err(Errno::ENXIO);
+    }
+    let mut at = off;
+    while at < length {
+        let upto = length.min((at / CHUNK_SIZE + 1) * CHUNK_SIZE);
+        for extent in file.extents(at, upto - at).await? {
+            let is_data = matches!(extent, Extent::Data { .. });
+            if is_data == (whence == SEEK_DATA) {
+                return Ok(at);
+            }
+            at += extent.len();
+        }
+    }
+    if whence == SEEK_HOLE { Ok(length) } else { Err(Errno::ENXIO) }
+}

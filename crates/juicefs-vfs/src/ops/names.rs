@@ -1,0 +1,284 @@
+//! Operations on names.
+
+use std::{fmt::Write as _, time::Instant};
+
+use bytes::Bytes;
+use juicefs_core::{
+    Attr, Caller, Errno, FileType, Ino,
+    limits::MAX_SYMLINK_BYTES,
+    meta::{NewNode, Removed, RenameFlags},
+};
+
+use super::check_name;
+use crate::{
+    Entry, Vfs,
+    dir::Change,
+    internal::{EntryText, Mode, Special, Text, is_special},
+    metrics::{MetaOp, Op},
+    vfs::Answer,
+};
+
+impl Vfs {
+    /// Finds `name` in `parent`. With a negative timeout configured a missing name is an entry of inode 0.
+    ///
+    /// ENOENT, ENOTDIR, ENAMETOOLONG; EACCES when the caller is checked.
+    pub async fn lookup(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<Entry> {
+        if let Some(special) = self.internal.find(parent, name) {
+            return self.special_entry(special).await;
+        }
+        if self.internal.attr(parent).is_some() && name == b"." {
+            return self.internal_entry(parent);
+        }
+        let begun = Instant::now();
+        let answer = self.find(cx, parent, name).await;
+        self.done(Op::Lookup, begun, cx, &answer, |line| {
+            write!(line, "({parent},{}):{}", Text(name), EntryText::entry(answer.as_ref()))
+        });
+        let negative_ttl = self.cx.config.negative_ttl;
+        match answer {
+            Err(Errno::ENOENT) if !negative_ttl.is_zero() => {
+                Ok(Entry { ino: Ino(0), attr: Attr::default(), attr_ttl: negative_ttl, entry_ttl: negative_ttl })
+            }
+            answer => answer,
+        }
+    }
+
+    async fn find(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<Entry> {
+        check_name(name)?;
+        let since = self.cx.stamps.now();
+        let (ino, attr) = self.ask(MetaOp::Lookup, parent, self.cx.meta.lookup(cx, parent, name)).await?;
+        Ok(self.entry(ino, attr, since).await)
+    }
+
+    async fn special_entry(&self, special: Special) -> Answer<Entry> {
+        match special {
+            Special::File(node) => self.internal_entry(node.ino()),
+            Special::Trash => {
+                let since = self.cx.stamps.now();
+                let ino = Ino::TRASH_ROOT;
+                let attr = self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await?;
+                Ok(self.entry(ino, attr, since).await)
+            }
+        }
+    }
+
+    /// The entry of an internal file: it never changes.
+    pub(crate) fn internal_entry(&self, ino: Ino) -> Answer<Entry> {
+        let attr = self.internal.attr(ino).ok_or(Errno::ENOENT)?;
+        Ok(Entry { ino, attr, attr_ttl: super::attrs::INTERNAL_TTL, entry_ttl: super::attrs::INTERNAL_TTL })
+    }
+
+    /// Target of a symlink. EINVAL for another kind.
+    pub async fn readlink(&self, cx: &Caller, ino: Ino) -> Answer<Bytes> {
+        let begun = Instant::now();
+        let answer = self.ask(MetaOp::ReadLink, ino, self.cx.meta.readlink(ino)).await;
+        self.done(Op::Readlink, begun, cx, &answer, |line| {
+            write!(line, "({ino}): ({})", Text(answer.as_deref().unwrap_or_default()))
+        });
+        answer
+    }
+
+    /// Makes a symlink. ENAMETOOLONG for targets of 4096 bytes and more, and as `mknod`.
+    pub async fn symlink(&self, cx: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Answer<Entry> {
+        let begun = Instant::now();
+        let node =
+            NewNode { kind: FileType::Symlink, mode: 0o777, umask: 0, rdev: 0, target: Bytes::copy_from_slice(target) };
+        let answer = if target.len() >= MAX_SYMLINK_BYTES {
+            Err(Errno::ENAMETOOLONG)
+        } else {
+            self.make(cx, parent, name, node).await
+        };
+        self.done(Op::Symlink, begun, cx, &answer, |line| {
+            write!(line, "({parent},{},{}):{}", Text(name), Text(target), EntryText::entry(answer.as_ref()))
+        });
+        answer
+    }
+
+    /// Makes a node of the type in `mode`.
+    ///
+    /// EEXIST, ENOENT, ENOTDIR, EPERM, ENOSPC, EDQUOT, EROFS, ENAMETOOLONG; EINVAL for an unknown type.
+    pub async fn mknod(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        umask: u16,
+        rdev: u32,
+    ) -> Answer<Entry> {
+        let begun = Instant::now();
+        let answer = match FileType::from_mode(mode) {
+            Some(kind @ (FileType::Directory | FileType::Symlink)) => {
+                tracing::debug!(?kind, "mknod of a kind that has its own call");
+                Err(Errno::EINVAL)
+            }
+            Some(kind) => self.make(cx, parent, name, self.new_node(kind, mode, umask, rdev)).await,
+            None => Err(Errno::EINVAL),
+        };
+        self.done(Op::Mknod, begun, cx, &answer, |line| {
+            let name = Text(name);
+            write!(line, "({parent},{name},{}:0{mode:04o},0x{rdev:08X}):", Mode(mode))?;
+            write!(line, "{}", EntryText::entry(answer.as_ref()))
+        });
+        answer
+    }
+
+    /// Makes a directory. Errors as `mknod`.
+    pub async fn mkdir(&self, cx: &Caller, parent: Ino, name: &[u8], mode: u32, umask: u16) -> Answer<Entry> {
+        let begun = Instant::now();
+        let answer = self.make(cx, parent, name, self.new_node(FileType::Directory, mode, umask, 0)).await;
+        self.done(Op::Mkdir, begun, cx, &answer, |line| {
+            let (name, entry) = (Text(name), EntryText::entry(answer.as_ref()));
+            write!(line, "({parent},{name},{}:0{mode:04o}):{entry}", Mode(mode))
+        });
+        answer
+    }
+
+    pub(crate) fn new_node(&self, kind: FileType, mode: u32, umask: u16, rdev: u32) -> NewNode {
+        // Masked to twelve bits, so it fits.
+        let mode = (mode & 0o7777) as u16;
+        NewNode { kind, mode, umask: self.cx.config.umask.unwrap_or(umask), rdev, target: Bytes::new() }
+    }
+
+    async fn make(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> Answer<Entry> {
+        if self.internal.reserves(parent, name) {
+            return Err(Errno::EEXIST);
+        }
+        check_name(name)?;
+        let kind = node.kind;
+        let since = self.cx.stamps.now();
+        let (ino, attr) = self.ask(MetaOp::Mknod, parent, self.cx.meta.mknod(cx, parent, name, node)).await?;
+        let entry = self.entry(ino, attr, since).await;
+        self.name_changed(parent, name, Change::Is(ino, kind));
+        Ok(entry)
+    }
+
+    /// After a name was made, removed or replaced.
+    pub(crate) fn name_changed(&self, parent: Ino, name: &[u8], change: Change) {
+        self.cx.stamps.touch(parent);
+        if let Change::Is(ino, _) = change {
+            self.cx.stamps.touch(ino);
+        }
+        self.dirs.changed(parent, name, change);
+    }
+
+    fn removed(&self, removed: Removed) {
+        if let Some(ino) = removed.ino {
+            self.cx.stamps.touch(ino);
+        }
+        if let Some(freed) = removed.freed {
+            self.cx.upkeep.free(freed);
+        }
+    }
+
+    /// Removes the name of a non-directory. EPERM for internal files and directories, ENOENT, ENOTDIR, EROFS.
+    pub async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = self.remove_file(cx, parent, name, false).await;
+        self.done(Op::Unlink, begun, cx, &answer, |line| write!(line, "({parent},{})", Text(name)));
+        answer
+    }
+
+    pub(crate) async fn remove_file(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> Answer<()> {
+        if self.internal.reserves(parent, name) {
+            return Err(Errno::EPERM);
+        }
+        check_name(name)?;
+        let call = self.cx.meta.unlink(cx, parent, name, skip_trash);
+        let removed = self.ask(MetaOp::Unlink, parent, call).await?;
+        self.name_changed(parent, name, Change::Gone);
+        self.removed(removed);
+        Ok(())
+    }
+
+    /// Removes an empty directory. ENOTEMPTY, ENOENT, ENOTDIR, EROFS.
+    pub async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = async {
+            check_name(name)?;
+            let call = self.cx.meta.rmdir(cx, parent, name, false);
+            let removed = self.ask(MetaOp::Rmdir, parent, call).await?;
+            self.name_changed(parent, name, Change::Gone);
+            self.removed(removed);
+            Ok(())
+        }
+        .await;
+        self.done(Op::Rmdir, begun, cx, &answer, |line| write!(line, "({parent},{})", Text(name)));
+        answer
+    }
+
+    /// Moves a name; `flags` are those of renameat2(2).
+    ///
+    /// EPERM for internal names, EINVAL for unknown flags, and what rename(2) says.
+    pub async fn rename(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = self.move_name(cx, (parent, name), (new_parent, new_name), flags).await;
+        self.done(Op::Rename, begun, cx, &answer, |line| {
+            write!(line, "({parent},{},{new_parent},{},{flags})", Text(name), Text(new_name))
+        });
+        answer
+    }
+
+    async fn move_name(&self, cx: &Caller, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> Answer<()> {
+        if self.internal.reserves(from.0, from.1) || self.internal.reserves(to.0, to.1) {
+            return Err(Errno::EPERM);
+        }
+        check_name(from.1)?;
+        check_name(to.1)?;
+        if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let flags = RenameFlags {
+            no_replace: flags & libc::RENAME_NOREPLACE != 0,
+            exchange: flags & libc::RENAME_EXCHANGE != 0,
+            whiteout: flags & libc::RENAME_WHITEOUT != 0,
+            restore: false,
+        };
+        let call = self.cx.meta.rename(cx, from.0, from.1, to.0, to.1, flags);
+        let moved = self.ask(MetaOp::Rename, from.0, call).await?;
+        if moved.replaced.ino == Some(moved.ino) || (from.0 == to.0 && from.1 == to.1) {
+            // Two names of one node: nothing was done.
+            return Ok(());
+        }
+        self.name_changed(to.0, to.1, Change::Is(moved.ino, moved.attr.kind));
+        match moved.replaced.ino {
+            Some(other) if flags.exchange => {
+                let kind = self.cx.meta.getattr(other).await.map_or(FileType::File, |attr| attr.kind);
+                self.name_changed(from.0, from.1, Change::Is(other, kind));
+            }
+            _ => self.name_changed(from.0, from.1, Change::Gone),
+        }
+        self.removed(moved.replaced);
+        Ok(())
+    }
+
+    /// Gives a file one more name. EPERM for internal files and directories, EEXIST, ENOENT, EROFS.
+    pub async fn link(&self, cx: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Answer<Entry> {
+        let begun = Instant::now();
+        let answer = async {
+            if is_special(ino) || self.internal.reserves(new_parent, new_name) {
+                return Err(Errno::EPERM);
+            }
+            check_name(new_name)?;
+            let since = self.cx.stamps.now();
+            let attr = self.ask(MetaOp::Link, ino, self.cx.meta.link(cx, ino, new_parent, new_name)).await?;
+            let kind = attr.kind;
+            let entry = self.entry(ino, attr, since).await;
+            self.name_changed(new_parent, new_name, Change::Is(ino, kind));
+            Ok(entry)
+        }
+        .await;
+        self.done(Op::Link, begun, cx, &answer, |line| {
+            write!(line, "({ino},{new_parent},{}):{}", Text(new_name), EntryText::entry(answer.as_ref()))
+        });
+        answer
+    }
+}

@@ -1,0 +1,146 @@
+//! Extended attributes.
+
+use std::{fmt::Write as _, time::Instant};
+
+use bytes::Bytes;
+use juicefs_core::{
+    Caller, Errno, Ino,
+    limits::{MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES},
+    meta::XattrMode,
+};
+
+use crate::{
+    Vfs,
+    internal::{Text, is_special},
+    metrics::{MetaOp, Op},
+    vfs::Answer,
+};
+
+const XATTR_CREATE: u32 = libc::XATTR_CREATE as u32;
+const XATTR_REPLACE: u32 = libc::XATTR_REPLACE as u32;
+
+impl Vfs {
+    /// Whether attributes of this name are served by this mount.
+    fn serves(&self, name: &[u8]) -> bool {
+        match name {
+            b"security.capability" => self.cx.config.enable_cap,
+            b"security.selinux" => self.cx.config.enable_selinux,
+            // Access control lists are no plain attributes; without them in force these names do not exist.
+            b"system.posix_acl_access" | b"system.posix_acl_default" => false,
+            _ => true,
+        }
+    }
+
+    fn check_change(&self, ino: Ino, name: &[u8]) -> Answer<()> {
+        if !self.cx.config.enable_xattr {
+            return Err(Errno::ENOSYS);
+        }
+        if is_special(ino) {
+            return Err(Errno::EPERM);
+        }
+        if name.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        if name.len() > MAX_XATTR_NAME_BYTES {
+            return Err(Errno::ERANGE);
+        }
+        if self.serves(name) { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
+    /// Value of an attribute. ENODATA, ENOSYS when the mount serves none, ERANGE for a name that is too long.
+    pub async fn getxattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> Answer<Bytes> {
+        let begun = Instant::now();
+        let answer = async {
+            if !self.cx.config.enable_xattr {
+                return Err(Errno::ENOSYS);
+            }
+            if is_special(ino) {
+                return Err(Errno::ENODATA);
+            }
+            if name.len() > MAX_XATTR_NAME_BYTES {
+                return Err(Errno::ERANGE);
+            }
+            if name.is_empty() {
+                return Err(Errno::EINVAL);
+            }
+            if !self.serves(name) {
+                return Err(Errno::ENODATA);
+            }
+            self.ask(MetaOp::GetXattr, ino, self.cx.meta.getxattr(ino, name)).await
+        }
+        .await;
+        self.done(Op::Getxattr, begun, cx, &answer, |line| {
+            let got = answer.as_ref().map_or(0, Bytes::len);
+            write!(line, "({ino},{},{got}): ({got})", Text(name))
+        });
+        answer
+    }
+
+    /// Names of all attributes, each ended by NUL. ENOSYS when the mount serves none.
+    pub async fn listxattr(&self, cx: &Caller, ino: Ino) -> Answer<Bytes> {
+        let begun = Instant::now();
+        let answer = async {
+            if !self.cx.config.enable_xattr {
+                return Err(Errno::ENOSYS);
+            }
+            if is_special(ino) {
+                return Err(Errno::ENODATA);
+            }
+            let names = self.ask(MetaOp::ListXattr, ino, self.cx.meta.listxattr(ino)).await?;
+            let mut out = Vec::new();
+            for name in names {
+                out.extend_from_slice(name.as_bytes());
+                out.push(0);
+            }
+            Ok(Bytes::from(out))
+        }
+        .await;
+        self.done(Op::Listxattr, begun, cx, &answer, |line| {
+            let got = answer.as_ref().map_or(0, Bytes::len);
+            write!(line, "({ino},{got}): ({got})")
+        });
+        answer
+    }
+
+    /// Sets an attribute; `flags` are those of setxattr(2).
+    ///
+    /// EEXIST and ENODATA as the flags say, EINVAL for unknown flags and an empty name, ERANGE for a name or value that is
+    /// too long, EOPNOTSUPP for names that this mount does not serve, EPERM for internal files, ENOSYS, EROFS.
+    pub async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, flags: u32) -> Answer<()> {
+        let begun = Instant::now();
+        let size = value.len();
+        let answer = async {
+            self.check_change(ino, name)?;
+            if size > MAX_XATTR_VALUE_BYTES {
+                return Err(Errno::ERANGE);
+            }
+            let mode = match flags {
+                0 => XattrMode::Any,
+                XATTR_CREATE => XattrMode::Create,
+                XATTR_REPLACE => XattrMode::Replace,
+                _ => return Err(Errno::EINVAL),
+            };
+            let call = self.cx.meta.setxattr(cx, ino, name, value, mode);
+            self.ask(MetaOp::SetXattr, ino, call).await?;
+            self.cx.stamps.touch(ino);
+            Ok(())
+        }
+        .await;
+        self.done(Op::Setxattr, begun, cx, &answer, |line| write!(line, "({ino},{},{size},{flags})", Text(name)));
+        answer
+    }
+
+    /// Removes an attribute. ENODATA, and as `setxattr`.
+    pub async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> Answer<()> {
+        let begun = Instant::now();
+        let answer = async {
+            self.check_change(ino, name)?;
+            self.ask(MetaOp::RemoveXattr, ino, self.cx.meta.removexattr(cx, ino, name)).await?;
+            self.cx.stamps.touch(ino);
+            Ok(())
+        }
+        .await;
+        self.done(Op::Removexattr, begun, cx, &answer, |line| write!(line, "({ino},{})", Text(name)));
+        answer
+    }
+}

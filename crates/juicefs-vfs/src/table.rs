@@ -1,0 +1,175 @@
+//! Open inodes and handles by number.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use juicefs_core::{Attr, Ino, Timestamp};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{ahead::Ahead, context::Context, dir::DirHandle, file::File, internal::InternalHandle, stamps::Moment};
+
+const SHARDS: usize = 64;
+/// Closed files whose state at the last open is remembered, at least.
+const REMEMBERED: usize = 1 << 15;
+
+struct Slot {
+    file: Arc<File>,
+    handles: usize,
+}
+
+/// The open inodes.
+pub(crate) struct FileTable {
+    shards: Vec<Mutex<HashMap<Ino, Slot>>>,
+    open: AtomicUsize,
+}
+
+impl FileTable {
+    pub(crate) fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), open: AtomicUsize::new(0) }
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Slot>> {
+        &self.shards[ino.0 as usize % SHARDS]
+    }
+
+    /// The file of `ino` if it is open.
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<File>> {
+        if self.open.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.shard(ino).lock().get(&ino).map(|slot| Arc::clone(&slot.file))
+    }
+
+    /// Counts one more handle of `ino`, whose attributes were asked for after `since`.
+    pub(crate) fn acquire(&self, cx: &Arc<Context>, ino: Ino, attr: &Attr, since: Moment) -> Arc<File> {
+        let mut shard = self.shard(ino).lock();
+        if let Some(slot) = shard.get_mut(&ino) {
+            slot.handles += 1;
+            let file = Arc::clone(&slot.file);
+            drop(shard);
+            file.observe(attr, since);
+            return file;
+        }
+        let file = File::new(Arc::clone(cx), ino, attr);
+        shard.insert(ino, Slot { file: Arc::clone(&file), handles: 1 });
+        self.open.fetch_add(1, Ordering::AcqRel);
+        file
+    }
+
+    /// Counts one handle less. The last one takes the state with it, and with that any sticky error.
+    pub(crate) fn release(&self, ino: Ino) {
+        let mut shard = self.shard(ino).lock();
+        let Some(slot) = shard.get_mut(&ino) else { return };
+        slot.handles -= 1;
+        if slot.handles == 0 {
+            shard.remove(&ino);
+            self.open.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many inodes are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+/// What a file looked like when it was opened last: decides whether the kernel may keep its pages.
+#[derive(Default)]
+pub(crate) struct LastOpens {
+    maps: Mutex<(HashMap<Ino, Look>, HashMap<Ino, Look>)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Look {
+    mtime: Timestamp,
+    ctime: Timestamp,
+    length: u64,
+}
+
+impl LastOpens {
+    /// Notes an open and tells whether the file looks as it did at the last one.
+    pub(crate) fn unchanged(&self, ino: Ino, attr: &Attr) -> bool {
+        let look = Look { mtime: attr.mtime, ctime: attr.ctime, length: attr.length };
+        let mut maps = self.maps.lock();
+        if maps.0.len() >= REMEMBERED {
+            maps.1 = std::mem::take(&mut maps.0);
+        }
+        let before = maps.0.insert(ino, look).or_else(|| maps.1.get(&ino).copied());
+        before == Some(look)
+    }
+}
+
+/// An open regular file.
+pub(crate) struct FileHandle {
+    pub(crate) file: Arc<File>,
+    pub(crate) write: bool,
+    pub(crate) ahead: Ahead,
+}
+
+/// Anything that is open.
+#[derive(Clone)]
+pub(crate) enum Handle {
+    File(Arc<FileHandle>),
+    Dir(Arc<DirHandle>),
+    Internal(Arc<InternalHandle>),
+}
+
+impl Handle {
+    fn ino(&self) -> Ino {
+        match self {
+            Self::File(handle) => handle.file.ino,
+            Self::Dir(handle) => handle.ino,
+            Self::Internal(handle) => handle.ino(),
+        }
+    }
+}
+
+/// Handles by number. Numbers of handles that can write are even, all others odd (format: data.md §5.5).
+pub(crate) struct HandleTable {
+    shards: Vec<RwLock<HashMap<u64, Handle>>>,
+    next: AtomicU64,
+}
+
+impl HandleTable {
+    pub(crate) fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), next: AtomicU64::new(0) }
+    }
+
+    fn shard(&self, fh: u64) -> &RwLock<HashMap<u64, Handle>> {
+        &self.shards[(fh >> 1) as usize % SHARDS]
+    }
+
+    /// Gives `handle` a number.
+    pub(crate) fn insert(&self, handle: Handle) -> u64 {
+        let order = self.next.fetch_add(1, Ordering::Relaxed);
+        let writes = matches!(&handle, Handle::File(file) if file.write);
+        let fh = 2 * order + if writes { 2 } else { 1 };
+        self.shard(fh).write().insert(fh, handle);
+        fh
+    }
+
+    /// The handle with this number, if it is one of `ino`.
+    pub(crate) fn get(&self, ino: Ino, fh: u64) -> Option<Handle> {
+        self.shard(fh).read().get(&fh).filter(|handle| handle.ino() == ino).cloned()
+    }
+
+    /// Takes a handle out.
+    pub(crate) fn remove(&self, ino: Ino, fh: u64) -> Option<Handle> {
+        let mut shard = self.shard(fh).write();
+        shard.get(&fh).filter(|handle| handle.ino() == ino)?;
+        shard.remove(&fh)
+    }
+
+    /// All handles of this moment.
+    pub(crate) fn list(&self) -> Vec<(u64, Handle)> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.read().iter().map(|(fh, handle)| (*fh, handle.clone())).collect::<Vec<_>>())
+            .collect()
+    }
+}

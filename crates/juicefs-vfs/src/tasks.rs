@@ -1,0 +1,56 @@
+//! Background tasks: each has a name, stops when told, and is joined at the end.
+
+use std::sync::OnceLock;
+
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+/// The tasks of one mount.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    runtime: OnceLock<Handle>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Says where tasks run from now on; until then they run on the runtime of whoever starts them.
+    pub(crate) fn run_on(&self, runtime: &Handle) {
+        // A second start changes nothing: tasks that run already stay where they are.
+        let _ = self.runtime.set(runtime.clone());
+    }
+
+    /// Whether [`Tasks::run_on`] was called: somebody will join the tasks.
+    pub(crate) fn running(&self) -> bool {
+        self.runtime.get().is_some() && !self.stop.is_cancelled()
+    }
+
+    /// Starts a task that ends by itself soon.
+    pub(crate) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let work = work.instrument(tracing::debug_span!("task", name));
+        match self.runtime.get() {
+            Some(runtime) => drop(self.tracker.spawn_on(work, runtime)),
+            None => drop(self.tracker.spawn(work)),
+        }
+    }
+
+    /// Starts a task that is dropped at its next await once [`Tasks::stop`] was called.
+    pub(crate) fn spawn_until_stopped(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.spawn(name, async move {
+            let _ = stop.run_until_cancelled_owned(work).await;
+        });
+    }
+
+    /// Stops the tasks that run until stopped.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for every task to end. Call [`Tasks::stop`] before.
+    pub(crate) async fn join(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
