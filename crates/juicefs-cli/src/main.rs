@@ -1,14 +1,81 @@
-//! The `juicefs` command.
-#![allow(dead_code, reason = "wip")]
+//! The `juicefs` command: formats, mounts and looks after volumes that it shares with other JuiceFS clients.
+//!
+//! This crate alone knows the concrete types of all others: it turns flags into settings (`config`), puts the layers
+//! together (`cmd`), and deals with the process (`daemon`, `process`, `telemetry`).
+
 mod argv;
+mod cmd;
 mod config;
 mod daemon;
 mod fstab;
 mod local_time;
-mod mounts;
 mod process;
+mod runtime;
 mod secrets;
 mod table;
 mod telemetry;
 mod terminal;
-fn main() {}
+mod volume;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use argv::UsageError;
+use clap::{CommandFactory, FromArgMatches};
+use config::args::{Cli, Command, GlobalArgs};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let mut app = Cli::command();
+    app.build();
+    let words = match understand(&app, std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(UsageError::Positionals(text)) => {
+            println!("{text}");
+            return ExitCode::FAILURE;
+        }
+        Err(error) => return fail(&GlobalArgs::default(), &error.to_string()),
+    };
+    if words.iter().take_while(|word| *word != "--").any(|word| word == "--version") {
+        println!("{}", cmd::version::text());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match app.try_get_matches_from_mut(&words).and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => return error.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+        Err(error) => return fail(&GlobalArgs::default(), &one_sentence(&error)),
+    };
+    let syslog = matches!(&cli.command, Command::Mount(mount) if mount.process.background && !mount.process.no_syslog);
+    telemetry::start(&cli.global, syslog);
+    match cmd::run(&cli, &words) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            telemetry::fatal(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn understand(app: &clap::Command, mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
+    if argv.first().is_some_and(|program| argv::is_mount_helper(program)) {
+        argv = argv::from_mount_helper(app, &argv)?;
+    }
+    if argv.len() < 2 {
+        argv.push("--help".into());
+    }
+    argv::normalise(app, argv)
+}
+
+/// What is wrong, without clap's advice on further lines.
+fn one_sentence(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    first.strip_prefix("error: ").unwrap_or(first).to_owned()
+}
+
+fn fail(global: &GlobalArgs, reason: &str) -> ExitCode {
+    telemetry::start(global, false);
+    telemetry::fatal(reason);
+    ExitCode::FAILURE
+}

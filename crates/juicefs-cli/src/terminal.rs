@@ -33,6 +33,11 @@ pub(crate) fn shows_progress() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("DISPLAY_PROGRESSBAR").is_none_or(|value| value != "false")
 }
 
+/// Whether standard output shows colours.
+pub(crate) fn shows_colors() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// A bar of `total` steps, hidden where progress is not wanted.
 pub(crate) fn progress(name: &str, total: u64) -> ProgressBar {
     let target = if shows_progress() { ProgressDrawTarget::stdout() } else { ProgressDrawTarget::hidden() };

@@ -71,10 +71,10 @@ pub(crate) struct MetaArgs {
     /// Directory of the volume that becomes the root of the mount
     #[arg(long, value_name = "DIR")]
     pub(crate) subdir: Option<String>,
-    /// Interval of metadata backups, 0 for none [default: 1h]
+    /// Interval of metadata backups (no effect yet)
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub(crate) backup_meta: Option<Duration>,
-    /// Leave the trash out of backups
+    /// Leave the trash out of backups (no effect yet)
     #[arg(long)]
     pub(crate) backup_skip_trash: bool,
     /// Interval at which the session is renewed
@@ -170,10 +170,10 @@ pub(crate) struct DataStorageArgs {
     /// Deletions at once, 0 for none
     #[arg(long, default_value_t = 10, allow_negative_numbers = true, value_name = "N")]
     pub(crate) max_deletes: i64,
-    /// Upload limit in Mbps, 0 for the volume's
+    /// Upload limit in Mbps (not supported yet)
     #[arg(long, value_parser = mbps, default_value = "0", value_name = "MBPS")]
     pub(crate) upload_limit: i64,
-    /// Download limit in Mbps, 0 for the volume's
+    /// Download limit in Mbps (not supported yet)
     #[arg(long, value_parser = mbps, default_value = "0", value_name = "MBPS")]
     pub(crate) download_limit: i64,
     /// Try the object storage before mounting
@@ -194,7 +194,7 @@ pub(crate) struct DataCacheArgs {
     /// Whole blocks fetched after a partial read, 0 for none
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) prefetch: u32,
-    /// Acknowledge writes once they are on the local disk
+    /// Acknowledge writes once they are on the local disk (not supported yet)
     #[arg(long)]
     pub(crate) writeback: bool,
     /// Stage only blocks below this size (default unit bytes), 0 for all
@@ -245,13 +245,13 @@ pub(crate) struct DataCacheArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Metrics options")]
 pub(crate) struct MetricsArgs {
-    /// Address that serves metrics [default: 127.0.0.1:9567]
+    /// Address that serves metrics (no effect yet)
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
-    /// Labels of all metrics, key:value;key:value
+    /// Labels of all metrics, key:value;key:value (no effect yet)
     #[arg(long, value_name = "LABELS")]
     pub(crate) custom_labels: Option<String>,
-    /// Consul to register at
+    /// Consul to register at (not supported yet)
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) consul: Option<String>,
     /// Do not report use (this client never does)

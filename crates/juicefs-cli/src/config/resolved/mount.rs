@@ -38,8 +38,6 @@ pub(crate) struct ProcessConfig {
     pub(crate) background: bool,
     /// Log file of a background mount.
     pub(crate) log: PathBuf,
-    /// Also log to syslog.
-    pub(crate) syslog: bool,
     /// Mount over a mount of the same volume.
     pub(crate) force: bool,
     /// Keep /etc/fstab up to date.
@@ -129,14 +127,18 @@ pub(crate) struct Features {
     pub(crate) ioctl: bool,
     /// Replaces callers' umasks.
     pub(crate) umask: Option<u16>,
-    /// Largest request in bytes; 0 stands for the largest that there is.
+    /// The kernel checks permission bits.
+    pub(crate) default_permissions: bool,
+    /// Who root becomes; `None` in a part stands for nobody.
+    pub(crate) root_squash: Option<(Option<u32>, Option<u32>)>,
+    /// Who everybody becomes.
+    pub(crate) all_squash: Option<(Option<u32>, Option<u32>)>,
+    /// Largest request in bytes.
     pub(crate) max_io_bytes: usize,
     /// Others than the mounting user may use the mount.
     pub(crate) allow_other: bool,
     /// The kernel collects writes (`-o writeback_cache`).
     pub(crate) writeback_cache: bool,
-    /// Direct I/O may be asynchronous (`-o async_dio`).
-    pub(crate) async_dio: bool,
     /// The name of the source in mount tables, if not `JuiceFS:NAME`.
     pub(crate) fsname: Option<String>,
     /// Further options for mount(2).
@@ -154,6 +156,17 @@ pub(crate) struct StorageOverrides {
     pub(crate) storage_class: Option<String>,
     /// Tag.
     pub(crate) tag: Option<String>,
+}
+
+/// Where blocks are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CachePlace {
+    /// Nowhere.
+    None,
+    /// In memory.
+    Memory,
+    /// In directories, given without the volume's part.
+    Dirs(Vec<PathBuf>),
 }
 
 /// How data is moved and cached.
@@ -179,8 +192,8 @@ pub(crate) struct DataConfig {
     pub(crate) max_readahead_bytes: usize,
     /// Blocks to fetch around a random read.
     pub(crate) prefetch: usize,
-    /// Cache directories without the volume's sub-directory; empty for a cache in memory.
-    pub(crate) cache_dirs: Vec<PathBuf>,
+    /// Where blocks are kept.
+    pub(crate) cache: CachePlace,
     /// Mode of cache files.
     pub(crate) cache_mode: u32,
     /// Size of the cache over all directories in bytes.
@@ -236,7 +249,6 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
                 .log
                 .as_ref()
                 .map_or_else(|| here.place("/var/log/juicefs.log", "juicefs.log"), |log| here.absolute(log)),
-            syslog: process.background && !process.no_syslog,
             force: process.force,
             update_fstab: process.update_fstab,
             disable_huge_pages: process.disable_transparent_hugepage,
@@ -260,9 +272,6 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
 fn refuse_unbuilt(args: &MountArgs) -> Result<()> {
     let unbuilt = [
         (args.cache.writeback, "--writeback"),
-        (args.fuse.root_squash.is_some(), "--root-squash"),
-        (args.fuse.all_squash.is_some(), "--all-squash"),
-        (args.fuse.non_default_permission, "--non-default-permission"),
         (args.data.upload_limit > 0, "--upload-limit"),
         (args.data.download_limit > 0, "--download-limit"),
         (args.metrics.consul.is_some(), "--consul"),
@@ -319,7 +328,8 @@ fn has_option(fuse: &FuseArgs, name: &str) -> bool {
 
 fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Features {
     let consumed = ["allow_other", "allow_root", "nonempty", "ro", "rw", "debug", "writeback_cache", "async_dio"];
-    let max_io = fuse.max_fuse_io.unwrap_or(0).min(juicefs_core::limits::MAX_FUSE_IO_BYTES as u64);
+    let largest = juicefs_core::limits::MAX_FUSE_IO_BYTES;
+    let max_io = fuse.max_fuse_io.and_then(|size| usize::try_from(size).ok()).unwrap_or(largest).min(largest);
     Features {
         hide_internal: fuse.hide_internal,
         prefix_internal: fuse.prefix_internal,
@@ -328,10 +338,12 @@ fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Features 
         selinux: fuse.enable_selinux,
         ioctl: fuse.enable_ioctl,
         umask: args.fuse.umask,
-        max_io_bytes: usize::try_from(max_io).unwrap_or(0),
+        default_permissions: !fuse.non_default_permission,
+        root_squash: fuse.root_squash.filter(|_| fuse.all_squash.is_none()),
+        all_squash: fuse.all_squash,
+        max_io_bytes: max_io,
         allow_other: here.is_root || has_option(fuse, "allow_other") || has_option(fuse, "allow_root"),
         writeback_cache: has_option(fuse, "writeback_cache"),
-        async_dio: has_option(fuse, "async_dio"),
         fsname: kernel_options(fuse).filter_map(|option| option.strip_prefix("fsname=")).last().map(str::to_owned),
         kernel_options: kernel_options(fuse)
             .filter(|option| !consumed.contains(option) && !option.starts_with("fsname="))
@@ -406,10 +418,10 @@ fn data(
     if storage.max_deletes <= 0 {
         warnings.push("with --max-deletes 0 this client deletes no data of removed files".to_owned());
     }
-    let mut cache_dirs = cache_dirs(cache, here);
+    let mut place = cache_place(cache, here);
     if cache.cache_size == 0 {
         warnings.push("with --cache-size 0 nothing is cached or prefetched".to_owned());
-        cache_dirs.clear();
+        place = CachePlace::None;
     }
     let among = |value: &str, flag: &str, known: &[&str], default: &str, warnings: &mut Vec<String>| {
         let known_value = known.iter().find(|known| **known == value).copied();
@@ -422,7 +434,7 @@ fn data(
     let verify = among(&cache.verify_cache_checksum, "--verify-cache-checksum", &levels, "extend", warnings);
     let mut eviction =
         among(&cache.cache_eviction, "--cache-eviction", &["none", "2-random", "lru"], "2-random", warnings);
-    if cache_dirs.is_empty() && eviction == "lru" {
+    if place == CachePlace::Memory && eviction == "lru" {
         warnings.push("a cache in memory evicts by 2-random, not lru".to_owned());
         "2-random".clone_into(&mut eviction);
     }
@@ -443,7 +455,7 @@ fn data(
         buffer_bytes: bytes(cache.buffer_size.max(LEAST_BUFFER)),
         max_readahead_bytes: bytes(cache.max_readahead.unwrap_or(0)),
         prefetch: prefetch as usize,
-        cache_dirs,
+        cache: place,
         cache_mode: cache_mode(&cache.cache_mode, warnings),
         cache_bytes: cache.cache_size,
         cache_items: cache.cache_items,
@@ -472,14 +484,14 @@ fn cache_mode(text: &str, warnings: &mut Vec<String>) -> u32 {
 }
 
 /// Patterns are expanded; a pattern that matches nothing stays as it is and becomes a directory of that name.
-fn cache_dirs(cache: &DataCacheArgs, here: &Surroundings) -> Vec<PathBuf> {
-    let Some(list) = cache.cache_dir.as_deref() else {
-        return vec![here.place("/var/jfsCache", "cache")];
-    };
-    if list == "memory" {
-        return Vec::new();
+fn cache_place(cache: &DataCacheArgs, here: &Surroundings) -> CachePlace {
+    match cache.cache_dir.as_deref().filter(|list| !list.is_empty()) {
+        None => CachePlace::Dirs(vec![here.place("/var/jfsCache", "cache")]),
+        Some("memory") => CachePlace::Memory,
+        Some(list) => {
+            CachePlace::Dirs(values::directories(list).iter().flat_map(|dir| expand(&here.absolute(dir))).collect())
+        }
     }
-    values::directories(list).iter().flat_map(|dir| expand(&here.absolute(dir))).collect()
 }
 
 /// The existing directories that a path with `*` or `?` in its parts matches, in name order.

@@ -34,13 +34,13 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(config.meta_url, "sqlite3:///work/m.db");
     assert_eq!(config.mountpoint, PathBuf::from("/work/mnt"));
     assert_eq!(config.process.log, PathBuf::from("/var/log/juicefs.log"));
-    assert!(!config.process.background && !config.process.syslog);
+    assert!(!config.process.background);
     assert_eq!(config.meta.heartbeat, Duration::from_secs(12));
     assert_eq!(config.meta.atime, AtimeMode::Noatime);
     assert_eq!(config.timeouts.attr, Duration::from_secs(1));
     assert_eq!(config.timeouts.negative, Duration::ZERO);
     assert_eq!(config.data.buffer_bytes, 300 << 20);
-    assert_eq!(config.data.cache_dirs, [PathBuf::from("/var/jfsCache")]);
+    assert_eq!(config.data.cache, CachePlace::Dirs(vec!["/var/jfsCache".into()]));
     assert_eq!((config.data.cache_bytes, config.data.cache_mode), (100 << 30, 0o600));
     assert_eq!((config.data.max_uploads, config.data.max_downloads, config.data.max_deletes), (20, 200, 10));
     assert!(config.features.allow_other);
@@ -51,9 +51,9 @@ fn users_keep_their_things_at_home() {
     let here = Surroundings { is_root: false, ..Surroundings::of_tests() };
     let config = resolve(&args("-d"), &here).expect("good flags").value;
     assert_eq!(config.process.log, PathBuf::from("/home/u/.juicefs/juicefs.log"));
-    assert_eq!(config.data.cache_dirs, [PathBuf::from("/home/u/.juicefs/cache")]);
+    assert_eq!(config.data.cache, CachePlace::Dirs(vec!["/home/u/.juicefs/cache".into()]));
     assert!(!config.features.allow_other);
-    assert!(config.process.background && config.process.syslog);
+    assert!(config.process.background);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn corrections_are_said() {
 #[test]
 fn what_is_not_built_is_refused_in_one_sentence() {
     let here = Surroundings::of_tests();
-    for flag in ["--writeback", "--root-squash 1000:", "--all-squash 5:5", "--upload-limit 100", "--consul h:1"] {
+    for flag in ["--writeback", "--upload-limit 100", "--download-limit 1G", "--consul h:1"] {
         let error = resolve(&args(flag), &here).expect_err("refused").to_string();
         assert!(error.contains("not supported yet") && !error.contains('\n'), "{error}");
     }
@@ -107,6 +107,11 @@ fn kernel_options_are_sorted_out() {
     assert_eq!(config.features.fsname.as_deref(), Some("x"));
     assert_eq!(config.features.kernel_options, ["max_read=99"]);
     assert_eq!(good("--max-fuse-io 8M").features.max_io_bytes, 1 << 20);
+    assert_eq!(good("").features.max_io_bytes, 1 << 20);
+    assert_eq!(good("--max-fuse-io 64K").features.max_io_bytes, 64 << 10);
+    let squash = good("--root-squash 1000: --all-squash 5:6 --non-default-permission").features;
+    assert_eq!((squash.root_squash, squash.all_squash), (None, Some((Some(5), Some(6)))));
+    assert!(!squash.default_permissions);
 }
 
 #[test]
@@ -131,8 +136,9 @@ fn cache_directories_expand() {
     assert_eq!(expand(&pattern), [dir.path().join("disk1/jfs"), dir.path().join("disk2/jfs")]);
     assert_eq!(expand(&dir.path().join("none*")), [dir.path().join("none*")]);
     assert!(matches("a*?c", "abbc") && !matches("a?c", "ac") && matches("*", "") && !matches("é", "e"));
-    assert_eq!(good("--cache-dir /a:b").data.cache_dirs, [PathBuf::from("/a"), PathBuf::from("/work/b")]);
-    assert!(good("--cache-dir memory").data.cache_dirs.is_empty());
+    assert_eq!(good("--cache-dir /a:b").data.cache, CachePlace::Dirs(vec!["/a".into(), "/work/b".into()]));
+    assert_eq!(good("--cache-dir memory").data.cache, CachePlace::Memory);
+    assert_eq!(warned("--cache-size 0").0.data.cache, CachePlace::None);
 }
 
 #[test]

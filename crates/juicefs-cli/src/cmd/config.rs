@@ -1,0 +1,140 @@
+//! `juicefs config`: shows or changes the setting of a volume (cli.md §5.2).
+
+use std::{ffi::OsString, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+use juicefs_core::{Format, Ino, Meta, SystemClock};
+use juicefs_meta::{Client, Engine};
+
+use crate::{
+    cmd::status::SessionRecord,
+    config::{
+        args::ConfigArgs,
+        resolved::{
+            Surroundings,
+            volume::change::{Change, admits, admits_us, plan},
+        },
+    },
+    terminal,
+    volume::{load_format, open_engine, open_reader, open_storage, shown},
+};
+
+/// Shows the setting, or changes it after the checks that the change calls for.
+///
+/// # Errors
+/// A sentence for the user. The setting is changed as a whole or not at all.
+pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundings) -> Result<()> {
+    let engine = open_engine(&args.meta_url).await?;
+    let old = load_format(&engine).await?;
+    if !changes_asked_for(words) {
+        println!("{}", shown(&old)?.to_json_indented("  ")?);
+        return Ok(());
+    }
+    let change = plan(&old, args, here)?;
+    if change.lines.is_empty() && !args.encrypt_secret {
+        println!("Nothing changed.");
+        return Ok(());
+    }
+    if !args.force {
+        check(&change, &engine, &old, args.yes).await?;
+    }
+    Client::save_format(&engine, &change.format, &SystemClock).await.context("store the setting")?;
+    change.lines.iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+/// Whether any flag of this command was given.
+fn changes_asked_for(words: &[OsString]) -> bool {
+    let global =
+        ["--verbose", "--quiet", "--trace", "--no-agent", "--no-color", "--log-level", "--log-id", "--pyroscope"];
+    words.iter().skip(2).take_while(|word| *word != "--").any(|word| {
+        let word = word.to_string_lossy();
+        let name = word.split_once('=').map_or(&*word, |(name, _)| name);
+        !global.contains(&name)
+    })
+}
+
+async fn check(change: &Change, engine: &Arc<dyn Engine>, old: &Format, yes: bool) -> Result<()> {
+    if change.storage {
+        let storage = open_storage(&change.format)?;
+        juicefs_chunk::selftest(storage.as_ref()).await.with_context(|| format!("Storage {}", storage.describe()))?;
+    }
+    if change.limits {
+        check_limits(&change.format, engine, yes).await?;
+    }
+    if change.trash_off {
+        warn("The current trash will be emptied and future removed files will purged immediately.");
+        proceed(yes)?;
+    }
+    if change.client_versions {
+        check_clients(&change.format, engine, yes).await?;
+    }
+    if let Some(tier) = &change.replaced_tier {
+        println!("existing tier will be overwritten:\ntier: {}", tier.id);
+        println!("storage class: {}\ntag: {}", tier.storage_class, tier.tag);
+        proceed(yes)?;
+    }
+    let _ = old;
+    Ok(())
+}
+
+async fn check_limits(format: &Format, engine: &Arc<dyn Engine>, yes: bool) -> Result<()> {
+    let usage = open_reader(engine).await?.statfs(Ino::ROOT).await.context("read the use of the volume")?;
+    let used = usage.total_bytes.saturating_sub(usage.available_bytes);
+    let (capacity, inodes) = (format.capacity, format.inodes);
+    if (capacity > 0 && used >= capacity) || (inodes > 0 && usage.used_inodes >= inodes) {
+        warn(&format!(
+            "New quota is too small (used / quota): {used} / {capacity} bytes, {} / {inodes} inodes.",
+            usage.used_inodes
+        ));
+        proceed(yes)?;
+    }
+    Ok(())
+}
+
+async fn check_clients(format: &Format, engine: &Arc<dyn Engine>, yes: bool) -> Result<()> {
+    let mut ask = !admits_us(format);
+    if ask {
+        warn(&format!(
+            "This client will be rejected after modification (allowed: {} to {}).",
+            format.min_client_version, format.max_client_version
+        ));
+    }
+    for session in open_reader(engine).await?.sessions().await.context("list sessions")? {
+        let record = SessionRecord::of(&session);
+        if !admits(format, &record.version) {
+            println!(
+                "host {} pid {}: client version {} will be rejected",
+                record.host_name, record.process_id, record.version
+            );
+            ask = true;
+        }
+    }
+    if ask { proceed(yes) } else { Ok(()) }
+}
+
+fn warn(text: &str) {
+    if terminal::shows_colors() {
+        println!("\x1b[1;33mWARNING\x1b[0m: {text}");
+    } else {
+        println!("WARNING: {text}");
+    }
+}
+
+fn proceed(yes: bool) -> Result<()> {
+    if yes || terminal::confirm("Proceed anyway?").context("ask")? { Ok(()) } else { bail!("Aborted.") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn global_flags_ask_for_no_change() {
+        let asked = |words: &[&str]| changes_asked_for(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(!asked(&["juicefs", "config", "--", "sqlite3://m.db"]));
+        assert!(!asked(&["juicefs", "config", "--verbose", "--log-id=x", "--", "u"]));
+        assert!(asked(&["juicefs", "config", "--yes", "--", "u"]));
+        assert!(asked(&["juicefs", "config", "--capacity=1", "--", "u"]));
+    }
+}

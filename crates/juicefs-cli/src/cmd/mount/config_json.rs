@@ -1,0 +1,127 @@
+//! What `.config` of a mount shows: all settings in force, secrets removed, in the shape that tools of JuiceFS parse.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use juicefs_core::{Format, version::CLIENT_VERSION};
+use serde_json::{Value, json};
+
+use crate::config::resolved::{MountConfig, mount::CachePlace};
+
+/// Durations are nanoseconds there.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The text of `.config`.
+///
+/// # Errors
+/// When the setting cannot be written as JSON, which none is like.
+pub(super) fn build(config: &MountConfig, format: &Format, sid: u64) -> Result<Value> {
+    let (timeouts, features) = (&config.timeouts, &config.features);
+    Ok(json!({
+        "Meta": meta(config, sid),
+        "Format": serde_json::to_value(crate::volume::shown(format)?)?,
+        "Chunk": chunk(config, format),
+        "Security": { "EnableCap": features.capabilities, "EnableSELinux": features.selinux },
+        "Port": { "PrometheusAgent": "", "DebugAgent": "" },
+        "Version": CLIENT_VERSION,
+        "AttrTimeout": nanos(timeouts.attr),
+        "DirEntryTimeout": nanos(timeouts.dir_entry),
+        "NegEntryTimeout": nanos(timeouts.negative),
+        "EntryTimeout": nanos(timeouts.entry),
+        "ReaddirCache": timeouts.readdir_cache,
+        "BackupMeta": 0,
+        "BackupSkipTrash": false,
+        "PrefixInternal": features.prefix_internal,
+        "HideInternal": features.hide_internal,
+        "UMask": features.umask.unwrap_or(u16::MAX),
+        "Pid": std::process::id(),
+        "PPid": nix::unistd::getppid().as_raw(),
+        "FuseOpts": fuse(config, format),
+        "Mountpoint": config.mountpoint,
+    }))
+}
+
+fn meta(config: &MountConfig, sid: u64) -> Value {
+    let meta = &config.meta;
+    json!({
+        "Retries": meta.retries,
+        "MaxDeletes": config.data.max_deletes,
+        "SkipDirNlink": 0,
+        "CaseInsensi": false,
+        "ReadOnly": meta.read_only,
+        "NoBGJob": !meta.background_jobs,
+        "OpenCache": 0,
+        "OpenCacheLimit": 0,
+        "Heartbeat": nanos(meta.heartbeat),
+        "MountPoint": config.mountpoint,
+        "Subdir": meta.subdir.as_deref().unwrap_or_default(),
+        "AtimeMode": meta.atime.name(),
+        "DirStatFlushPeriod": nanos(Duration::from_secs(1)),
+        "SkipDirMtime": nanos(meta.skip_dir_mtime),
+        "Sid": sid,
+        "SortDir": meta.sort_dir,
+        "FastStatfs": meta.fast_statfs,
+        "NetworkInterfaces": meta.network_interfaces,
+    })
+}
+
+fn chunk(config: &MountConfig, format: &Format) -> Value {
+    let data = &config.data;
+    let cache_dir = match &data.cache {
+        CachePlace::None | CachePlace::Memory => "memory".to_owned(),
+        CachePlace::Dirs(dirs) => {
+            let dirs: Vec<String> = dirs.iter().map(|dir| dir.join(&format.uuid).display().to_string()).collect();
+            dirs.join(":")
+        }
+    };
+    json!({
+        "CacheDir": cache_dir,
+        "CacheMode": data.cache_mode,
+        "CacheSize": data.cache_bytes,
+        "CacheItems": data.cache_items,
+        "CacheChecksum": data.verify_checksum,
+        "CacheEviction": data.eviction,
+        "CacheScanInterval": nanos(data.scan_interval),
+        "CacheExpire": nanos(data.expire),
+        "OSCache": true,
+        "FreeSpace": data.free_space_ratio,
+        "AutoCreate": true,
+        "Compress": format.compression,
+        "MaxUpload": data.max_uploads,
+        "MaxDownload": data.max_downloads,
+        "MaxRetries": data.retries,
+        "UploadLimit": 0,
+        "DownloadLimit": 0,
+        "Writeback": false,
+        "HashPrefix": format.hash_prefix,
+        "BlockSize": format.block_bytes(),
+        "GetTimeout": nanos(data.get_timeout),
+        "PutTimeout": nanos(data.put_timeout),
+        "CacheFullBlock": !data.cache_partial_only,
+        "CacheLargeWrite": data.cache_large_write,
+        "BufferSize": data.buffer_bytes,
+        "Readahead": if data.max_readahead_bytes == 0 { 8 * format.block_bytes() } else { data.max_readahead_bytes },
+        "Prefetch": data.prefetch,
+    })
+}
+
+fn fuse(config: &MountConfig, format: &Format) -> Value {
+    let features = &config.features;
+    let mut options = features.kernel_options.clone();
+    if features.default_permissions && features.all_squash.is_none() {
+        options.push("default_permissions".to_owned());
+    }
+    json!({
+        "AllowOther": features.allow_other,
+        "Options": options,
+        "MaxWrite": features.max_io_bytes,
+        "FsName": features.fsname.clone().unwrap_or_else(|| format!("JuiceFS:{}", format.name)),
+        "Name": "juicefs",
+        "DisableXAttrs": !features.xattr && !format.enable_acl,
+        "EnableLocks": true,
+        "EnableAcl": format.enable_acl,
+        "EnableWriteback": features.writeback_cache,
+    })
+}

@@ -1,0 +1,115 @@
+//! The process that serves a mount: puts the layers together, waits for the end, and takes them down again.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use juicefs_chunk::Store;
+use juicefs_core::{ChunkStore, Meta, SystemClock};
+use juicefs_fuse::Mounted;
+use juicefs_meta::Client;
+use juicefs_vfs::Vfs;
+use tokio::runtime::Runtime;
+
+use super::{config_json, mountpoint, ready, session, settings, shutdown};
+use crate::{
+    config::resolved::MountConfig,
+    runtime,
+    volume::{load_format, open_engine, open_storage},
+};
+
+/// How long tasks that are still under way may take once everything was flushed and closed.
+const RUNTIME_END: Duration = Duration::from_secs(5);
+
+/// A mount with the layers below it.
+struct Served {
+    vfs: Arc<Vfs>,
+    mounted: Mounted,
+    ready: String,
+}
+
+/// Serves the mount until it ends; `on_ready` is called once with the message for the user. Returns the exit code.
+///
+/// # Errors
+/// Why there is no mount; nothing is left mounted then.
+pub(super) fn serve(config: &MountConfig, on_ready: impl FnOnce(&str)) -> Result<u8> {
+    let rt = runtime::of_mount()?;
+    // From here on a signal does not kill the process but ends the mount, even one that is just being made.
+    let signals = rt.block_on(async { shutdown::Signals::catch(config.process.background) })?;
+    let served = rt.block_on(assemble(config)).and_then(|assembled| assembled.mount(&rt, config))?;
+    on_ready(&served.ready);
+    let end = rt.block_on(shutdown::wait(&served.mounted, &served.vfs, signals));
+    let code = shutdown::take_down(&rt, &served.vfs, served.mounted, &end);
+    rt.shutdown_timeout(RUNTIME_END);
+    Ok(code)
+}
+
+/// Everything but the mount itself.
+struct Assembled {
+    vfs: Arc<Vfs>,
+    format: juicefs_core::Format,
+    config: MountConfig,
+}
+
+async fn assemble(config: &MountConfig) -> Result<Assembled> {
+    let engine = open_engine(&config.meta_url).await?;
+    let stored = load_format(&engine).await?;
+    let format = settings::overridden(&stored, &config.overrides)?;
+    let storage = open_storage(&format)?;
+    if config.data.check_storage {
+        let place = storage.describe();
+        juicefs_chunk::selftest(storage.as_ref()).await.with_context(|| format!("Storage {place} does not work"))?;
+    }
+    if format.upload_limit > 0 || format.download_limit > 0 {
+        tracing::warn!(
+            "the bandwidth limits of the volume are not supported yet: this client moves data at full speed"
+        );
+    }
+    let mountpoint = mountpoint::prepare(&config.mountpoint)?;
+    mountpoint::refuse_second(&mountpoint, &format.name, config.process.force)?;
+    let config = MountConfig { mountpoint, ..config.clone() };
+    let chunk_config = settings::chunk(&config, &format)?;
+    let meta = Client::open(engine, settings::client(&config)).await.context("open the volume")?;
+    let chunks: Arc<dyn ChunkStore> = Store::open(chunk_config, storage);
+    let sid = if config.meta.read_only {
+        0
+    } else {
+        let record = session::record(&config.mountpoint, &config.meta.network_interfaces)?;
+        let sid = meta.new_session(record).await.context("create session")?.0;
+        tracing::info!("Create session {sid} OK with version: {}", juicefs_core::version::CLIENT_VERSION);
+        sid
+    };
+    let config_json = config_json::build(&config, &format, sid)?;
+    let vfs = Vfs::new(meta, chunks, Arc::new(SystemClock), settings::vfs(&config, &format, config_json));
+    Ok(Assembled { vfs, format, config })
+}
+
+impl Assembled {
+    /// Mounts. On a failure the session is closed again.
+    fn mount(self, rt: &Runtime, original: &MountConfig) -> Result<Served> {
+        let Self { vfs, format, config } = self;
+        vfs.start(rt.handle());
+        tracing::info!("Mounting volume {} at {:?} ...", format.name, config.mountpoint);
+        let options = settings::fuse(&config, &format);
+        let mounted = Mounted::mount(Arc::clone(&vfs), rt.handle().clone(), options)
+            .map_err(anyhow::Error::from)
+            .and_then(|mounted| match ready::check(&config.mountpoint, config.process.ready_timeout) {
+                Ok(()) => Ok(mounted),
+                Err(error) => {
+                    shutdown::give_up(&mounted);
+                    Err(error)
+                }
+            });
+        match mounted {
+            Ok(mounted) => {
+                let ready = format!("OK, {} is ready at {}", format.name, original.mountpoint.display());
+                Ok(Served { vfs, mounted, ready })
+            }
+            Err(error) => {
+                if let Err(errno) = rt.block_on(vfs.shutdown()) {
+                    tracing::warn!("closing the session: {errno}");
+                }
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What a mount tells other clients about itself (format: metadata.md §5.4).
+
+use std::path::Path;
+
+use anyhow::Result;
+use bytes::Bytes;
+use juicefs_core::version::CLIENT_VERSION;
+use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
+
+use crate::{cmd::status::SessionRecord, local_time::CivilTime};
+
+/// The session record of this process as JSON.
+///
+/// # Errors
+/// When it cannot be written, which none is like.
+pub(super) fn record(mountpoint: &Path, interfaces: &[String]) -> Result<Bytes> {
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let record = SessionRecord {
+        version: CLIENT_VERSION.to_owned(),
+        host_name: host,
+        ip_addrs: addresses(interfaces),
+        mount_point: mountpoint.to_string_lossy().into_owned(),
+        mount_time: CivilTime::now().rfc3339(),
+        process_id: i64::from(std::process::id()),
+    };
+    Ok(serde_json::to_vec(&record)?.into())
+}
+
+/// Addresses of the interfaces that are up, but the loopback; of the named ones only, if any is named.
+fn addresses(interfaces: &[String]) -> Vec<String> {
+    let Ok(all) = getifaddrs() else {
+        return Vec::new();
+    };
+    let mut out: Vec<String> = all
+        .filter(|entry| {
+            entry.flags.contains(InterfaceFlags::IFF_UP) && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+        })
+        .filter(|entry| interfaces.is_empty() || interfaces.contains(&entry.interface_name))
+        .filter_map(|entry| {
+            let address = entry.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| v4.ip().to_string());
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_string()))
+        })
+        .collect();
+    out.dedup();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_has_the_known_keys() {
+        let text = record(Path::new("/mnt/x"), &["no-such-interface".to_owned()]).expect("writable");
+        let value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let keys: Vec<&String> = value.as_object().expect("an object").keys().collect();
+        assert_eq!(keys, ["Version", "HostName", "MountPoint", "MountTime", "ProcessID"]);
+        assert_eq!(value["ProcessID"], std::process::id());
+        assert!(addresses(&[]).iter().all(|address| address.parse::<std::net::IpAddr>().is_ok()));
+    }
+}

@@ -1,0 +1,71 @@
+//! Reaching a volume: its metadata engine, its setting and its object storage, for all commands alike.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use juicefs_core::{Format, ObjectStorage, SystemClock};
+use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine};
+
+use crate::secrets::mask_url;
+
+/// Opens the metadata engine of `url`.
+///
+/// # Errors
+/// With the address, without its password, when it is not supported or cannot be reached.
+pub(crate) async fn open_engine(url: &str) -> Result<Arc<dyn Engine>> {
+    tracing::info!("Meta address: {}", mask_url(url));
+    let url = if url.contains("://") { url.to_owned() } else { format!("redis://{url}") };
+    juicefs_meta::open(&url).await.with_context(|| format!("Meta {} is not available", mask_url(&url)))
+}
+
+/// The setting of the volume that is stored in `engine`.
+///
+/// # Errors
+/// When there is none, with the hint to format.
+pub(crate) async fn load_format(engine: &Arc<dyn Engine>) -> Result<Format> {
+    match Client::load_format(engine).await.context("load setting")? {
+        Some(format) => Ok(format),
+        None => bail!("load setting: database is not formatted, please run `juicefs format ...` first"),
+    }
+}
+
+/// A client that only looks: no session, no writes.
+///
+/// # Errors
+/// When the volume cannot be opened.
+pub(crate) async fn open_reader(engine: &Arc<dyn Engine>) -> Result<Arc<Client>> {
+    let config = ClientConfig {
+        read_only: true,
+        skip_dir_mtime: Duration::ZERO,
+        subdir: None,
+        heartbeat: Duration::from_secs(12),
+        atime_mode: AtimeMode::NoAtime,
+        sort_dir: false,
+        fast_statfs: false,
+        clock: Arc::new(SystemClock),
+    };
+    Client::open(Arc::clone(engine), config).await.context("open the volume")
+}
+
+/// The object storage of a volume.
+///
+/// # Errors
+/// With a sentence for the user when it is not supported.
+pub(crate) fn open_storage(format: &Format) -> Result<Arc<dyn ObjectStorage>> {
+    if !format.encrypt_key.is_empty() {
+        bail!("volume {} is encrypted, which is not supported yet", format.name);
+    }
+    let storage = juicefs_chunk::open_storage(format).context("object storage")?;
+    tracing::info!("Data use {}", storage.describe());
+    Ok(storage)
+}
+
+/// The setting as people may see it: with the secrets removed, otherwise as it is stored.
+///
+/// # Errors
+/// When it cannot be written as JSON, which no setting is like.
+pub(crate) fn shown(format: &Format) -> Result<Format> {
+    let mut shown = format.clone();
+    shown.encrypt_secrets()?;
+    Ok(shown.redacted())
+}
