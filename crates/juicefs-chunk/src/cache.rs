@@ -1,22 +1,49 @@
 //! What is kept locally of blocks: in memory, and on disk in JuiceFS' layout.
 //!
 //! The memory part is always there. It is what lets a sequential reader take a fetched block piece by piece, so it
-//! stays small unless the whole cache was asked to be in memory. Its bytes are counted by its own limit and not by the
+//! stays small unless the whole cache was asked to be in memory: what lies on disk is in the kernel's page cache when it
+//! is hot, and read from there in microseconds. Bytes in memory are counted by a limit of their own and not by the
 //! budget: cached bytes must never stand in the way of a read.
 
+mod dir;
+mod disk;
 mod file;
+mod index;
 mod memory;
+mod open_files;
+mod place;
+mod ring;
+mod scan;
+mod tidy;
+
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use juicefs_core::Segments;
+use parking_lot::Mutex;
 
 use crate::{
     block::BlockId,
-    config::{CachePlace, ChunkConfig},
+    config::{CacheConfig, CachePlace, ChunkConfig},
+    counters::Counters,
     download::join,
+    pool,
 };
+use disk::DiskCache;
 pub(crate) use file::CachedFile;
 use memory::MemoryCache;
+pub use place::cache_dirs;
+
+/// How often limits are looked after.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often memory that nobody wants is given back.
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes of the memory cache that stands in for a disk cache without a usable directory.
+const FALLBACK_MEMORY_BYTES: u64 = 100 << 20;
 
 /// How much a block wants to be kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,60 +69,149 @@ pub(crate) enum Found {
 /// The local cache of one mount.
 #[derive(Debug)]
 pub(crate) struct Cache {
+    parts: Arc<Parts>,
+    /// The full size of a block, when full blocks are not to be kept.
+    unwanted_size: Option<u32>,
+    tidier: Mutex<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
+}
+
+#[derive(Debug)]
+struct Parts {
     memory: MemoryCache,
     /// Whether memory is the cache proper, and not only a stage for readers.
     all_in_memory: bool,
+    disk: Option<DiskCache>,
 }
 
 impl Cache {
-    pub(crate) fn open(config: &ChunkConfig) -> Self {
+    /// Opens the cache that the settings describe. Directories that cannot be used are logged and left out.
+    pub(crate) fn open(config: &ChunkConfig, counters: &Arc<Counters>) -> Self {
         let cache = &config.cache;
-        let all_in_memory = cache.place == CachePlace::Memory;
-        let memory_bytes = if all_in_memory { cache.size_bytes } else { cache.memory_bytes };
-        Self { memory: MemoryCache::new(memory_bytes, cache.expire), all_in_memory }
+        let disk = match &cache.place {
+            CachePlace::Disk(dirs) => DiskCache::open(config, dirs, counters),
+            CachePlace::None | CachePlace::Memory => None,
+        };
+        let (all_in_memory, memory_bytes) = match cache.place {
+            CachePlace::Memory => (true, cache.size_bytes),
+            CachePlace::Disk(_) if disk.is_none() => {
+                tracing::warn!("no cache directory can be used: caching up to 100 MiB in memory");
+                (true, FALLBACK_MEMORY_BYTES.max(cache.memory_bytes))
+            }
+            CachePlace::Disk(_) | CachePlace::None => (false, cache.memory_bytes),
+        };
+        let memory = MemoryCache::new(memory_bytes, cache.expire);
+        let parts = Arc::new(Parts { memory, all_in_memory, disk });
+        let unwanted_size = u32::try_from(config.block_size).ok().filter(|_| cache.partial_only);
+        let tidier = Mutex::new(spawn_tidier(Arc::clone(&parts), cache.clone()));
+        Self { parts, unwanted_size, tidier }
     }
 
-    /// Looks for a block without waiting.
+    /// Looks for a block without waiting for a disk.
     pub(crate) fn find(&self, id: BlockId) -> Found {
-        self.memory.get(id).map_or(Found::Nothing, Found::Memory)
+        match (self.parts.memory.get(id), &self.parts.disk) {
+            (Some(bytes), _) => Found::Memory(bytes),
+            (None, Some(disk)) => disk.find(id),
+            (None, None) => Found::Nothing,
+        }
     }
 
     /// Whether a block is at hand, however briefly.
     pub(crate) fn holds(&self, id: BlockId) -> bool {
-        self.memory.contains(id)
+        self.parts.memory.contains(id) || self.contains(id)
     }
 
     /// Whether a block is in the cache proper.
     pub(crate) fn contains(&self, id: BlockId) -> bool {
-        self.memory.contains(id)
+        match &self.parts.disk {
+            Some(disk) => disk.contains(id),
+            None => self.parts.all_in_memory && self.parts.memory.contains(id),
+        }
     }
 
     /// Keeps a fetched block. Its bytes are counted here from now on. Waits for room only when forced.
     pub(crate) async fn insert(&self, id: BlockId, bytes: &Bytes, keep: Keep) {
-        if keep != Keep::No {
-            self.memory.insert(id, bytes.clone());
+        if keep == Keep::No {
+            return;
+        }
+        self.parts.memory.insert(id, bytes.clone());
+        match &self.parts.disk {
+            Some(disk) if keep == Keep::Forced => disk.put(id, bytes).await,
+            Some(disk) if self.unwanted_size != Some(id.size) => disk.offer(id, bytes),
+            _ => {}
         }
     }
 
     /// Keeps a block that is being written, if there is room in the queue.
     pub(crate) fn insert_written(&self, id: BlockId, body: &Segments) {
-        if self.all_in_memory {
-            self.memory.insert(id, join(body.clone()));
+        if let Some(disk) = &self.parts.disk {
+            disk.offer(id, &join(body.clone()));
+        } else if self.parts.all_in_memory {
+            self.parts.memory.insert(id, join(body.clone()));
         }
     }
 
-    /// Forgets a block.
+    /// Forgets a block that is no more or turned out to be damaged. May wait for a disk.
     pub(crate) fn remove(&self, id: BlockId) {
-        self.memory.remove(id);
+        self.parts.memory.remove(id);
+        if let Some(disk) = &self.parts.disk {
+            disk.remove(id, false);
+        }
+    }
+
+    /// Makes room: forgets a block unless it is not in the store yet. May wait for a disk.
+    pub(crate) fn evict(&self, id: BlockId) {
+        self.parts.memory.remove(id);
+        if let Some(disk) = &self.parts.disk {
+            disk.remove(id, true);
+        }
     }
 
     /// Blocks and bytes held.
     pub(crate) fn usage(&self) -> (u64, u64) {
-        self.memory.usage()
+        self.parts.memory.settle();
+        self.parts.disk.as_ref().map_or_else(|| self.parts.memory.usage(), DiskCache::usage)
     }
 
-    /// Finishes what is under way.
-    pub(crate) async fn close(&self) {
-        self.memory.settle();
+    /// Writes what is queued and ends all threads; waits for them.
+    pub(crate) fn close(&self) {
+        if let Some((stop, tidier)) = self.tidier.lock().take() {
+            drop(stop);
+            if tidier.join().is_err() {
+                tracing::error!("the thread cache-tidy panicked");
+            }
+        }
+        if let Some(disk) = &self.parts.disk {
+            disk.close();
+        }
+        self.parts.memory.clear();
+        pool::trim();
     }
 }
+
+/// Starts the thread that looks after limits, until its sender is dropped.
+fn spawn_tidier(parts: Arc<Parts>, config: CacheConfig) -> Option<(mpsc::Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped) = mpsc::channel();
+    let work = move || {
+        let rules = tidy::Rules::new(&config, parts.disk.as_ref().map_or(1, DiskCache::count));
+        let (mut scanned, mut trimmed) = (Instant::now(), Instant::now());
+        while stopped.recv_timeout(TIDY_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+            parts.memory.settle();
+            if trimmed.elapsed() >= TRIM_INTERVAL {
+                trimmed = Instant::now();
+                pool::trim();
+            }
+            let Some(disk) = &parts.disk else { continue };
+            disk.tidy(&rules);
+            if config.scan_interval.is_some_and(|every| !every.is_zero() && scanned.elapsed() >= every) {
+                scanned = Instant::now();
+                disk.rescan();
+            }
+        }
+    };
+    let tidier = std::thread::Builder::new().name("cache-tidy".to_owned()).spawn(work);
+    let tidier = tidier.inspect_err(|e| tracing::error!("cannot start the thread cache-tidy: {e}"));
+    tidier.ok().map(|thread| (stop, thread))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! What the data path is told: one plain structure, filled by whoever knows flags and the volume setting.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use juicefs_core::Format;
+use juicefs_core::{Clock, Format, SystemClock};
 use thiserror::Error;
 
 use crate::codec::Compression;
@@ -50,6 +50,8 @@ pub struct ChunkConfig {
     pub prefetch: usize,
     /// The local cache.
     pub cache: CacheConfig,
+    /// Time of day, which the age of cached blocks is told by.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Where blocks are kept locally.
@@ -166,6 +168,7 @@ impl ChunkConfig {
                 keep_written: Self::keep_written(&format.storage, false),
                 memory_bytes: buffer_bytes as u64 / 8,
             },
+            clock: Arc::new(SystemClock),
         })
     }
 

@@ -31,6 +31,9 @@ const CORRUPT_TRIES: u32 = 2;
 
 type Flight = Shared<BoxFuture<'static, Result<Bytes, ChunkError>>>;
 
+/// A fetch that only one reader waits for.
+type Fetch = Started<Result<Bytes, ChunkError>>;
+
 /// Fetches under way, by block.
 #[derive(Default)]
 pub(crate) struct Flights {
@@ -61,10 +64,13 @@ impl Drop for Landing {
     }
 }
 
+/// A block and how often parts of it were read.
+type Reuse = Option<(BlockId, u32)>;
+
 /// How often parts of blocks were read lately. A fixed table: what collides is forgotten, which costs a guess.
 #[derive(Debug)]
 pub(crate) struct ReuseTable {
-    slots: Mutex<Box<[Option<(BlockId, u32)>]>>,
+    slots: Mutex<Box<[Reuse]>>,
 }
 
 impl Default for ReuseTable {
@@ -118,7 +124,7 @@ impl Inner {
         let need = sources.iter().map(|(piece, source)| self.source_bytes(*piece, source)).sum();
         let mut lease = if need == 0 { Lease::empty() } else { self.lease_for(need, purpose).await };
         // Start all that must be fetched before waiting for any of it.
-        let mut parts: SmallVec<[Option<Started<Result<Bytes, ChunkError>>>; 2]> = SmallVec::new();
+        let mut parts: SmallVec<[Option<Fetch>; 2]> = SmallVec::new();
         for (piece, source) in &mut sources {
             let part = lease.split(self.source_bytes(*piece, source));
             let started = match source {

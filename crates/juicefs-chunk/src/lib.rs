@@ -21,6 +21,7 @@ pub mod config;
 pub mod object;
 pub mod store;
 
+pub use cache::cache_dirs;
 pub use codec::Compression;
 pub use config::{CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, KeepWritten};
 pub use object::{check_empty, open_storage, selftest, write_uuid};

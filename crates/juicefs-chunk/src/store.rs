@@ -81,7 +81,7 @@ impl Store {
         let inner = Inner {
             budget: Budget::new(config.buffer_bytes),
             requests: Requests::new(&config, storage, Arc::clone(&counters)),
-            cache: Cache::open(&config),
+            cache: Cache::open(&config, &counters),
             flights: Flights::default(),
             reuse: ReuseTable::default(),
             prefetches: Arc::new(Semaphore::new(config.prefetch)),
@@ -122,13 +122,17 @@ impl Inner {
     /// Deletes blocks from the caches and the store; the last error of all.
     pub(crate) async fn remove_blocks(self: &Arc<Self>, blocks: Vec<BlockId>) -> Result<(), ChunkError> {
         let mut result = Ok(());
+        if blocks.iter().any(|id| self.cache.holds(*id)) {
+            let (inner, blocks) = (Arc::clone(self), blocks.clone());
+            let forget = move || blocks.into_iter().for_each(|id| inner.cache.remove(id));
+            if let Err(e) = self.handle.spawn_blocking(forget).await {
+                tracing::error!("forgetting cached blocks ended early: {e}");
+            }
+        }
         let mut deletions = stream::iter(blocks)
             .map(|id| {
                 let inner = Arc::clone(self);
-                async move {
-                    inner.cache.remove(id);
-                    inner.requests.delete(&inner.key(id)).await
-                }
+                async move { inner.requests.delete(&inner.key(id)).await }
             })
             .buffer_unordered(SLICE_CONCURRENCY);
         while let Some(done) = deletions.next().await {
@@ -184,8 +188,10 @@ impl ChunkStore for Store {
     }
 
     async fn evict(&self, slice: SliceKey) {
-        for id in self.blocks(slice) {
-            self.inner.cache.remove(id);
+        let (inner, blocks) = (Arc::clone(&self.inner), self.blocks(slice).collect::<Vec<_>>());
+        let evict = move || blocks.into_iter().for_each(|id| inner.cache.evict(id));
+        if let Err(e) = self.inner.handle.spawn_blocking(evict).await {
+            tracing::error!("evicting slice {} ended early: {e}", slice.id);
         }
     }
 
@@ -221,7 +227,10 @@ impl ChunkStore for Store {
         self.inner.closing.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-        self.inner.cache.close().await;
+        let inner = Arc::clone(&self.inner);
+        if let Err(e) = self.inner.handle.spawn_blocking(move || inner.cache.close()).await {
+            tracing::error!("closing the cache ended early: {e}");
+        }
     }
 }
 

@@ -153,3 +153,6 @@ pub(crate) fn checksums(body: &[Bytes]) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

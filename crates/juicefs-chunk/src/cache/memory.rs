@@ -56,6 +56,12 @@ impl MemoryCache {
         self.blocks.invalidate(&id);
     }
 
+    /// Lets go of everything.
+    pub(crate) fn clear(&self) {
+        self.blocks.invalidate_all();
+        self.settle();
+    }
+
     /// Lets go of what is beyond the limit or expired; the cache does it on its own only after many operations.
     pub(crate) fn settle(&self) {
         self.unsettled.store(0, Ordering::Relaxed);

@@ -1,0 +1,285 @@
+//! One directory of the disk cache (format: data.md §4.1, §4.3, §4.4): blocks as files below `raw/`.
+//!
+//! A block that was offered is readable at once from memory (`pending`) and written by the directory's own thread.
+//! Nothing is fsynced: a cache may be lost, and what is damaged fails its checksums.
+
+use std::{
+    collections::HashMap,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use juicefs_core::Clock;
+use parking_lot::Mutex;
+
+use super::{
+    file::{CachedFile, checksums},
+    index::Index,
+};
+use crate::{
+    block::BlockId,
+    config::{ChecksumLevel, ChunkConfig, Eviction},
+    sys,
+};
+
+/// A directory with what is known of it.
+#[derive(Debug)]
+pub(super) struct CacheDir {
+    root: PathBuf,
+    hash_prefix: bool,
+    level: ChecksumLevel,
+    file_mode: u32,
+    dir_mode: u32,
+    eviction: Eviction,
+    clock: Arc<dyn Clock>,
+    pub(super) state: Mutex<State>,
+    /// Bytes and blocks that may be held, as the settings and the file system allow.
+    pub(super) max_bytes: AtomicU64,
+    pub(super) max_items: AtomicU64,
+    /// Whether the file system has less free space than it should.
+    pub(super) short_of_space: AtomicBool,
+}
+
+/// Index and blocks that are not written yet, together: a block is in one of them at any time.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) index: Index,
+    pub(super) pending: HashMap<BlockId, Bytes>,
+}
+
+/// Where a directory has a block.
+pub(super) enum InDir {
+    Pending(Bytes),
+    File,
+    /// The index is not complete yet: the file may be there.
+    Perhaps,
+    No,
+}
+
+impl CacheDir {
+    /// Makes the directory if it is missing. Returns it with its lasting id.
+    pub(super) fn open(root: &Path, config: &ChunkConfig) -> io::Result<(Self, String)> {
+        let cache = &config.cache;
+        let reads = cache.mode & 0o444;
+        let dir = Self {
+            root: root.to_owned(),
+            hash_prefix: config.hash_prefix,
+            level: cache.checksum,
+            file_mode: cache.mode,
+            dir_mode: cache.mode | reads >> 2 | reads >> 1,
+            eviction: cache.eviction,
+            clock: Arc::clone(&config.clock),
+            state: Mutex::new(State { index: Index::new(cache.eviction), pending: HashMap::new() }),
+            max_bytes: AtomicU64::new(u64::MAX),
+            max_items: AtomicU64::new(u64::MAX),
+            short_of_space: AtomicBool::new(false),
+        };
+        dir.make_dirs(&root.join("raw"))?;
+        let id = dir.lasting_id()?;
+        Ok((dir, id))
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn raw(&self) -> PathBuf {
+        self.root.join("raw")
+    }
+
+    pub(super) fn eviction(&self) -> Eviction {
+        self.eviction
+    }
+
+    /// Seconds since the epoch.
+    pub(super) fn now(&self) -> u32 {
+        u32::try_from(self.clock.now().secs).unwrap_or_default()
+    }
+
+    /// The content of `.lock`, which decides where blocks are placed; made when it is missing.
+    fn lasting_id(&self) -> io::Result<String> {
+        let path = self.root.join(".lock");
+        let read = || fs::read_to_string(&path).map(|text| text.trim().to_owned());
+        match read() {
+            Ok(id) if !id.is_empty() => return Ok(id),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        fs::write(&path, uuid::Uuid::new_v4().to_string())?;
+        // Another client may have made it at the same time: what is there now counts for both.
+        read()
+    }
+
+    pub(super) fn path(&self, id: BlockId) -> PathBuf {
+        let mut path = self.raw();
+        path.push(id.key(self.hash_prefix));
+        path
+    }
+
+    /// Looks for a block without touching the disk.
+    pub(super) fn find(&self, id: BlockId) -> InDir {
+        let mut state = self.state.lock();
+        if let Some(bytes) = state.pending.get(&id) {
+            return InDir::Pending(bytes.clone());
+        }
+        if state.index.touch(id, self.now()) {
+            InDir::File
+        } else if state.index.is_complete() {
+            InDir::No
+        } else {
+            InDir::Perhaps
+        }
+    }
+
+    /// Opens the file of a block. What is no file of that block is forgotten, and deleted if it is damage.
+    pub(super) fn open_file(&self, id: BlockId) -> Option<CachedFile> {
+        let path = self.path(id);
+        match CachedFile::open(&path, id.size, self.level) {
+            Ok(file) => {
+                let mut state = self.state.lock();
+                if !state.index.contains(id) {
+                    state.index.insert(id, self.now(), false);
+                }
+                Some(file)
+            }
+            Err(e) => {
+                self.state.lock().index.remove(id);
+                if e.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!("cache file {} is not used: {e}", path.display());
+                    let _ = fs::remove_file(&path);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether a block is here, as far as the index knows.
+    pub(super) fn contains(&self, id: BlockId) -> bool {
+        let state = self.state.lock();
+        state.index.contains(id) || state.pending.contains_key(&id)
+    }
+
+    /// Takes a block as pending; `false` when it is here already or nothing may be added.
+    pub(super) fn offer(&self, id: BlockId, bytes: &Bytes) -> bool {
+        if self.eviction == Eviction::None && self.is_full() {
+            return false;
+        }
+        let mut state = self.state.lock();
+        if state.index.contains(id) || state.pending.contains_key(&id) {
+            return false;
+        }
+        state.pending.insert(id, bytes.clone());
+        true
+    }
+
+    /// Takes back an offer that could not be queued.
+    pub(super) fn withdraw(&self, id: BlockId) {
+        self.state.lock().pending.remove(&id);
+    }
+
+    /// Writes a pending block to its file, unless it was removed meanwhile. The number of bytes written.
+    pub(super) fn write_pending(&self, id: BlockId) -> io::Result<usize> {
+        let Some(bytes) = self.state.lock().pending.get(&id).cloned() else { return Ok(0) };
+        let done = self.write_file(id, &bytes);
+        let mut state = self.state.lock();
+        let wanted = state.pending.remove(&id).is_some();
+        match done {
+            Ok(()) if wanted => state.index.insert(id, self.now(), false),
+            Ok(()) => {
+                drop(state);
+                let _ = fs::remove_file(self.path(id));
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(bytes.len())
+    }
+
+    fn write_file(&self, id: BlockId, bytes: &Bytes) -> io::Result<()> {
+        let path = self.path(id);
+        // The suffix lets every client's scan see that this is no block, and clear it away.
+        let temp = path.with_file_name(format!("{}_{}.{:x}.tmp", id.slice, id.index, rand::random::<u32>()));
+        let mut file = self.create(&temp)?;
+        let done = (|| {
+            if self.level == ChecksumLevel::None {
+                sys::write_all(&mut file, std::slice::from_ref(bytes))?;
+            } else {
+                let sums = checksums(std::slice::from_ref(bytes)).into();
+                sys::write_all(&mut file, &[bytes.clone(), sums])?;
+            }
+            sys::close(file)?;
+            fs::rename(&temp, &path)
+        })();
+        if done.is_err() {
+            let _ = fs::remove_file(&temp);
+        }
+        done
+    }
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(self.file_mode);
+        match options.open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if let Some(dir) = path.parent() {
+                    self.make_dirs(dir)?;
+                }
+                options.open(path)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes a directory and what is missing above it, with the cache's mode whatever the umask is.
+    fn make_dirs(&self, dir: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(self.dir_mode).create(dir) {
+            Ok(()) => fs::set_permissions(dir, Permissions::from_mode(self.dir_mode)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if dir.is_dir() {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::NotADirectory.into())
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.make_dirs(dir.parent().ok_or(e)?)?;
+                self.make_dirs(dir)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Forgets and deletes a block. A staged one stays when `keep_staged`.
+    pub(super) fn remove(&self, id: BlockId, keep_staged: bool) {
+        {
+            let mut state = self.state.lock();
+            if keep_staged && state.index.is_staged(id) {
+                return;
+            }
+            state.pending.remove(&id);
+            if !state.index.remove(id) && state.index.is_complete() {
+                return;
+            }
+        }
+        let path = self.path(id);
+        if let Err(e) = fs::remove_file(&path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("cannot delete cache file {}: {e}", path.display());
+        }
+    }
+
+    /// Whether no more may be added without taking something out.
+    fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        self.short_of_space.load(Relaxed)
+            || state.index.used_bytes() > self.max_bytes.load(Relaxed)
+            || state.index.len() as u64 > self.max_items.load(Relaxed)
+    }
+}

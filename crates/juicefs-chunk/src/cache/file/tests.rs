@@ -1,0 +1,124 @@
+use std::fs;
+
+use super::*;
+
+const LEVELS: [ChecksumLevel; 4] =
+    [ChecksumLevel::None, ChecksumLevel::Full, ChecksumLevel::Shrink, ChecksumLevel::Extend];
+
+fn data(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+}
+
+/// A file of `data` with checksums.
+fn file_of(dir: &tempfile::TempDir, data: &[u8]) -> std::path::PathBuf {
+    let path = dir.path().join(format!("1_0_{}", data.len()));
+    let sums = checksums(&[Bytes::copy_from_slice(data)]);
+    fs::write(&path, [data, &sums].concat()).expect("written");
+    path
+}
+
+async fn read(path: &Path, size: usize, level: ChecksumLevel, off: usize, len: usize) -> Result<Bytes, String> {
+    let file = CachedFile::open(path, size as u32, level).expect("opened");
+    let waited = file.read(off as u32, len as u32).await;
+    let at_once = file.read_now(off as u32, len as u32);
+    // A file just written is in the page cache, so both ways see the same.
+    assert_eq!(at_once.as_ref(), waited.as_ref().ok());
+    waited
+}
+
+#[tokio::test]
+async fn every_range_reads_back_at_every_level() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for size in [10, 100 << 10, 1 << 20] {
+        let data = data(size);
+        let path = file_of(&dir, &data);
+        for level in LEVELS {
+            let ranges =
+                [(0, size), (0, 1), (size - 1, 1), (size / 3, size / 2), (32 << 10, 32 << 10), (8 << 10, 90 << 10)];
+            for (off, len) in ranges {
+                if off + len <= size {
+                    assert_eq!(read(&path, size, level, off, len).await.expect("read"), data[off..off + len]);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_checksum_is_seen_as_far_as_the_level_looks() {
+    const SIZE: usize = 100 << 10;
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = data(SIZE);
+    let path = file_of(&dir, &data);
+    let mut bytes = fs::read(&path).expect("read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).expect("written");
+    for (level, whole, part) in [
+        (ChecksumLevel::None, true, true),
+        (ChecksumLevel::Full, false, true),
+        (ChecksumLevel::Shrink, false, true),
+        (ChecksumLevel::Extend, false, false),
+    ] {
+        assert_eq!(read(&path, SIZE, level, 0, SIZE).await.is_ok(), whole, "{level:?} whole");
+        assert_eq!(read(&path, SIZE, level, 8 << 10, 90 << 10).await.is_ok(), part, "{level:?} part");
+        assert!(read(&path, SIZE, level, 0, 32 << 10).await.is_ok(), "{level:?} elsewhere");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_anywhere_is_seen() {
+    const SIZE: usize = 70_000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = data(SIZE);
+    let path = file_of(&dir, &data);
+    let sound = fs::read(&path).expect("read");
+    for at in [0, 1, 32_767, 32_768, 65_536, SIZE - 1, SIZE, SIZE + 5, sound.len() - 1] {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x10;
+        fs::write(&path, &bytes).expect("written");
+        assert!(read(&path, SIZE, ChecksumLevel::Extend, 0, SIZE).await.is_err(), "byte {at}");
+        let off = at.min(SIZE - 1);
+        assert!(at >= SIZE || read(&path, SIZE, ChecksumLevel::Extend, off, 1).await.is_err(), "byte {at} alone");
+    }
+    // Cut while it is open: what is no longer there is an error, never zeros.
+    fs::write(&path, &sound).expect("written");
+    let file = CachedFile::open(&path, SIZE as u32, ChecksumLevel::Extend).expect("opened");
+    fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(40_000)).expect("cut");
+    assert_eq!(file.read_now(0, SIZE as u32), None);
+    assert!(file.read(39_000, 5000).await.is_err());
+    assert_eq!(file.read(0, 5000).await.expect("still there"), data[..5000]);
+}
+
+#[test]
+fn lengths_tell_what_a_file_is() {
+    let size = 80 << 10;
+    for (extra, want) in [(0, Some(false)), (12, Some(true)), (12 + 20, Some(true)), (18, Some(false)), (8, None)] {
+        assert_eq!(has_checksums(size, (size + extra) as u64), want, "{extra} bytes after the data");
+    }
+    assert_eq!(has_checksums(size, size as u64 - 1), None);
+    // A footer alone is never taken for three checksums.
+    assert_eq!(has_checksums(size, size as u64 + 14), Some(false));
+}
+
+#[tokio::test]
+async fn a_file_without_checksums_is_accepted_at_every_level() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("plain");
+    fs::write(&path, data(50_000)).expect("written");
+    for level in LEVELS {
+        assert_eq!(read(&path, 50_000, level, 100, 40_000).await.expect("read"), data(50_000)[100..40_100]);
+    }
+}
+
+#[test]
+fn checksums_do_not_depend_on_how_the_data_lies() {
+    let data = data(100_000);
+    let whole = checksums(&[Bytes::copy_from_slice(&data)]);
+    assert_eq!(whole.len(), sums_bytes(data.len()));
+    assert_eq!(whole[..4], crc32c::crc32c(&data[..32768]).to_be_bytes());
+    for step in [1, 1000, 32_768, 50_000] {
+        let parts: Vec<_> = data.chunks(step).map(Bytes::copy_from_slice).collect();
+        assert_eq!(checksums(&parts), whole, "parts of {step}");
+    }
+}

@@ -1,0 +1,317 @@
+//! What a cache directory holds, and what goes when it is too much (format: data.md §4.5, §4.6). No I/O here.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
+
+use rand::{Rng, seq::index::sample};
+
+use crate::{block::BlockId, config::Eviction};
+
+/// Bytes that a file counts beside its data.
+const FILE_BYTES: u64 = 4096;
+/// Entries that one expiry pass looks at.
+const EXPIRE_SAMPLE: usize = 1000;
+
+/// The blocks of one directory.
+#[derive(Debug)]
+pub(super) struct Index {
+    slots: Vec<Slot>,
+    by_block: HashMap<BlockId, u32>,
+    used_bytes: u64,
+    policy: Eviction,
+    /// For LRU: blocks by the atime they had when they were pushed. What became newer is pushed again when it is met.
+    oldest: BinaryHeap<Reverse<(u32, Reverse<u32>, BlockId)>>,
+    /// Number of the scan that last saw each entry.
+    scan: u32,
+    scanned: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    id: BlockId,
+    /// Seconds since the epoch of the last use.
+    atime: u32,
+    scan: u32,
+    /// Not yet uploaded: never evicted.
+    staged: bool,
+}
+
+impl Index {
+    pub(super) fn new(policy: Eviction) -> Self {
+        Self {
+            slots: Vec::new(),
+            by_block: HashMap::new(),
+            used_bytes: 0,
+            policy,
+            oldest: BinaryHeap::new(),
+            scan: 0,
+            scanned: false,
+        }
+    }
+
+    /// Number of blocks.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes used by blocks that may be evicted.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
+    /// Plain bytes of all blocks.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.slots.iter().map(|slot| u64::from(slot.id.size)).sum()
+    }
+
+    /// Whether a block that is not here is known not to be on disk.
+    pub(super) fn is_complete(&self) -> bool {
+        self.scanned
+    }
+
+    pub(super) fn contains(&self, id: BlockId) -> bool {
+        self.by_block.contains_key(&id)
+    }
+
+    /// Notes a use; whether the block is here.
+    pub(super) fn touch(&mut self, id: BlockId, now: u32) -> bool {
+        let Some(at) = self.by_block.get(&id) else { return false };
+        let slot = &mut self.slots[*at as usize];
+        slot.atime = slot.atime.max(now);
+        true
+    }
+
+    /// Adds a block, or brings what is known of it up to date.
+    pub(super) fn insert(&mut self, id: BlockId, atime: u32, staged: bool) {
+        let scan = self.scan;
+        if let Some(at) = self.by_block.get(&id) {
+            let slot = &mut self.slots[*at as usize];
+            let was_staged = std::mem::replace(&mut slot.staged, staged);
+            slot.atime = slot.atime.max(atime);
+            slot.scan = scan;
+            match (was_staged, staged) {
+                (true, false) => self.used_bytes += cost(id),
+                (false, true) => self.used_bytes -= cost(id),
+                _ => {}
+            }
+        } else {
+            let Ok(at) = u32::try_from(self.slots.len()) else { return };
+            self.by_block.insert(id, at);
+            self.slots.push(Slot { id, atime, scan, staged });
+            if !staged {
+                self.used_bytes += cost(id);
+            }
+        }
+        if !staged {
+            self.remember(id, atime);
+        }
+    }
+
+    /// Forgets a block; whether it was here.
+    pub(super) fn remove(&mut self, id: BlockId) -> bool {
+        let Some(at) = self.by_block.remove(&id) else { return false };
+        let slot = self.slots.swap_remove(at as usize);
+        if let Some(moved) = self.slots.get(at as usize) {
+            self.by_block.insert(moved.id, at);
+        }
+        if !slot.staged {
+            self.used_bytes -= cost(id);
+        }
+        true
+    }
+
+    /// Whether a block waits for its upload.
+    pub(super) fn is_staged(&self, id: BlockId) -> bool {
+        self.by_block.get(&id).is_some_and(|at| self.slots[*at as usize].staged)
+    }
+
+    /// A scan of the directory begins: everything inserted from now on was seen by it.
+    pub(super) fn begin_scan(&mut self) {
+        self.scan = self.scan.wrapping_add(1);
+    }
+
+    /// The scan is over: what it did not see is gone.
+    pub(super) fn end_scan(&mut self) {
+        let scan = self.scan;
+        let gone: Vec<_> = self.slots.iter().filter(|slot| slot.scan != scan).map(|slot| slot.id).collect();
+        for id in gone {
+            self.remove(id);
+        }
+        self.scanned = true;
+    }
+
+    /// Takes blocks out until at most `max_bytes` are used by at most `max_items` blocks, and returns them.
+    pub(super) fn evict(&mut self, max_bytes: u64, max_items: u64) -> Vec<BlockId> {
+        let mut out = Vec::new();
+        while self.used_bytes > max_bytes || self.slots.len() as u64 > max_items {
+            let next = match self.policy {
+                Eviction::None => None,
+                Eviction::TwoRandom => self.older_of_two(),
+                Eviction::Lru => self.least_recent(),
+            };
+            let Some(id) = next else { break };
+            self.remove(id);
+            out.push(id);
+        }
+        out
+    }
+
+    /// Takes out those of some random blocks that were last used before `before`.
+    pub(super) fn expire(&mut self, before: u32) -> Vec<BlockId> {
+        let mut rng = rand::rng();
+        let picked = sample(&mut rng, self.slots.len(), self.slots.len().min(EXPIRE_SAMPLE));
+        let old = |slot: &Slot| slot.atime < before && !slot.staged;
+        let out: Vec<_> = picked.iter().map(|at| self.slots[at]).filter(old).map(|slot| slot.id).collect();
+        for id in &out {
+            self.remove(*id);
+        }
+        out
+    }
+
+    fn older_of_two(&self) -> Option<BlockId> {
+        let mut rng = rand::rng();
+        let mut pick = || {
+            // Staged blocks are few, or the disk is lost anyway: a bounded number of tries, then a search.
+            for _ in 0..32 {
+                let slot = self.slots.get(rng.random_range(0..self.slots.len().max(1)))?;
+                if !slot.staged {
+                    return Some(*slot);
+                }
+            }
+            self.slots.iter().find(|slot| !slot.staged).copied()
+        };
+        let (a, b) = (pick()?, pick()?);
+        Some(if a.atime <= b.atime { a.id } else { b.id })
+    }
+
+    fn least_recent(&mut self) -> Option<BlockId> {
+        while let Some(Reverse((atime, size, id))) = self.oldest.pop() {
+            let Some(slot) = self.by_block.get(&id).map(|at| self.slots[*at as usize]) else { continue };
+            if slot.staged {
+                continue;
+            }
+            if slot.atime > atime {
+                self.oldest.push(Reverse((slot.atime, size, id)));
+                continue;
+            }
+            return Some(id);
+        }
+        None
+    }
+
+    fn remember(&mut self, id: BlockId, atime: u32) {
+        if self.policy != Eviction::Lru {
+            return;
+        }
+        self.oldest.push(Reverse((atime, Reverse(id.size), id)));
+        if self.oldest.len() > 2 * self.slots.len() + 1024 {
+            let live = self.slots.iter().filter(|slot| !slot.staged);
+            self.oldest = live.map(|slot| Reverse((slot.atime, Reverse(slot.id.size), slot.id))).collect();
+        }
+    }
+}
+
+fn cost(id: BlockId) -> u64 {
+    u64::from(id.size) + FILE_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(slice: u64) -> BlockId {
+        BlockId { slice, index: 0, size: 1000 }
+    }
+
+    #[test]
+    fn the_limit_on_items_never_empties_the_cache() {
+        for policy in [Eviction::TwoRandom, Eviction::Lru] {
+            let mut index = Index::new(policy);
+            for n in 0..20 {
+                index.insert(id(n), 100 + n as u32, false);
+                index.evict(u64::MAX, 10);
+                assert!((1..=10).contains(&index.len()));
+            }
+            index.evict(u64::MAX, 1);
+            assert_eq!(index.len(), 1);
+        }
+    }
+
+    #[test]
+    fn lru_keeps_the_newest_and_sees_use() {
+        let mut index = Index::new(Eviction::Lru);
+        for n in 0..10 {
+            index.insert(id(n), 100 + n as u32, false);
+        }
+        assert!(index.touch(id(0), 500));
+        let mut gone = index.evict(u64::MAX, 3);
+        gone.sort_unstable();
+        assert_eq!(gone, (1..8).map(id).collect::<Vec<_>>());
+        assert!(index.contains(id(0)) && index.contains(id(9)));
+    }
+
+    #[test]
+    fn staged_blocks_are_never_evicted_until_uploaded() {
+        for policy in [Eviction::TwoRandom, Eviction::Lru] {
+            let mut index = Index::new(policy);
+            index.insert(id(1), 1, true);
+            index.insert(id(2), 2, false);
+            assert_eq!(index.used_bytes(), 1000 + 4096);
+            assert_eq!(index.evict(0, 0), [id(2)]);
+            assert!(index.is_staged(id(1)));
+            assert_eq!(index.expire(100), []);
+            index.insert(id(1), 1, false);
+            assert_eq!(index.evict(0, 0), [id(1)]);
+            assert_eq!((index.len(), index.used_bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn no_eviction_means_none() {
+        let mut index = Index::new(Eviction::None);
+        index.insert(id(1), 1, false);
+        assert_eq!(index.evict(0, 0), []);
+    }
+
+    #[test]
+    fn a_scan_drops_what_is_gone_and_keeps_what_came_meanwhile_and_times() {
+        let mut index = Index::new(Eviction::TwoRandom);
+        index.insert(id(1), 50, false);
+        index.insert(id(2), 50, false);
+        assert!(!index.is_complete());
+        index.begin_scan();
+        index.insert(id(1), 10, false);
+        index.insert(id(3), 60, false);
+        index.end_scan();
+        assert!(index.is_complete() && index.contains(id(1)) && index.contains(id(3)) && !index.contains(id(2)));
+        assert_eq!(index.expire(50), [], "the time of use in memory survives the scan");
+        assert_eq!(index.expire(51), [id(1)]);
+    }
+
+    proptest! {
+        #[test]
+        fn accounts_agree_with_a_plain_map(ops in prop::collection::vec((0..20u64, 0..4u8, 0..100u32), 1..200)) {
+            let mut index = Index::new(Eviction::Lru);
+            let mut model = std::collections::BTreeMap::new();
+            for (n, op, atime) in ops {
+                match op {
+                    0 => prop_assert_eq!(index.remove(id(n)), model.remove(&n).is_some()),
+                    1 => prop_assert_eq!(index.touch(id(n), atime), model.contains_key(&n)),
+                    _ => {
+                        index.insert(id(n), atime, op == 3);
+                        model.insert(n, op == 3);
+                    }
+                }
+                prop_assert_eq!(index.len(), model.len());
+                let free = model.values().filter(|staged| !**staged).count() as u64;
+                prop_assert_eq!(index.used_bytes(), free * 5096);
+            }
+            let free = model.values().filter(|staged| !**staged).count();
+            prop_assert_eq!(index.evict(0, 0).len(), free);
+        }
+    }
+}
