@@ -1,0 +1,130 @@
+//! Who asks: from the header of a request to a [`Caller`], with squashing and, where the kernel does not check
+//! permissions, the supplementary groups of the process.
+
+use std::{
+    collections::HashMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use juicefs_core::Caller;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::abi::InHeader;
+
+/// How long the groups of a process are believed. They hardly ever change, but process numbers come back.
+const GROUPS_TTL: Duration = Duration::from_secs(5);
+/// Processes remembered at most.
+const GROUPS_CAP: usize = 1024;
+
+type Groups = SmallVec<[u32; 4]>;
+
+/// How callers are identified on one mount.
+#[derive(Debug, Default)]
+pub(crate) struct Callers {
+    /// The kernel does not check permissions (no `default_permissions`): operations do, for everybody but root.
+    pub(crate) check_permission: bool,
+    /// Who root becomes.
+    pub(crate) root_squash: Option<(u32, u32)>,
+    /// Who everybody becomes.
+    pub(crate) all_squash: Option<(u32, u32)>,
+    groups: Mutex<HashMap<u32, (Instant, Groups)>>,
+}
+
+impl Callers {
+    pub(crate) fn new(check_permission: bool, root_squash: Option<(u32, u32)>, all_squash: Option<(u32, u32)>) -> Self {
+        Self { check_permission, root_squash, all_squash, groups: Mutex::default() }
+    }
+
+    /// The caller that `header` names.
+    pub(crate) fn caller(&self, header: &InHeader) -> Caller {
+        let squashed = self.all_squash.or(self.root_squash.filter(|_| header.uid == 0));
+        if let Some((uid, gid)) = squashed {
+            // The groups of the process are those of somebody else now.
+            return Caller { uid, gid, groups: Groups::new(), pid: header.pid, check_permission: true };
+        }
+        let check_permission = self.check_permission && header.uid != 0;
+        let groups = if check_permission && header.pid != 0 { self.groups(header.pid) } else { Groups::new() };
+        Caller { uid: header.uid, gid: header.gid, groups, pid: header.pid, check_permission }
+    }
+
+    fn groups(&self, pid: u32) -> Groups {
+        let now = Instant::now();
+        let mut known = self.groups.lock();
+        if let Some((read_at, groups)) = known.get(&pid)
+            && now.duration_since(*read_at) < GROUPS_TTL
+        {
+            return groups.clone();
+        }
+        let groups = status(pid).map(|text| parse_groups(&text)).unwrap_or_default();
+        if known.len() >= GROUPS_CAP {
+            known.clear();
+        }
+        known.insert(pid, (now, groups.clone()));
+        groups
+    }
+}
+
+/// Whether the task `pid` has been killed and only waits for its present system call to end.
+///
+/// A signal that ends a process makes SIGKILL pending for each of its tasks.
+pub(crate) fn is_dying(pid: u32) -> bool {
+    pid != 0 && status(pid).is_none_or(|text| parse_killed(&text))
+}
+
+/// `/proc/PID/status`, `None` when there is no such task any more.
+fn status(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/status")).ok()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+fn parse_groups(status: &str) -> Groups {
+    field(status, "Groups").unwrap_or_default().split_ascii_whitespace().filter_map(|g| g.parse().ok()).collect()
+}
+
+fn parse_killed(status: &str) -> bool {
+    let pending = field(status, "SigPnd").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    pending & (1 << (libc::SIGKILL - 1)) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(uid: u32, pid: u32) -> InHeader {
+        InHeader { uid, gid: uid + 1, pid, ..Default::default() }
+    }
+
+    #[test]
+    fn squashing_replaces_identity_and_checks_it() {
+        let root = Callers::new(false, Some((65534, 65533)), None);
+        let caller = root.caller(&header(0, 1));
+        assert_eq!((caller.uid, caller.gid, caller.check_permission), (65534, 65533, true));
+        assert!(!root.caller(&header(1000, 1)).check_permission);
+        let all = Callers::new(false, Some((1, 1)), Some((9, 8)));
+        assert_eq!((all.caller(&header(0, 1)).uid, all.caller(&header(1000, 1)).gid), (9, 8));
+    }
+
+    #[test]
+    fn groups_are_read_only_for_callers_who_are_checked() {
+        let own = std::process::id();
+        assert!(Callers::new(false, None, None).caller(&header(7, own)).groups.is_empty());
+        let callers = Callers::new(true, None, None);
+        assert!(!callers.caller(&header(0, own)).check_permission, "root may do everything");
+        let expected = parse_groups(&fs::read_to_string("/proc/self/status").expect("procfs"));
+        assert_eq!(callers.caller(&header(7, own)).groups, expected);
+    }
+
+    #[test]
+    fn status_fields_parse() {
+        let text = "Name:\tx\nGroups:\t4 24 1000 \nSigPnd:\t0000000000000100\n";
+        assert_eq!(parse_groups(text).as_slice(), [4, 24, 1000]);
+        assert!(parse_killed(text));
+        assert!(!parse_killed("SigPnd:\t0000000000000200\n"));
+        assert!(!is_dying(std::process::id()));
+    }
+}

@@ -1,0 +1,269 @@
+//! From a request to its answer: decode, poll once, answer from the reader's thread if that was enough, else hand the
+//! rest to tokio.
+//!
+//! Every request is answered exactly once or, where the protocol has no answer, not at all: a request that does not
+//! decode gets EINVAL, an unknown one ENOSYS, a panic in a handler EIO.
+
+mod content;
+mod directory;
+mod name;
+mod node;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use juicefs_core::{Caller, Errno, Ino};
+use smallvec::SmallVec;
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    abi::{EntryOut, InHeader, InterruptIn, OpenOut, WriteIn, opcode, split},
+    caller::{Callers, is_dying},
+    deferred::{Deferred, Slot},
+    notify::Notifier,
+    ops::Operations,
+    page_buf::PageBuf,
+    reply::{Answer, Device, Reply},
+    request::{Args, Request},
+};
+
+/// An operation under way.
+type Work = Pin<Box<dyn Future<Output = Result<Answer, Errno>> + Send>>;
+/// A copy of a name that an operation can keep; most fit without an allocation.
+type NameBuf = SmallVec<[u8; 40]>;
+
+/// Age from which an interrupted request that only looks ends with EINTR. Timers and children that exit send signals
+/// too, and few programs expect EINTR from `stat`: short operations are better finished.
+const INTERRUPT_AFTER: Duration = Duration::from_secs(1);
+
+/// What the mount decided about operations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// The kernel checks permissions, so it need not ask for `access`.
+    pub(crate) default_permissions: bool,
+    /// Extended attributes are served.
+    pub(crate) xattr: bool,
+}
+
+/// Turns requests into operations of `O`.
+pub(crate) struct Dispatcher<O> {
+    pub(crate) ops: O,
+    pub(crate) settings: Settings,
+    pub(crate) callers: Callers,
+    pub(crate) deferred: Arc<Deferred>,
+    pub(crate) notifier: Notifier,
+    pub(crate) rt: Handle,
+}
+
+/// How a decoded request goes on.
+enum Step {
+    /// There is nothing more to do.
+    Done(Answer),
+    /// This is to be run.
+    Run(Work),
+}
+
+/// How far the first poll came.
+enum Begun {
+    Finished(Result<Answer, Errno>),
+    Waiting(Work),
+}
+
+/// One request, ready to become an operation.
+struct Call<'a, O> {
+    ops: O,
+    caller: Caller,
+    /// The node that the header names.
+    node: Ino,
+    args: Args<'a>,
+}
+
+impl<O: Operations> Dispatcher<O> {
+    /// Serves one request that was read from `device`. Returns its buffer when the payload did not go on with it.
+    ///
+    /// Returns when the request is answered or deferred; blocks only while too many are deferred. The thread must be
+    /// in the context of the runtime.
+    pub(crate) fn serve(&self, mut request: Request, device: &Arc<Device>) -> Option<PageBuf> {
+        let header = request.header;
+        let reply = Reply::new(header.unique, Arc::clone(device));
+        let begun = catch_unwind(AssertUnwindSafe(|| self.begin(&mut request)));
+        let buf = request.into_buf();
+        match begun {
+            Ok(Begun::Finished(answer)) => reply.send(answer),
+            Ok(Begun::Waiting(work)) => self.defer(header, work, reply),
+            Err(_) => {
+                tracing::error!(opcode = header.opcode, node = header.nodeid, "a handler panicked: EIO");
+                reply.send(Err(Errno::EIO));
+            }
+        }
+        buf
+    }
+
+    fn begin(&self, request: &mut Request) -> Begun {
+        let mut work = match self.decode(request) {
+            Ok(Step::Run(work)) => work,
+            Ok(Step::Done(answer)) => return Begun::Finished(Ok(answer)),
+            Err(errno) => return Begun::Finished(Err(errno)),
+        };
+        // Nobody is woken through this waker: a future that waits is polled again by its task, which has one.
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Begun::Finished(answer),
+            Poll::Pending => Begun::Waiting(work),
+        }
+    }
+
+    fn decode(&self, request: &mut Request) -> Result<Step, Errno> {
+        let header = request.header;
+        let done = match header.opcode {
+            // Inode numbers are permanent and nothing is kept for a node that the kernel knows.
+            opcode::FORGET | opcode::BATCH_FORGET | opcode::NOTIFY_REPLY => Answer::Silence,
+            opcode::INTERRUPT => {
+                if let Ok(interrupt) = request.args().fixed::<InterruptIn>() {
+                    self.deferred.interrupt(interrupt.unique);
+                }
+                Answer::Silence
+            }
+            opcode::DESTROY => Answer::Empty,
+            // INIT was answered before the readers started; the kernel never sends a second one.
+            opcode::INIT => return Err(Errno::EIO),
+            opcode::ACCESS if self.settings.default_permissions => return Err(Errno::ENOSYS),
+            opcode::GETXATTR | opcode::SETXATTR | opcode::LISTXATTR | opcode::REMOVEXATTR if !self.settings.xattr => {
+                return Err(Errno::ENOSYS);
+            }
+            opcode::WRITE => {
+                let head: WriteIn = request.args().fixed()?;
+                let data = request.take_payload(head.size)?;
+                return Ok(Step::Run(self.call(&header, request.args()).write(&head, data)));
+            }
+            _ => return self.operation(&header, request.args()).map(Step::Run),
+        };
+        Ok(Step::Done(done))
+    }
+
+    fn call<'a>(&self, header: &InHeader, args: Args<'a>) -> Call<'a, O> {
+        Call { ops: self.ops.clone(), caller: self.callers.caller(header), node: Ino(header.nodeid), args }
+    }
+
+    fn operation(&self, header: &InHeader, args: Args<'_>) -> Result<Work, Errno> {
+        let call = self.call(header, args);
+        match header.opcode {
+            opcode::LOOKUP => call.lookup(),
+            opcode::GETATTR => call.getattr(),
+            opcode::SETATTR => call.setattr(),
+            opcode::READLINK => Ok(call.readlink()),
+            opcode::SYMLINK => call.symlink(),
+            opcode::MKNOD => call.mknod(),
+            opcode::MKDIR => call.mkdir(),
+            opcode::UNLINK => call.unlink(),
+            opcode::RMDIR => call.rmdir(),
+            opcode::RENAME => call.rename(),
+            opcode::RENAME2 => call.rename2(),
+            opcode::LINK => call.link(),
+            opcode::OPEN => call.open(&self.notifier),
+            opcode::CREATE => call.create(),
+            opcode::READ => call.read(),
+            opcode::STATFS => Ok(call.statfs()),
+            opcode::RELEASE => call.release(),
+            opcode::FLUSH => call.flush(),
+            opcode::FSYNC => call.fsync(),
+            opcode::FALLOCATE => call.fallocate(),
+            opcode::LSEEK => call.lseek(),
+            opcode::COPY_FILE_RANGE => call.copy_file_range(false),
+            opcode::COPY_FILE_RANGE_64 => call.copy_file_range(true),
+            opcode::SETXATTR => call.setxattr(),
+            opcode::GETXATTR => call.getxattr(),
+            opcode::LISTXATTR => call.listxattr(),
+            opcode::REMOVEXATTR => call.removexattr(),
+            opcode::ACCESS => call.access(),
+            opcode::IOCTL => call.ioctl(),
+            opcode::OPENDIR => Ok(call.opendir()),
+            opcode::READDIR => call.readdir(false),
+            opcode::READDIRPLUS => call.readdir(true),
+            opcode::RELEASEDIR => call.releasedir(),
+            opcode::FSYNCDIR => call.fsyncdir(),
+            // Locks are the kernel's own, BMAP is for block devices, POLL has nothing to wait for; STATX, TMPFILE and
+            // SYNCFS have older forms that the kernel falls back to.
+            _ => Err(Errno::ENOSYS),
+        }
+    }
+
+    fn defer(&self, header: InHeader, work: Work, reply: Reply) {
+        let payload_bytes = if header.opcode == opcode::WRITE { header.len as usize } else { 0 };
+        let slot = self.deferred.enter(header.unique, payload_bytes);
+        // The slot is what joins the task: a mount is not over while one is taken.
+        drop(self.rt.spawn(finish(self.ops.clone(), header, work, reply, slot)));
+    }
+}
+
+/// Runs deferred work to its end. When the request is interrupted its caller is let go; work that only looks is dropped
+/// then, and work that changes something is finished all the same, so that nothing is torn in the middle.
+async fn finish<O: Operations>(ops: O, header: InHeader, mut work: Work, reply: Reply, slot: Slot) {
+    let since = Instant::now();
+    tokio::select! {
+        biased;
+        answer = &mut work => {
+            reply.send(answer);
+            return;
+        }
+        () = interrupted(&slot, &header, since) => {}
+    }
+    reply.send(Err(Errno::EINTR));
+    if only_looks(header.opcode) {
+        return;
+    }
+    let late = work.await;
+    if let Some(fh) = opened(header.opcode, &late) {
+        // Nobody knows the handle, so nobody will release it.
+        if let Err(error) = ops.release(Ino(header.nodeid), fh, None).await {
+            tracing::warn!(fh, ?error, "releasing a file whose opener was killed");
+        }
+    }
+}
+
+/// Ends when the request is to be given up: at once if its caller was killed; for any other signal only work that looks,
+/// and not before [`INTERRUPT_AFTER`]. A second signal is not announced, hence the look once a second.
+async fn interrupted(slot: &Slot, header: &InHeader, since: Instant) {
+    slot.interrupted.cancelled().await;
+    loop {
+        if is_dying(header.pid) || (only_looks(header.opcode) && since.elapsed() >= INTERRUPT_AFTER) {
+            return;
+        }
+        tokio::time::sleep(INTERRUPT_AFTER.saturating_sub(since.elapsed()).max(Duration::from_millis(100))).await;
+    }
+}
+
+/// Whether the operation changes nothing, so that it may be dropped half-way.
+fn only_looks(code: u32) -> bool {
+    matches!(
+        code,
+        opcode::LOOKUP
+            | opcode::GETATTR
+            | opcode::READLINK
+            | opcode::READ
+            | opcode::STATFS
+            | opcode::GETXATTR
+            | opcode::LISTXATTR
+            | opcode::ACCESS
+            | opcode::READDIR
+            | opcode::READDIRPLUS
+            | opcode::LSEEK
+    )
+}
+
+/// The file handle that an answer hands out.
+fn opened(code: u32, answer: &Result<Answer, Errno>) -> Option<u64> {
+    let Ok(Answer::Fixed(fixed)) = answer else { return None };
+    let out = match code {
+        opcode::OPEN => fixed.as_bytes(),
+        opcode::CREATE => fixed.as_bytes().get(size_of::<EntryOut>()..)?,
+        _ => return None,
+    };
+    split::<OpenOut>(out).map(|(out, _)| out.fh)
+}

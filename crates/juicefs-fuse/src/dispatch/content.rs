@@ -1,0 +1,112 @@
+//! Operations on the content of open files.
+
+use bytes::Bytes;
+use juicefs_core::{Errno, Ino, buffer::segments_len};
+
+use super::{Call, Work};
+use crate::{
+    abi::{
+        CopyFileRangeIn, CopyFileRangeOut, FSYNC_FDATASYNC, FallocateIn, FlushIn, FsyncIn, LseekIn, LseekOut, OpenIn,
+        RELEASE_FLOCK_UNLOCK, ReadIn, ReleaseIn, WriteIn, WriteOut,
+    },
+    notify::Notifier,
+    ops::Operations,
+    reply::Answer,
+    wire::open_out,
+};
+
+/// What one COPY_FILE_RANGE copies at most when its answer has 32 bits for the number: whole chunks.
+const COPY_32_BYTES_MAX: u64 = (1 << 32) - (64 << 20);
+
+impl<O: Operations> Call<'_, O> {
+    pub(super) fn open(mut self, notifier: &Notifier) -> Result<Work, Errno> {
+        let OpenIn { flags, .. } = self.args.fixed()?;
+        let Call { ops, caller, node, .. } = self;
+        let notifier = notifier.clone();
+        Ok(Box::pin(async move {
+            let opened = ops.open(&caller, node, flags.cast_signed()).await?;
+            if !opened.keep_cache && !opened.direct_io {
+                // Another client may have changed the file: with its pages the kernel must drop the size it knows, or
+                // reads would end at the old one until the attributes time out.
+                notifier.inval_attr(node);
+            }
+            Ok(Answer::fixed(&open_out(&opened)))
+        }))
+    }
+
+    pub(super) fn read(mut self) -> Result<Work, Errno> {
+        let ReadIn { fh, offset, size, .. } = self.args.fixed()?;
+        let Call { ops, caller, node, .. } = self;
+        Ok(Box::pin(async move {
+            let data = ops.read(&caller, node, fh, offset, size).await?;
+            if segments_len(&data) > size as usize {
+                tracing::error!(node = node.0, offset, size, "a read returned more than was asked for");
+                return Err(Errno::EIO);
+            }
+            Ok(Answer::Data(data))
+        }))
+    }
+
+    pub(super) fn write(self, head: &WriteIn, data: Bytes) -> Work {
+        let WriteIn { fh, offset, .. } = *head;
+        let Call { ops, caller, node, .. } = self;
+        Box::pin(async move {
+            let size = ops.write(&caller, node, fh, offset, data).await?;
+            Ok(Answer::fixed(&WriteOut { size, padding: 0 }))
+        })
+    }
+
+    pub(super) fn flush(mut self) -> Result<Work, Errno> {
+        let FlushIn { fh, lock_owner, .. } = self.args.fixed()?;
+        let Call { ops, caller, node, .. } = self;
+        Ok(Box::pin(async move { ops.flush(&caller, node, fh, lock_owner).await.map(|()| Answer::Empty) }))
+    }
+
+    pub(super) fn fsync(mut self) -> Result<Work, Errno> {
+        let FsyncIn { fh, fsync_flags, .. } = self.args.fixed()?;
+        let datasync = fsync_flags & FSYNC_FDATASYNC != 0;
+        let Call { ops, caller, node, .. } = self;
+        Ok(Box::pin(async move { ops.fsync(&caller, node, fh, datasync).await.map(|()| Answer::Empty) }))
+    }
+
+    pub(super) fn release(mut self) -> Result<Work, Errno> {
+        let ReleaseIn { fh, release_flags, lock_owner, .. } = self.args.fixed()?;
+        let owner = (release_flags & RELEASE_FLOCK_UNLOCK != 0).then_some(lock_owner);
+        let Call { ops, node, .. } = self;
+        Ok(Box::pin(async move { ops.release(node, fh, owner).await.map(|()| Answer::Empty) }))
+    }
+
+    pub(super) fn fallocate(mut self) -> Result<Work, Errno> {
+        let FallocateIn { fh, offset, length, mode, .. } = self.args.fixed()?;
+        let Call { ops, caller, node, .. } = self;
+        Ok(Box::pin(async move {
+            ops.fallocate(&caller, node, fh, mode.cast_signed(), offset, length).await.map(|()| Answer::Empty)
+        }))
+    }
+
+    pub(super) fn lseek(mut self) -> Result<Work, Errno> {
+        let LseekIn { fh, offset, whence, .. } = self.args.fixed()?;
+        let Call { ops, caller, node, .. } = self;
+        Ok(Box::pin(async move {
+            let offset = ops.lseek(&caller, node, fh, offset, whence).await?;
+            Ok(Answer::fixed(&LseekOut { offset }))
+        }))
+    }
+
+    /// `wide`: the form whose answer has 64 bits for the number of bytes.
+    pub(super) fn copy_file_range(mut self, wide: bool) -> Result<Work, Errno> {
+        let CopyFileRangeIn { fh_in, offset_in, nodeid_out, fh_out, offset_out, len, flags } = self.args.fixed()?;
+        let len = if wide || len <= u64::from(u32::MAX) { len } else { COPY_32_BYTES_MAX };
+        let Call { ops, caller, node, .. } = self;
+        Ok(Box::pin(async move {
+            let target = Ino(nodeid_out);
+            let bytes_copied =
+                ops.copy_file_range(&caller, node, fh_in, offset_in, target, fh_out, offset_out, len, flags).await?;
+            if wide {
+                return Ok(Answer::fixed(&CopyFileRangeOut { bytes_copied }));
+            }
+            let size = u32::try_from(bytes_copied).map_err(|_| Errno::EIO)?;
+            Ok(Answer::fixed(&WriteOut { size, padding: 0 }))
+        }))
+    }
+}

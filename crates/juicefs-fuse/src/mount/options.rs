@@ -1,0 +1,219 @@
+//! What a mount is to be, and what of it the kernel is told.
+
+use std::{io, path::PathBuf};
+
+use rustix::mount::MountFlags;
+
+use super::MountError;
+use crate::init::{self, Wanted};
+
+/// Options of a mount. All are explicit: whoever builds them has decided each.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Directory to mount on; it must exist.
+    pub mountpoint: PathBuf,
+    /// Name of the volume, for the mount table.
+    pub volume: String,
+    /// Source in the mount table; `JuiceFS:<volume>` when `None`.
+    pub fsname: Option<String>,
+    /// Other users than the one who mounts may look inside.
+    pub allow_other: bool,
+    /// Nothing will be written, so no writeback cache is asked for. The kernel is not told: the control file stays
+    /// writable, and changes are refused with EROFS by the layers above.
+    pub read_only: bool,
+    /// The kernel checks permission bits. Otherwise operations do, for callers who are not root.
+    pub default_permissions: bool,
+    /// Largest READ and WRITE in bytes (`--max-fuse-io`): rounded up to pages, at most 1 MiB.
+    pub max_io_bytes: usize,
+    /// The kernel gathers small writes (`-o writeback_cache`).
+    pub writeback_cache: bool,
+    /// The volume has POSIX ACLs; the kernel evaluates them. Implies extended attributes.
+    pub enable_acl: bool,
+    /// Extended attributes are served; ENOSYS otherwise, once.
+    pub enable_xattr: bool,
+    /// Further items of `-o`, one each: mount flags such as `noexec`, old names that mean nothing any more, and whatever
+    /// else goes to the kernel as it is.
+    pub extra: Vec<String>,
+    /// Readers of `/dev/fuse`; `None` chooses by the number of CPUs.
+    pub threads: Option<usize>,
+    /// Who root becomes, as uid and gid.
+    pub root_squash: Option<(u32, u32)>,
+    /// Who everybody becomes, as uid and gid. Turns off the kernel's permission check.
+    pub all_squash: Option<(u32, u32)>,
+    /// The VFS replaces the umask of callers by this one, so the kernel must not apply theirs.
+    pub umask: Option<u16>,
+}
+
+/// Options as mount(2) and INIT want them.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) source: String,
+    pub(crate) flags: MountFlags,
+    /// Items of the option string.
+    pub(crate) data: Vec<String>,
+    pub(crate) default_permissions: bool,
+    pub(crate) wanted: Wanted,
+}
+
+impl MountOptions {
+    /// Options of a plain mount of `volume` on `mountpoint` by root, as `juicefs mount` has them by default.
+    #[must_use]
+    pub fn standard(mountpoint: PathBuf, volume: &str) -> Self {
+        Self {
+            mountpoint,
+            volume: volume.to_owned(),
+            fsname: None,
+            allow_other: true,
+            read_only: false,
+            default_permissions: true,
+            max_io_bytes: 128 << 10,
+            writeback_cache: false,
+            enable_acl: false,
+            enable_xattr: false,
+            extra: Vec::new(),
+            threads: None,
+            root_squash: None,
+            all_squash: None,
+            umask: None,
+        }
+    }
+
+    pub(crate) fn resolve(&self) -> Result<Resolved, MountError> {
+        let bad = |why| MountError::MountPoint { path: self.mountpoint.clone(), why };
+        let mountpoint = self.mountpoint.canonicalize().map_err(bad)?;
+        if !mountpoint.is_dir() {
+            return Err(bad(io::ErrorKind::NotADirectory.into()));
+        }
+        let mut resolved = Resolved {
+            mountpoint,
+            source: self.fsname.clone().unwrap_or_else(|| format!("JuiceFS:{}", self.volume)),
+            flags: MountFlags::NOSUID | MountFlags::NODEV,
+            data: Vec::new(),
+            default_permissions: self.default_permissions && self.all_squash.is_none(),
+            wanted: Wanted {
+                max_io_bytes: init::io_bytes(self.max_io_bytes),
+                writeback_cache: self.writeback_cache,
+                acl: self.enable_acl,
+                own_umask: self.umask.is_some(),
+            },
+        };
+        let mut allow_other = self.allow_other;
+        for item in &self.extra {
+            match item.as_str() {
+                "allow_other" | "allow_root" => allow_other = true,
+                "writeback_cache" => resolved.wanted.writeback_cache = true,
+                item => resolved.take(item),
+            }
+        }
+        resolved.wanted.writeback_cache &= !self.read_only;
+        resolved.data.push(format!("max_read={}", resolved.wanted.max_io_bytes));
+        if resolved.default_permissions {
+            resolved.data.push("default_permissions".into());
+        }
+        if allow_other {
+            resolved.data.push("allow_other".into());
+        }
+        Ok(resolved)
+    }
+}
+
+impl Resolved {
+    /// Takes one item that goes to mount(2) as a flag, says something here, or goes on to the kernel as it is.
+    fn take(&mut self, item: &str) {
+        let (set, flag) = match item {
+            "suid" => (false, MountFlags::NOSUID),
+            "nosuid" => (true, MountFlags::NOSUID),
+            "dev" => (false, MountFlags::NODEV),
+            "nodev" => (true, MountFlags::NODEV),
+            "exec" => (false, MountFlags::NOEXEC),
+            "noexec" => (true, MountFlags::NOEXEC),
+            "atime" => (false, MountFlags::NOATIME),
+            "noatime" => (true, MountFlags::NOATIME),
+            "diratime" => (false, MountFlags::NODIRATIME),
+            "nodiratime" => (true, MountFlags::NODIRATIME),
+            "relatime" => (true, MountFlags::RELATIME),
+            "strictatime" => (true, MountFlags::STRICTATIME),
+            "async" => (false, MountFlags::SYNCHRONOUS),
+            "sync" => (true, MountFlags::SYNCHRONOUS),
+            "dirsync" => (true, MountFlags::DIRSYNC),
+            _ => return self.take_data(item),
+        };
+        self.flags.set(flag, set);
+    }
+
+    fn take_data(&mut self, item: &str) {
+        match item.split_once('=').unwrap_or((item, "")) {
+            // Said by the options themselves, always on, or of no meaning here.
+            (
+                ""
+                | "ro"
+                | "rw"
+                | "nonempty"
+                | "debug"
+                | "async_dio"
+                | "default_permissions"
+                | "max_read"
+                | "subtype"
+                | "defaults"
+                | "auto"
+                | "noauto"
+                | "user"
+                | "nouser"
+                | "users"
+                | "_netdev"
+                | "nofail",
+                _,
+            ) => {}
+            ("fsname", name) if !name.is_empty() => self.source = name.to_owned(),
+            _ => self.data.push(item.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(change: impl FnOnce(&mut MountOptions)) -> Resolved {
+        let mut options = MountOptions::standard("/".into(), "vol");
+        change(&mut options);
+        options.resolve().expect("the root is a directory")
+    }
+
+    #[test]
+    fn plain_mounts_are_as_the_go_client_makes_them() {
+        let plain = resolve(|_| {});
+        assert_eq!(plain.source, "JuiceFS:vol");
+        assert_eq!(plain.data, ["max_read=131072", "default_permissions", "allow_other"]);
+        assert_eq!(plain.flags, MountFlags::NOSUID | MountFlags::NODEV);
+    }
+
+    #[test]
+    fn items_become_flags_meanings_or_kernel_options() {
+        let items = ["suid", "noexec", "nonempty", "ro", "fsname=x,y", "writeback_cache", "blksize=512", "allow_root"];
+        let resolved = resolve(|o| {
+            o.extra = items.map(String::from).into();
+            o.allow_other = false;
+            o.max_io_bytes = 1 << 20;
+        });
+        assert_eq!(resolved.flags, MountFlags::NODEV | MountFlags::NOEXEC);
+        assert_eq!(resolved.source, "x,y");
+        assert!(resolved.wanted.writeback_cache);
+        assert_eq!(resolved.data, ["blksize=512", "max_read=1048576", "default_permissions", "allow_other"]);
+    }
+
+    #[test]
+    fn squashing_everybody_takes_the_check_from_the_kernel() {
+        let resolved = resolve(|o| o.all_squash = Some((1, 1)));
+        assert!(!resolved.default_permissions);
+        assert!(!resolved.data.iter().any(|item| item == "default_permissions"));
+    }
+
+    #[test]
+    fn read_only_mounts_cache_no_writes_and_files_are_no_mount_points() {
+        assert!(!resolve(|o| (o.read_only, o.writeback_cache) = (true, true)).wanted.writeback_cache);
+        let file = MountOptions::standard("/proc/version".into(), "vol").resolve();
+        assert!(matches!(file, Err(MountError::MountPoint { .. })));
+    }
+}

@@ -1,0 +1,139 @@
+//! Messages that we start: what the kernel must forget.
+//!
+//! Dropping pages or names waits for locks that a request in our hands may hold, so those messages are sent by a thread
+//! of their own. Attributes alone take no lock and are dropped at once, from anywhere.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use bytes::Bytes;
+use juicefs_core::Ino;
+use rustix::io::Errno as IoErrno;
+
+use crate::{
+    abi::{NotifyDeleteOut, NotifyInvalEntryOut, NotifyInvalInodeOut, bytes_of, notify_code},
+    reply::{Device, write_message},
+};
+
+/// Messages waiting at most.
+const QUEUE_MAX: usize = 4096;
+
+#[derive(Debug)]
+enum Message {
+    Data { ino: Ino, off: i64, len: i64 },
+    Entry { parent: Ino, name: Bytes },
+    Deleted { parent: Ino, child: Ino, name: Bytes },
+    End,
+}
+
+/// Tells the kernel what to forget. Cheap to clone; outlives the mount harmlessly.
+#[derive(Clone, Debug)]
+pub struct Notifier {
+    device: Arc<Device>,
+    queue: SyncSender<Message>,
+}
+
+impl Notifier {
+    /// A notifier on `device` and the thread that sends what may wait, until [`Notifier::end`] or the last clone is gone.
+    pub(crate) fn start(device: Arc<Device>) -> io::Result<(Self, JoinHandle<()>)> {
+        let (queue, messages) = sync_channel(QUEUE_MAX);
+        let thread = thread::Builder::new().name("fuse-notify".into()).spawn({
+            let device = Arc::clone(&device);
+            move || run(&device, &messages)
+        })?;
+        Ok((Self { device, queue }, thread))
+    }
+
+    /// Drops the cached attributes of `ino`, at once. May be called while a request is served.
+    pub fn inval_attr(&self, ino: Ino) {
+        send_data(&self.device, ino, -1, 0);
+    }
+
+    /// Drops the cached pages `off..off + len` of `ino` (`len` 0: to the end) and its attributes, soon.
+    pub fn inval_inode(&self, ino: Ino, off: u64, len: u64) {
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.push(Message::Data { ino, off: signed(off), len: signed(len) });
+    }
+
+    /// Drops the cached name `name` of `parent`, soon.
+    pub fn inval_entry(&self, parent: Ino, name: Bytes) {
+        self.push(Message::Entry { parent, name });
+    }
+
+    /// Says that `name` of `parent`, which was `child`, is gone, soon: also wakes who watches it.
+    pub fn deleted(&self, parent: Ino, child: Ino, name: Bytes) {
+        self.push(Message::Deleted { parent, child, name });
+    }
+
+    /// Ends the thread once it has sent what waits; later messages that may wait go nowhere.
+    pub(crate) fn end(&self) {
+        let _ = self.queue.send(Message::End);
+    }
+
+    /// A message that finds the queue full is dropped: what it names then lives as long as its cache timeout says.
+    fn push(&self, message: Message) {
+        if let Err(TrySendError::Full(message)) = self.queue.try_send(message) {
+            tracing::warn!(?message, "too many notifications wait: dropped");
+        }
+    }
+}
+
+fn run(device: &Device, messages: &Receiver<Message>) {
+    while let Ok(message) = messages.recv() {
+        match message {
+            Message::End => return,
+            Message::Data { ino, off, len } => send_data(device, ino, off, len),
+            Message::Entry { parent, name } => {
+                let out = NotifyInvalEntryOut { parent: parent.0, namelen: name_len(&name), padding: 0 };
+                send(device, notify_code::INVAL_ENTRY, &[bytes_of(&out), &name, b"\0"]);
+            }
+            Message::Deleted { parent, child, name } => {
+                let out = NotifyDeleteOut { parent: parent.0, child: child.0, namelen: name_len(&name), padding: 0 };
+                send(device, notify_code::DELETE, &[bytes_of(&out), &name, b"\0"]);
+            }
+        }
+    }
+}
+
+fn name_len(name: &[u8]) -> u32 {
+    u32::try_from(name.len()).unwrap_or(u32::MAX)
+}
+
+fn send_data(device: &Device, ino: Ino, off: i64, len: i64) {
+    send(device, notify_code::INVAL_INODE, &[bytes_of(&NotifyInvalInodeOut { ino: ino.0, off, len })]);
+}
+
+fn send(device: &Device, code: i32, pieces: &[&[u8]]) {
+    match write_message(device, 0, code, pieces) {
+        // ENOENT: the kernel does not know it, which is as good. ENODEV: the mount is gone.
+        Ok(()) | Err(IoErrno::NOENT | IoErrno::NODEV | IoErrno::NOTDIR | IoErrno::NOTEMPTY | IoErrno::CONNABORTED) => {}
+        Err(error) => tracing::warn!(code, %error, "the kernel refused a notification"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::tests::{device, message};
+
+    #[test]
+    fn messages_carry_their_code_and_a_terminated_name() {
+        let (device, socket) = device();
+        let (notifier, thread) = Notifier::start(device).expect("a thread");
+        notifier.inval_attr(Ino(7));
+        let attr = NotifyInvalInodeOut { ino: 7, off: -1, len: 0 };
+        assert_eq!(message(&socket), Some((0, 2, bytes_of(&attr).to_vec())));
+        notifier.inval_entry(Ino(1), Bytes::from_static(b"ab"));
+        drop(notifier);
+        thread.join().expect("the thread ends with the last notifier");
+        let (_, code, body) = message(&socket).expect("a message");
+        assert_eq!((code, body.len()), (3, 16 + 3));
+        assert!(body.ends_with(b"ab\0"));
+    }
+}

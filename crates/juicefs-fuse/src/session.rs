@@ -1,0 +1,279 @@
+//! A live mount: from mount(2) and INIT to the last answer.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use juicefs_vfs::Vfs;
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    abi::{Wire, bytes_of, opcode},
+    caller::Callers,
+    deferred::Deferred,
+    dispatch::{Dispatcher, Settings},
+    init::{self, Agreed, Negotiation, Wanted},
+    mount::{self, MountEntry, MountError, MountOptions, Resolved, abort_path, mounted_at, unmount_path},
+    notify::Notifier,
+    ops::Operations,
+    page_buf::PageBufPool,
+    reply::{Device, Reply, write_message},
+    request::Request,
+    transport::{
+        Transport,
+        dev::{Arrived, DevTransport, receive},
+    },
+};
+
+/// How long the kernel may take to begin a session that it has just mounted.
+const INIT_WAIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+/// How often buffers that were not needed go back to the machine.
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A mounted file system that is being served.
+///
+/// Dropping it stops nothing: the mount lives until it is unmounted, by [`Mounted::unmount`] or by anybody else.
+#[derive(Debug)]
+pub struct Mounted {
+    mountpoint: PathBuf,
+    /// The line of the mount table, where it could be read.
+    entry: Option<MountEntry>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    notify_thread: Mutex<Option<JoinHandle<()>>>,
+    notifier: Notifier,
+    deferred: Arc<Deferred>,
+    ended: CancellationToken,
+}
+
+impl Mounted {
+    /// Mounts `vfs` and serves it. On return the mount is live: the kernel has been answered and readers wait.
+    ///
+    /// Requests that must wait run on `rt`, which must have its timer on and outlive the mount. Blocks for as long as
+    /// mount(2) and one exchange with the kernel take.
+    ///
+    /// # Errors
+    /// [`MountError`]; nothing is left mounted then.
+    pub fn mount(vfs: Arc<Vfs>, rt: Handle, options: MountOptions) -> Result<Self, MountError> {
+        Self::mount_operations(vfs, rt, &options)
+    }
+
+    /// [`Mounted::mount`] for anything that has the operations.
+    pub(crate) fn mount_operations<O: Operations>(
+        ops: O,
+        rt: Handle,
+        options: &MountOptions,
+    ) -> Result<Self, MountError> {
+        let resolved = options.resolve()?;
+        let device = Arc::new(Device::new(mount::mount(&resolved)?));
+        Self::serve(ops, rt, options, &resolved, device).inspect_err(|_| {
+            if let Err(error) = unmount_path(&resolved.mountpoint, true) {
+                tracing::warn!(%error, "taking back a mount that cannot be served");
+            }
+        })
+    }
+
+    fn serve<O: Operations>(
+        ops: O,
+        rt: Handle,
+        options: &MountOptions,
+        resolved: &Resolved,
+        device: Arc<Device>,
+    ) -> Result<Self, MountError> {
+        let pool = PageBufPool::new(resolved.wanted.max_io_bytes);
+        let agreed = handshake(&device, &pool, resolved.wanted)?;
+        tracing::debug!(?agreed, source = resolved.source, "FUSE session begins");
+        let (notifier, notify_thread) = Notifier::start(Arc::clone(&device)).map_err(MountError::Start)?;
+        let deferred = Arc::new(Deferred::default());
+        let dispatcher = Arc::new(Dispatcher {
+            ops,
+            settings: Settings {
+                default_permissions: resolved.default_permissions,
+                xattr: options.enable_xattr || options.enable_acl,
+            },
+            callers: Callers::new(!resolved.default_permissions, options.root_squash, options.all_squash),
+            deferred: Arc::clone(&deferred),
+            notifier: notifier.clone(),
+            rt: rt.clone(),
+        });
+        let ended = CancellationToken::new();
+        let readers = options.threads.unwrap_or_else(default_readers);
+        let threads = DevTransport::new(device, readers, Arc::clone(&pool))
+            .start(&dispatcher, &ended)
+            .map_err(MountError::Start)?;
+        drop(rt.spawn(trim(pool, ended.clone())));
+        Ok(Self {
+            mountpoint: resolved.mountpoint.clone(),
+            entry: mounted_at(&resolved.mountpoint).unwrap_or_default(),
+            threads: Mutex::new(threads),
+            notify_thread: Mutex::new(Some(notify_thread)),
+            notifier,
+            deferred,
+            ended,
+        })
+    }
+
+    /// Where it is mounted: absolute, without links.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Tells the kernel what to forget.
+    #[must_use]
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
+    /// Requests that wait for something at this moment.
+    #[must_use]
+    pub fn waiting_requests(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// Unmounts. With `lazy` the mount point is free at once and the session ends with its last user. Success when it
+    /// is not mounted any more; another mount on top of ours is left alone.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] with the holders (never with `lazy`), [`MountError::Unmount`].
+    pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
+        self.end_ours(|path| unmount_path(path, lazy))
+    }
+
+    /// Breaks the session whoever uses it, and unmounts: requests under way and later ones end with ECONNABORTED. What
+    /// was acknowledged is not touched, what is only buffered above is not flushed.
+    ///
+    /// # Errors
+    /// [`MountError::Unmount`] when the kernel does not let us.
+    pub fn abort(&self) -> Result<(), MountError> {
+        self.end_ours(abort_path)
+    }
+
+    /// Does `end` to our mount, if it is there and on top.
+    fn end_ours(&self, end: impl FnOnce(&Path) -> Result<(), MountError>) -> Result<(), MountError> {
+        let present = mounted_at(&self.mountpoint).unwrap_or_default();
+        match (&self.entry, present) {
+            (Some(ours), Some(present)) if ours.id != present.id => {
+                if mount::mounts().unwrap_or_default().iter().all(|m| m.id != ours.id) {
+                    return Ok(());
+                }
+                let why = std::io::Error::other(format!("{} is mounted on top", present.source));
+                Err(MountError::Unmount { path: self.mountpoint.clone(), why })
+            }
+            (Some(_), None) => Ok(()),
+            _ => match end(&self.mountpoint) {
+                Err(MountError::NotMounted(_)) => Ok(()),
+                other => other,
+            },
+        }
+    }
+
+    /// Ends when the kernel has ended the session: it was unmounted and nobody uses it any more, or it was aborted.
+    /// Cancel safe.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Waits until the session has ended and every request that was taken has been served to its end. Blocks the
+    /// thread: not for use in a task. Afterwards the VFS gets no more calls from here.
+    ///
+    /// # Errors
+    /// [`MountError::Start`] when a reader ended by a panic; the rest was waited for all the same.
+    pub fn wait(self) -> Result<(), MountError> {
+        let mut panicked = 0;
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            panicked += usize::from(thread.join().is_err());
+        }
+        self.deferred.wait_idle();
+        self.notifier.end();
+        if let Some(thread) = self.notify_thread.lock().take() {
+            panicked += usize::from(thread.join().is_err());
+        }
+        if panicked > 0 {
+            return Err(MountError::Start(std::io::Error::other(format!("{panicked} threads panicked"))));
+        }
+        Ok(())
+    }
+}
+
+/// More readers than CPUs only cost; they never wait for I/O.
+fn default_readers() -> usize {
+    thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 8)
+}
+
+/// Gives unused buffers back until the session ends.
+async fn trim(pool: Arc<PageBufPool>, ended: CancellationToken) {
+    let mut ticks = tokio::time::interval(TRIM_INTERVAL);
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            _ = ticks.tick() => pool.trim(),
+        }
+    }
+}
+
+/// Answers the INIT with which the kernel begins every session.
+fn handshake(device: &Arc<Device>, pool: &Arc<PageBufPool>, wanted: Wanted) -> Result<Agreed, MountError> {
+    let protocol = |text: &str| MountError::Protocol(text.to_owned());
+    let mut buf = pool.take().map_err(MountError::Start)?;
+    loop {
+        match poll(&mut [PollFd::new(device, PollFlags::IN)], Some(&INIT_WAIT)) {
+            Ok(0) => return Err(protocol("the kernel does not begin the session")),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(MountError::Start(error.into())),
+        }
+        let request = match receive(device, buf).map_err(MountError::Start)? {
+            Arrived::Request(request) => request,
+            Arrived::Nothing(back) => {
+                buf = back;
+                continue;
+            }
+            Arrived::End => return Err(protocol("the session ended before it began")),
+        };
+        if let Some(agreed) = answer_init(device, &request, wanted)? {
+            return Ok(agreed);
+        }
+        buf = request.into_buf().map_or_else(|| pool.take(), Ok).map_err(MountError::Start)?;
+    }
+}
+
+/// `None`: go on reading.
+fn answer_init(device: &Arc<Device>, request: &Request, wanted: Wanted) -> Result<Option<Agreed>, MountError> {
+    let unique = request.header.unique;
+    if request.header.opcode != opcode::INIT {
+        Reply::new(unique, Arc::clone(device)).send(Err(juicefs_core::Errno::EIO));
+        return Ok(None);
+    }
+    let out = match init::negotiate(request.args(), wanted) {
+        Negotiation::Agreed(agreed) => {
+            answer(device, unique, &agreed.out())?;
+            return Ok(Some(agreed));
+        }
+        Negotiation::AskAgain => init::ask_again(),
+        Negotiation::Refused { major, minor } => {
+            Reply::new(unique, Arc::clone(device)).send(Err(juicefs_core::Errno(libc::EPROTO)));
+            let text = format!("the kernel speaks {major}.{minor}, at least 7.28 (Linux 4.20) is needed");
+            return Err(MountError::Protocol(text));
+        }
+        Negotiation::Malformed => {
+            Reply::new(unique, Arc::clone(device)).send(Err(juicefs_core::Errno::EINVAL));
+            return Err(MountError::Protocol("the kernel's INIT does not decode".into()));
+        }
+    };
+    answer(device, unique, &out)?;
+    Ok(None)
+}
+
+fn answer<T: Wire>(device: &Device, unique: u64, out: &T) -> Result<(), MountError> {
+    write_message(device, unique, 0, &[bytes_of(out)])
+        .map_err(|error| MountError::Protocol(format!("the kernel refused the answer to INIT: {error}")))
+}

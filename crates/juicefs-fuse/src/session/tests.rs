@@ -1,0 +1,252 @@
+//! Real mounts of a toy file system. Skipped, loudly, where FUSE cannot be used.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    process::{Command, Stdio},
+    sync::atomic::Ordering,
+    time::Instant,
+};
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::toy::Toy;
+
+const INTERRUPTED_AFTER: Duration = Duration::from_secs(1);
+
+struct Bench {
+    toy: Toy,
+    mounted: Option<Mounted>,
+    dir: TempDir,
+    _rt: Runtime,
+}
+
+impl Bench {
+    /// `None` where FUSE cannot be used.
+    fn new(change: impl FnOnce(&mut MountOptions)) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || OpenOptions::new().write(true).open("/dev/fuse").is_err() {
+            eprintln!("SKIPPED: mounting takes root and /dev/fuse");
+            return None;
+        }
+        let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let (toy, dir) = (Toy::new(), tempfile::tempdir().expect("a directory"));
+        let mut options = MountOptions::standard(dir.path().into(), "a,vol ume");
+        options.max_io_bytes = 1 << 20;
+        change(&mut options);
+        let mounted = Mounted::mount_operations(toy.clone(), rt.handle().clone(), &options).expect("a mount");
+        Some(Self { toy, mounted: Some(mounted), dir, _rt: rt })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn mounted(&self) -> &Mounted {
+        self.mounted.as_ref().expect("it is mounted")
+    }
+
+    fn end(mut self) {
+        let mounted = self.mounted.take().expect("it is mounted");
+        mounted.unmount(false).expect("nobody uses it");
+        mounted.wait().expect("no thread panicked");
+        assert!(mounted_at(self.dir.path()).expect("procfs").is_none());
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(mounted) = self.mounted.take() {
+            let _ = mounted.abort();
+            let _ = mounted.unmount(true);
+        }
+    }
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(31).wrapping_add(i >> 9).wrapping_add(seed)) as u8).collect()
+}
+
+fn work_like_a_user(bench: &Bench) {
+    let file = bench.path("file");
+    let data = pattern(5_000_001, 1);
+    fs::write(&file, &data).expect("a write");
+    assert!(fs::read(&file).expect("a read") == data);
+    let open = OpenOptions::new().read(true).write(true).open(&file).expect("open");
+    open.write_all_at(b"xyz", 4_999_999).expect("a write across the end");
+    let mut tail = [0; 5];
+    open.read_exact_at(&mut tail, 4_999_997).expect("a read at the end");
+    assert_eq!(&tail[2..], b"xyz");
+    open.set_len(10).expect("truncation");
+    open.sync_all().expect("fsync");
+    assert_eq!(fs::read(&file).expect("a read"), &data[..10]);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("chmod");
+    assert_eq!(fs::metadata(&file).expect("stat").mode() & 0o7777, 0o640);
+
+    fs::create_dir(bench.path("dir")).expect("mkdir");
+    fs::rename(&file, bench.path("dir/moved")).expect("rename");
+    assert!(!file.exists());
+    std::os::unix::fs::symlink("dir/moved", bench.path("link")).expect("symlink");
+    assert_eq!(fs::read_link(bench.path("link")).expect("readlink"), Path::new("dir/moved"));
+    fs::hard_link(bench.path("dir/moved"), bench.path("hard")).expect("link");
+    assert_eq!(fs::metadata(bench.path("hard")).expect("stat").nlink(), 2);
+    for i in 0..500 {
+        File::create(bench.path(&format!("dir/entry-{i:03}"))).expect("create");
+    }
+    let mut names: Vec<_> = fs::read_dir(bench.path("dir")).expect("readdir").map(|e| e.expect("an entry")).collect();
+    names.sort_by_key(fs::DirEntry::file_name);
+    assert_eq!(names.len(), 501);
+    assert!(names[7].metadata().expect("stat").is_file());
+    for entry in names {
+        fs::remove_file(entry.path()).expect("unlink");
+    }
+    fs::remove_dir(bench.path("dir")).expect("rmdir");
+    assert_eq!(fs::remove_dir(bench.path("dir")).expect_err("gone").raw_os_error(), Some(libc::ENOENT));
+    assert_eq!(nix_statfs(bench.dir.path()), (1000, 255));
+}
+
+fn nix_statfs(path: &Path) -> (u64, u64) {
+    let st = rustix::fs::statvfs(path).expect("statfs");
+    (st.f_blocks, st.f_namemax)
+}
+
+#[test]
+fn a_mount_serves_and_ends() {
+    let Some(bench) = Bench::new(|_| {}) else { return };
+    let entry = mounted_at(bench.dir.path()).expect("procfs").expect("it is mounted");
+    assert_eq!((entry.fstype.as_str(), entry.source.as_str()), ("fuse.juicefs", "JuiceFS:a,vol ume"));
+    assert_eq!(fs::metadata(bench.dir.path()).expect("stat").ino(), 1);
+    work_like_a_user(&bench);
+    bench.end();
+}
+
+#[test]
+fn deferred_requests_give_the_same_answers() {
+    let Some(bench) = Bench::new(|o| o.max_io_bytes = 128 << 10) else { return };
+    bench.toy.slow.store(true, Ordering::Relaxed);
+    work_like_a_user(&bench);
+    bench.end();
+}
+
+#[test]
+fn many_threads_read_and_write_at_once() {
+    let Some(bench) = Bench::new(|o| o.threads = Some(4)) else { return };
+    bench.toy.slow.store(true, Ordering::Relaxed);
+    thread::scope(|scope| {
+        for i in 0..8 {
+            let path = bench.path(&format!("f{i}"));
+            scope.spawn(move || {
+                let data = pattern(3 << 20, i);
+                let mut file = File::create(&path).expect("create");
+                data.chunks(700_000).for_each(|part| file.write_all(part).expect("a write"));
+                drop(file);
+                let mut back = Vec::new();
+                let mut file =
+                    OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).expect("open directly");
+                file.read_to_end(&mut back).expect("a read");
+                assert!(back == data, "file {i}");
+            });
+        }
+    });
+    bench.end();
+}
+
+#[test]
+fn xattrs_are_served_only_where_asked_for() {
+    for (enable_xattr, expected) in [(false, Some(libc::EOPNOTSUPP)), (true, None)] {
+        let Some(bench) = Bench::new(|o| o.enable_xattr = enable_xattr) else { return };
+        let file = bench.path("f");
+        fs::write(&file, b"x").expect("a write");
+        let set = rustix::fs::setxattr(&file, "user.a", b"value", rustix::fs::XattrFlags::empty());
+        assert_eq!(set.err().map(|e| e.raw_os_error()), expected);
+        if enable_xattr {
+            let mut value = [0; 16];
+            assert_eq!(rustix::fs::getxattr(&file, "user.a", &mut value), Ok(5));
+            assert_eq!(&value[..5], b"value");
+            assert_eq!(rustix::fs::getxattr(&file, "user.b", &mut value), Err(rustix::io::Errno::NODATA));
+        }
+        bench.end();
+    }
+}
+
+#[test]
+fn a_busy_mount_names_its_holder_and_ends_lazily() {
+    let Some(mut bench) = Bench::new(|_| {}) else { return };
+    let file = File::create(bench.path("f")).expect("create");
+    match bench.mounted().unmount(false) {
+        Err(MountError::Busy { holders, .. }) => {
+            assert!(holders.iter().any(|h| h.pid == std::process::id() && h.what.ends_with("/f")), "{holders:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.mounted().unmount(true).expect("lazily");
+    file.write_all_at(b"still served", 0).expect("a write");
+    drop(file);
+    bench.mounted.take().expect("a mount").wait().expect("the session ended with its last user");
+}
+
+fn wait_until(mut what: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !what() {
+        assert!(begun.elapsed() < Duration::from_secs(8), "it does not happen");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn kill_stuck(bench: &Bench, command: &str, name: &str) {
+    bench.toy.stuck.store(true, Ordering::Relaxed);
+    let path = bench.path(name);
+    let mut child =
+        Command::new(command).arg(path).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("a child");
+    wait_until(|| bench.mounted().waiting_requests() > 0);
+    child.kill().expect("a signal");
+    wait_until(|| child.try_wait().expect("a child").is_some());
+}
+
+#[test]
+fn killed_processes_do_not_wait_and_what_they_began_to_change_is_finished() {
+    let Some(bench) = Bench::new(|_| {}) else { return };
+    kill_stuck(&bench, "stat", "stuck-lookup");
+    wait_until(|| bench.mounted().waiting_requests() == 0);
+    kill_stuck(&bench, "mkdir", "stuck-mkdir");
+    assert_eq!(bench.mounted().waiting_requests(), 1, "the operation goes on");
+    bench.toy.stuck.store(false, Ordering::Relaxed);
+    wait_until(|| bench.mounted().waiting_requests() == 0);
+    assert!(bench.path("stuck-mkdir").is_dir());
+    kill_stuck(&bench, "touch", "stuck-create");
+    bench.toy.stuck.store(false, Ordering::Relaxed);
+    wait_until(|| bench.mounted().waiting_requests() == 0);
+    assert_eq!(bench.toy.open_files.load(Ordering::Relaxed), 0, "the file that nobody holds was released");
+    bench.end();
+}
+
+#[test]
+fn a_signal_that_does_not_kill_ends_only_long_looks() {
+    let Some(bench) = Bench::new(|_| {}) else { return };
+    bench.toy.stuck.store(true, Ordering::Relaxed);
+    let script = format!(
+        "import os,signal,sys\nsignal.signal(signal.SIGALRM, lambda *a: sys.exit(3))\nsignal.setitimer(signal.ITIMER_REAL, 0.05)\n\
+         os.stat({:?})",
+        bench.path("stuck-lookup")
+    );
+    let begun = Instant::now();
+    let status = Command::new("python3").args(["-c", &script]).status().expect("python3");
+    assert_eq!(status.code(), Some(3), "the handler ran");
+    assert!(begun.elapsed() >= INTERRUPTED_AFTER, "but not before a second");
+    bench.toy.stuck.store(false, Ordering::Relaxed);
+    bench.end();
+}
+
+#[test]
+fn an_aborted_session_ends_while_it_is_used() {
+    let Some(mut bench) = Bench::new(|_| {}) else { return };
+    let mounted = bench.mounted.take().expect("a mount");
+    let file = File::create(bench.path("f")).expect("create");
+    mounted.abort().expect("root may");
+    assert_eq!(file.sync_all().expect_err("it is dead").raw_os_error(), Some(libc::ENOTCONN));
+    assert!(mounted_at(bench.dir.path()).expect("procfs").is_none());
+    mounted.unmount(false).expect("it is gone already");
+    mounted.wait().expect("the readers ended");
+}
