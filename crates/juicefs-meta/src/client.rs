@@ -1,22 +1,37 @@
 //! One client of one volume: runs operations on an engine and keeps what spans them: leases of numbers, usage, open
 //! files, the session.
 
+mod content;
+mod dir_stats;
+mod lease;
+mod names;
+mod nodes;
+mod run;
+mod service;
 mod setting;
+mod trash;
+mod upkeep;
+mod usage;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use juicefs_core::{
-    Clock,
+    Caller, Clock,
+    attr::FileType,
+    errno::Errno,
     error::{MetaError, MetaResult},
     format::Format,
     ids::Ino,
+    limits::{INODE_BATCH, SLICE_ID_BATCH},
+    meta::NewNode,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use crate::{
-    engine::Engine,
-    txn::{Operation, OperationJob},
-};
+use crate::{engine::Engine, opens::OpenTable, ops::acl::RuleIndex, record::Counter};
 
 /// When reading moves the access time of a node (mount option `--atime-mode`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -52,11 +67,26 @@ pub struct ClientConfig {
 }
 
 /// One client of one volume; see [`juicefs_core::Meta`] for what it does.
+///
+/// It starts no timers: whoever opens it calls `flush_stats` every second and `heartbeat` every interval.
 pub struct Client {
     engine: Arc<dyn Engine>,
     config: ClientConfig,
     format: RwLock<Arc<Format>>,
+    /// The directory that is the root of the mount.
     root: Ino,
+    inodes: Arc<lease::Lease>,
+    slices: Arc<lease::Lease>,
+    opens: Arc<OpenTable>,
+    books: Arc<run::Books>,
+    rules: Arc<RuleIndex>,
+    /// Held while stored counters are read or added to, so that what is counted is counted once.
+    counters: tokio::sync::Mutex<()>,
+    /// The hour whose trash directory was used last, and that directory.
+    hourly_trash: Mutex<Option<(i64, Ino)>>,
+    /// Number of the session, 0 without one.
+    sid: AtomicU64,
+    session_info: Mutex<Bytes>,
 }
 
 impl Client {
@@ -87,7 +117,8 @@ impl Client {
         setting::save(engine.as_ref(), format, clock).await
     }
 
-    /// Opens a formatted volume.
+    /// Opens a formatted volume. A read-only client writes nothing at all, so that volumes of older versions and stores
+    /// without write access can be read.
     ///
     /// # Errors
     /// `Setting` when there is no volume, this client's version is not allowed to use it, or it uses a feature that a
@@ -98,14 +129,67 @@ impl Client {
         if !config.read_only {
             engine.prepare().await?;
         }
-        let client = Self { engine, config, format: RwLock::new(Arc::new(format)), root: Ino::ROOT };
+        let mut client = Self {
+            inodes: lease::Lease::new(Arc::clone(&engine), Counter::NextInode, INODE_BATCH),
+            slices: lease::Lease::new(Arc::clone(&engine), Counter::NextChunk, SLICE_ID_BATCH),
+            opens: Arc::default(),
+            books: Arc::new(run::Books::new(engine.caps())),
+            rules: Arc::default(),
+            counters: tokio::sync::Mutex::default(),
+            hourly_trash: Mutex::default(),
+            sid: AtomicU64::new(0),
+            session_info: Mutex::default(),
+            root: Ino::ROOT,
+            format: RwLock::new(Arc::new(format)),
+            config,
+            engine,
+        };
+        client.load_usage().await?;
+        client.load_rules().await?;
+        client.root = client.enter_subdir().await?;
         Ok(Arc::new(client))
     }
 
-    /// Runs an operation to its end.
-    async fn run<O: Operation>(&self, op: O) -> MetaResult<O::Reply> {
-        let job = self.engine.run(OperationJob::new(op)).await?;
-        Ok(OperationJob::<O>::outcome(job)?.reply)
+    /// The engine it runs on.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// The volume setting as last loaded.
+    fn setting(&self) -> Arc<Format> {
+        Arc::clone(&self.format.read())
+    }
+
+    /// The inode that a caller means: the root of the mount may be a directory further down.
+    fn real(&self, ino: Ino) -> Ino {
+        if ino == Ino::ROOT { self.root } else { ino }
+    }
+
+    /// EROFS on a read-only client.
+    fn writable(&self) -> Result<(), Errno> {
+        if self.config.read_only { Err(Errno::EROFS) } else { Ok(()) }
+    }
+
+    /// Finds the directory that is to be the root of the mount, making what is missing of its path.
+    async fn enter_subdir(&self) -> MetaResult<Ino> {
+        let mut at = Ino::ROOT;
+        let cx = Caller::root();
+        for name in self.config.subdir.iter().flat_map(|path| path.split('/')).filter(|name| !name.is_empty()) {
+            let (ino, attr) = match self.lookup_entry(&cx, at, name.as_bytes()).await {
+                Err(MetaError::Posix(Errno::ENOENT)) if !self.config.read_only => {
+                    let node =
+                        NewNode { kind: FileType::Directory, mode: 0o777, umask: 0, rdev: 0, target: Bytes::new() };
+                    self.make_node(&cx, at, name.as_bytes(), node).await?
+                }
+                found => found?,
+            };
+            if !attr.is_dir() {
+                return Err(Errno::ENOTDIR.into());
+            }
+            at = ino;
+        }
+        Ok(at)
     }
 }
 
@@ -113,9 +197,4 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("engine", &self.engine.describe()).field("root", &self.root).finish()
     }
-}
-
-/// A failure about the setting, with the sentence for the user.
-fn setting_error(error: impl std::fmt::Display) -> MetaError {
-    MetaError::Setting(error.to_string())
 }

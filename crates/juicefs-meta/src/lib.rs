@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod engine;
+mod opens;
 pub mod ops;
 pub mod record;
 pub mod txn;

@@ -1,15 +1,57 @@
 //! What file-system operations mean: who may, what changes, which errno, in which order. Written once, for every engine.
 //!
 //! Each operation is a value that implements [`crate::txn::Operation`]; its `decide` is pure. Errno precedence is the
-//! order of the statements in it, and follows Linux where engines of other clients disagree with one another.
+//! order of the statements in it, and follows Linux where other clients disagree with one another.
 
-pub mod setting;
+pub(crate) mod access;
+pub(crate) mod account;
+pub(crate) mod acl;
+pub(crate) mod atime;
+pub(crate) mod compact;
+pub(crate) mod copy_range;
+pub(crate) mod counter;
+pub(crate) mod fallocate;
+pub(crate) mod file_data;
+pub(crate) mod link;
+pub(crate) mod mknod;
+pub(crate) mod open;
+pub(crate) mod remove;
+pub(crate) mod rename;
+pub(crate) mod rmdir;
+pub(crate) mod session;
+pub(crate) mod setattr;
+pub(crate) mod setting;
+pub(crate) mod slices;
+pub(crate) mod sustained;
+pub(crate) mod trash;
+pub(crate) mod truncate;
+pub(crate) mod unlink;
+pub(crate) mod write;
+pub(crate) mod xattr;
+
+use std::time::Duration;
+
+use juicefs_core::{Caller, Timestamp, errno::Errno, ids::SessionId};
 
 use crate::{
     record::Key,
     txn::{Decision, Effects, ReadSet},
 };
-use juicefs_core::errno::Errno;
+
+/// Under which circumstances an operation is done.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    /// On whose behalf.
+    pub(crate) caller: Caller,
+    /// The present time.
+    pub(crate) now: Timestamp,
+    /// A parent touched less long ago is not touched again when nothing else about it changes.
+    pub(crate) skip_dir_mtime: Duration,
+    /// The session of this client; 0 for one without.
+    pub(crate) sid: SessionId,
+    /// Statistics of directories are kept.
+    pub(crate) dir_stats: bool,
+}
 
 /// Why judging stopped before the end.
 #[derive(Debug)]

@@ -7,7 +7,6 @@ use juicefs_core::{
     format::{Format, META_VERSION},
 };
 
-use super::setting_error;
 use crate::{
     engine::Engine,
     ops::setting::StoreSetting,
@@ -118,4 +117,9 @@ pub(super) fn check_same_volume(old: &Format, new: &Format) -> MetaResult<()> {
 
 pub(super) fn unformatted() -> MetaError {
     setting_error("database is not formatted, please run `juicefs format ...` first")
+}
+
+/// A failure about the setting, with the sentence for the user.
+fn setting_error(error: impl std::fmt::Display) -> MetaError {
+    MetaError::Setting(error.to_string())
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Mode of the root directory of a new volume.
-const ROOT_MODE: u16 = 0o777;
+pub(crate) const ROOT_MODE: u16 = 0o777;
 /// Mode of the trash root and its hourly directories.
 pub(crate) const TRASH_MODE: u16 = 0o555;
 

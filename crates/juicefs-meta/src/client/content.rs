@@ -1,0 +1,187 @@
+//! Opening files, their slices, and what changes their length.
+
+use std::sync::Arc;
+
+use juicefs_core::{
+    Caller,
+    attr::{Attr, Timestamp},
+    errno::Errno,
+    error::MetaResult,
+    ids::{ChunkIndex, Ino, SliceId},
+    meta::{ChunkRecords, Compacted, Copied, FallocateMode, Freed, OpenFlags, Written},
+    slice::{CompactionPlan, SliceRecord, plan_compaction},
+};
+
+use super::{AtimeMode, Client};
+use crate::{
+    opens::OpenTable,
+    ops::{
+        compact::CommitCompaction,
+        copy_range::CopyRange,
+        fallocate::Fallocate,
+        open::may_open,
+        sustained::Release,
+        truncate::Truncate,
+        write::{Write, length_with},
+    },
+    record::Key,
+};
+
+/// An open that is counted but not yet granted.
+pub(super) struct CountedOpen {
+    table: Arc<OpenTable>,
+    ino: Ino,
+    granted: bool,
+}
+
+impl CountedOpen {
+    /// The open is granted: from now on it ends with a close.
+    pub(super) fn keep(mut self) {
+        self.granted = true;
+    }
+}
+
+impl Drop for CountedOpen {
+    fn drop(&mut self) {
+        if !self.granted {
+            self.table.cancel(self.ino);
+        }
+    }
+}
+
+impl Client {
+    /// Counts the open of a file that is just being made.
+    pub(super) fn count_new_open(&self, ino: Ino) -> CountedOpen {
+        self.opens.open_new(ino);
+        CountedOpen { table: Arc::clone(&self.opens), ino, granted: false }
+    }
+
+    pub(super) async fn open_file(&self, cx: &Caller, ino: Ino, flags: OpenFlags) -> MetaResult<Attr> {
+        if flags.write || flags.truncate || flags.append {
+            self.writable()?;
+        }
+        self.opens.open(ino).await;
+        let opened = CountedOpen { table: Arc::clone(&self.opens), ino, granted: false };
+        let judged = self.look(vec![Key::Node(ino)], |read| {
+            let attr = read.node(ino).ok_or(Errno::ENOENT)?;
+            may_open(read, cx, attr, flags)?;
+            Ok(attr.clone())
+        });
+        let attr = match judged.await {
+            Ok(attr) => attr,
+            Err(error) => {
+                // The file may have been removed while it was counted as open.
+                opened.keep();
+                if let Err(error) = self.close_file(ino).await {
+                    tracing::warn!(%ino, %error, "cannot free a removed file; the end of the session does");
+                }
+                return Err(error);
+            }
+        };
+        opened.keep();
+        Ok(self.touch_atime(ino, Some(&attr)).await.unwrap_or(attr))
+    }
+
+    pub(super) async fn close_file(&self, ino: Ino) -> MetaResult<Option<Freed>> {
+        let Some(hold) = self.opens.close(ino).await else { return Ok(None) };
+        let sid = self.sid();
+        self.run(Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) }).await
+    }
+
+    pub(super) async fn chunk_records(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {
+        let atime = self.config.atime_mode != AtimeMode::NoAtime && !self.config.read_only;
+        let mut keys = vec![Key::Chunk(ino, index)];
+        if atime {
+            keys.push(Key::Node(ino));
+        }
+        let mut read = self.engine.fetch(keys).await?;
+        let records = read.chunk(ino, index).to_vec();
+        if records.is_empty() {
+            if !atime {
+                read = self.engine.fetch(vec![Key::Node(ino)]).await?;
+            }
+            if !read.node(ino).ok_or(Errno::ENOENT)?.is_file() {
+                return Err(Errno::EPERM.into());
+            }
+        }
+        if atime {
+            self.touch_atime(ino, read.node(ino)).await;
+        }
+        Ok(ChunkRecords { records })
+    }
+
+    pub(super) async fn commit_slice(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        record: SliceRecord,
+        mtime: Timestamp,
+    ) -> MetaResult<Written> {
+        self.writable()?;
+        let scope = self.scope(&Caller::root());
+        let op = |allowed| Write { scope: scope.clone(), ino, index, record, mtime, allowed };
+        self.run_growing(ino, |attr| length_with(attr.length, index, &record), op).await
+    }
+
+    pub(super) async fn set_length(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr> {
+        self.writable()?;
+        let scope = self.scope(cx);
+        let op = |allowed| Truncate { scope: scope.clone(), ino, length, opened, allowed };
+        self.run_growing(ino, |_| length, op).await
+    }
+
+    pub(super) async fn allocate(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        mode: FallocateMode,
+        off: u64,
+        size: u64,
+    ) -> MetaResult<Attr> {
+        self.writable()?;
+        let scope = self.scope(cx);
+        let keeps = match mode {
+            FallocateMode::Allocate { keep_size } | FallocateMode::ZeroRange { keep_size } => keep_size,
+            FallocateMode::PunchHole => true,
+        };
+        let new_length = |attr: &Attr| if keeps { attr.length } else { attr.length.max(off.saturating_add(size)) };
+        let op = |allowed| Fallocate { scope: scope.clone(), ino, mode, off, size, allowed };
+        self.run_growing(ino, new_length, op).await
+    }
+
+    pub(super) async fn copy_range(
+        &self,
+        cx: &Caller,
+        (from, from_off): (Ino, u64),
+        (to, to_off): (Ino, u64),
+        size: u64,
+    ) -> MetaResult<Copied> {
+        self.writable()?;
+        let scope = self.scope(cx);
+        let op = |allowed| CopyRange { scope: scope.clone(), from, from_off, to, to_off, size, allowed };
+        // How much the source has is only known inside; what it needs is told by the first try.
+        self.run_growing(to, |attr| attr.length, op).await
+    }
+
+    pub(super) async fn take_slice_id(&self) -> MetaResult<SliceId> {
+        self.writable()?;
+        Ok(SliceId(self.slices.take().await?))
+    }
+
+    pub(super) async fn compaction_plan(&self, ino: Ino, index: ChunkIndex) -> MetaResult<Option<CompactionPlan>> {
+        let read = self.engine.fetch(vec![Key::Chunk(ino, index)]).await?;
+        Ok(plan_compaction(read.chunk(ino, index), self.engine.caps().max_compact_records))
+    }
+
+    pub(super) async fn compact(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        plan: &CompactionPlan,
+        slice: SliceId,
+    ) -> MetaResult<Compacted> {
+        self.writable()?;
+        let (trash, now) = (self.setting().has_trash(), self.config.clock.now());
+        self.run(CommitCompaction { ino, index, plan: plan.clone(), slice, trash, now }).await
+    }
+}

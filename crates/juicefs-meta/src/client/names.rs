@@ -1,0 +1,262 @@
+//! Looking names up and changing them.
+
+use juicefs_core::{
+    Caller,
+    attr::{Attr, FileType},
+    errno::Errno,
+    error::{MetaError, MetaResult},
+    ids::{Ino, Name},
+    limits::{ENTRY_SPACE, MAX_NAME_BYTES},
+    meta::{DirCursor, DirPage, NewNode, OpenFlags, Removed, RenameFlags, Renamed},
+};
+
+use super::{Client, usage::Reservation};
+use crate::{
+    ops::{
+        access::{TRASH_NAME, X, directory, entry_name, new_name, permit},
+        link::Link,
+        mknod::{Made, Mknod, symlink_target},
+        remove::Removal,
+        rename::Rename,
+        rmdir::Rmdir,
+        unlink::Unlink,
+    },
+    record::Key,
+    txn::Usage,
+};
+
+/// What a new node takes of the volume.
+const ONE_NODE: Usage = Usage { space: ENTRY_SPACE as i64, inodes: 1 };
+
+/// The trash as it shows in the root of the volume.
+fn is_trash_name(parent: Ino, name: &[u8]) -> bool {
+    parent == Ino::ROOT && name == TRASH_NAME
+}
+
+impl Client {
+    /// Finds `name` in `parent`, both as they are stored: the root of the mount is an inode like any other here.
+    pub(super) async fn lookup_entry(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        if cx.check_permission {
+            let search = |read: &_| permit(read, cx, directory(read, parent)?, X);
+            self.look(vec![Key::Node(parent)], search).await?;
+        }
+        match name {
+            b"." => return Ok((parent, self.attributes(parent).await?)),
+            b".." if parent == self.root => return Ok((parent, self.attributes(parent).await?)),
+            b".." => {
+                let attr = self.attributes(parent).await?;
+                if !attr.is_dir() {
+                    return Err(Errno::ENOTDIR.into());
+                }
+                return Ok((attr.parent, self.attributes(attr.parent).await?));
+            }
+            _ if is_trash_name(parent, name) => return Ok((Ino::TRASH_ROOT, self.attributes(Ino::TRASH_ROOT).await?)),
+            _ => {}
+        }
+        let (edge, attr) = self.engine.lookup(parent, name).await?.ok_or(Errno::ENOENT)?;
+        // A name whose node is missing still shows, so that it can be seen and removed.
+        let attr = attr.unwrap_or_else(|| {
+            tracing::warn!(%parent, name = %name.escape_ascii(), ino = %edge.ino, "the entry names a missing node");
+            Attr { kind: edge.kind, nlink: 1, parent, ..Attr::default() }
+        });
+        Ok((edge.ino, attr))
+    }
+
+    /// [`Client::lookup_entry`] for callers: the root of the mount goes by [`Ino::ROOT`].
+    pub(super) async fn look_up(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)> {
+        let (ino, attr) = self.lookup_entry(cx, self.real(parent), name).await?;
+        Ok((if ino == self.root { Ino::ROOT } else { ino }, attr))
+    }
+
+    pub(super) async fn read_directory(
+        &self,
+        ino: Ino,
+        from: Option<DirCursor>,
+        with_attrs: bool,
+        limit: usize,
+    ) -> MetaResult<DirPage> {
+        let starts = from.is_none();
+        let page = self.engine.readdir(ino, from, with_attrs, limit).await?;
+        if starts && page.entries.is_empty() {
+            let attr = self.attributes(ino).await?;
+            if !attr.is_dir() {
+                return Err(Errno::ENOTDIR.into());
+            }
+        }
+        if starts {
+            self.touch_atime(ino, None).await;
+        }
+        Ok(page)
+    }
+
+    /// Whether a name can be made in `parent` at all.
+    fn may_name(&self, parent: Ino, name: &[u8]) -> Result<Name, Errno> {
+        if parent.is_trash() || is_trash_name(parent, name) {
+            return Err(Errno::EPERM);
+        }
+        self.writable()?;
+        new_name(name)
+    }
+
+    /// Puts room for a node aside. A name that exists is reported as such even when the volume is full.
+    async fn room_for_node(&self, parent: Ino, name: &[u8]) -> MetaResult<Reservation<'_>> {
+        let format = self.setting();
+        match self.books.usage.reserve(&format, ONE_NODE) {
+            Ok(room) => Ok(room),
+            Err(errno) => match self.engine.lookup(parent, name).await? {
+                Some(_) => Err(Errno::EEXIST.into()),
+                None => Err(errno.into()),
+            },
+        }
+    }
+
+    async fn run_mknod(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: Name,
+        ino: Ino,
+        node: NewNode,
+        may_exist: bool,
+    ) -> MetaResult<Made> {
+        let rules = std::sync::Arc::clone(&self.rules);
+        let op = Mknod { scope: self.scope(cx), parent, name, ino, node, may_exist, rules };
+        let made = self.run(op).await?;
+        self.learn_rule(made.attr.access_acl).await?;
+        Ok(made)
+    }
+
+    pub(super) async fn make_node(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        node: NewNode,
+    ) -> MetaResult<(Ino, Attr)> {
+        let name = self.may_name(parent, name)?;
+        if node.kind == FileType::Symlink {
+            symlink_target(&node.target)?;
+        }
+        let _room = self.room_for_node(parent, name.as_bytes()).await?;
+        let ino = Ino(self.inodes.take().await?);
+        let made = self.run_mknod(cx, parent, name, ino, node, false).await?;
+        Ok((made.ino, made.attr))
+    }
+
+    pub(super) async fn create_file(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        node: NewNode,
+        exclusive: bool,
+        flags: OpenFlags,
+    ) -> MetaResult<(Ino, Attr)> {
+        let name = self.may_name(parent, name)?;
+        if node.kind != FileType::File {
+            return Err(Errno::EINVAL.into());
+        }
+        let room = match self.room_for_node(parent, name.as_bytes()).await {
+            Err(MetaError::Posix(Errno::EEXIST)) if !exclusive => {
+                let (ino, attr) = self.lookup_entry(cx, parent, name.as_bytes()).await?;
+                return self.open_existing(cx, ino, &attr, flags).await;
+            }
+            room => room?,
+        };
+        let ino = Ino(self.inodes.take().await?);
+        let opened = self.count_new_open(ino);
+        let made = self.run_mknod(cx, parent, name, ino, node, !exclusive).await?;
+        drop(room);
+        if made.existed {
+            drop(opened);
+            return self.open_existing(cx, made.ino, &made.attr, flags).await;
+        }
+        opened.keep();
+        Ok((made.ino, made.attr))
+    }
+
+    async fn open_existing(&self, cx: &Caller, ino: Ino, attr: &Attr, flags: OpenFlags) -> MetaResult<(Ino, Attr)> {
+        if !attr.is_file() {
+            return Err(Errno::EEXIST.into());
+        }
+        Ok((ino, self.open_file(cx, ino, flags).await?))
+    }
+
+    /// How a removal from `parent` goes about it.
+    async fn removal(&self, parent: Ino, skip_trash: bool) -> MetaResult<Removal> {
+        let trash = if skip_trash { None } else { self.trash_for(parent).await? };
+        Ok(Removal { trash, opens: self.opens.hold() })
+    }
+
+    /// Whether a name can be taken out of `parent` at all.
+    fn may_unname(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Result<(), Errno> {
+        if is_trash_name(parent, name) || parent.is_trash() && cx.uid != 0 {
+            return Err(Errno::EPERM);
+        }
+        self.writable()
+    }
+
+    pub(super) async fn unlink_name(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        skip_trash: bool,
+    ) -> MetaResult<Removed> {
+        self.may_unname(cx, parent, name)?;
+        let removal = self.removal(parent, skip_trash).await?;
+        self.run(Unlink { scope: self.scope(cx), parent, name: Name::new(name), removal }).await
+    }
+
+    pub(super) async fn remove_directory(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        skip_trash: bool,
+    ) -> MetaResult<Removed> {
+        match name {
+            b"." => return Err(Errno::EINVAL.into()),
+            b".." => return Err(Errno::ENOTEMPTY.into()),
+            _ => {}
+        }
+        if parent == Ino::TRASH_ROOT {
+            return Err(Errno::EPERM.into());
+        }
+        self.may_unname(cx, parent, name)?;
+        let removal = self.removal(parent, skip_trash).await?;
+        self.run(Rmdir { scope: self.scope(cx), parent, name: Name::new(name), removal }).await
+    }
+
+    pub(super) async fn move_name(
+        &self,
+        cx: &Caller,
+        (from, name): (Ino, &[u8]),
+        (to, new_name): (Ino, &[u8]),
+        flags: RenameFlags,
+    ) -> MetaResult<Renamed> {
+        if is_trash_name(to, new_name) || to.is_trash() {
+            return Err(Errno::EPERM.into());
+        }
+        self.may_unname(cx, from, name)?;
+        let new_name = entry_name(new_name)?;
+        if flags.exchange && (flags.no_replace || flags.whiteout || flags.restore) || flags.restore && !flags.no_replace
+        {
+            return Err(Errno::EINVAL.into());
+        }
+        if flags.whiteout {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        let removal = self.removal(to, false).await?;
+        let scope = self.scope(cx);
+        self.run(Rename { scope, from, name: Name::new(name), to, new_name, flags, removal }).await
+    }
+
+    pub(super) async fn link_name(&self, cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr> {
+        let name = self.may_name(parent, name)?;
+        self.run(Link { scope: self.scope(cx), ino, parent, name }).await
+    }
+}

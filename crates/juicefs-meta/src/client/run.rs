@@ -1,0 +1,158 @@
+//! Running operations, and booking what they used.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use juicefs_core::{
+    Caller,
+    attr::Attr,
+    errno::Errno,
+    error::{MetaError, MetaResult},
+    ids::{Ino, SessionId},
+};
+
+use super::{Client, dir_stats::DirStatBook, usage::UsageBook};
+use crate::{
+    engine::Caps,
+    ops::{
+        Halt, Scope,
+        account::{Growth, space_delta},
+    },
+    record::{DirStat, Key},
+    txn::{Applied, Job, Operation, OperationJob, ReadSet, Step, Usage},
+};
+
+/// How often an operation is tried anew because the room that it needs grew meanwhile.
+const GROWTH_TRIES: u32 = 8;
+
+/// What operations have changed besides records.
+#[derive(Debug)]
+pub(super) struct Books {
+    pub(super) usage: UsageBook,
+    pub(super) dir_stats: DirStatBook,
+    usage_in_transaction: bool,
+}
+
+impl Books {
+    pub(super) fn new(caps: Caps) -> Self {
+        Self {
+            usage: UsageBook::default(),
+            dir_stats: DirStatBook::default(),
+            usage_in_transaction: caps.usage_in_transaction,
+        }
+    }
+}
+
+/// An operation that books what it used as soon as it is applied, whether or not somebody still waits for it.
+struct Booked<O: Operation> {
+    job: Box<OperationJob<O>>,
+    books: Arc<Books>,
+    usage: Usage,
+    dir_stats: Vec<(Ino, DirStat)>,
+}
+
+impl<O: Operation> Job for Booked<O> {
+    fn name(&self) -> &'static str {
+        self.job.name()
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.job.keys()
+    }
+
+    fn step(&mut self, read: &ReadSet) -> Step {
+        let step = self.job.step(read);
+        if let Step::Apply(effects) = &step {
+            self.usage = effects.usage;
+            self.dir_stats.clone_from(&effects.dir_stats);
+        }
+        step
+    }
+
+    fn applied(&mut self, applied: &Applied) {
+        self.job.applied(applied);
+        self.books.usage.settle(self.usage, self.books.usage_in_transaction);
+        self.books.dir_stats.add(std::mem::take(&mut self.dir_stats));
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
+        self
+    }
+}
+
+impl Client {
+    /// Under which circumstances an operation for `caller` runs now.
+    pub(super) fn scope(&self, caller: &Caller) -> Scope {
+        Scope {
+            caller: caller.clone(),
+            now: self.config.clock.now(),
+            skip_dir_mtime: self.config.skip_dir_mtime,
+            sid: self.sid(),
+            dir_stats: self.format.read().dir_stats,
+        }
+    }
+
+    /// Number of the session, 0 without one.
+    pub(super) fn sid(&self) -> SessionId {
+        SessionId(self.sid.load(Ordering::Acquire))
+    }
+
+    /// Runs an operation to its end.
+    pub(super) async fn run<O: Operation>(&self, op: O) -> MetaResult<O::Reply> {
+        let job = OperationJob::new(op);
+        let books = Arc::clone(&self.books);
+        let job = Box::new(Booked { job, books, usage: Usage::default(), dir_stats: Vec::new() });
+        let job = self.engine.run(job).await?.into_any();
+        let booked = job.downcast::<Booked<O>>().map_err(|_| MetaError::Unsupported("an engine that swaps jobs"))?;
+        Ok(OperationJob::<O>::outcome(booked.job)?.reply)
+    }
+
+    /// Runs an operation that may make the file `ino` longer, within the capacity of the volume: `new_length` tells what
+    /// its length becomes, `op` makes the operation with the room that it is allowed.
+    pub(super) async fn run_growing<O, T>(
+        &self,
+        ino: Ino,
+        new_length: impl Fn(&Attr) -> u64,
+        op: impl Fn(Option<u64>) -> O,
+    ) -> MetaResult<T>
+    where
+        O: Operation<Reply = Growth<T>>,
+    {
+        let format = self.setting();
+        if format.capacity == 0 {
+            return match self.run(op(None)).await? {
+                Growth::Done(reply) => Ok(reply),
+                Growth::Short(_) => Err(Errno::ENOSPC.into()),
+            };
+        }
+        let attr = self.node(ino).await?.ok_or(Errno::ENOENT)?;
+        let mut wanted = u64::try_from(space_delta(attr.length, new_length(&attr))).unwrap_or(0);
+        for _ in 0..GROWTH_TRIES {
+            let room = Usage { space: i64::try_from(wanted).unwrap_or(i64::MAX), inodes: 0 };
+            let reserved = self.books.usage.reserve(&format, room)?;
+            match self.run(op(Some(wanted))).await? {
+                Growth::Done(reply) => return Ok(reply),
+                Growth::Short(more) => wanted = more,
+            }
+            drop(reserved);
+        }
+        Err(MetaError::Conflict(GROWTH_TRIES))
+    }
+
+    /// The stored node.
+    pub(super) async fn node(&self, ino: Ino) -> MetaResult<Option<Attr>> {
+        let read = self.engine.fetch(vec![Key::Node(ino)]).await?;
+        Ok(read.node(ino).cloned())
+    }
+
+    /// Judges what is stored without changing anything, reading more as the judgement asks for it.
+    pub(super) async fn look<T>(&self, keys: Vec<Key>, judge: impl Fn(&ReadSet) -> Result<T, Halt>) -> MetaResult<T> {
+        let mut read = self.engine.fetch(keys).await?;
+        loop {
+            match judge(&read) {
+                Ok(found) => return Ok(found),
+                Err(Halt::Fail(errno)) => return Err(errno.into()),
+                Err(Halt::More(keys)) => read.extend(self.engine.fetch(keys).await?),
+            }
+        }
+    }
+}

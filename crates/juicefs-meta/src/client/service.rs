@@ -1,0 +1,231 @@
+//! [`Meta`] as this client answers it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use juicefs_core::{
+    Caller, Meta,
+    attr::{Attr, SetAttr, Timestamp},
+    error::MetaResult,
+    format::Format,
+    ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    meta::{
+        ChunkRecords, Compacted, Copied, DirCursor, DirPage, FallocateMode, Freed, Job, NewNode, OpenFlags, Removed,
+        RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
+    },
+    slice::{CompactionPlan, SliceRecord},
+};
+
+use super::Client;
+
+#[async_trait]
+impl Meta for Client {
+    fn format(&self) -> Arc<Format> {
+        self.setting()
+    }
+
+    fn describe(&self) -> String {
+        self.engine.describe()
+    }
+
+    async fn new_session(&self, info: Bytes) -> MetaResult<SessionId> {
+        self.register(info).await
+    }
+
+    async fn close_session(&self) -> MetaResult<Vec<Freed>> {
+        self.unregister().await
+    }
+
+    async fn heartbeat(&self) -> MetaResult<()> {
+        self.beat().await
+    }
+
+    async fn flush_stats(&self) -> MetaResult<()> {
+        self.write_stats().await
+    }
+
+    async fn sessions(&self) -> MetaResult<Vec<SessionInfo>> {
+        self.list_sessions().await
+    }
+
+    async fn claim(&self, job: Job, interval_secs: u64) -> MetaResult<bool> {
+        self.claim_job(job, interval_secs).await
+    }
+
+    async fn clean_stale_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>> {
+        self.clean_sessions(limit).await
+    }
+
+    async fn deleted_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
+        self.removed_files(before, limit).await
+    }
+
+    async fn delete_file_data(&self, file: Freed) -> MetaResult<Vec<SliceKey>> {
+        self.drop_file_data(file.ino).await
+    }
+
+    async fn dead_slices(&self, limit: usize) -> MetaResult<Vec<SliceKey>> {
+        self.slices_without_use(limit).await
+    }
+
+    async fn forget_slice(&self, slice: SliceKey) -> MetaResult<()> {
+        self.forget(slice).await
+    }
+
+    async fn clean_trash(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<Freed>, bool)> {
+        self.empty_trash(before, limit).await
+    }
+
+    async fn release_delayed_slices(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<SliceKey>> {
+        self.release_delayed(before, limit).await
+    }
+
+    async fn lookup(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)> {
+        self.look_up(cx, parent, name).await
+    }
+
+    async fn getattr(&self, ino: Ino) -> MetaResult<Attr> {
+        self.attributes(self.real(ino)).await
+    }
+
+    async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> MetaResult<()> {
+        self.check_access(cx, self.real(ino), mask).await
+    }
+
+    async fn readlink(&self, ino: Ino) -> MetaResult<Bytes> {
+        self.read_link(self.real(ino)).await
+    }
+
+    async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
+        self.read_directory(self.real(ino), from, with_attrs, limit).await
+    }
+
+    async fn statfs(&self, _ino: Ino) -> MetaResult<VolumeUsage> {
+        self.volume_usage().await
+    }
+
+    async fn mknod(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> MetaResult<(Ino, Attr)> {
+        self.make_node(cx, self.real(parent), name, node).await
+    }
+
+    async fn create(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        node: NewNode,
+        exclusive: bool,
+        flags: OpenFlags,
+    ) -> MetaResult<(Ino, Attr)> {
+        self.create_file(cx, self.real(parent), name, node, exclusive, flags).await
+    }
+
+    async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed> {
+        self.unlink_name(cx, self.real(parent), name, skip_trash).await
+    }
+
+    async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed> {
+        self.remove_directory(cx, self.real(parent), name, skip_trash).await
+    }
+
+    async fn rename(
+        &self,
+        cx: &Caller,
+        from: Ino,
+        name: &[u8],
+        to: Ino,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> MetaResult<Renamed> {
+        self.move_name(cx, (self.real(from), name), (self.real(to), new_name), flags).await
+    }
+
+    async fn link(&self, cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr> {
+        self.link_name(cx, self.real(ino), self.real(parent), name).await
+    }
+
+    async fn setattr(&self, cx: &Caller, ino: Ino, set: SetAttr) -> MetaResult<Attr> {
+        self.set_attributes(cx, self.real(ino), set).await
+    }
+
+    async fn truncate(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr> {
+        self.set_length(cx, self.real(ino), length, opened).await
+    }
+
+    async fn fallocate(&self, cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr> {
+        self.allocate(cx, self.real(ino), mode, off, size).await
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
+        self.read_xattr(self.real(ino), name).await
+    }
+
+    async fn listxattr(&self, ino: Ino) -> MetaResult<Vec<Name>> {
+        self.xattr_names(self.real(ino)).await
+    }
+
+    async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()> {
+        self.change_xattr(cx, self.real(ino), name, Some(value), mode).await
+    }
+
+    async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()> {
+        self.change_xattr(cx, self.real(ino), name, None, XattrMode::Any).await
+    }
+
+    async fn open(&self, cx: &Caller, ino: Ino, flags: OpenFlags) -> MetaResult<Attr> {
+        self.open_file(cx, self.real(ino), flags).await
+    }
+
+    async fn close(&self, ino: Ino) -> MetaResult<Option<Freed>> {
+        self.close_file(self.real(ino)).await
+    }
+
+    async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {
+        self.chunk_records(ino, index).await
+    }
+
+    async fn new_slice_id(&self) -> MetaResult<SliceId> {
+        self.take_slice_id().await
+    }
+
+    async fn write_slice(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        record: SliceRecord,
+        mtime: Timestamp,
+    ) -> MetaResult<Written> {
+        self.commit_slice(ino, index, record, mtime).await
+    }
+
+    async fn copy_file_range(
+        &self,
+        cx: &Caller,
+        from: Ino,
+        from_off: u64,
+        to: Ino,
+        to_off: u64,
+        size: u64,
+    ) -> MetaResult<Copied> {
+        self.copy_range(cx, (from, from_off), (to, to_off), size).await
+    }
+
+    async fn plan_compaction(&self, ino: Ino, index: ChunkIndex) -> MetaResult<Option<CompactionPlan>> {
+        self.compaction_plan(ino, index).await
+    }
+
+    async fn commit_compaction(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        plan: &CompactionPlan,
+        slice: SliceId,
+    ) -> MetaResult<Compacted> {
+        self.compact(ino, index, plan, slice).await
+    }
+
+    async fn parents(&self, ino: Ino) -> MetaResult<BTreeMap<Ino, u64>> {
+        self.parents_of(self.real(ino)).await
+    }
+}

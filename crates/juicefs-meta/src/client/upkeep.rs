@@ -1,0 +1,236 @@
+//! Sessions, counters, and the deletion of what nothing refers to.
+
+use std::{sync::Arc, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use juicefs_core::{
+    Caller,
+    attr::Timestamp,
+    error::MetaResult,
+    ids::{Ino, SessionId, SliceKey},
+    meta::{Freed, Job, SessionInfo},
+};
+
+use super::{Client, setting};
+use crate::{
+    engine::Scan,
+    ops::{
+        counter::{AddUsage, SetIfOlder},
+        file_data::DropChunk,
+        session::{EndSession, NewSession, Refresh},
+        slices::{ForgetSlice, ReleaseDelayed},
+        sustained::Release,
+    },
+    record::{Counter, Key, Session, Value},
+    txn::Usage,
+};
+
+/// Records read from the engine at once.
+const SCAN_PAGE: usize = 1000;
+/// Heartbeats after which a silent session expires.
+const EXPIRE_HEARTBEATS: u32 = 5;
+const YEAR_SECS: i64 = 365 * 24 * 3600;
+
+impl Client {
+    fn expire_secs(&self, now: Timestamp) -> i64 {
+        let heartbeats = self.config.heartbeat * EXPIRE_HEARTBEATS;
+        let secs = i64::try_from(heartbeats.as_secs()).unwrap_or(YEAR_SECS);
+        now.secs + if secs == 0 { YEAR_SECS } else { secs }
+    }
+
+    pub(super) async fn register(&self, info: Bytes) -> MetaResult<SessionId> {
+        if self.config.read_only {
+            return Ok(SessionId::default());
+        }
+        *self.session_info.lock() = info.clone();
+        loop {
+            let number = self.engine.counter_add(Counter::NextSession, 1).await?;
+            let sid = SessionId(number.max(1).unsigned_abs());
+            let session = Session { expire_secs: self.expire_secs(self.config.clock.now()), info: info.clone() };
+            if self.run(NewSession { sid, session }).await? {
+                self.sid.store(sid.0, Ordering::Release);
+                return Ok(sid);
+            }
+        }
+    }
+
+    pub(super) async fn unregister(&self) -> MetaResult<Vec<Freed>> {
+        if self.config.read_only {
+            return Ok(Vec::new());
+        }
+        self.write_stats().await?;
+        let sid = self.sid();
+        if sid.0 == 0 {
+            return Ok(Vec::new());
+        }
+        let freed = self.release_sustained(sid).await?;
+        self.run(EndSession { sid, expired_before_secs: None }).await?;
+        self.sid.store(0, Ordering::Release);
+        self.write_stats().await?;
+        Ok(freed)
+    }
+
+    pub(super) async fn beat(&self) -> MetaResult<()> {
+        let sid = self.sid();
+        if sid.0 != 0 && !self.config.read_only {
+            let info = self.session_info.lock().clone();
+            let expire_secs = self.expire_secs(self.config.clock.now());
+            if !self.run(Refresh { sid, expire_secs, info }).await? {
+                tracing::warn!(
+                    sid = sid.0,
+                    "the session had been cleaned up by another client; it is registered again"
+                );
+            }
+        }
+        let format = setting::load(self.engine.as_ref()).await?.ok_or_else(setting::unformatted)?;
+        let old = self.setting();
+        setting::check_same_volume(&old, &format)?;
+        if *old != format {
+            *self.format.write() = Arc::new(format);
+        }
+        self.load_usage().await
+    }
+
+    pub(super) async fn write_stats(&self) -> MetaResult<()> {
+        if self.config.read_only {
+            return Ok(());
+        }
+        {
+            let _turn = self.counters.lock().await;
+            let delta = self.books.usage.pending();
+            if delta != Usage::default() {
+                self.run(AddUsage { delta }).await?;
+                self.books.usage.told(delta);
+            }
+        }
+        self.books.dir_stats.flush(self.engine.as_ref()).await
+    }
+
+    pub(super) async fn list_sessions(&self) -> MetaResult<Vec<SessionInfo>> {
+        let mut sessions = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.engine.scan(Scan::Sessions, after, SCAN_PAGE).await?;
+            let last = page.len() < SCAN_PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            for (key, value) in page {
+                let (Key::Session(sid), Value::Session(session)) = (key, value) else { continue };
+                let sustained = self.sustained_by(sid).await?;
+                let expire = Timestamp::from_secs(session.expire_secs);
+                sessions.push(SessionInfo { sid, expire, info: session.info, sustained });
+            }
+            if last {
+                return Ok(sessions);
+            }
+        }
+    }
+
+    async fn sustained_by(&self, sid: SessionId) -> MetaResult<Vec<Ino>> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.engine.scan(Scan::Sustained(sid), after, SCAN_PAGE).await?;
+            found.extend(page.iter().filter_map(|(key, _)| match key {
+                Key::Sustained(_, ino) => Some(*ino),
+                _ => None,
+            }));
+            if page.len() < SCAN_PAGE {
+                return Ok(found);
+            }
+            after = page.last().map(|(key, _)| key.clone());
+        }
+    }
+
+    /// Frees every file that a session kept alive.
+    async fn release_sustained(&self, sid: SessionId) -> MetaResult<Vec<Freed>> {
+        let mut freed = Vec::new();
+        for ino in self.sustained_by(sid).await? {
+            let scope = self.scope(&Caller::root());
+            freed.extend(self.run(Release { scope, sid, ino, hold: None }).await?);
+        }
+        Ok(freed)
+    }
+
+    pub(super) async fn clean_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>> {
+        self.writable()?;
+        let now_secs = self.config.clock.now().secs;
+        let mut freed = Vec::new();
+        let own = self.sid();
+        let stale = self.list_sessions().await?.into_iter().filter(|s| s.expire.secs < now_secs && s.sid != own);
+        for session in stale.take(limit) {
+            tracing::info!(sid = session.sid.0, info = %session.info.escape_ascii(), "cleaning up a stale session");
+            freed.extend(self.release_sustained(session.sid).await?);
+            self.run(EndSession { sid: session.sid, expired_before_secs: Some(now_secs) }).await?;
+        }
+        Ok(freed)
+    }
+
+    pub(super) async fn claim_job(&self, job: Job, interval_secs: u64) -> MetaResult<bool> {
+        self.writable()?;
+        let counter = match job {
+            Job::StaleSessions => Counter::LastCleanupSessions,
+            Job::DeletedFiles => Counter::LastCleanupFiles,
+            Job::Slices => Counter::NextCleanupSlices,
+            Job::Trash => Counter::LastCleanupTrash,
+        };
+        let interval_secs = i64::try_from(interval_secs).unwrap_or(i64::MAX);
+        self.run(SetIfOlder { counter, now_secs: self.config.clock.now().secs, interval_secs }).await
+    }
+
+    pub(super) async fn removed_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
+        let page = self.engine.scan(Scan::DelFiles { before_secs: before.secs }, None, limit).await?;
+        let files = page.into_iter().filter_map(|(key, value)| match (key, value) {
+            (Key::DelFile(ino), Value::DelFile(file)) => Some(Freed { ino, length: file.length }),
+            _ => None,
+        });
+        Ok(files.collect())
+    }
+
+    /// Chunk by chunk, each in a transaction of its own; the note of the removal goes with the last.
+    pub(super) async fn drop_file_data(&self, ino: Ino) -> MetaResult<Vec<SliceKey>> {
+        self.writable()?;
+        let mut dead = Vec::new();
+        loop {
+            let page = self.engine.scan(Scan::Chunks(ino), None, 2).await?;
+            let index = page.first().and_then(|(key, _)| match key {
+                Key::Chunk(_, index) => Some(*index),
+                _ => None,
+            });
+            let last = page.len() < 2;
+            let Some(slices) = self.run(DropChunk { ino, index, last }).await? else {
+                tracing::error!(%ino, "data of a file that exists is noted for deletion; it is kept");
+                return Ok(dead);
+            };
+            dead.extend(slices);
+            if last {
+                return Ok(dead);
+            }
+        }
+    }
+
+    pub(super) async fn slices_without_use(&self, limit: usize) -> MetaResult<Vec<SliceKey>> {
+        let page = self.engine.scan(Scan::DeadSlices, None, limit).await?;
+        let slices = page.into_iter().filter_map(|(key, _)| match key {
+            Key::SliceRef(slice) => Some(slice),
+            _ => None,
+        });
+        Ok(slices.collect())
+    }
+
+    pub(super) async fn forget(&self, slice: SliceKey) -> MetaResult<()> {
+        self.writable()?;
+        self.run(ForgetSlice { slice }).await
+    }
+
+    pub(super) async fn release_delayed(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<SliceKey>> {
+        self.writable()?;
+        let page = self.engine.scan(Scan::DelaySlices { before_secs: before.secs }, None, limit).await?;
+        let mut dead = Vec::new();
+        for (key, _) in page {
+            if let Key::DelaySlices(id) = key {
+                dead.extend(self.run(ReleaseDelayed { id }).await?);
+            }
+        }
+        Ok(dead)
+    }
+}

@@ -1,0 +1,126 @@
+//! Putting one slice in the place of many (format: metadata.md §5.3 "Compaction algorithm", steps 6 to 8).
+
+use juicefs_core::{
+    Timestamp,
+    ids::{ChunkIndex, Ino, SliceId, SliceKey},
+    meta::Compacted,
+    slice::{CompactionPlan, SliceRecord},
+};
+
+use super::{
+    Verdict, decision,
+    file_data::{references, release},
+};
+use crate::{
+    record::{DelaySlices, Key},
+    txn::{Decision, Effect, Effects, Operation, ReadSet},
+};
+
+/// Commits what was made by `plan`.
+#[derive(Debug)]
+pub(crate) struct CommitCompaction {
+    pub(crate) ino: Ino,
+    pub(crate) index: ChunkIndex,
+    pub(crate) plan: CompactionPlan,
+    /// The new slice, whose objects are in place.
+    pub(crate) slice: SliceId,
+    /// The replaced slices stay for as long as the trash keeps files.
+    pub(crate) trash: bool,
+    pub(crate) now: Timestamp,
+}
+
+impl Operation for CommitCompaction {
+    type Reply = Compacted;
+    const NAME: &'static str = "compact";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Chunk(self.ino, self.index)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<Compacted> {
+        decision(self.judge(read))
+    }
+}
+
+impl CommitCompaction {
+    fn judge(&self, read: &ReadSet) -> Verdict<Compacted> {
+        let made = SliceKey { id: self.slice, size: self.plan.size };
+        let mut effects = Effects::none();
+        let stored = read.chunk(self.ino, self.index);
+        let Some(later) = stored.strip_prefix(self.plan.records.as_slice()) else {
+            effects.push(Effect::PutGarbageSlice(made));
+            return Ok((Compacted::Lost, effects));
+        };
+        let (kept, replaced) = self.plan.records.split_at(self.plan.skipped);
+        let record = SliceRecord { pos: self.plan.pos, id: made.id, size: made.size, off: 0, len: made.size };
+        let list = kept.iter().copied().chain([record]).chain(later.iter().copied()).collect();
+        effects.push(Effect::PutChunk(self.ino, self.index, list));
+        effects.push(Effect::InsertSliceRef(made));
+        let mut dead = Vec::new();
+        if self.trash {
+            let slices: Vec<_> = replaced.iter().filter_map(SliceRecord::key).collect();
+            if !slices.is_empty() {
+                let delayed = DelaySlices { since_secs: self.now.secs, slices };
+                effects.push(Effect::PutDelaySlices(self.slice, delayed));
+            }
+        } else {
+            dead = release(read, references(replaced), &mut effects)?;
+        }
+        Ok((Compacted::Done(dead), effects))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use juicefs_core::slice::plan_compaction;
+
+    use super::*;
+    use crate::record::Value;
+
+    fn record(pos: u32, id: u64, len: u32) -> SliceRecord {
+        SliceRecord { pos, id: SliceId(id), size: len, off: 0, len }
+    }
+
+    fn commit(stored: &[SliceRecord], planned: &[SliceRecord], trash: bool) -> (Compacted, Effects) {
+        let plan = plan_compaction(planned, 1000).expect("worth it");
+        let op =
+            CommitCompaction { ino: Ino(9), index: 0, plan, slice: SliceId(50), trash, now: Timestamp::from_secs(3) };
+        let mut read = ReadSet::default();
+        read.insert(Key::Chunk(Ino(9), 0), Some(Value::Chunk(stored.to_vec())));
+        for slice in references(planned).into_keys() {
+            let uses = if slice.id.0 == 1 { 2 } else { 1 };
+            read.insert(Key::SliceRef(slice), Some(Value::SliceRef(uses)));
+        }
+        match op.decide(&read) {
+            Decision::Done(reply, effects) => (reply, effects),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn later_records_stay_and_shared_slices_live_on() {
+        let planned = [record(0, 1, 10), record(10, 2, 10)];
+        let stored = [planned[0], planned[1], record(5, 3, 1)];
+        let (reply, effects) = commit(&stored, &planned, false);
+        assert_eq!(reply, Compacted::Done(vec![SliceKey { id: SliceId(2), size: 10 }]));
+        let list = vec![record(0, 50, 20), stored[2]];
+        assert!(effects.list.contains(&Effect::PutChunk(Ino(9), 0, list)));
+    }
+
+    #[test]
+    fn the_trash_holds_replaced_slices_back() {
+        let planned = [record(0, 1, 10), record(10, 2, 10)];
+        let (reply, effects) = commit(&planned, &planned, true);
+        assert_eq!(reply, Compacted::Done(vec![]));
+        assert!(effects.list.iter().any(|e| matches!(e, Effect::PutDelaySlices(_, d) if d.slices.len() == 2)));
+        assert!(!effects.list.iter().any(|e| matches!(e, Effect::AddSliceRef(..))));
+    }
+
+    #[test]
+    fn a_changed_list_makes_the_new_slice_garbage() {
+        let planned = [record(0, 1, 10), record(10, 2, 10)];
+        let (reply, effects) = commit(&[planned[1], planned[0]], &planned, false);
+        assert_eq!(reply, Compacted::Lost);
+        assert_eq!(effects.list, [Effect::PutGarbageSlice(SliceKey { id: SliceId(50), size: 20 })]);
+    }
+}

@@ -1,0 +1,83 @@
+//! Counters that operations share: usage, and whose turn a background job is (format: metadata.md §6.15).
+
+use super::{Verdict, decision};
+use crate::{
+    record::{Counter, Key},
+    txn::{Decision, Effect, Effects, Operation, ReadSet, Usage},
+};
+
+/// Sets a time counter to `now` unless it is younger than `interval`; whether it was set.
+#[derive(Debug)]
+pub(crate) struct SetIfOlder {
+    pub(crate) counter: Counter,
+    pub(crate) now_secs: i64,
+    pub(crate) interval_secs: i64,
+}
+
+impl Operation for SetIfOlder {
+    type Reply = bool;
+    const NAME: &'static str = "set_if_older";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Counter(self.counter)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<bool> {
+        decision(self.judge(read))
+    }
+}
+
+impl SetIfOlder {
+    fn judge(&self, read: &ReadSet) -> Verdict<bool> {
+        let mut effects = Effects::none();
+        let due = read.counter(self.counter) <= self.now_secs.saturating_sub(self.interval_secs);
+        if due {
+            effects.push(Effect::SetCounter(self.counter, self.now_secs));
+        }
+        Ok((due, effects))
+    }
+}
+
+/// Adds what a client has used to the counters of the volume.
+#[derive(Debug)]
+pub(crate) struct AddUsage {
+    pub(crate) delta: Usage,
+}
+
+impl Operation for AddUsage {
+    type Reply = ();
+    const NAME: &'static str = "add_usage";
+
+    fn keys(&self) -> Vec<Key> {
+        Vec::new()
+    }
+
+    fn decide(&self, _read: &ReadSet) -> Decision<()> {
+        let mut effects = Effects::none();
+        for (counter, delta) in [(Counter::UsedSpace, self.delta.space), (Counter::TotalInodes, self.delta.inodes)] {
+            if delta != 0 {
+                effects.push(Effect::AddCounter(counter, delta));
+            }
+        }
+        Decision::Done((), effects)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Value;
+
+    #[test]
+    fn one_client_per_interval_gets_the_turn() {
+        let turn = |last, now_secs| {
+            let mut read = ReadSet::default();
+            read.insert(Key::Counter(Counter::LastCleanupFiles), Some(Value::Counter(last)));
+            let op = SetIfOlder { counter: Counter::LastCleanupFiles, now_secs, interval_secs: 10 };
+            matches!(op.decide(&read), Decision::Done(true, effects) if effects.list.len() == 1)
+        };
+        assert!(turn(0, 1_000));
+        assert!(!turn(991, 1_000));
+        assert!(turn(990, 1_000));
+    }
+}

@@ -1,0 +1,92 @@
+//! One more name for a file (format: metadata.md §6.11).
+
+use juicefs_core::{
+    attr::{Attr, flags},
+    errno::Errno,
+    ids::{Ino, Name},
+};
+
+use super::{
+    Halt, Scope, Verdict,
+    access::{X, living_directory, may_create, permit},
+    account::{count_entry, entry_stat, touch_parent},
+    decision, need,
+};
+use crate::{
+    record::{Edge, Key},
+    txn::{Decision, Effect, Effects, Operation, ReadSet},
+};
+
+/// Most names of one file: the signed 32-bit columns of SQL stores hold no more.
+const MAX_LINKS: u32 = i32::MAX as u32;
+
+/// Names `ino` also `name` in `parent`.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) scope: Scope,
+    pub(crate) ino: Ino,
+    pub(crate) parent: Ino,
+    pub(crate) name: Name,
+}
+
+impl Operation for Link {
+    type Reply = Attr;
+    const NAME: &'static str = "link";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Node(self.ino), Key::Node(self.parent), Key::Edge(self.parent, self.name.clone())]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<Attr> {
+        decision(self.judge(read))
+    }
+}
+
+impl Link {
+    fn judge(&self, read: &ReadSet) -> Verdict<Attr> {
+        let caller = &self.scope.caller;
+        let node = read.node(self.ino).ok_or(Errno::ENOENT)?;
+        if node.is_dir() {
+            return Err(Errno::EPERM.into());
+        }
+        let parent = living_directory(read, self.parent)?;
+        permit(read, caller, parent, X)?;
+        if read.edge(self.parent, &self.name).is_some() {
+            return Err(Errno::EEXIST.into());
+        }
+        may_create(read, caller, parent)?;
+        if node.has_flag(flags::APPEND | flags::IMMUTABLE) {
+            return Err(Errno::EPERM.into());
+        }
+        if node.nlink >= MAX_LINKS {
+            return Err(Errno::EMLINK.into());
+        }
+        let mut effects = Effects::none();
+        effects.push(Effect::InsertEdge(self.parent, self.name.clone(), Edge { ino: self.ino, kind: node.kind }));
+        let linked =
+            if node.nlink == 0 { self.revive(read, node, &mut effects)? } else { self.add_name(node, &mut effects) };
+        effects.push(Effect::UpdateNode(self.ino, linked.clone()));
+        touch_parent(&self.scope, &mut effects, self.parent, parent, 0);
+        count_entry(&self.scope, &mut effects, self.parent, entry_stat(Some(node)));
+        Ok((linked, effects))
+    }
+
+    fn add_name(&self, node: &Attr, effects: &mut Effects) -> Attr {
+        if node.parent != Ino(0) {
+            effects.push(Effect::AddParent(self.ino, node.parent, 1));
+        }
+        effects.push(Effect::AddParent(self.ino, self.parent, 1));
+        Attr { nlink: node.nlink + 1, parent: Ino(0), ctime: self.scope.now, ..node.clone() }
+    }
+
+    /// A file without names that this session keeps alive (`O_TMPFILE` and linkat) gets one again: it is an ordinary file
+    /// then, and its last close must not free it.
+    fn revive(&self, read: &ReadSet, node: &Attr, effects: &mut Effects) -> Result<Attr, Halt> {
+        need(read, [Key::Sustained(self.scope.sid, self.ino)])?;
+        if !read.sustained(self.scope.sid, self.ino) {
+            return Err(Errno::ENOENT.into());
+        }
+        effects.push(Effect::DeleteSustained(self.scope.sid, self.ino));
+        Ok(Attr { nlink: 1, parent: self.parent, ctime: self.scope.now, ..node.clone() })
+    }
+}

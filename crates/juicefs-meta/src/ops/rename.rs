@@ -1,0 +1,215 @@
+//! Moving a name, replacing or swapping what is there (format: metadata.md §6.10).
+
+use juicefs_core::{
+    attr::{Attr, FileType},
+    errno::Errno,
+    ids::{Ino, Name},
+    meta::{Removed, RenameFlags, Renamed},
+};
+
+use super::{
+    Halt, Scope, Verdict,
+    access::{W, X, directory, may_create, may_remove, permit},
+    account::{count_entry, entry_stat, negative, touch_parent},
+    decision, need,
+    remove::{Loss, Removal, lose_directory, lose_file},
+};
+use crate::{
+    record::{Edge, Key},
+    txn::{Decision, Effect, Effects, Operation, ReadSet},
+};
+
+/// Moves `(from, name)` to `(to, new_name)`.
+#[derive(Debug)]
+pub(crate) struct Rename {
+    pub(crate) scope: Scope,
+    pub(crate) from: Ino,
+    pub(crate) name: Name,
+    pub(crate) to: Ino,
+    pub(crate) new_name: Name,
+    pub(crate) flags: RenameFlags,
+    pub(crate) removal: Removal,
+}
+
+/// What the names stand for.
+#[derive(Debug)]
+struct Found<'a> {
+    from: &'a Attr,
+    to: &'a Attr,
+    source: Edge,
+    node: &'a Attr,
+    target: Option<(Edge, Option<&'a Attr>)>,
+}
+
+impl Operation for Rename {
+    type Reply = Renamed;
+    const NAME: &'static str = "rename";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![
+            Key::Node(self.from),
+            Key::Node(self.to),
+            Key::Edge(self.from, self.name.clone()),
+            Key::Edge(self.to, self.new_name.clone()),
+        ]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<Renamed> {
+        decision(self.judge(read))
+    }
+}
+
+impl Rename {
+    fn judge(&self, read: &ReadSet) -> Verdict<Renamed> {
+        let found = self.find(read)?;
+        let source = found.source;
+        if found.target.is_some_and(|(target, _)| target.ino == source.ino) {
+            let reply = Renamed { ino: source.ino, attr: found.node.clone(), replaced: Removed::default() };
+            return Ok((reply, Effects::none()));
+        }
+        self.check(read, &found)?;
+        if self.flags.exchange { self.exchange(&found) } else { self.replace(read, &found) }
+    }
+
+    /// Looks both names up.
+    fn find<'a>(&self, read: &'a ReadSet) -> Result<Found<'a>, Halt> {
+        let caller = &self.scope.caller;
+        let from = directory(read, self.from)?;
+        permit(read, caller, from, X)?;
+        let source = *read.edge(self.from, &self.name).ok_or(Errno::ENOENT)?;
+        let to = directory(read, self.to)?;
+        if to.parent.is_hourly_trash() && !self.flags.restore {
+            return Err(Errno::ENOENT.into());
+        }
+        permit(read, caller, to, X)?;
+        let target = read.edge(self.to, &self.new_name).copied();
+        if self.flags.no_replace && target.is_some() {
+            return Err(Errno::EEXIST.into());
+        }
+        if self.flags.exchange && target.is_none() {
+            return Err(Errno::ENOENT.into());
+        }
+        let mut keys = vec![Key::Node(source.ino)];
+        if let Some(target) = target {
+            keys.push(Key::Node(target.ino));
+            if target.kind == FileType::Directory {
+                keys.push(Key::HasEntries(target.ino));
+            }
+        }
+        need(read, keys)?;
+        let node = read.node(source.ino).ok_or(Errno::ENOENT)?;
+        let target = target.map(|edge| (edge, read.node(edge.ino)));
+        Ok(Found { from, to, source, node, target })
+    }
+
+    /// Who may, and whether one can take the place of the other.
+    fn check(&self, read: &ReadSet, found: &Found<'_>) -> Result<(), Halt> {
+        let caller = &self.scope.caller;
+        let source = found.source;
+        // The kernel looks for cycles of any depth; these are the ones that can be seen from here.
+        if source.ino == self.to || source.ino == found.to.parent {
+            return Err(Errno::EINVAL.into());
+        }
+        let moves = self.from != self.to;
+        may_remove(read, caller, found.from, Some(found.node))?;
+        let Some((target, attr)) = found.target else {
+            may_create(read, caller, found.to)?;
+            return self.may_move(read, moves, source, Some(found.node));
+        };
+        if self.flags.exchange && (target.ino == self.from || target.ino == found.from.parent) {
+            return Err(Errno::EINVAL.into());
+        }
+        may_remove(read, caller, found.to, attr)?;
+        let (is_dir, over_dir) = (source.kind == FileType::Directory, target.kind == FileType::Directory);
+        if !self.flags.exchange && is_dir != over_dir {
+            return Err(if is_dir { Errno::ENOTDIR } else { Errno::EISDIR }.into());
+        }
+        self.may_move(read, moves, source, Some(found.node))?;
+        if self.flags.exchange {
+            return self.may_move(read, moves, target, attr);
+        }
+        if over_dir && read.has_entries(target.ino) {
+            return Err(Errno::ENOTEMPTY.into());
+        }
+        Ok(())
+    }
+
+    /// A directory that moves to another parent changes inside: its `..`.
+    fn may_move(&self, read: &ReadSet, moves: bool, edge: Edge, attr: Option<&Attr>) -> Result<(), Halt> {
+        match attr {
+            Some(attr) if moves && edge.kind == FileType::Directory => permit(read, &self.scope.caller, attr, W),
+            _ => Ok(()),
+        }
+    }
+
+    /// The node as it is once its name has moved.
+    fn moved(&self, attr: &Attr, ino: Ino, from: Ino, to: Ino, effects: &mut Effects) -> Attr {
+        let mut moved = attr.clone();
+        moved.ctime = self.scope.now;
+        if from != to {
+            if attr.parent == Ino(0) {
+                effects.push(Effect::AddParent(ino, to, 1));
+                effects.push(Effect::AddParent(ino, from, -1));
+            } else {
+                moved.parent = to;
+            }
+            let stat = entry_stat(Some(attr));
+            count_entry(&self.scope, effects, from, negative(stat));
+            count_entry(&self.scope, effects, to, stat);
+        }
+        effects.push(Effect::UpdateNode(ino, moved.clone()));
+        moved
+    }
+
+    /// Both directories, in ascending order so that engines which lock rows never lock them crosswise.
+    fn touch_parents(&self, found: &Found<'_>, from_nlink: i32, to_nlink: i32, effects: &mut Effects) {
+        if self.from == self.to {
+            touch_parent(&self.scope, effects, self.to, found.to, from_nlink + to_nlink);
+            return;
+        }
+        let mut parents = [(self.from, found.from, from_nlink), (self.to, found.to, to_nlink)];
+        parents.sort_by_key(|(ino, ..)| *ino);
+        for (ino, attr, nlink) in parents {
+            touch_parent(&self.scope, effects, ino, attr, nlink);
+        }
+    }
+
+    fn replace(&self, read: &ReadSet, found: &Found<'_>) -> Verdict<Renamed> {
+        let source = found.source;
+        let mut effects = Effects::none();
+        effects.push(Effect::DeleteEdge(self.from, self.name.clone()));
+        let mut replaced = Removed::default();
+        let mut to_nlink = 0;
+        if let Some((edge, attr)) = found.target {
+            let loss = Loss { parent: self.to, name: &self.new_name, edge, attr };
+            replaced = if edge.kind == FileType::Directory {
+                to_nlink -= 1;
+                lose_directory(&self.scope, &self.removal, &loss, &mut effects)
+            } else {
+                lose_file(read, &self.scope, &self.removal, &loss, &mut effects)?
+            };
+            effects.push(Effect::UpdateEdge(self.to, self.new_name.clone(), source));
+        } else {
+            effects.push(Effect::InsertEdge(self.to, self.new_name.clone(), source));
+        }
+        let attr = self.moved(found.node, source.ino, self.from, self.to, &mut effects);
+        let crosses = i32::from(source.kind == FileType::Directory && self.from != self.to);
+        self.touch_parents(found, -crosses, to_nlink + crosses, &mut effects);
+        Ok((Renamed { ino: source.ino, attr, replaced }, effects))
+    }
+
+    fn exchange(&self, found: &Found<'_>) -> Verdict<Renamed> {
+        let source = found.source;
+        let (target, target_attr) = found.target.ok_or(Errno::ENOENT)?;
+        let target_attr = target_attr.ok_or(Errno::ENOENT)?;
+        let mut effects = Effects::none();
+        effects.push(Effect::UpdateEdge(self.from, self.name.clone(), target));
+        effects.push(Effect::UpdateEdge(self.to, self.new_name.clone(), source));
+        let attr = self.moved(found.node, source.ino, self.from, self.to, &mut effects);
+        self.moved(target_attr, target.ino, self.to, self.from, &mut effects);
+        let crosses = |edge: Edge| i32::from(edge.kind == FileType::Directory && self.from != self.to);
+        let to_nlink = crosses(source) - crosses(target);
+        self.touch_parents(found, -to_nlink, to_nlink, &mut effects);
+        Ok((Renamed { ino: source.ino, attr, replaced: Removed::default() }, effects))
+    }
+}

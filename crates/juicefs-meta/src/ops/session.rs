@@ -1,0 +1,106 @@
+//! Session records (format: metadata.md §6.16).
+
+use bytes::Bytes;
+use juicefs_core::ids::SessionId;
+
+use super::{Verdict, decision};
+use crate::{
+    record::{Key, Session},
+    txn::{Decision, Effect, Effects, Operation, ReadSet},
+};
+
+/// Registers a session under a fresh number; false when the number is taken.
+#[derive(Debug)]
+pub(crate) struct NewSession {
+    pub(crate) sid: SessionId,
+    pub(crate) session: Session,
+}
+
+impl Operation for NewSession {
+    type Reply = bool;
+    const NAME: &'static str = "new_session";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Session(self.sid)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<bool> {
+        decision(self.judge(read))
+    }
+}
+
+impl NewSession {
+    fn judge(&self, read: &ReadSet) -> Verdict<bool> {
+        let mut effects = Effects::none();
+        let free = read.session(self.sid).is_none();
+        if free {
+            effects.push(Effect::PutSession(self.sid, self.session.clone()));
+        }
+        Ok((free, effects))
+    }
+}
+
+/// Moves the expiry of a session on; one that was cleaned up is registered again as it was. Whether it was still there.
+#[derive(Debug)]
+pub(crate) struct Refresh {
+    pub(crate) sid: SessionId,
+    pub(crate) expire_secs: i64,
+    /// What the session was registered with.
+    pub(crate) info: Bytes,
+}
+
+impl Operation for Refresh {
+    type Reply = bool;
+    const NAME: &'static str = "refresh_session";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Session(self.sid)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<bool> {
+        decision(self.judge(read))
+    }
+}
+
+impl Refresh {
+    fn judge(&self, read: &ReadSet) -> Verdict<bool> {
+        let stored = read.session(self.sid);
+        let info = stored.map_or(&self.info, |session| &session.info).clone();
+        let mut effects = Effects::none();
+        effects.push(Effect::PutSession(self.sid, Session { expire_secs: self.expire_secs, info }));
+        Ok((stored.is_some(), effects))
+    }
+}
+
+/// Removes a session and its locks; its sustained inodes are released before.
+#[derive(Debug)]
+pub(crate) struct EndSession {
+    pub(crate) sid: SessionId,
+    /// Only if it has expired by then: its client may have come back.
+    pub(crate) expired_before_secs: Option<i64>,
+}
+
+impl Operation for EndSession {
+    type Reply = ();
+    const NAME: &'static str = "end_session";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Session(self.sid)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<()> {
+        decision(self.judge(read))
+    }
+}
+
+impl EndSession {
+    fn judge(&self, read: &ReadSet) -> Verdict<()> {
+        let mut effects = Effects::none();
+        let expire_secs = read.session(self.sid).map_or(i64::MIN, |session| session.expire_secs);
+        if self.expired_before_secs.is_none_or(|now| expire_secs < now) {
+            effects.push(Effect::DeleteLocks(self.sid));
+            effects.push(Effect::DeleteSession(self.sid));
+        }
+        Ok(((), effects))
+    }
+}
