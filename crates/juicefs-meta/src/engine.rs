@@ -2,6 +2,7 @@
 //! arithmetic or trash.
 
 pub mod mem;
+pub(crate) mod sql;
 
 use async_trait::async_trait;
 use bytes::Bytes;

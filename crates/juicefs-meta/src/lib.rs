@@ -5,6 +5,8 @@
 
 pub mod client;
 pub mod engine;
+mod layout;
+mod open;
 mod opens;
 pub mod ops;
 pub mod record;
@@ -12,3 +14,4 @@ pub mod txn;
 
 pub use client::{AtimeMode, Client, ClientConfig};
 pub use engine::Engine;
+pub use open::open;

@@ -1,0 +1,3 @@
+//! Engines over SQL databases.
+
+pub(crate) mod sqlite;

@@ -1,0 +1,140 @@
+//! The SQLite engine.
+//!
+//! One connection writes, several read beside it; both are driven on the calling thread where that is possible, because
+//! a statement is cheaper than a hop to another thread (`docs/adr/0002-driving-sqlite.md`).
+//!
+//! * `options`: the URL; `connection`: opening, what the database has, error codes.
+//! * `fetch` and `apply`: records from rows, effects to rows, on any connection.
+//! * `readers`: connections that read. `writer`: the one that writes, and how queued jobs share its transactions.
+//! * `checkpoint`: moves what was committed from the log into the database file, away from the commits.
+
+mod apply;
+mod checkpoint;
+mod connection;
+mod fetch;
+mod jobs;
+mod options;
+mod readers;
+mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use juicefs_core::{
+    attr::Attr,
+    error::{MetaError, MetaResult},
+    ids::Ino,
+    meta::{DirCursor, DirPage},
+};
+
+use self::{connection::Database, jobs::InternalJob, options::Options, readers::Readers, writer::WriterQueue};
+use super::super::{ApplyOutcome, Caps, Engine, Scan};
+use crate::{
+    record::{Counter, DirStat, Edge, Key, Value},
+    txn::{Effects, Job, ReadSet},
+};
+
+/// A volume in a SQLite file.
+pub(crate) struct SqliteEngine {
+    database: Arc<Database>,
+    readers: Readers,
+    writer: WriterQueue,
+}
+
+impl SqliteEngine {
+    /// An engine for what follows `sqlite3://` in a URL. Nothing is created before [`Engine::prepare`].
+    ///
+    /// # Errors
+    /// `Setting` with a sentence for the user when an option is not understood or the directory is not there.
+    pub(crate) fn open(address: &str) -> MetaResult<Self> {
+        let database = Arc::new(Database::new(Options::parse(address)?)?);
+        let readers = Readers::new(Arc::clone(&database));
+        let writer = WriterQueue::new(Arc::clone(&database))?;
+        Ok(Self { database, readers, writer })
+    }
+
+    /// Runs a job of our own and takes it back.
+    async fn run_internal<J: InternalJob>(&self, job: J) -> MetaResult<J> {
+        let job = self.writer.run(Box::new(job)).await?;
+        let job = job.into_any().downcast::<J>();
+        Ok(*job.map_err(|_| MetaError::Unsupported("a queue that returns another job"))?)
+    }
+}
+
+#[async_trait]
+impl Engine for SqliteEngine {
+    fn describe(&self) -> String {
+        self.database.describe()
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { usage_in_transaction: false, max_compact_records: 1000 }
+    }
+
+    async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
+        if !self.database.exists() {
+            return Ok(None);
+        }
+        self.readers.read(fetch::setting).await
+    }
+
+    async fn prepare(&self) -> MetaResult<()> {
+        self.writer.change_tables(Database::prepare, true).await
+    }
+
+    async fn is_empty(&self) -> MetaResult<bool> {
+        if !self.database.exists() {
+            return Ok(true);
+        }
+        self.readers.read(fetch::is_empty).await
+    }
+
+    async fn reset(&self) -> MetaResult<()> {
+        if !self.database.exists() {
+            return Ok(());
+        }
+        self.writer.change_tables(Database::reset, false).await
+    }
+
+    async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
+        self.writer.run(job).await
+    }
+
+    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
+        self.readers.read(|link| fetch::snapshot(link, &keys)).await
+    }
+
+    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
+        Ok(self.run_internal(jobs::GuardedApply::new(read, effects)).await?.outcome())
+    }
+
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+        self.readers.read(|link| fetch::lookup(link, parent, name)).await
+    }
+
+    async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
+        let after = from.map(|cursor| cursor.0).unwrap_or_default();
+        self.readers.read(|link| fetch::readdir(link, ino, &after, with_attrs, limit)).await
+    }
+
+    async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {
+        Ok(self.run_internal(jobs::CounterAdd::new(counter, delta)).await?.value())
+    }
+
+    async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>> {
+        self.readers.read(|link| fetch::scan(link, scan, after.as_ref(), limit)).await
+    }
+
+    async fn add_dir_stats(&self, deltas: Vec<(Ino, DirStat)>) -> MetaResult<Vec<Ino>> {
+        Ok(self.run_internal(jobs::AddDirStats::new(deltas)).await?.missing())
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Jobs of the engine itself: they run among those of operations.
+
+use std::any::Any;
+
+use juicefs_core::ids::Ino;
+
+use crate::{
+    engine::ApplyOutcome,
+    record::{Counter, DirStat, Key},
+    txn::{Applied, Effect, Effects, Job, ReadSet, Step},
+};
+
+/// A job that is taken back with what it learned.
+pub(super) trait InternalJob: Job + Any {}
+impl<J: Job + Any> InternalJob for J {}
+
+/// Adds to a counter.
+pub(super) struct CounterAdd {
+    counter: Counter,
+    delta: i64,
+    value: i64,
+}
+
+impl CounterAdd {
+    pub(super) fn new(counter: Counter, delta: i64) -> Self {
+        Self { counter, delta, value: 0 }
+    }
+
+    /// The counter afterwards.
+    pub(super) fn value(&self) -> i64 {
+        self.value
+    }
+}
+
+impl Job for CounterAdd {
+    fn name(&self) -> &'static str {
+        "counter_add"
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Counter(self.counter)]
+    }
+
+    fn step(&mut self, read: &ReadSet) -> Step {
+        self.value = read.counter(self.counter).saturating_add(self.delta);
+        let mut effects = Effects::none();
+        effects.push(Effect::SetCounter(self.counter, self.value));
+        Step::Apply(effects)
+    }
+
+    fn applied(&mut self, _applied: &Applied) {}
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Adds to the statistics of directories.
+pub(super) struct AddDirStats {
+    deltas: Vec<(Ino, DirStat)>,
+    missing: Vec<Ino>,
+}
+
+impl AddDirStats {
+    pub(super) fn new(deltas: Vec<(Ino, DirStat)>) -> Self {
+        Self { deltas, missing: Vec::new() }
+    }
+
+    /// The directories that have no record.
+    pub(super) fn missing(self) -> Vec<Ino> {
+        self.missing
+    }
+}
+
+impl Job for AddDirStats {
+    fn name(&self) -> &'static str {
+        "add_dir_stats"
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.deltas.iter().map(|(ino, _)| Key::DirStat(*ino)).collect()
+    }
+
+    fn step(&mut self, read: &ReadSet) -> Step {
+        self.missing.clear();
+        let mut sums: std::collections::BTreeMap<Ino, DirStat> = std::collections::BTreeMap::new();
+        for (ino, delta) in &self.deltas {
+            let Some(stat) = read.dir_stat(*ino) else {
+                self.missing.push(*ino);
+                continue;
+            };
+            let sum = sums.entry(*ino).or_insert(*stat);
+            sum.length += delta.length;
+            sum.space += delta.space;
+            sum.inodes += delta.inodes;
+        }
+        let list = sums.into_iter().map(|(ino, stat)| Effect::PutDirStat(ino, stat)).collect();
+        Step::Apply(Effects { list, ..Effects::none() })
+    }
+
+    fn applied(&mut self, _applied: &Applied) {}
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Applies effects if what was read still holds.
+pub(super) struct GuardedApply {
+    read: ReadSet,
+    effects: Effects,
+    outcome: ApplyOutcome,
+}
+
+impl GuardedApply {
+    pub(super) fn new(read: &ReadSet, effects: &Effects) -> Self {
+        Self { read: read.clone(), effects: effects.clone(), outcome: ApplyOutcome::Conflict }
+    }
+
+    /// How it ended.
+    pub(super) fn outcome(self) -> ApplyOutcome {
+        self.outcome
+    }
+
+    fn holds(&self, now: &ReadSet) -> bool {
+        self.read.iter().all(|(key, was)| {
+            let narrowed = match key {
+                Key::Node(ino) => self.effects.narrowed.iter().find(|(narrowed, _)| narrowed == ino),
+                _ => None,
+            };
+            match (narrowed, was, now.get(key)) {
+                (Some((_, guard)), Some(crate::record::Value::Node(was)), Some(crate::record::Value::Node(is))) => {
+                    guard.holds(was, is)
+                }
+                (_, was, is) => was == is,
+            }
+        })
+    }
+}
+
+impl Job for GuardedApply {
+    fn name(&self) -> &'static str {
+        "apply"
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.read.iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    fn step(&mut self, read: &ReadSet) -> Step {
+        self.outcome = ApplyOutcome::Conflict;
+        if self.holds(read) { Step::Apply(self.effects.clone()) } else { Step::Stop }
+    }
+
+    fn applied(&mut self, applied: &Applied) {
+        self.outcome = ApplyOutcome::Applied(applied.clone());
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

@@ -1,0 +1,432 @@
+use std::{collections::BTreeMap, path::Path};
+
+use juicefs_core::{
+    acl::AclRule,
+    attr::{FileType, Timestamp},
+    errno::Errno,
+    ids::{Name, SessionId, SliceId, SliceKey},
+    slice::SliceRecord,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    record::{DelFile, DelaySlices, Session},
+    txn::{Applied, Effect, NodeGuard, NodePatch, Step},
+};
+
+/// Drives a future on this thread; the engine needs no runtime.
+pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+}
+
+pub(super) fn engine_at(path: &Path, options: &str) -> SqliteEngine {
+    SqliteEngine::open(&format!("{}{options}", path.display())).expect("a valid address")
+}
+
+/// A prepared engine in a directory that goes with it.
+pub(super) fn fresh() -> (TempDir, SqliteEngine) {
+    fresh_with("")
+}
+
+pub(super) fn fresh_with(options: &str) -> (TempDir, SqliteEngine) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = engine_at(&dir.path().join("meta.db"), options);
+    wait(engine.prepare()).expect("prepared");
+    (dir, engine)
+}
+
+type Judge = Box<dyn FnMut(&ReadSet) -> Step + Send>;
+
+/// A job of a closure.
+pub(super) struct TestJob {
+    keys: Vec<Key>,
+    judge: Judge,
+    pub(super) applied: Option<Applied>,
+}
+
+impl TestJob {
+    pub(super) fn new(keys: Vec<Key>, judge: impl FnMut(&ReadSet) -> Step + Send + 'static) -> Box<Self> {
+        Box::new(Self { keys, judge: Box::new(judge), applied: None })
+    }
+
+    /// Writes effects whatever is there.
+    pub(super) fn write(list: Vec<Effect>) -> Box<Self> {
+        Self::new(Vec::new(), move |_| Step::Apply(Effects { list: list.clone(), ..Effects::none() }))
+    }
+
+    pub(super) fn back(job: Box<dyn Job>) -> Box<Self> {
+        job.into_any().downcast().expect("the job that was given")
+    }
+}
+
+impl Job for TestJob {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.keys.clone()
+    }
+
+    fn step(&mut self, read: &ReadSet) -> Step {
+        (self.judge)(read)
+    }
+
+    fn applied(&mut self, applied: &Applied) {
+        self.applied = Some(applied.clone());
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
+        self
+    }
+}
+
+pub(super) fn apply(engine: &SqliteEngine, list: Vec<Effect>) -> MetaResult<Applied> {
+    let job = wait(engine.run(TestJob::write(list)))?;
+    Ok(TestJob::back(job).applied.expect("applied"))
+}
+
+pub(super) fn get(engine: &SqliteEngine, key: Key) -> Option<Value> {
+    wait(engine.fetch(vec![key.clone()])).expect("fetched").get(&key).cloned()
+}
+
+pub(super) fn file(parent: u64) -> Attr {
+    let at = Timestamp { secs: 1_700_000_000, nanos: 123_456_789 };
+    Attr { mode: 0o644, nlink: 1, parent: Ino(parent), atime: at, mtime: at, ctime: at, ..Attr::default() }
+}
+
+pub(super) fn create(ino: u64, name: &str) -> Vec<Effect> {
+    vec![
+        Effect::InsertNode(Ino(ino), file(1)),
+        Effect::InsertEdge(Ino(1), name.into(), Edge { ino: Ino(ino), kind: FileType::File }),
+    ]
+}
+
+#[test]
+fn opening_creates_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("meta.db");
+    let engine = engine_at(&path, "");
+    assert_eq!(wait(engine.load_setting()).expect("no volume"), None);
+    assert!(wait(engine.is_empty()).expect("empty"));
+    wait(engine.reset()).expect("nothing to remove");
+    let error = apply(&engine, create(2, "a")).expect_err("no volume");
+    assert!(matches!(&error, MetaError::Setting(s) if s.contains("not formatted")), "{error}");
+    let error = wait(engine.fetch(vec![Key::Node(Ino(1))])).expect_err("no volume");
+    assert!(matches!(error, MetaError::Setting(_)), "{error}");
+    assert!(!path.exists());
+    assert!(engine.describe().starts_with("sqlite3:///"));
+}
+
+#[test]
+fn what_is_no_database_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("meta.db");
+    std::fs::write(&path, "certainly no database, whatever its name says").expect("written");
+    let engine = engine_at(&path, "");
+    for error in [wait(engine.load_setting()).map(drop), wait(engine.prepare())] {
+        let error = error.expect_err("no database");
+        assert!(matches!(&error, MetaError::Setting(s) if s.contains("not a SQLite database")), "{error}");
+    }
+}
+
+#[test]
+fn volumes_with_other_prefixes_do_not_meet() {
+    let (dir, one) = fresh();
+    let two = engine_at(&dir.path().join("meta.db"), "?table_prefix=two");
+    assert_eq!(wait(two.load_setting()).expect("read"), None);
+    wait(two.prepare()).expect("prepared");
+    apply(&one, vec![Effect::PutSetting("{}".into())]).expect("applied");
+    assert!(wait(two.is_empty()).expect("read") && !wait(one.is_empty()).expect("read"));
+    apply(&two, create(9, "x")).expect("applied");
+    assert_eq!(get(&one, Key::Node(Ino(9))), None);
+    wait(one.reset()).expect("reset");
+    assert!(wait(one.is_empty()).expect("read") && get(&two, Key::Node(Ino(9))).is_some());
+    assert_eq!(wait(one.load_setting()).expect("read"), None);
+}
+
+#[test]
+fn every_record_comes_back() {
+    let (_dir, engine) = fresh();
+    let slice = SliceKey { id: SliceId(7), size: 4096 };
+    let records = vec![SliceRecord { pos: 0, id: slice.id, size: 4096, off: 0, len: 4096 }, SliceRecord::zeros(5, 6)];
+    let rule =
+        AclRule { owner: 7, group: 5, mask: 0xFFFF, other: 4, users: vec![(1, 2)], groups: vec![(3, 4), (5, 6)] };
+    let odd = Name::new(b"\xff\x00odd\n'");
+    let stat = DirStat { length: -1, space: 4096, inodes: 2 };
+    let session = Session { expire_secs: 99, info: "{}".into() };
+    let held = DelaySlices { since_secs: 5, slices: vec![slice, slice] };
+    let gone = DelFile { length: 1 << 57, removed_secs: 77 };
+    let edge = Edge { ino: Ino(2), kind: FileType::Symlink };
+    apply(
+        &engine,
+        vec![
+            Effect::PutSetting("{\"Name\": \"vol\"}".into()),
+            Effect::InsertNode(Ino(2), Attr { uid: u32::MAX, rdev: u32::MAX, access_acl: 3, tier: 9, ..file(1) }),
+            Effect::InsertEdge(Ino(1), odd.clone(), edge),
+            Effect::PutSymlink(Ino(2), Bytes::from_static(b"/t\xff")),
+            Effect::PutXattr(Ino(2), "user.empty".into(), Bytes::new()),
+            Effect::PutXattr(Ino(2), odd.clone(), Bytes::from_static(b"\x00v")),
+            Effect::PutChunk(Ino(2), 3, records.clone()),
+            Effect::InsertSliceRef(slice),
+            Effect::AddSliceRef(slice, 2),
+            Effect::PutGarbageSlice(SliceKey { id: SliceId(8), size: 1 }),
+            Effect::PutDirStat(Ino(1), stat),
+            Effect::PutAcl(3, rule.clone()),
+            Effect::PutSession(SessionId(4), session.clone()),
+            Effect::PutSustained(SessionId(4), Ino(2)),
+            Effect::PutSustained(SessionId(4), Ino(2)),
+            Effect::PutDelFile(Ino(5), gone),
+            Effect::PutDelaySlices(SliceId(7), held.clone()),
+            Effect::SetCounter(Counter::NextInode, 2),
+            Effect::AddCounter(Counter::NextInode, 1024),
+            Effect::AddCounter(Counter::UsedSpace, -4096),
+        ],
+    )
+    .expect("applied");
+    let node = Attr { uid: u32::MAX, rdev: u32::MAX, access_acl: 3, tier: 9, ..file(1) };
+    let expected = [
+        (Key::Node(Ino(2)), Some(Value::Node(node.clone()))),
+        (Key::Node(Ino(3)), None),
+        (Key::Edge(Ino(1), odd.clone()), Some(Value::Edge(edge))),
+        (Key::HasEntries(Ino(1)), Some(Value::HasEntries(true))),
+        (Key::HasEntries(Ino(2)), Some(Value::HasEntries(false))),
+        (Key::Symlink(Ino(2)), Some(Value::Bytes(Bytes::from_static(b"/t\xff")))),
+        (Key::Xattr(Ino(2), "user.empty".into()), Some(Value::Bytes(Bytes::new()))),
+        (Key::Xattr(Ino(2), odd.clone()), Some(Value::Bytes(Bytes::from_static(b"\x00v")))),
+        (Key::Chunk(Ino(2), 3), Some(Value::Chunk(records))),
+        (Key::ChunkIndexes(Ino(2), 0, 3), Some(Value::ChunkIndexes(vec![]))),
+        (Key::ChunkIndexes(Ino(2), 0, u32::MAX), Some(Value::ChunkIndexes(vec![3]))),
+        (Key::SliceRef(slice), Some(Value::SliceRef(3))),
+        (Key::SliceRef(SliceKey { id: SliceId(9), size: 1 }), None),
+        (Key::Parents(Ino(2)), Some(Value::Parents(BTreeMap::from([(Ino(1), 1)])))),
+        (Key::DirStat(Ino(1)), Some(Value::DirStat(stat))),
+        (Key::Acl(3), Some(Value::Acl(rule))),
+        (Key::Session(SessionId(4)), Some(Value::Session(session))),
+        (Key::Sustained(SessionId(4), Ino(2)), Some(Value::Sustained)),
+        (Key::Sustained(SessionId(4), Ino(3)), None),
+        (Key::DelFile(Ino(5)), Some(Value::DelFile(gone))),
+        (Key::DelaySlices(SliceId(7)), Some(Value::DelaySlices(held))),
+        (Key::Counter(Counter::NextInode), Some(Value::Counter(1026))),
+        (Key::Counter(Counter::UsedSpace), Some(Value::Counter(-4096))),
+        (Key::Counter(Counter::NextChunk), None),
+        (Key::Counter(Counter::AclMaxId), Some(Value::Counter(3))),
+    ];
+    let read = wait(engine.fetch(expected.iter().map(|(key, _)| key.clone()).collect())).expect("fetched");
+    for (key, value) in expected {
+        assert_eq!(read.get(&key), value.as_ref(), "{key:?}");
+    }
+    assert_eq!(wait(engine.lookup(Ino(1), odd.as_bytes())).expect("found"), Some((edge, Some(node))));
+    let dead = wait(engine.scan(Scan::DeadSlices, None, 10)).expect("scanned");
+    assert_eq!(dead, [(Key::SliceRef(SliceKey { id: SliceId(8), size: 1 }), Value::SliceRef(0))]);
+}
+
+#[test]
+fn removals_remove() {
+    let (_dir, engine) = fresh();
+    let slice = SliceKey { id: SliceId(7), size: 4096 };
+    let mut list = create(2, "a");
+    list.extend([
+        Effect::PutXattr(Ino(2), "user.a".into(), "1".into()),
+        Effect::PutXattr(Ino(2), "user.b".into(), "2".into()),
+        Effect::InsertSliceRef(slice),
+        Effect::PutDirStat(Ino(2), DirStat::default()),
+        Effect::PutSession(SessionId(4), Session { expire_secs: 1, info: Bytes::new() }),
+        Effect::PutSustained(SessionId(4), Ino(2)),
+        Effect::PutChunk(Ino(2), 0, vec![SliceRecord::zeros(0, 1)]),
+        Effect::PutChunk(Ino(2), 1, vec![SliceRecord::zeros(0, 1)]),
+    ]);
+    apply(&engine, list).expect("applied");
+    apply(
+        &engine,
+        vec![
+            Effect::DeleteEdge(Ino(1), "a".into()),
+            Effect::DeleteNode(Ino(2)),
+            Effect::DeleteXattr(Ino(2), "user.a".into()),
+            Effect::DeleteXattrs(Ino(2)),
+            Effect::DeleteSliceRef(slice),
+            Effect::DeleteDirStat(Ino(2)),
+            Effect::DeleteDirQuota(Ino(2)),
+            Effect::DeleteLocks(SessionId(4)),
+            Effect::DeleteSession(SessionId(4)),
+            Effect::DeleteSustained(SessionId(4), Ino(2)),
+            Effect::DeleteChunk(Ino(2), 0),
+            Effect::PutChunk(Ino(2), 1, vec![]),
+            Effect::DeleteAllDirStats,
+            Effect::DeleteAllUserGroupQuotas,
+        ],
+    )
+    .expect("applied");
+    assert!(wait(engine.is_empty()).expect("read"));
+}
+
+#[test]
+fn appending_reports_the_length_of_the_list() {
+    let (_dir, engine) = fresh();
+    let record = |at| SliceRecord { pos: at, id: SliceId(0), size: 0, off: 0, len: 1 };
+    let append = |n: u32| Effect::AppendSlices(Ino(2), 0, (0..n).map(record).collect());
+    assert_eq!(apply(&engine, vec![append(1)]).expect("applied").appended, [1]);
+    assert_eq!(apply(&engine, vec![append(2), append(1)]).expect("applied").appended, [3, 4]);
+    let expected: Vec<_> = [0, 0, 1, 0].map(record).to_vec();
+    assert_eq!(get(&engine, Key::Chunk(Ino(2), 0)), Some(Value::Chunk(expected)));
+}
+
+#[test]
+fn patches_move_times_forward_only() {
+    let (_dir, engine) = fresh();
+    apply(&engine, create(2, "a")).expect("applied");
+    let time = |secs, nanos| Timestamp { secs, nanos };
+    let patch = |nlink, secs, nanos| {
+        let patch = NodePatch { nlink, touched: Some(time(secs, nanos)) };
+        apply(&engine, vec![Effect::PatchNode(Ino(2), patch)]).expect("applied");
+        match get(&engine, Key::Node(Ino(2))) {
+            Some(Value::Node(attr)) => (attr.nlink, attr.mtime, attr.ctime),
+            other => panic!("{other:?}"),
+        }
+    };
+    let base = time(1_700_000_000, 123_456_789);
+    assert_eq!(patch(1, 1_600_000_000, 999_999_999), (2, base, base));
+    assert_eq!(patch(0, 1_700_000_000, 123_456_788), (2, base, base));
+    let later = time(1_700_000_000, 123_456_790);
+    assert_eq!(patch(-1, later.secs, later.nanos), (1, later, later));
+    let much_later = time(1_700_000_001, 0);
+    assert_eq!(patch(0, much_later.secs, much_later.nanos), (1, much_later, much_later));
+    let error = apply(&engine, vec![Effect::PatchNode(Ino(3), NodePatch::default())]).expect_err("no node");
+    assert!(matches!(error, MetaError::Corrupt { .. }));
+}
+
+#[test]
+fn listing_goes_by_name_and_page() {
+    let (_dir, engine) = fresh();
+    let mut list: Vec<_> = (2..27).flat_map(|ino| create(ino, &format!("f{:02}", 100 - ino))).collect();
+    list.push(Effect::InsertEdge(Ino(1), "dangling".into(), Edge { ino: Ino(99), kind: FileType::File }));
+    apply(&engine, list).expect("applied");
+    for (attrs, count) in [(false, 26), (true, 25)] {
+        let (mut seen, mut from) = (Vec::new(), None);
+        loop {
+            let page = wait(engine.readdir(Ino(1), from, attrs, 4)).expect("listed");
+            assert!(page.entries.len() <= 4);
+            assert!(page.entries.iter().all(|entry| entry.attr.is_some() == attrs));
+            seen.extend(page.entries.into_iter().map(|entry| entry.name));
+            match page.next {
+                Some(next) => from = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen.len(), count);
+        assert!(seen.is_sorted());
+    }
+    assert_eq!(wait(engine.lookup(Ino(1), b"dangling")).expect("found").map(|(_, attr)| attr), Some(None));
+    assert!(wait(engine.readdir(Ino(5), None, true, 10)).expect("listed").entries.is_empty());
+}
+
+#[test]
+fn scans_go_on_after_a_key() {
+    let (_dir, engine) = fresh();
+    let mut list = Vec::new();
+    for n in 1..=5 {
+        list.push(Effect::PutSession(SessionId(n), Session { expire_secs: 9, info: Bytes::new() }));
+        list.push(Effect::PutSustained(SessionId(1), Ino(n)));
+        list.push(Effect::PutDelFile(Ino(n), DelFile { length: n, removed_secs: n.cast_signed() }));
+        list.push(Effect::PutGarbageSlice(SliceKey { id: SliceId(n), size: 1 }));
+        let slices = vec![SliceKey { id: SliceId(n), size: 1 }];
+        list.push(Effect::PutDelaySlices(SliceId(n), DelaySlices { since_secs: n.cast_signed(), slices }));
+        list.push(Effect::PutChunk(Ino(1), u32::try_from(n).expect("small") - 1, vec![SliceRecord::zeros(0, 1)]));
+        list.push(Effect::PutXattr(Ino(1), Name::from(format!("user.{n}").as_str()), Bytes::new()));
+        let (id, bits) = (u32::try_from(n).expect("small"), 7);
+        let rule = AclRule { owner: bits, group: bits, mask: bits, other: bits, users: vec![], groups: vec![] };
+        list.push(Effect::PutAcl(id, rule));
+    }
+    apply(&engine, list).expect("applied");
+    let scans = [
+        (Scan::Sessions, 5),
+        (Scan::Sustained(SessionId(1)), 5),
+        (Scan::Sustained(SessionId(2)), 0),
+        (Scan::DelFiles { before_secs: 4 }, 3),
+        (Scan::DeadSlices, 5),
+        (Scan::DelaySlices { before_secs: 6 }, 5),
+        (Scan::Chunks(Ino(1)), 5),
+        (Scan::Xattrs(Ino(1)), 5),
+        (Scan::Acls, 5),
+    ];
+    for (scan, count) in scans {
+        let (mut keys, mut after) = (Vec::new(), None);
+        loop {
+            let page = wait(engine.scan(scan, after.take(), 2)).expect("scanned");
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            keys.extend(page.into_iter().map(|(key, _)| key));
+        }
+        assert_eq!(keys.len(), count, "{scan:?}");
+        assert!(keys.is_sorted() && keys.windows(2).all(|pair| pair[0] != pair[1]), "{scan:?}");
+    }
+}
+
+#[test]
+fn jobs_read_what_they_ask_for() {
+    let (_dir, engine) = fresh();
+    apply(&engine, create(2, "a")).expect("applied");
+    let edge = Key::Edge(Ino(1), "a".into());
+    let asked = edge.clone();
+    let job = TestJob::new(vec![edge], move |read| {
+        let Some(Value::Edge(edge)) = read.get(&asked) else { return Step::Stop };
+        if !read.contains(&Key::Node(edge.ino)) {
+            return Step::Fetch(vec![Key::Node(edge.ino)]);
+        }
+        let attr = read.node(edge.ino).cloned().expect("the node");
+        Step::Apply(Effects { list: vec![Effect::UpdateNode(edge.ino, Attr { uid: 5, ..attr })], ..Effects::none() })
+    });
+    wait(engine.run(job)).expect("ran");
+    assert!(matches!(get(&engine, Key::Node(Ino(2))), Some(Value::Node(Attr { uid: 5, .. }))));
+    let error = wait(engine.run(TestJob::new(vec![], |_| Step::Fetch(vec![])))).map(drop).expect_err("never ends");
+    assert!(matches!(error, MetaError::Corrupt { .. }), "{error}");
+    let stopped = TestJob::back(wait(engine.run(TestJob::new(vec![], |_| Step::Stop))).expect("stopped"));
+    assert!(stopped.applied.is_none());
+}
+
+#[test]
+fn guarded_effects_conflict_when_something_changed() {
+    let (_dir, engine) = fresh();
+    apply(&engine, create(2, "a")).expect("applied");
+    let keys = vec![Key::Node(Ino(2)), Key::Edge(Ino(1), "b".into())];
+    let read = wait(engine.fetch(keys)).expect("fetched");
+    let touched = Some(Timestamp::from_secs(1_800_000_000));
+    apply(&engine, vec![Effect::PatchNode(Ino(2), NodePatch { nlink: 0, touched })]).expect("applied");
+    let mut effects = Effects { list: create(3, "b"), ..Effects::none() };
+    assert_eq!(wait(engine.apply(&read, &effects)).expect("judged"), ApplyOutcome::Conflict);
+    effects.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
+    let outcome = wait(engine.apply(&read, &effects)).expect("judged");
+    assert_eq!(outcome, ApplyOutcome::Applied(Applied::default()));
+    assert_eq!(wait(engine.apply(&read, &effects)).expect("judged"), ApplyOutcome::Conflict);
+}
+
+#[test]
+fn counters_and_statistics_add_up() {
+    let (_dir, engine) = fresh();
+    assert_eq!(wait(engine.counter_add(Counter::NextInode, 1024)).expect("added"), 1024);
+    assert_eq!(wait(engine.counter_add(Counter::NextInode, 1024)).expect("added"), 2048);
+    assert_eq!(wait(engine.counter_add(Counter::AclMaxId, 2)).expect("added"), 2);
+    assert_eq!(wait(engine.counter_add(Counter::AclMaxId, 1)).expect("added"), 3);
+    let one = DirStat { length: 1, space: 4096, inodes: 1 };
+    apply(&engine, vec![Effect::PutDirStat(Ino(5), one)]).expect("applied");
+    let missing = wait(engine.add_dir_stats(vec![(Ino(5), one), (Ino(6), one), (Ino(5), one)])).expect("added");
+    assert_eq!(missing, [Ino(6)]);
+    let sum = DirStat { length: 3, space: 3 * 4096, inodes: 3 };
+    assert_eq!(get(&engine, Key::DirStat(Ino(5))), Some(Value::DirStat(sum)));
+}
+
+#[test]
+fn damage_fails_the_job_that_meets_it() {
+    let (dir, engine) = fresh();
+    apply(&engine, create(2, "a")).expect("applied");
+    let other = rusqlite::Connection::open(dir.path().join("meta.db")).expect("opened");
+    other.execute("UPDATE jfs_node SET type=12 WHERE inode=2", []).expect("damaged");
+    let error = wait(engine.fetch(vec![Key::Node(Ino(2))])).expect_err("damaged");
+    assert!(matches!(&error, MetaError::Corrupt { what, .. } if what == "node 2"), "{error}");
+    let error = apply(&engine, create(2, "b")).expect_err("the inode is taken");
+    assert!(matches!(error, MetaError::Corrupt { .. }), "{error}");
+    assert_eq!(get(&engine, Key::Edge(Ino(1), "b".into())), None);
+    apply(&engine, create(3, "b")).expect("others go on");
+    assert_eq!(MetaError::Posix(Errno::ENOSPC).errno(), Errno::ENOSPC);
+}

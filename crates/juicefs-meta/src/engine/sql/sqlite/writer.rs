@@ -1,0 +1,478 @@
+//! The connection that writes, and who drives it.
+//!
+//! Whoever comes when it is free takes it and runs the job at once, on the calling thread; whoever comes when it is in use
+//! queues the job and waits without a thread. The one who has it takes queued jobs into the same transaction, up to a
+//! bound, and leaves the rest to the writer thread, which goes on until the queue is empty. So a lone caller pays no hop,
+//! and many callers share commits.
+//!
+//! Invariant: while jobs are queued, either someone has the connection and will see them when giving it back, or the
+//! writer thread is on its way.
+
+mod transaction;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use juicefs_core::error::{MetaError, MetaResult};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use self::transaction::{Slot, Slots};
+use super::{
+    checkpoint::{Checkpointer, LogGauge},
+    connection::{Database, Fault, Link},
+};
+use crate::txn::Job;
+
+/// Most jobs that wait for the connection; more wait to be queued.
+const QUEUE_JOBS: usize = 4096;
+/// What a caller's thread does for others in the transaction of its own job.
+const CALLER_BOUND: Bound = Bound { jobs: 16, time: Duration::from_micros(500) };
+/// One transaction of the writer thread.
+const THREAD_BOUND: Bound = Bound { jobs: 64, time: Duration::from_millis(2) };
+/// First and last pause between two tries to get the write lock from another client.
+const BACKOFF: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
+/// After so long without a gap the thread leaves one, in which other clients can get the write lock.
+const GAP_AFTER: Duration = Duration::from_millis(50);
+const GAP: Duration = Duration::from_millis(1);
+
+/// How much goes into one transaction.
+#[derive(Clone, Copy)]
+struct Bound {
+    jobs: usize,
+    time: Duration,
+}
+
+type Reply<T> = oneshot::Sender<MetaResult<T>>;
+
+/// A job that waits.
+struct Pending {
+    job: Box<dyn Job>,
+    /// `None` for the job of the thread that runs it.
+    reply: Option<Reply<Box<dyn Job>>>,
+    /// When it stops waiting for another client's lock.
+    until: Instant,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// A change of the tables that waits.
+struct TablesChange {
+    work: fn(&Database, &mut Link) -> Result<(), Fault>,
+    /// Whether the file is made when it is not there.
+    create: bool,
+    reply: Reply<()>,
+    until: Instant,
+}
+
+enum Task {
+    Job(Pending),
+    Tables(TablesChange),
+}
+
+impl Task {
+    fn until(&self) -> Instant {
+        match self {
+            Self::Job(pending) => pending.until,
+            Self::Tables(change) => change.until,
+        }
+    }
+
+    fn fail(self, error: MetaError) {
+        match self {
+            Self::Job(Pending { reply: Some(reply), .. }) => drop(reply.send(Err(error))),
+            Self::Job(_) => {}
+            Self::Tables(change) => drop(change.reply.send(Err(error))),
+        }
+    }
+}
+
+struct State {
+    /// The connection, unless someone has it.
+    writer: Option<Box<Writer>>,
+    queue: VecDeque<Task>,
+    /// The writer thread is to serve the queue.
+    wanted: bool,
+    /// The checkpointer waits for the connection; it comes first.
+    pausing: bool,
+    closed: bool,
+}
+
+/// The connection that writes, opened with the first job.
+struct Writer {
+    link: Option<Link>,
+    gauge: Arc<LogGauge>,
+}
+
+/// The queue and the connection, shared by callers and threads.
+pub(super) struct Shared {
+    database: Arc<Database>,
+    state: Mutex<State>,
+    wake: Condvar,
+    room: Arc<Semaphore>,
+}
+
+/// Jobs on their way to the connection that writes.
+pub(super) struct WriterQueue {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    checkpointer: Checkpointer,
+}
+
+/// How a job fared that its caller tried to run.
+enum Tried {
+    Done(MetaResult<Box<dyn Job>>),
+    /// Another client holds the lock; the thread goes on trying.
+    Waits(oneshot::Receiver<MetaResult<Box<dyn Job>>>),
+    /// The connection is in use.
+    Taken(Box<dyn Job>),
+}
+
+fn closed() -> MetaError {
+    MetaError::Unavailable("the database was closed".to_owned())
+}
+
+impl WriterQueue {
+    /// Starts the threads; opens nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` when a thread cannot be started.
+    pub(super) fn new(database: Arc<Database>) -> MetaResult<Self> {
+        let gauge = Arc::new(LogGauge::default());
+        let state = State {
+            writer: Some(Box::new(Writer { link: None, gauge: Arc::clone(&gauge) })),
+            queue: VecDeque::new(),
+            wanted: false,
+            pausing: false,
+            closed: false,
+        };
+        let shared = Arc::new(Shared {
+            database,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            room: Arc::new(Semaphore::new(QUEUE_JOBS)),
+        });
+        let checkpointer = Checkpointer::start(Arc::clone(&shared), gauge)?;
+        let served = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("sqlite-writer".to_owned()).spawn(move || served.serve());
+        let thread = thread.map_err(|e| MetaError::Unavailable(format!("cannot start a thread: {e}")))?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), checkpointer })
+    }
+
+    /// Runs a job: at once if the connection is free, else as its turn comes.
+    pub(super) async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
+        let job = match self.shared.try_here(job) {
+            Tried::Done(outcome) => return outcome,
+            Tried::Waits(outcome) => return outcome.await.unwrap_or_else(|_| Err(closed())),
+            Tried::Taken(job) => job,
+        };
+        let room = Arc::clone(&self.shared.room).acquire_owned().await.map_err(|_| closed())?;
+        let (reply, outcome) = oneshot::channel();
+        let until = self.shared.deadline();
+        self.shared.enqueue(Task::Job(Pending { job, reply: Some(reply), until, _room: Some(room) }));
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Changes the tables, on the writer thread.
+    pub(super) async fn change_tables(
+        &self,
+        work: fn(&Database, &mut Link) -> Result<(), Fault>,
+        create: bool,
+    ) -> MetaResult<()> {
+        let (reply, outcome) = oneshot::channel();
+        let until = self.shared.deadline();
+        self.shared.enqueue(Task::Tables(TablesChange { work, create, reply, until }));
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Finishes what is queued, then closes the connection. Later jobs fail.
+    pub(super) async fn close(&self) {
+        self.shared.begin_closing();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // Joining blocks, so a thread of its own does it, which ends with the join.
+            let (done, ended) = oneshot::channel();
+            let joining = std::thread::Builder::new().name("sqlite-close".to_owned()).spawn(move || {
+                let _ = done.send(thread.join().is_ok());
+            });
+            if joining.is_ok() && !ended.await.unwrap_or(false) {
+                tracing::error!("the SQLite writer thread panicked");
+            }
+        }
+        self.checkpointer.close();
+    }
+}
+
+impl Drop for WriterQueue {
+    fn drop(&mut self) {
+        self.shared.begin_closing();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+        self.checkpointer.close();
+    }
+}
+
+impl Shared {
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.database.options().lock_deadline
+    }
+
+    /// The database written to.
+    pub(super) fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    fn begin_closing(&self) {
+        self.room.close();
+        self.state.lock().closed = true;
+        self.wake.notify_all();
+    }
+
+    /// Runs the job on this thread if the connection is free and nobody was earlier.
+    fn try_here(self: &Arc<Self>, job: Box<dyn Job>) -> Tried {
+        let mut state = self.state.lock();
+        if !state.queue.is_empty() || state.pausing || state.closed {
+            return Tried::Taken(job);
+        }
+        let Some(writer) = state.writer.take() else { return Tried::Taken(job) };
+        drop(state);
+        let mut turn = Turn { shared: self, writer: Some(writer) };
+        let own = Pending { job, reply: None, until: self.deadline(), _room: None };
+        let mut slots = turn.transact(own, CALLER_BOUND);
+        let waits = slots.first_mut().and_then(Slot::waiter);
+        turn.requeue(&mut slots);
+        drop(turn);
+        // Replies go out when the connection is free again.
+        let own = slots.into_iter().filter_map(Slot::finish).next();
+        match (own, waits) {
+            (Some(outcome), _) => Tried::Done(outcome),
+            (None, Some(outcome)) => Tried::Waits(outcome),
+            (None, None) => Tried::Done(Err(closed())),
+        }
+    }
+
+    /// Queues a task, and serves it at once if the connection has become free meanwhile.
+    fn enqueue(self: &Arc<Self>, task: Task) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        let here = matches!(task, Task::Job(_)) && state.queue.is_empty() && !state.pausing;
+        state.queue.push_back(task);
+        if here {
+            if let Some(writer) = state.writer.take() {
+                drop(state);
+                Turn { shared: self, writer: Some(writer) }.next(CALLER_BOUND);
+            }
+        } else if state.writer.is_some() && !state.wanted {
+            state.wanted = true;
+            drop(state);
+            self.wake.notify_all();
+        }
+    }
+
+    /// The writer thread.
+    fn serve(self: &Arc<Self>) {
+        let mut backoff = BACKOFF.0;
+        let mut busy_since = Instant::now();
+        while let Some(turn) = self.thread_turn(&mut busy_since) {
+            match turn.next(THREAD_BOUND) {
+                Progress::Made => backoff = BACKOFF.0,
+                Progress::Busy => {
+                    self.expire();
+                    std::thread::sleep(backoff);
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                    busy_since = Instant::now();
+                }
+            }
+        }
+        // Nobody can take the connection any more: dropping it closes it.
+        drop(self.state.lock().writer.take());
+    }
+
+    /// Waits for something to do and for the connection. `None` when everything is done and the queue was closed.
+    fn thread_turn(self: &Arc<Self>, busy_since: &mut Instant) -> Option<Turn<'_>> {
+        if busy_since.elapsed() > GAP_AFTER {
+            std::thread::sleep(GAP);
+            *busy_since = Instant::now();
+        }
+        let mut state = self.state.lock();
+        loop {
+            if state.queue.is_empty() {
+                state.wanted = false;
+                if state.closed && state.writer.is_some() {
+                    return None;
+                }
+            } else if (state.wanted || state.closed)
+                && !state.pausing
+                && let Some(writer) = state.writer.take()
+            {
+                return Some(Turn { shared: self, writer: Some(writer) });
+            }
+            self.wake.wait(&mut state);
+            *busy_since = Instant::now();
+        }
+    }
+
+    /// Fails the queued tasks that waited too long for another client's lock.
+    fn expire(&self) {
+        let now = Instant::now();
+        loop {
+            let mut state = self.state.lock();
+            if state.queue.front().is_none_or(|task| task.until() > now) {
+                return;
+            }
+            let late = state.queue.pop_front();
+            drop(state);
+            if let Some(task) = late {
+                task.fail(Fault::Busy.into_error());
+            }
+        }
+    }
+
+    /// Takes queued jobs into a transaction that has `slots` already.
+    fn join(&self, slots: &mut Slots, most: usize) {
+        let mut state = self.state.lock();
+        while slots.len() < most
+            && let Some(Task::Job(_)) = state.queue.front()
+            && let Some(Task::Job(pending)) = state.queue.pop_front()
+        {
+            slots.push(Slot::new(pending));
+        }
+    }
+
+    /// Keeps jobs off the connection while `work` runs. `None` when the queue was closed.
+    pub(super) fn paused<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<T> {
+        let mut state = self.state.lock();
+        state.pausing = true;
+        while state.writer.is_none() && !state.closed {
+            self.wake.wait(&mut state);
+        }
+        state.pausing = false;
+        let writer = if state.closed { None } else { state.writer.take() };
+        drop(state);
+        if writer.is_none() {
+            self.wake.notify_all();
+            return None;
+        }
+        let _turn = Turn { shared: self, writer };
+        Some(work())
+    }
+}
+
+/// The right to use the connection; ends with the value.
+struct Turn<'shared> {
+    shared: &'shared Arc<Shared>,
+    writer: Option<Box<Writer>>,
+}
+
+enum Progress {
+    Made,
+    Busy,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(link) = self.writer.as_ref().and_then(|writer| writer.link.as_ref()) {
+            // Only a panic leaves a transaction open.
+            link.rollback();
+        }
+        let mut state = self.shared.state.lock();
+        state.writer = self.writer.take();
+        state.wanted |= !state.queue.is_empty();
+        if state.wanted || state.pausing || state.closed {
+            drop(state);
+            self.shared.wake.notify_all();
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Serves the front of the queue, gives the connection back and answers.
+    fn next(mut self, bound: Bound) -> Progress {
+        let Some(task) = self.shared.state.lock().queue.pop_front() else { return Progress::Made };
+        match task {
+            Task::Job(pending) => {
+                let mut slots = self.transact(pending, bound);
+                let progress = self.requeue(&mut slots);
+                drop(self);
+                slots.into_iter().for_each(|slot| drop(slot.finish()));
+                progress
+            }
+            Task::Tables(change) => {
+                let shared = self.shared;
+                let link = self.link(change.create);
+                match link.and_then(|link| (change.work)(&shared.database, link)) {
+                    Err(Fault::Busy) => {
+                        shared.state.lock().queue.push_front(Task::Tables(change));
+                        Progress::Busy
+                    }
+                    outcome => {
+                        drop(self);
+                        drop(change.reply.send(outcome.map_err(Fault::into_error)));
+                        Progress::Made
+                    }
+                }
+            }
+        }
+    }
+
+    fn writer(&mut self) -> &mut Writer {
+        self.writer.as_mut().expect("invariant: a turn has the connection until it ends")
+    }
+
+    /// The connection, opened if it is not.
+    fn link(&mut self, create: bool) -> Result<&mut Link, Fault> {
+        let shared = self.shared;
+        let Writer { link, gauge } = self.writer();
+        if link.is_none() {
+            let opened = shared.database.open_writer(create)?;
+            gauge.watch(&opened.conn);
+            *link = Some(opened);
+        }
+        Ok(link.as_mut().expect("invariant: it was opened just now"))
+    }
+
+    /// Runs a job and what else is queued in one transaction.
+    fn transact(&mut self, first: Pending, bound: Bound) -> Slots {
+        let shared = self.shared;
+        let mut slots = Slots::new();
+        slots.push(Slot::new(first));
+        let started = Instant::now();
+        let ready = self.link(false).and_then(|link| shared.database.ready(link).map(|()| link));
+        let healthy = match ready {
+            Ok(link) => transaction::run(link, &mut slots, |slots| {
+                if slots.len() < bound.jobs && started.elapsed() < bound.time {
+                    shared.join(slots, bound.jobs);
+                }
+            }),
+            Err(fault) => {
+                transaction::fail(&mut slots, fault);
+                true
+            }
+        };
+        if !healthy {
+            // A fresh connection is the better start after a failure of SQLite itself.
+            self.writer().link = None;
+        }
+        slots
+    }
+
+    /// Puts the jobs that did not run, because another client holds the lock, back to the front of the queue.
+    fn requeue(&mut self, slots: &mut Slots) -> Progress {
+        if slots.iter().all(Slot::is_done) {
+            return Progress::Made;
+        }
+        let (done, unrun): (Slots, Slots) = std::mem::take(slots).into_iter().partition(Slot::is_done);
+        *slots = done;
+        let mut state = self.shared.state.lock();
+        for slot in unrun.into_iter().rev() {
+            state.queue.push_front(Task::Job(slot.into_pending()));
+        }
+        Progress::Busy
+    }
+}

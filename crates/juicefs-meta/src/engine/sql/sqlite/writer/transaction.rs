@@ -1,0 +1,209 @@
+//! Jobs in a transaction: each succeeds or fails alone.
+//!
+//! A job reads and decides before anything of it is written, so one that fails leaves the transaction as it was. When
+//! writing fails, the whole transaction is undone and its jobs run again, each in a transaction of its own: then only
+//! the faulty one fails. Nothing is answered before the commit.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use juicefs_core::error::{MetaError, MetaResult};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::Pending;
+use crate::{
+    engine::sql::sqlite::{
+        apply,
+        connection::{Fault, Link},
+        fetch,
+    },
+    txn::{Applied, Effects, Job, ReadSet, Step},
+};
+
+/// The jobs of one transaction.
+pub(super) type Slots = SmallVec<[Slot; 1]>;
+
+/// A job with what became of it.
+pub(super) struct Slot {
+    pending: Pending,
+    /// `None` until it ran; then what applying showed, if anything was to be applied.
+    outcome: Option<MetaResult<Option<Applied>>>,
+}
+
+impl Slot {
+    pub(super) fn new(pending: Pending) -> Self {
+        Self { pending, outcome: None }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    pub(super) fn into_pending(self) -> Pending {
+        self.pending
+    }
+
+    /// For a job that did not run and has no reply: makes one and returns its other end.
+    pub(super) fn waiter(&mut self) -> Option<oneshot::Receiver<MetaResult<Box<dyn Job>>>> {
+        if self.is_done() || self.pending.reply.is_some() {
+            return None;
+        }
+        let (reply, outcome) = oneshot::channel();
+        self.pending.reply = Some(reply);
+        Some(outcome)
+    }
+
+    /// Answers a job that ran and was committed; the answer comes back when it has no reply.
+    pub(super) fn finish(self) -> Option<MetaResult<Box<dyn Job>>> {
+        let Pending { mut job, reply, .. } = self.pending;
+        let outcome = self.outcome.unwrap_or(Ok(None)).and_then(|applied| {
+            if let Some(applied) = applied {
+                shielded(job.name(), || job.applied(&applied))?;
+            }
+            Ok(job)
+        });
+        match reply {
+            Some(reply) => {
+                // A caller that is gone has no use for the answer.
+                let _ = reply.send(outcome);
+                None
+            }
+            None => Some(outcome),
+        }
+    }
+
+    /// Whether the caller of a queued job is gone.
+    fn is_abandoned(&self) -> bool {
+        self.pending.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+}
+
+/// Runs code of an operation; a panic there fails that operation alone.
+fn shielded<T>(name: &'static str, work: impl FnOnce() -> T) -> MetaResult<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let why = message(panic.as_ref());
+        tracing::error!(operation = name, why, "a metadata operation panicked");
+        MetaError::Unavailable(format!("operation {name} panicked: {why}"))
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Gives all jobs the fault as their outcome; a busy database leaves them to run later.
+pub(super) fn fail(slots: &mut Slots, fault: Fault) {
+    if matches!(fault, Fault::Busy) {
+        slots.iter_mut().for_each(|slot| slot.outcome = None);
+        return;
+    }
+    let error = fault.into_error();
+    slots.iter_mut().for_each(|slot| slot.outcome = Some(Err(error.clone())));
+}
+
+/// Runs the jobs and those that `join` adds in one transaction. Jobs are left without outcome when the database is
+/// busy. Returns whether the connection may be used further.
+pub(super) fn run(link: &Link, slots: &mut Slots, join: impl FnMut(&mut Slots)) -> bool {
+    match together(link, slots, join) {
+        Ok(()) => true,
+        Err(fault) if slots.len() == 1 => {
+            let healthy = is_healthy(&fault);
+            fail(slots, fault);
+            healthy
+        }
+        Err(Fault::Busy) => {
+            fail(slots, Fault::Busy);
+            true
+        }
+        Err(fault) => {
+            tracing::debug!(?fault, jobs = slots.len(), "a shared transaction failed; its jobs run one by one");
+            let mut healthy = true;
+            for slot in slots.iter_mut() {
+                match alone(link, slot) {
+                    Ok(()) => {}
+                    Err(Fault::Busy) => slot.outcome = None,
+                    Err(fault) => {
+                        healthy &= is_healthy(&fault);
+                        slot.outcome = Some(Err(fault.into_error()));
+                    }
+                }
+            }
+            healthy
+        }
+    }
+}
+
+fn is_healthy(fault: &Fault) -> bool {
+    !matches!(fault, Fault::Store(MetaError::Unavailable(_) | MetaError::Corrupt { .. }))
+}
+
+fn together(link: &Link, slots: &mut Slots, mut join: impl FnMut(&mut Slots)) -> Result<(), Fault> {
+    link.frame("BEGIN IMMEDIATE")?;
+    let outcome = (|| {
+        let mut at = 0;
+        while at < slots.len() {
+            one(link, &mut slots[at])?;
+            at += 1;
+            if at == slots.len() {
+                join(slots);
+            }
+        }
+        link.frame("COMMIT")
+    })();
+    if outcome.is_err() {
+        link.rollback();
+    }
+    outcome
+}
+
+fn alone(link: &Link, slot: &mut Slot) -> Result<(), Fault> {
+    link.frame("BEGIN IMMEDIATE")?;
+    let outcome = one(link, slot).and_then(|()| link.frame("COMMIT"));
+    if outcome.is_err() {
+        link.rollback();
+    }
+    outcome
+}
+
+/// Runs a job in the open transaction. `Err` means that the transaction must be undone.
+fn one(link: &Link, slot: &mut Slot) -> Result<(), Fault> {
+    if slot.is_abandoned() {
+        slot.outcome = Some(Err(MetaError::Unavailable("the caller is gone".to_owned())));
+        return Ok(());
+    }
+    let outcome = match decide(link, slot.pending.job.as_mut()) {
+        Ok(Some(effects)) => Ok(Some(apply::effects(link, &effects.list)?)),
+        Ok(None) => Ok(None),
+        // Nothing of this job was written.
+        Err(Fault::Record(error)) => Err(error),
+        Err(fault) => return Err(fault),
+    };
+    slot.outcome = Some(outcome);
+    Ok(())
+}
+
+/// Reads what the job asks for until it knows what it wants.
+fn decide(link: &Link, job: &mut dyn Job) -> Result<Option<Effects>, Fault> {
+    let name = job.name();
+    let mut read = ReadSet::default();
+    let mut keys = shielded(name, || job.keys())?;
+    loop {
+        fetch::into(link, &keys, &mut read)?;
+        match shielded(name, || job.step(&read))? {
+            Step::Fetch(more) if more.iter().all(|key| read.contains(key)) => {
+                let why = "it asks again for what it has read".to_owned();
+                return Err(MetaError::Corrupt { what: format!("operation {name}"), why }.into());
+            }
+            Step::Fetch(more) => keys = more,
+            Step::Apply(effects) => return Ok(Some(effects)),
+            Step::Stop => return Ok(None),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! How records become keys, bytes and rows: pure functions, no I/O, and the only place that knows stored names.
+
+pub(crate) mod binary;
+pub(crate) mod sql;

@@ -1,0 +1,53 @@
+//! From a URL to an engine.
+
+use std::sync::Arc;
+
+use juicefs_core::error::{MetaError, MetaResult};
+
+use crate::engine::{Engine, sql::sqlite::SqliteEngine};
+
+/// Kinds of stores that a URL may name and that are not served yet.
+const PLANNED: &[&str] = &["redis", "rediss", "unix", "mysql", "postgres", "badger", "tikv", "etcd", "fdb", "memkv"];
+const SUPPORTED: &str = "sqlite3://";
+
+/// An engine for `DRIVER://ADDRESS`; text without `://` means Redis. Connects lazily and creates nothing before
+/// [`Engine::prepare`].
+///
+/// # Errors
+/// `Setting` with a sentence for the user: an unknown driver, a bad option, a directory that is not there.
+pub fn open(url: &str) -> MetaResult<Arc<dyn Engine>> {
+    let (driver, address) = url.split_once("://").unwrap_or(("redis", url));
+    match driver {
+        "sqlite3" => Ok(Arc::new(SqliteEngine::open(address)?)),
+        _ if PLANNED.contains(&driver) => {
+            Err(MetaError::Setting(format!("{driver}:// is not supported by this build yet; supported: {SUPPORTED}")))
+        }
+        _ => Err(MetaError::Setting(format!("\"{driver}\" is no metadata engine; supported: {SUPPORTED}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        match open(url) {
+            Err(MetaError::Setting(sentence)) => sentence,
+            Err(other) => panic!("{url}: {other}"),
+            Ok(engine) => panic!("{url} opened {}", engine.describe()),
+        }
+    }
+
+    #[test]
+    fn other_engines_are_named_in_the_refusal() {
+        assert!(refused("localhost:6379/1").starts_with("redis:// is not supported by this build yet"));
+        assert!(refused("tikv://pd/prefix").contains("tikv://"));
+        assert!(refused("sqlite://x").contains("\"sqlite\" is no metadata engine"));
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        assert!(refused("sqlite3:///nowhere/at/all/meta.db").contains("/nowhere/at/all"));
+        assert!(refused("sqlite3:///tmp").contains("is a directory"));
+    }
+}
