@@ -39,7 +39,12 @@ pub(super) fn serve(config: &MountConfig, on_ready: impl FnOnce(&str)) -> Result
     on_ready(&served.ready);
     let end = rt.block_on(shutdown::wait(&served.mounted, &served.vfs, signals));
     let code = shutdown::take_down(&rt, &served.vfs, served.mounted, &end);
-    rt.shutdown_timeout(RUNTIME_END);
+    // A forced end must not go on writing behind the back of whoever takes over.
+    if code == shutdown::EXIT_STOP {
+        rt.shutdown_background()
+    } else {
+        rt.shutdown_timeout(RUNTIME_END)
+    }
     Ok(code)
 }
 

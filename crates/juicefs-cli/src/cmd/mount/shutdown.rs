@@ -16,8 +16,10 @@ use tokio::{
 
 /// How long an unmount after a signal may take before it is forced.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long closing may take once nobody uses the mount any more: long enough for a slow store with retries.
+const CLOSING: Duration = Duration::from_secs(600);
 /// The exit code that tells a supervisor to stop: the volume is gone, or the end was forced.
-const EXIT_STOP: u8 = 11;
+pub(super) const EXIT_STOP: u8 = 11;
 
 /// Why a mount ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,22 +83,23 @@ pub(super) async fn wait(mounted: &Mounted, vfs: &Vfs, mut signals: Signals) -> 
 
 /// Ends the mount and everything below it. Returns the exit code.
 pub(super) fn take_down(rt: &Runtime, vfs: &Arc<Vfs>, mounted: Mounted, end: &End) -> u8 {
+    if let End::Fatal(reason) = end {
+        tracing::error!("{reason}: unmounting {}", mounted.mountpoint().display());
+        detach(&mounted);
+        give_up(&mounted);
+        // What is not flushed yet belongs to a volume that is not there any more: it must not go into another one.
+        return EXIT_STOP;
+    }
     let forced = match end {
-        End::Unmounted => {
-            tracing::info!("{} was unmounted", mounted.mountpoint().display());
-            false
-        }
         End::Signal(name) => {
             tracing::info!("{name}: unmounting {}", mounted.mountpoint().display());
             flush(rt, vfs);
             detach(&mounted);
             !ends_in_time(rt, vfs, &mounted)
         }
-        End::Fatal(reason) => {
-            tracing::error!("{reason}: unmounting {}", mounted.mountpoint().display());
-            detach(&mounted);
-            give_up(&mounted);
-            true
+        End::Unmounted | End::Fatal(_) => {
+            tracing::info!("{} was unmounted", mounted.mountpoint().display());
+            false
         }
     };
     // After an abort readers end at once; a session that will not even abort is left to the end of the process.
@@ -104,12 +107,13 @@ pub(super) fn take_down(rt: &Runtime, vfs: &Arc<Vfs>, mounted: Mounted, end: &En
     if joined && let Err(error) = mounted.wait() {
         tracing::error!("the mount ended badly: {error}");
     }
-    let closed = rt.block_on(async { timeout(PATIENCE, vfs.shutdown()).await });
+    let limit = if *end == End::Unmounted { CLOSING } else { PATIENCE };
+    let closed = rt.block_on(async { timeout(limit, vfs.shutdown()).await });
     match closed {
         Ok(Ok(())) if !forced => return 0,
         Ok(Ok(())) => {}
         Ok(Err(errno)) => tracing::error!("closing the volume: {errno}; data that was not yet flushed may be lost"),
-        Err(_) => tracing::error!("closing the volume takes longer than {PATIENCE:?}: data may be lost"),
+        Err(_) => tracing::error!("closing the volume takes longer than {limit:?}: data may be lost"),
     }
     if forced { EXIT_STOP } else { 1 }
 }

@@ -223,6 +223,7 @@ pub(crate) struct DataConfig {
 pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<MountConfig>> {
     let mut warnings = Vec::new();
     refuse_unbuilt(args)?;
+    check_backup(args.meta.backup_meta, here)?;
     let mountpoint = here.absolute(&args.mountpoint);
     if mountpoint.parent().is_none() {
         bail!("cannot mount on {:?}: choose a directory other than the root", args.mountpoint);
@@ -278,6 +279,16 @@ fn refuse_unbuilt(args: &MountArgs) -> Result<()> {
     ];
     match unbuilt.iter().find(|(given, _)| *given) {
         Some((_, flag)) => bail!("{flag} is not supported yet: leave it out"),
+        None => Ok(()),
+    }
+}
+
+/// More backups than this would be a load of their own.
+fn check_backup(interval: Option<Duration>, here: &Surroundings) -> Result<()> {
+    const LEAST: Duration = Duration::from_secs(300);
+    let unchecked = here.var("SKIP_BACKUP_META_CHECK") == Some("true");
+    match interval.filter(|interval| !interval.is_zero() && *interval < LEAST && !unchecked) {
+        Some(interval) => bail!("--backup-meta {interval:?} is too short: give at least 5m, or 0 for no backups"),
         None => Ok(()),
     }
 }

@@ -112,8 +112,8 @@ fn check(args: &FormatArgs) -> Result<()> {
     if let Some(shards) = args.shards.filter(|shards| *shards > MOST_SHARDS) {
         bail!("too many shards: {shards}, the most is {MOST_SHARDS}");
     }
-    if args.encrypt_rsa_key.is_some() {
-        bail!("--encrypt-rsa-key is not supported yet: data cannot be encrypted");
+    if let Some(key) = &args.encrypt_rsa_key {
+        bail!("--encrypt-rsa-key {} is not supported yet: data cannot be encrypted", key.display());
     }
     if let Some(name) = &args.encrypt_algo
         && !matches!(name.as_str(), "aes256gcm-rsa" | "chacha20-rsa" | "sm4gcm")

@@ -95,6 +95,7 @@ fn what_is_not_built_is_refused_in_one_sentence() {
         assert!(error.contains("not supported yet") && !error.contains('\n'), "{error}");
     }
     assert!(resolve(&args("--free-space-ratio 1.5"), &here).is_err());
+    assert!(resolve(&args("--backup-meta 60"), &here).expect_err("refused").to_string().contains("--backup-meta"));
     let mut root = args("");
     root.mountpoint = "/../".into();
     assert!(resolve(&root, &here).expect_err("refused").to_string().contains("root"));
