@@ -1,7 +1,9 @@
 //! One mount: a client in the foreground, and its end.
 
 use std::{
+    env,
     fs::{self, File},
+    io::Write,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -59,6 +61,7 @@ impl Mount {
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let before = device_of(&point);
         let mut child = command.spawn().expect("the client starts");
+        note_pid(child.id());
         let mut ended = None;
         let ready = wait_until(TURN_LIMIT, || {
             ended = child.try_wait().expect("a child can be waited for");
@@ -195,6 +198,13 @@ pub fn is_mounted(point: &Path) -> bool {
     let wanted = point.to_string_lossy().replace(' ', "\\040");
     let table = fs::read_to_string("/proc/self/mounts").expect("the mount table");
     table.lines().any(|line| line.split(' ').nth(1) == Some(wanted.as_str()))
+}
+
+/// Writes the process down for `scripts/test.sh`, which ends what a killed test run leaves behind.
+fn note_pid(pid: u32) {
+    let Some(path) = env::var_os("JUICEFS_TEST_PIDS") else { return };
+    let mut list = File::options().create(true).append(true).open(path).expect("the list of processes");
+    writeln!(list, "{pid}").expect("a line in the list of processes");
 }
 
 fn device_of(path: &Path) -> u64 {

@@ -74,8 +74,8 @@ fn fill(root: &Path) {
         fs::write(dir.join(format!("file-{number}")), data).unwrap();
     }
     let script = "cd dir-1; ln -s nowhere soft; ln file-1 hard; mkfifo pipe; mknod dev c 5 7; mknod block b 8 1; chmod 4711 file-8;
-        chown 7:9 file-8; setfattr -n user.a -v b file-8; touch -d '2001-02-03 04:05:06.123456789' file-15; truncate -s 100G sparse;
-        printf x | dd of=sparse bs=1 seek=70000000000 conv=notrunc status=none; fallocate -p -o 100000 -l 3000000 file-29 || true;
+        chown 7:9 file-8; setfattr -n user.a -v b file-8; touch -d '2001-02-03 04:05:06.123456789' file-15; truncate -s 300M sparse;
+        printf x | dd of=sparse bs=1 seek=200000000 conv=notrunc status=none; fallocate -p -o 100000 -l 3000000 file-29 || true;
         for i in $(seq 50); do dd if=/dev/urandom of=over bs=3k count=5 seek=$((i % 9)) conv=notrunc status=none; done;
         touch $'odd\\nname' $'\\xff\\xfe'; mkdir -m 1777 sticky; chattr +i file-22; mv file-43 ../moved; rm file-36";
     run_in(root, script).expect_success();

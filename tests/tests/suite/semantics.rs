@@ -313,9 +313,13 @@ fn removed_files_lie_in_the_trash_and_come_back() {
     fs::rename(entry, mount.join("dir/back")).unwrap();
     assert!(fs::read(mount.join("dir/back")).unwrap() == data);
     assert_eq!(trash_entries(&mount).len(), 1);
-    // It is for root alone.
-    let refused = run("setpriv", ["--reuid=nobody", "--clear-groups", "ls", &mount.join(".trash").to_string_lossy()]);
-    refused.expect_failure();
+    // Others may look, but take nothing out.
+    let entry = trash_entries(&mount).remove(0);
+    let (entry, target) = (entry.to_string_lossy().into_owned(), mount.join("taken").to_string_lossy().into_owned());
+    fs::set_permissions(mount.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    run("setpriv", ["--reuid=nobody", "--clear-groups", "mv", &entry, &target]).expect_failure();
+    run("setpriv", ["--reuid=nobody", "--clear-groups", "rm", "-f", &entry]).expect_failure();
+    assert_eq!(trash_entries(&mount).len(), 1);
     mount.unmount();
 }
 

@@ -1,0 +1,149 @@
+#!/usr/bin/env bash
+# Everything that is tested, from a fresh clone on a fresh Debian 12 machine:  bash scripts/test.sh [--full]
+#
+# Installs what is missing, checks the formatting and the lints, runs the unit, property and conformance tests, and
+# then the end-to-end suite on real mounts. It needs root (for mounts). Nothing is skipped silently: what is missing is
+# installed, or is a failure. --full adds the slow variants (some 40 minutes more) and cargo-deny.
+#
+#   JFS_GOLDEN           the golden volumes (default: ../shared/golden beside the repository)
+#   JUICEFS_TEST_SEED    replays the random tests with one seed
+#   JUICEFS_BIN          tests this client instead of the one that is built here
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+full=0
+case "${1:-}" in
+    "") ;;
+    --full) full=1 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
+
+target=${CARGO_TARGET_DIR:-$root/target}
+tools=${JUICEFS_TEST_TOOLS:-$target/tools/bin}
+golden=${JFS_GOLDEN:-$root/../shared/golden}
+# One profile for everything, so that each dependency is compiled once.
+profile=ci
+failed_stages=()
+
+say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
+die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+# Packages by the command that shows that they are there.
+install_packages() {
+    local entry missing=()
+    for entry in fusermount3:fuse3 cc:gcc make:make git:git fio:fio rsync:rsync sqlite3:sqlite3 setfattr:attr \
+        chattr:e2fsprogs python3:python3 curl:curl tar:tar useradd:passwd setpriv:util-linux; do
+        command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+    done
+    [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+    [ -e /usr/include/sys/acl.h ] || missing+=(libacl1-dev)
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    command -v apt-get >/dev/null || die "install these with your package manager: ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+install_rust() {
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    if ! command -v cargo >/dev/null; then
+        say "installing Rust"
+        if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path; then
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rustup
+        fi
+    fi
+    # The toolchain file names the version and its components; rustup fetches what is not there yet.
+    cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || die "cargo, rustfmt or clippy is missing"
+}
+
+install_tool() { # crate version
+    "$tools/$1" --version 2>/dev/null | grep -qF " $2" && return
+    say "building the test tool $1 $2"
+    CARGO_TARGET_DIR=$target/tools-build CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
+        cargo install --quiet --locked --root "$(dirname "$tools")" --version "$2" "$1"
+}
+
+prepare() {
+    [ "$(id -u)" -eq 0 ] || die "root is needed: the tests mount file systems"
+    install_packages
+    install_rust
+    [ -e /dev/fuse ] || modprobe fuse || true
+    [ -e /dev/fuse ] || die "there is no /dev/fuse"
+    [ -f "$golden/verify.py" ] || die "no golden volumes in $golden: set JFS_GOLDEN"
+    id tests >/dev/null 2>&1 || useradd -M tests
+    install_tool pjdfstest 0.2.2
+    install_tool fsx 0.3.2
+    work=$(mktemp -d "${TMPDIR:-/tmp}/juicefs-test.XXXXXX")
+    mkdir "$work/tmp"
+    trap finish EXIT
+    trap 'exit 130' INT TERM
+    export TMPDIR=$work/tmp JFS_GOLDEN=$golden JUICEFS_TEST_TOOLS=$tools JUICEFS_TEST_PIDS=$work/pids
+    [ $full -eq 0 ] || export JUICEFS_TEST_FULL=1
+}
+
+# Ends what this run left behind, and nothing else: mounts below its own directory, clients that it noted down.
+finish() {
+    local device point pid
+    # The table is read from /proc, since a look at a dead or hung mount would hang as well.
+    while read -r device point; do
+        [ -w "/sys/fs/fuse/connections/${device#*:}/abort" ] && echo 1 >"/sys/fs/fuse/connections/${device#*:}/abort"
+        umount -l "$point"
+    done < <(awk -v below="$work/" 'index($5, below) == 1 { print $3, $5 }' /proc/self/mountinfo | tac)
+    if [ -f "$work/pids" ]; then
+        while read -r pid; do
+            # The number may belong to somebody else by now: only a client of this run names this directory.
+            tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$work" && kill -9 "$pid"
+        done <"$work/pids"
+    fi
+    rm -rf --one-file-system "$work"
+} 2>/dev/null
+
+stage() { # title command...
+    say "$1"
+    shift
+    "$@" || { failed_stages+=("$*"); printf 'FAILED: %s\n' "$*"; }
+}
+
+cargo_test() { # arguments of cargo test
+    # Backtraces of unoptimised code are of use; the output goes to the screen and is counted at the end.
+    timeout --kill-after 60 "$limit_s" cargo test --locked --profile "$profile" --no-fail-fast "$@" 2>&1 |
+        tee -a "$work/tests.log"
+}
+
+count() { # passed|failed|ignored
+    sed -n "s/^test result: .* \([0-9]\+\) $1;.*/\1/p" "$work/tests.log" | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+binary() {
+    cargo build --locked --profile "$profile" --package juicefs-cli
+}
+
+main() {
+    prepare
+    stage "formatting" cargo fmt --all --check
+    stage "lints" cargo clippy --locked --quiet --profile "$profile" --workspace --all-targets -- -D warnings
+    limit_s=1200
+    stage "unit, property and conformance tests" cargo_test --workspace --exclude e2e
+    if [ -z "${JUICEFS_BIN:-}" ]; then
+        stage "the client" binary
+        export JUICEFS_BIN=$target/$profile/juicefs
+    fi
+    limit_s=$((full ? 7200 : 1500))
+    # Two tests at a time: more of them would measure each other's load.
+    stage "end-to-end tests" cargo_test --package e2e -- --test-threads 2
+    if [ $full -eq 1 ]; then
+        stage "quickstart" cargo_test --package e2e --test suite -- --ignored quickstart
+        command -v cargo-deny >/dev/null || stage "installing cargo-deny" cargo install --quiet --locked cargo-deny
+        stage "licences and advisories" cargo deny --all-features check
+    elif command -v cargo-deny >/dev/null; then
+        stage "licences" cargo deny --all-features check licenses bans sources
+    fi
+    say "the end"
+    [ ${#failed_stages[@]} -eq 0 ] || printf 'failed: %s\n' "${failed_stages[@]}"
+    printf '%s passed, %s failed, %s ignored\n' "$(count passed)" "$(count failed)" "$(count ignored)"
+    [ ${#failed_stages[@]} -eq 0 ] && [ "$(count passed)" -gt 0 ]
+}
+
+main
