@@ -3,7 +3,10 @@
 //! Fetched stretches lie side by side as shared bytes; a read that falls into them copies nothing. They are guesses: they
 //! only take memory that nobody waits for, and are void once the content of the file changes.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -49,6 +52,9 @@ struct Stream {
     used: u64,
 }
 
+/// How long a read waits for a stretch before it looks whether memory is short.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 type Arriving = Shared<BoxFuture<'static, Option<Segments>>>;
 
 /// A stretch that is fetched or there; never crosses a block edge of the file.
@@ -80,7 +86,7 @@ impl Ahead {
             if start > at {
                 break;
             }
-            let Some(segments) = data.await else { break };
+            let Some(segments) = arrival(&file.cx, data).await else { break };
             let upto = stop.min(end);
             push_part(&mut out, &segments, at - start, upto - at);
             at = upto;
@@ -235,6 +241,20 @@ impl Fetch {
         let data = receive.map(|answer| answer.ok().flatten()).boxed().shared();
         Some(Self { start, end, epoch, data, abort, cx: Arc::clone(&file.cx) })
     }
+}
+
+/// Waits for a stretch. `None` when it failed, and when it may be long in coming because memory is short: guesses give way
+/// then, but an application that waits must not.
+async fn arrival(cx: &Context, mut data: Arriving) -> Option<Segments> {
+    if let Some(there) = (&mut data).now_or_never() {
+        return there;
+    }
+    while cx.chunks.budget().waiting() == 0 {
+        if let Ok(there) = tokio::time::timeout(PATIENCE, &mut data).await {
+            return there;
+        }
+    }
+    None
 }
 
 /// Appends `[off, off + len)` of `from` to `out` without copying.

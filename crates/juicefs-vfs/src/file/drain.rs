@@ -73,7 +73,7 @@ impl File {
             writer.driven = true;
             self.drain(&mut writer)
         };
-        self.cx.tasks.spawn("flush", async move { drain.await });
+        self.cx.tasks.spawn("flush", drain);
     }
 
     /// The running drain, or a new one.

@@ -1,0 +1,611 @@
+//! The methods of [`Meta`] on the tree.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use juicefs_core::{
+    Attr, Caller, ChunkIndex, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, Name, SessionId, SetAttr,
+    SetTime, SliceId, SliceKey, SliceRecord, Timestamp,
+    limits::CHUNK_SIZE,
+    meta::{
+        ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, OpenFlags,
+        Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
+    },
+    slice::{CompactionPlan, plan_compaction, resolve},
+};
+
+use super::{MemMeta, Node, State};
+
+fn check_new_name(name: &[u8]) -> Result<(), Errno> {
+    match name {
+        b"." | b".." => Err(Errno::EEXIST),
+        name if name.is_empty() || name.contains(&b'/') || name.contains(&0) => Err(Errno::EINVAL),
+        _ => Ok(()),
+    }
+}
+
+impl State {
+    fn child(&self, parent: Ino, name: &[u8]) -> Result<Ino, Errno> {
+        let node = self.dir(parent)?;
+        match name {
+            b"." => Ok(parent),
+            b".." => Ok(node.attr.parent),
+            name => node.entries.get(name).copied().ok_or(Errno::ENOENT),
+        }
+    }
+
+    fn insert(
+        &mut self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new: &NewNode,
+        now: Timestamp,
+    ) -> Result<(Ino, Attr), Errno> {
+        check_new_name(name)?;
+        let dir = self.dir(parent)?;
+        if dir.attr.nlink == 0 {
+            return Err(Errno::ENOENT);
+        }
+        if dir.entries.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        self.check_space(4096)?;
+        let ino = Ino(self.next_ino);
+        self.next_ino += 1;
+        let is_dir = new.kind == FileType::Directory;
+        let attr = Attr {
+            kind: new.kind,
+            mode: if new.kind == FileType::Symlink { 0o777 } else { new.mode & !new.umask },
+            uid: cx.uid,
+            gid: cx.gid,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            nlink: if is_dir { 2 } else { 1 },
+            length: if is_dir { 4096 } else { new.target.len() as u64 },
+            rdev: new.rdev,
+            parent,
+            ..Attr::default()
+        };
+        self.nodes.insert(ino, Node { attr: attr.clone(), target: new.target.clone(), ..Node::default() });
+        self.enter(parent, name, ino, now);
+        if is_dir {
+            self.node_mut(parent)?.attr.nlink += 1;
+        }
+        Ok((ino, attr))
+    }
+
+    fn enter(&mut self, parent: Ino, name: &[u8], ino: Ino, now: Timestamp) {
+        let dir = self.nodes.get_mut(&parent).expect("a parent that was looked at");
+        dir.entries.insert(Bytes::copy_from_slice(name), ino);
+        (dir.attr.mtime, dir.attr.ctime) = (now, now);
+    }
+
+    fn leave(&mut self, parent: Ino, name: &[u8], now: Timestamp) {
+        let dir = self.nodes.get_mut(&parent).expect("a parent that was looked at");
+        dir.entries.remove(name);
+        (dir.attr.mtime, dir.attr.ctime) = (now, now);
+    }
+
+    /// After a name of a non-directory went.
+    fn unname(&mut self, ino: Ino, now: Timestamp) -> Removed {
+        let node = self.nodes.get_mut(&ino).expect("a node that was looked at");
+        node.attr.nlink -= 1;
+        node.attr.ctime = now;
+        Removed { ino: Some(ino), freed: self.reap(ino) }
+    }
+
+    fn remove_dir(&mut self, parent: Ino, name: &[u8], now: Timestamp) -> Result<Removed, Errno> {
+        let ino = self.child(parent, name)?;
+        if !self.dir(ino)?.entries.is_empty() {
+            return Err(Errno::ENOTEMPTY);
+        }
+        self.leave(parent, name, now);
+        self.node_mut(parent)?.attr.nlink -= 1;
+        self.nodes.remove(&ino);
+        Ok(Removed { ino: Some(ino), freed: None })
+    }
+
+    fn rename(
+        &mut self,
+        (from, name): (Ino, &[u8]),
+        (to, new_name): (Ino, &[u8]),
+        flags: RenameFlags,
+        now: Timestamp,
+    ) -> Result<Renamed, Errno> {
+        if flags.whiteout {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let ino = self.child(from, name)?;
+        let target = match self.child(to, new_name) {
+            Ok(target) => Some(target),
+            Err(Errno::ENOENT) if self.nodes.contains_key(&to) => None,
+            Err(errno) => return Err(errno),
+        };
+        let attr = self.node(ino)?.attr.clone();
+        if (from == to && name == new_name) || (target == Some(ino) && !flags.exchange) {
+            return Ok(Renamed { ino, attr, replaced: Removed { ino: target, freed: None } });
+        }
+        let mut replaced = Removed::default();
+        match target {
+            Some(_) if flags.no_replace => return Err(Errno::EEXIST),
+            None if flags.exchange => return Err(Errno::ENOENT),
+            Some(other) if flags.exchange => {
+                self.enter(from, name, other, now);
+                self.moved(other, to, from, now);
+                replaced.ino = Some(other);
+            }
+            Some(other) => {
+                match (attr.is_dir(), self.node(other)?.attr.is_dir()) {
+                    (true, false) => return Err(Errno::ENOTDIR),
+                    (false, true) => return Err(Errno::EISDIR),
+                    (true, true) => replaced = self.remove_dir(to, new_name, now)?,
+                    (false, false) => replaced = self.unname(other, now),
+                }
+                self.leave(from, name, now);
+            }
+            None => self.leave(from, name, now),
+        }
+        self.enter(to, new_name, ino, now);
+        self.moved(ino, from, to, now);
+        Ok(Renamed { ino, attr: self.node(ino)?.attr.clone(), replaced })
+    }
+
+    fn moved(&mut self, ino: Ino, from: Ino, to: Ino, now: Timestamp) {
+        let node = self.nodes.get_mut(&ino).expect("a node that was looked at");
+        node.attr.ctime = now;
+        if node.attr.parent != Ino(0) {
+            node.attr.parent = to;
+        }
+        if node.attr.is_dir() && from != to {
+            self.nodes.get_mut(&from).expect("a parent that was looked at").attr.nlink -= 1;
+            self.nodes.get_mut(&to).expect("a parent that was looked at").attr.nlink += 1;
+        }
+    }
+
+    fn copy(&mut self, from: Ino, from_off: u64, to: Ino, to_off: u64, size: u64) -> Result<Copied, Errno> {
+        let source = self.node(from)?;
+        if !source.attr.is_file() || !self.node(to)?.attr.is_file() {
+            return Err(Errno::EINVAL);
+        }
+        let size = size.min(source.attr.length.saturating_sub(from_off));
+        let mut pieces = Vec::new();
+        let mut at = from_off;
+        while at < from_off + size {
+            let upto = (from_off + size).min((at / CHUNK_SIZE + 1) * CHUNK_SIZE);
+            let index = ChunkIndex::try_from(at / CHUNK_SIZE).expect("an offset within the largest file");
+            let base = u64::from(index) * CHUNK_SIZE;
+            let records = source.chunks.get(&index).cloned().unwrap_or_default();
+            let whole = [vec![SliceRecord::zeros(0, CHUNK_SIZE as u32)], records].concat();
+            let part = resolve(&whole).into_iter().filter_map(|p| p.clip((at - base) as u32, (upto - base) as u32));
+            pieces.extend(part.map(|piece| (base + u64::from(piece.pos) - from_off + to_off, piece)));
+            at = upto;
+        }
+        for (mut at, mut piece) in pieces {
+            while piece.len > 0 {
+                let room = CHUNK_SIZE - at % CHUNK_SIZE;
+                let len = piece.len.min(u32::try_from(room).unwrap_or(u32::MAX));
+                let record = match piece.key() {
+                    Some(key) => {
+                        SliceRecord { pos: (at % CHUNK_SIZE) as u32, id: key.id, size: key.size, off: piece.off, len }
+                    }
+                    None => SliceRecord::zeros((at % CHUNK_SIZE) as u32, len),
+                };
+                self.refer(&record);
+                let index = ChunkIndex::try_from(at / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
+                self.file_mut(to)?.chunks.entry(index).or_default().push(record);
+                (at, piece.off, piece.len) = (at + u64::from(len), piece.off + len, piece.len - len);
+            }
+        }
+        let target = self.file_mut(to)?;
+        target.attr.length = target.attr.length.max(to_off + size);
+        Ok(Copied { bytes: size, length: target.attr.length })
+    }
+}
+
+#[async_trait]
+impl Meta for MemMeta {
+    fn format(&self) -> Arc<Format> {
+        Self::setting()
+    }
+
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn new_session(&self, _info: Bytes) -> MetaResult<SessionId> {
+        Ok(SessionId(1))
+    }
+
+    async fn close_session(&self) -> MetaResult<Vec<Freed>> {
+        self.note("close_session", Ino::ROOT)?;
+        Ok(Vec::new())
+    }
+
+    async fn heartbeat(&self) -> MetaResult<()> {
+        self.note("heartbeat", Ino::ROOT)
+    }
+
+    async fn flush_stats(&self) -> MetaResult<()> {
+        Ok(())
+    }
+
+    async fn sessions(&self) -> MetaResult<Vec<SessionInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn claim(&self, _job: Job, _interval_secs: u64) -> MetaResult<bool> {
+        Ok(true)
+    }
+
+    async fn clean_stale_sessions(&self, _limit: usize) -> MetaResult<Vec<Freed>> {
+        Ok(Vec::new())
+    }
+
+    async fn deleted_files(&self, _before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
+        let state = self.state.lock();
+        Ok(state.deleted.keys().take(limit).map(|ino| Freed { ino: *ino, length: 0 }).collect())
+    }
+
+    async fn delete_file_data(&self, file: Freed) -> MetaResult<Vec<SliceKey>> {
+        self.note("delete_file_data", file.ino)?;
+        let mut state = self.state.lock();
+        let chunks = state.deleted.remove(&file.ino).unwrap_or_default();
+        Ok(chunks.into_values().flatten().filter_map(|record| state.unrefer(&record)).collect())
+    }
+
+    async fn dead_slices(&self, _limit: usize) -> MetaResult<Vec<SliceKey>> {
+        Ok(Vec::new())
+    }
+
+    async fn forget_slice(&self, _slice: SliceKey) -> MetaResult<()> {
+        self.note("forget_slice", Ino::ROOT)
+    }
+
+    async fn clean_trash(&self, _before: Timestamp, _limit: usize) -> MetaResult<(Vec<Freed>, bool)> {
+        Ok((Vec::new(), false))
+    }
+
+    async fn release_delayed_slices(&self, _before: Timestamp, _limit: usize) -> MetaResult<Vec<SliceKey>> {
+        Ok(Vec::new())
+    }
+
+    async fn lookup(&self, _cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)> {
+        self.note("lookup", parent)?;
+        let state = self.state.lock();
+        let ino = state.child(parent, name)?;
+        Ok((ino, state.node(ino)?.attr.clone()))
+    }
+
+    async fn getattr(&self, ino: Ino) -> MetaResult<Attr> {
+        self.note("getattr", ino)?;
+        Ok(self.state.lock().node(ino)?.attr.clone())
+    }
+
+    async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> MetaResult<()> {
+        self.note("access", ino)?;
+        let attr = self.state.lock().node(ino)?.attr.clone();
+        let shift = if cx.uid == attr.uid {
+            6
+        } else if cx.in_group(attr.gid) {
+            3
+        } else {
+            0
+        };
+        let granted = attr.mode >> shift & 7;
+        if cx.uid == 0 || granted & u16::from(mask) == u16::from(mask) { Ok(()) } else { Err(Errno::EACCES.into()) }
+    }
+
+    async fn readlink(&self, ino: Ino) -> MetaResult<Bytes> {
+        self.note("readlink", ino)?;
+        let state = self.state.lock();
+        let node = state.node(ino)?;
+        if node.attr.kind == FileType::Symlink { Ok(node.target.clone()) } else { Err(Errno::EINVAL.into()) }
+    }
+
+    async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
+        self.note("readdir", ino)?;
+        let state = self.state.lock();
+        let after = from.map_or(Bound::Unbounded, |cursor| Bound::Excluded(cursor.0));
+        let mut rest = state.dir(ino)?.entries.range((after, Bound::Unbounded));
+        let mut page = DirPage::default();
+        for (name, ino) in rest.by_ref().take(limit) {
+            let attr = &state.node(*ino)?.attr;
+            page.entries.push(DirEntry {
+                name: Name(name.clone()),
+                ino: *ino,
+                kind: attr.kind,
+                attr: with_attrs.then(|| attr.clone()),
+            });
+        }
+        if rest.next().is_some() {
+            page.next = page.entries.last().map(|entry| DirCursor(entry.name.0.clone()));
+        }
+        Ok(page)
+    }
+
+    async fn statfs(&self, _ino: Ino) -> MetaResult<VolumeUsage> {
+        let state = self.state.lock();
+        let total = state.capacity_bytes.unwrap_or(1 << 50);
+        Ok(VolumeUsage {
+            total_bytes: total,
+            available_bytes: total.saturating_sub(state.used_bytes()),
+            used_inodes: state.nodes.len() as u64,
+            available_inodes: 10 << 20,
+        })
+    }
+
+    async fn mknod(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> MetaResult<(Ino, Attr)> {
+        self.note("mknod", parent)?;
+        Ok(self.state.lock().insert(cx, parent, name, &node, self.clock.now())?)
+    }
+
+    async fn create(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        node: NewNode,
+        exclusive: bool,
+        _flags: OpenFlags,
+    ) -> MetaResult<(Ino, Attr)> {
+        self.note("create", parent)?;
+        let mut state = self.state.lock();
+        let (ino, attr) = match state.insert(cx, parent, name, &node, self.clock.now()) {
+            Err(Errno::EEXIST) if !exclusive => {
+                let ino = state.child(parent, name)?;
+                let attr = state.node(ino)?.attr.clone();
+                if !attr.is_file() {
+                    return Err(Errno::EEXIST.into());
+                }
+                (ino, attr)
+            }
+            other => other?,
+        };
+        state.node_mut(ino)?.opens += 1;
+        Ok((ino, attr))
+    }
+
+    async fn unlink(&self, _cx: &Caller, parent: Ino, name: &[u8], _skip_trash: bool) -> MetaResult<Removed> {
+        self.note("unlink", parent)?;
+        let mut state = self.state.lock();
+        let ino = state.child(parent, name)?;
+        if state.node(ino)?.attr.is_dir() {
+            return Err(Errno::EPERM.into());
+        }
+        let now = self.clock.now();
+        state.leave(parent, name, now);
+        Ok(state.unname(ino, now))
+    }
+
+    async fn rmdir(&self, _cx: &Caller, parent: Ino, name: &[u8], _skip_trash: bool) -> MetaResult<Removed> {
+        self.note("rmdir", parent)?;
+        match name {
+            b"." => Err(Errno::EINVAL.into()),
+            b".." => Err(Errno::ENOTEMPTY.into()),
+            name => Ok(self.state.lock().remove_dir(parent, name, self.clock.now())?),
+        }
+    }
+
+    async fn rename(
+        &self,
+        _cx: &Caller,
+        from: Ino,
+        name: &[u8],
+        to: Ino,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> MetaResult<Renamed> {
+        self.note("rename", from)?;
+        Ok(self.state.lock().rename((from, name), (to, new_name), flags, self.clock.now())?)
+    }
+
+    async fn link(&self, _cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr> {
+        self.note("link", ino)?;
+        check_new_name(name)?;
+        let mut state = self.state.lock();
+        if state.node(ino)?.attr.is_dir() {
+            return Err(Errno::EPERM.into());
+        }
+        if state.dir(parent)?.entries.contains_key(name) {
+            return Err(Errno::EEXIST.into());
+        }
+        let now = self.clock.now();
+        state.enter(parent, name, ino, now);
+        let attr = &mut state.node_mut(ino)?.attr;
+        (attr.nlink, attr.ctime, attr.parent) = (attr.nlink + 1, now, Ino(0));
+        Ok(attr.clone())
+    }
+
+    async fn setattr(&self, _cx: &Caller, ino: Ino, set: SetAttr) -> MetaResult<Attr> {
+        self.note("setattr", ino)?;
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let attr = &mut state.node_mut(ino)?.attr;
+        let before = attr.clone();
+        let time = |time: SetTime| match time {
+            SetTime::Now => now,
+            SetTime::At(at) => at,
+        };
+        attr.mode = set.mode.unwrap_or(attr.mode);
+        attr.uid = set.uid.unwrap_or(attr.uid);
+        attr.gid = set.gid.unwrap_or(attr.gid);
+        attr.atime = set.atime.map_or(attr.atime, time);
+        attr.mtime = set.mtime.map_or(attr.mtime, time);
+        attr.flags = set.flags.unwrap_or(attr.flags);
+        attr.tier = set.tier.unwrap_or(attr.tier);
+        if *attr != before {
+            attr.ctime = now;
+        }
+        Ok(attr.clone())
+    }
+
+    async fn truncate(&self, _cx: &Caller, ino: Ino, length: u64, _opened: bool) -> MetaResult<Attr> {
+        self.note("truncate", ino)?;
+        let mut state = self.state.lock();
+        let old = state.file_mut(ino)?.attr.length;
+        if old != length {
+            state.check_space(length.saturating_sub(old))?;
+            state.zero(ino, old.min(length), old.max(length))?;
+            let now = self.clock.now();
+            let attr = &mut state.node_mut(ino)?.attr;
+            (attr.length, attr.mtime, attr.ctime) = (length, now, now);
+        }
+        Ok(state.node(ino)?.attr.clone())
+    }
+
+    async fn fallocate(&self, _cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr> {
+        self.note("fallocate", ino)?;
+        let mut state = self.state.lock();
+        let old = state.file_mut(ino)?.attr.length;
+        let (keep_size, zero) = match mode {
+            FallocateMode::Allocate { keep_size } => (keep_size, false),
+            FallocateMode::PunchHole => (true, true),
+            FallocateMode::ZeroRange { keep_size } => (keep_size, true),
+        };
+        let end = off + size;
+        if zero && off < old {
+            state.zero(ino, off, end.min(old))?;
+        }
+        let now = self.clock.now();
+        let attr = &mut state.node_mut(ino)?.attr;
+        if !keep_size {
+            attr.length = attr.length.max(end);
+        }
+        (attr.mtime, attr.ctime) = (now, now);
+        Ok(attr.clone())
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
+        self.note("getxattr", ino)?;
+        Ok(self.state.lock().node(ino)?.xattrs.get(name).cloned().ok_or(Errno::ENODATA)?)
+    }
+
+    async fn listxattr(&self, ino: Ino) -> MetaResult<Vec<Name>> {
+        self.note("listxattr", ino)?;
+        Ok(self.state.lock().node(ino)?.xattrs.keys().cloned().map(Name).collect())
+    }
+
+    async fn setxattr(&self, _cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()> {
+        self.note("setxattr", ino)?;
+        let mut state = self.state.lock();
+        let xattrs = &mut state.node_mut(ino)?.xattrs;
+        match (mode, xattrs.contains_key(name)) {
+            (XattrMode::Create, true) => return Err(Errno::EEXIST.into()),
+            (XattrMode::Replace, false) => return Err(Errno::ENODATA.into()),
+            _ => xattrs.insert(Bytes::copy_from_slice(name), value),
+        };
+        Ok(())
+    }
+
+    async fn removexattr(&self, _cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()> {
+        self.note("removexattr", ino)?;
+        self.state.lock().node_mut(ino)?.xattrs.remove(name).ok_or(Errno::ENODATA)?;
+        Ok(())
+    }
+
+    async fn open(&self, _cx: &Caller, ino: Ino, _flags: OpenFlags) -> MetaResult<Attr> {
+        self.note("open", ino)?;
+        let mut state = self.state.lock();
+        let node = state.node_mut(ino)?;
+        node.opens += 1;
+        Ok(node.attr.clone())
+    }
+
+    async fn close(&self, ino: Ino) -> MetaResult<Option<Freed>> {
+        self.note("close", ino)?;
+        let mut state = self.state.lock();
+        state.node_mut(ino)?.opens -= 1;
+        Ok(state.reap(ino))
+    }
+
+    async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {
+        self.note("read_chunk", ino)?;
+        let mut state = self.state.lock();
+        Ok(ChunkRecords { records: state.file_mut(ino)?.chunks.get(&index).cloned().unwrap_or_default() })
+    }
+
+    async fn new_slice_id(&self) -> MetaResult<SliceId> {
+        self.note("new_slice_id", Ino::ROOT)?;
+        let mut state = self.state.lock();
+        state.next_slice += 1;
+        Ok(SliceId(state.next_slice - 1))
+    }
+
+    async fn write_slice(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        record: SliceRecord,
+        mtime: Timestamp,
+    ) -> MetaResult<Written> {
+        self.note("write_slice", ino)?;
+        let mut state = self.state.lock();
+        let end = u64::from(index) * CHUNK_SIZE + u64::from(record.pos) + u64::from(record.len);
+        let length = state.file_mut(ino)?.attr.length;
+        state.check_space(end.saturating_sub(length))?;
+        let key = record.key().expect("a written slice is no hole");
+        assert!(!state.references.contains_key(&key), "slice {key:?} was committed twice");
+        state.refer(&record);
+        let node = state.file_mut(ino)?;
+        let records = node.chunks.entry(index).or_default();
+        records.push(record);
+        let records = records.len();
+        let attr = &mut node.attr;
+        (attr.length, attr.mtime, attr.ctime) = (length.max(end), mtime, self.clock.now());
+        Ok(Written { attr: attr.clone(), records })
+    }
+
+    async fn copy_file_range(
+        &self,
+        _cx: &Caller,
+        from: Ino,
+        from_off: u64,
+        to: Ino,
+        to_off: u64,
+        size: u64,
+    ) -> MetaResult<Copied> {
+        self.note("copy_file_range", to)?;
+        Ok(self.state.lock().copy(from, from_off, to, to_off, size)?)
+    }
+
+    async fn plan_compaction(&self, ino: Ino, index: ChunkIndex) -> MetaResult<Option<CompactionPlan>> {
+        self.note("plan_compaction", ino)?;
+        Ok(plan_compaction(&self.chunk(ino, index), 1000))
+    }
+
+    async fn commit_compaction(
+        &self,
+        ino: Ino,
+        index: ChunkIndex,
+        plan: &CompactionPlan,
+        slice: SliceId,
+    ) -> MetaResult<Compacted> {
+        self.note("commit_compaction", ino)?;
+        let mut state = self.state.lock();
+        let Some(records) = state.nodes.get_mut(&ino).and_then(|node| node.chunks.get_mut(&index)) else {
+            return Ok(Compacted::Lost);
+        };
+        if !records.starts_with(&plan.records) {
+            return Ok(Compacted::Lost);
+        }
+        let record = SliceRecord { pos: plan.pos, id: slice, size: plan.size, off: 0, len: plan.size };
+        let replaced: Vec<_> = records.splice(plan.skipped..plan.records.len(), [record]).collect();
+        state.refer(&record);
+        Ok(Compacted::Done(replaced.iter().filter_map(|record| state.unrefer(record)).collect()))
+    }
+
+    async fn parents(&self, ino: Ino) -> MetaResult<BTreeMap<Ino, u64>> {
+        let state = self.state.lock();
+        let mut parents = BTreeMap::new();
+        for (parent, node) in &state.nodes {
+            let names = node.entries.values().filter(|child| **child == ino).count() as u64;
+            if names > 0 {
+                parents.insert(*parent, names);
+            }
+        }
+        if parents.is_empty() { Err(MetaError::Posix(Errno::ENOENT)) } else { Ok(parents) }
+    }
+}

@@ -1,0 +1,385 @@
+//! Files: what is written is read, when it is committed, and what goes wrong.
+
+use std::time::Duration;
+
+use crate::mount::{BLOCK, CHUNK, Mount, at_once, pattern};
+use juicefs_core::{ChunkError, Errno, Ino, MetaError, SetAttr, SetTime, StorageError, Timestamp};
+use juicefs_vfs::VfsConfig;
+
+fn lost() -> ChunkError {
+    ChunkError::Storage(StorageError::Transient("injected".into()))
+}
+
+#[tokio::test]
+async fn a_small_file_costs_one_upload_and_one_commit_and_never_waits() {
+    let m = Mount::new();
+    let (ino, fh) = at_once(m.create("a")).expect("create");
+    assert_eq!(at_once(m.write(ino, fh, 0, &[7; 4096])), Some(Ok(4096)));
+    assert_eq!(m.meta.calls("write_slice"), 0);
+    assert_eq!(at_once(m.flush(ino, fh)), Some(Ok(())));
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice"), m.meta.calls("new_slice_id")), (1, 1, 1));
+    let before = m.meta.all_calls();
+    assert_eq!(at_once(m.flush(ino, fh)), Some(Ok(())));
+    assert_eq!(m.meta.all_calls(), before, "a clean flush asks nobody");
+    assert_eq!(at_once(m.close(ino, fh)), Some(Ok(())));
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice")), (1, 1));
+}
+
+#[tokio::test]
+async fn reads_see_writes_and_lengths_at_once() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 10, b"hello").await.expect("write");
+    assert_eq!(m.length(ino).await, 15);
+    assert_eq!(m.read(ino, fh, 0, 100).await, Ok([&[0; 10], b"hello".as_slice()].concat()));
+    let other = m.open(ino, libc::O_RDONLY).await;
+    assert!(other.noflush && other.fh % 2 == 1 && fh % 2 == 0);
+    m.write(ino, fh, 12, b"LL").await.expect("write");
+    assert_eq!(m.read(ino, other.fh, 10, 5).await, Ok(b"heLLo".to_vec()));
+    assert_eq!(m.read(ino, other.fh, 15, 5).await, Ok(vec![]));
+    assert_eq!(m.write(ino, other.fh, 0, b"x").await, Err(Errno::EBADF));
+    assert_eq!(m.write(ino, 4711, 0, b"x").await, Err(Errno::EBADF));
+    assert_eq!(m.write(ino, fh, 1 << 57, b"x").await, Err(Errno::EFBIG));
+}
+
+#[tokio::test]
+async fn a_read_elsewhere_leaves_dirty_data_alone() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &pattern(1, 3 * BLOCK)).await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    m.write(ino, fh, 2 * BLOCK as u64, &[1; 10]).await.expect("write");
+    m.read(ino, fh, 0, BLOCK).await.expect("read");
+    assert_eq!(m.meta.calls("write_slice"), 1);
+    m.read(ino, fh, 2 * BLOCK as u64, 1).await.expect("read");
+    assert_eq!(m.meta.calls("write_slice"), 2);
+}
+
+#[tokio::test]
+async fn full_blocks_go_up_while_the_file_is_written() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    for at in 0..8 {
+        m.write(ino, fh, at * BLOCK as u64, &pattern(at, BLOCK)).await.expect("write");
+    }
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice")), (8, 0));
+    m.flush(ino, fh).await.expect("flush");
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice")), (8, 1));
+}
+
+#[tokio::test]
+async fn a_lost_write_is_reported_until_the_file_is_closed() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.chunks.fail_puts(|_| Some(lost()));
+    m.write(ino, fh, 0, b"x").await.expect("accepted");
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
+    m.chunks.heal();
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
+    assert_eq!(m.write(ino, fh, 0, b"x").await, Err(Errno::EIO));
+    assert_eq!(m.close(ino, fh).await, Err(Errno::EIO));
+    let again = m.open(ino, libc::O_RDWR).await;
+    m.write(ino, again.fh, 0, b"y").await.expect("write");
+    assert_eq!(m.flush(ino, again.fh).await, Ok(()));
+    assert_eq!(m.chunks.slices(), m.meta.live_slices());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_commit_deletes_the_slice_and_an_unknown_one_does_not() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.meta.set_capacity(8192);
+    m.write(ino, fh, 0, &[1; 2 * BLOCK]).await.expect("accepted");
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::ENOSPC));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(m.chunks.slices().is_empty());
+    m.close(ino, fh).await.expect_err("the same error");
+    let fh = m.open(ino, libc::O_RDWR).await.fh;
+    m.meta.fail(|method, _| (method == "write_slice").then(|| MetaError::Unavailable("injected".into())));
+    m.write(ino, fh, 0, b"x").await.expect("accepted");
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(m.chunks.slices().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_never_grows_over_what_was_not_committed() {
+    let m = Mount::sized(VfsConfig::standard(), 4 << 20, 256 << 20);
+    let (ino, fh) = m.create("a").await;
+    let first = juicefs_core::SliceId(1);
+    m.write(ino, fh, CHUNK - 10, &[1; 10]).await.expect("write");
+    m.write(ino, fh, CHUNK, &[2; 10]).await.expect("write");
+    m.write(ino, fh, 2 * CHUNK, &[3; 10]).await.expect("write");
+    m.write(ino, fh, 5, &[4; 5]).await.expect("write");
+    m.chunks.fail_puts(move |(id, ..)| (id == first).then(lost));
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
+    // Whichever slice was lost: nothing that grew the file later is there.
+    let length = m.vfs.getattr(&m.cx, ino, None).await.expect("getattr").attr.length;
+    let lost_at =
+        [CHUNK - 10, CHUNK, 2 * CHUNK].into_iter().find(|at| m.meta.chunk(ino, (at / CHUNK) as u32).is_empty());
+    assert!(length <= lost_at.map_or(u64::MAX, |at| at.max(10)), "{length} {lost_at:?}");
+    assert_eq!(m.meta.chunk(ino, 0).iter().filter(|record| record.pos == 5).count(), 1);
+}
+
+#[tokio::test]
+async fn commits_keep_their_order_whatever_uploads_do() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.chunks.set_put_latency(Duration::from_millis(5));
+    let mut model = vec![0; 40 * BLOCK];
+    for at in 0..200_usize {
+        let off = at * 7919 % (39 * BLOCK);
+        let data = pattern(at as u64, 1 + at % BLOCK);
+        model[off..off + data.len()].copy_from_slice(&data);
+        m.write(ino, fh, off as u64, &data).await.expect("write");
+    }
+    m.flush(ino, fh).await.expect("flush");
+    let length = m.length(ino).await as usize;
+    assert_eq!(m.read(ino, fh, 0, length).await.expect("read"), model[..length]);
+}
+
+#[tokio::test]
+async fn a_cancelled_flush_loses_nothing() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, b"data").await.expect("write");
+    m.chunks.hold_puts(true);
+    assert_eq!(at_once(m.flush(ino, fh)), None);
+    m.chunks.hold_puts(false);
+    // Nobody waits for it: the background pass goes on.
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while m.meta.calls("write_slice") == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the commit comes");
+    assert_eq!(m.flush(ino, fh).await, Ok(()));
+    assert_eq!(m.meta.calls("write_slice"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_and_old_data_is_committed_by_itself() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, b"data").await.expect("write");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(m.meta.calls("write_slice"), 1, "idle");
+    for at in 0..16 {
+        m.write(ino, fh, at, b"x").await.expect("write");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(m.meta.calls("write_slice") >= 2, "never idle, but old");
+    m.vfs.shutdown().await.expect("shutdown");
+}
+
+#[tokio::test]
+async fn truncate_cuts_what_is_still_on_its_way() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &[1; 100]).await.expect("write");
+    m.truncate(ino, fh, 10).await.expect("truncate");
+    assert_eq!(m.length(ino).await, 10);
+    m.truncate(ino, fh, 30).await.expect("truncate");
+    m.flush(ino, fh).await.expect("flush");
+    assert_eq!(m.read(ino, fh, 0, 100).await, Ok([[1; 10].as_slice(), &[0; 20]].concat()));
+    let reader = m.open(ino, libc::O_RDONLY).await.fh;
+    assert_eq!(m.truncate(ino, reader, 0).await, Err(Errno::EACCES));
+    assert_eq!(m.truncate(ino, 999, 0).await, Err(Errno::EBADF));
+    assert_eq!(m.truncate(ino, fh, 1 << 57).await, Err(Errno::EFBIG));
+}
+
+#[tokio::test]
+async fn a_time_that_is_set_survives_later_commits() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, b"data").await.expect("write");
+    let then = Timestamp::from_secs(1000);
+    let set = SetAttr { mtime: Some(SetTime::At(then)), ..SetAttr::default() };
+    let reply = m.vfs.setattr(&m.cx, ino, Some(fh), set, None).await.expect("setattr");
+    assert_eq!(reply.attr.mtime, then);
+    m.close(ino, fh).await.expect("close");
+    assert_eq!(m.vfs.getattr(&m.cx, ino, None).await.expect("getattr").attr.mtime, then);
+}
+
+#[tokio::test]
+async fn a_write_shows_in_mtime_before_it_is_committed() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    let before = m.vfs.getattr(&m.cx, ino, None).await.expect("getattr").attr.mtime;
+    m.clock.advance_secs(5);
+    m.write(ino, fh, 0, b"x").await.expect("write");
+    let dirty = m.vfs.getattr(&m.cx, ino, None).await.expect("getattr").attr.mtime;
+    assert!(dirty > before);
+    m.flush(ino, fh).await.expect("flush");
+    assert_eq!(m.vfs.getattr(&m.cx, ino, None).await.expect("getattr").attr.mtime, dirty);
+}
+
+#[tokio::test]
+async fn an_open_file_outlives_its_name() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &pattern(1, 3 * BLOCK)).await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    m.vfs.unlink(&m.cx, Ino::ROOT, b"a").await.expect("unlink");
+    m.write(ino, fh, 0, b"late").await.expect("write");
+    let data = m.read(ino, fh, 0, 3 * BLOCK).await.expect("read");
+    assert_eq!((&data[..4], &data[4..]), (b"late".as_slice(), &pattern(1, 3 * BLOCK)[4..]));
+    assert_eq!(m.vfs.getattr(&m.cx, ino, Some(fh)).await.expect("getattr").attr.nlink, 0);
+    m.close(ino, fh).await.expect("close");
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while !m.chunks.slices().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the data is deleted");
+    assert!(m.vfs.getattr(&m.cx, ino, None).await.is_err());
+}
+
+#[tokio::test]
+async fn unnamed_files_are_gone_after_close() {
+    let m = Mount::new();
+    let flags = libc::O_RDWR | libc::O_TMPFILE;
+    let (entry, opened) = m.vfs.create(&m.cx, Ino::ROOT, b"", 0o600, 0, flags).await.expect("create");
+    m.write(entry.ino, opened.fh, 0, b"x").await.expect("write");
+    assert_eq!(m.read(entry.ino, opened.fh, 0, 9).await, Ok(b"x".to_vec()));
+    m.close(entry.ino, opened.fh).await.expect("close");
+    assert!(m.vfs.getattr(&m.cx, entry.ino, None).await.is_err());
+}
+
+#[tokio::test]
+async fn create_of_an_existing_file_empties_it_when_asked() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, b"old").await.expect("write");
+    m.close(ino, fh).await.expect("close");
+    let flags = libc::O_RDWR | libc::O_TRUNC;
+    let (entry, _) = m.vfs.create(&m.cx, Ino::ROOT, b"a", 0o644, 0, flags).await.expect("create");
+    assert_eq!((entry.ino, entry.attr.length), (ino, 0));
+    let exclusive = m.vfs.create(&m.cx, Ino::ROOT, b"a", 0o644, 0, flags | libc::O_EXCL).await;
+    assert_eq!(exclusive.map(drop), Err(Errno::EEXIST));
+}
+
+#[tokio::test]
+async fn pages_are_kept_only_while_nothing_changed() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.close(ino, fh).await.expect("close");
+    let quiet = m.open(ino, libc::O_RDWR).await;
+    assert!(quiet.keep_cache);
+    m.write(ino, quiet.fh, 0, b"x").await.expect("write");
+    m.close(ino, quiet.fh).await.expect("close");
+    assert!(!m.open(ino, libc::O_RDONLY).await.keep_cache);
+    assert!(m.open(ino, libc::O_RDONLY).await.keep_cache);
+}
+
+#[tokio::test]
+async fn ranges_are_allocated_punched_copied_and_sought() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    let data = pattern(3, 4 * BLOCK);
+    m.write(ino, fh, 0, &data).await.expect("write");
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let block = BLOCK as u64;
+    m.vfs.fallocate(&m.cx, ino, fh, punch, block, block).await.expect("punch");
+    let mut model = data.clone();
+    model[BLOCK..2 * BLOCK].fill(0);
+    assert_eq!(m.read(ino, fh, 0, 9 * BLOCK).await.expect("read"), model);
+    m.vfs.fallocate(&m.cx, ino, fh, 0, 4 * block, block).await.expect("allocate");
+    assert_eq!(m.length(ino).await, 5 * block);
+    let seek = |off, whence: i32| m.vfs.lseek(&m.cx, ino, fh, off, whence as u32);
+    assert_eq!(seek(0, libc::SEEK_HOLE).await, Ok(block));
+    assert_eq!(seek(block, libc::SEEK_DATA).await, Ok(2 * block));
+    assert_eq!(seek(2 * block, libc::SEEK_HOLE).await, Ok(4 * block));
+    assert_eq!(seek(4 * block, libc::SEEK_DATA).await, Err(Errno::ENXIO));
+    assert_eq!(seek(5 * block, libc::SEEK_HOLE).await, Err(Errno::ENXIO));
+    assert_eq!(seek(0, 9).await, Err(Errno::EINVAL));
+    let (to, to_fh) = m.create("b").await;
+    m.write(to, to_fh, 0, b"overwritten").await.expect("write");
+    let copied = m.vfs.copy_file_range(&m.cx, ino, fh, 100, to, to_fh, 5, 1 << 40, 0).await;
+    assert_eq!(copied, Ok(5 * block - 100));
+    model.resize(5 * BLOCK, 0);
+    let expected = [b"overw", &model[100..]].concat();
+    assert_eq!(m.read(to, to_fh, 0, 6 * BLOCK).await.expect("read"), expected);
+    let overlap = m.vfs.copy_file_range(&m.cx, ino, fh, 0, ino, fh, 10, 20, 0).await;
+    assert_eq!(overlap, Err(Errno::EINVAL));
+    let bad = |mode, off, len| m.vfs.fallocate(&m.cx, ino, fh, mode, off, len);
+    assert_eq!(bad(0, 0, 0).await, Err(Errno::EINVAL));
+    assert_eq!(bad(libc::FALLOC_FL_PUNCH_HOLE, 0, 1).await, Err(Errno::EINVAL));
+    assert_eq!(bad(libc::FALLOC_FL_COLLAPSE_RANGE, 0, 1).await, Err(Errno::EOPNOTSUPP));
+    assert_eq!(bad(0, 1 << 57, 1).await, Err(Errno::EFBIG));
+}
+
+#[tokio::test]
+async fn a_slice_that_was_compacted_away_is_looked_for_again() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &[5; BLOCK]).await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    assert_eq!(m.read(ino, fh, 0, 1).await, Ok(vec![5]));
+    let mut first = true;
+    m.chunks.fail_gets(move |_| {
+        std::mem::take(&mut first).then(|| ChunkError::Storage(StorageError::NotFound("injected".into())))
+    });
+    let before = m.meta.calls("read_chunk");
+    assert_eq!(m.read(ino, fh, 0, 1).await, Ok(vec![5]));
+    assert!(m.meta.calls("read_chunk") > before);
+    m.chunks.fail_gets(|_| Some(ChunkError::Storage(StorageError::NotFound("injected".into()))));
+    tokio::time::pause();
+    assert_eq!(m.read(ino, fh, 0, 1).await, Err(Errno::EIO));
+}
+
+#[tokio::test]
+async fn changes_of_other_clients_show_once_attributes_are_asked_for() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &[1; 100]).await.expect("write");
+    assert_eq!(m.read(ino, fh, 0, 1).await, Ok(vec![1]));
+    // Another client cuts the file and writes; this one has the old view.
+    let meta: &dyn juicefs_core::Meta = m.meta.as_ref();
+    meta.truncate(&m.cx, ino, 0, true).await.expect("truncate");
+    meta.truncate(&m.cx, ino, 50, true).await.expect("truncate");
+    assert_eq!(m.length(ino).await, 50);
+    assert_eq!(m.read(ino, fh, 0, 100).await, Ok(vec![0; 50]));
+}
+
+#[tokio::test]
+async fn many_small_slices_are_compacted_and_read_the_same() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    let mut model = Vec::new();
+    for at in 0..120 {
+        let data = pattern(at, 100);
+        m.write(ino, fh, model.len() as u64, &data).await.expect("write");
+        m.flush(ino, fh).await.expect("flush");
+        model.extend(data);
+    }
+    assert_eq!(m.read(ino, fh, 0, 20_000).await.expect("read"), model);
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while m.meta.chunk(ino, 0).len() > 30 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("compacted");
+    assert_eq!(m.read(ino, fh, 0, 20_000).await.expect("read"), model);
+    m.vfs.shutdown().await.expect("shutdown");
+    assert_eq!(m.read(ino, fh, 0, 1).await, Err(Errno::EBADF));
+}
+
+#[tokio::test]
+async fn shutdown_commits_what_is_dirty_and_ends_the_session() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, b"data").await.expect("write");
+    m.vfs.shutdown().await.expect("shutdown");
+    assert_eq!((m.meta.calls("write_slice"), m.meta.calls("close_session"), m.meta.calls("close")), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_is_gone_is_fatal() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    m.meta.fail(|method, _| (method == "heartbeat").then(|| MetaError::Setting("the volume was destroyed".into())));
+    assert_eq!(m.vfs.fatal().await, "the volume was destroyed");
+}

@@ -1,0 +1,4 @@
+//! The file system over stores in memory.
+
+mod files;
+mod mount;
