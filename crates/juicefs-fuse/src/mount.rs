@@ -1,5 +1,6 @@
 //! Making and ending mounts: mount(2) where we may, the setuid helper `fusermount3` where we may not.
 
+mod abort;
 mod fusermount;
 mod holders;
 mod options;
@@ -141,8 +142,8 @@ pub fn unmount_path(path: &Path, lazy: bool) -> Result<(), MountError> {
     }
 }
 
-/// Breaks the session behind what is mounted at `path` and unmounts it: every request under way ends with ECONNABORTED,
-/// and so does every later one. For a mount that nobody serves, or that must end whatever uses it.
+/// Breaks the session behind what is mounted at `path` and unmounts it: every request under way ends with an error, and
+/// so does every later one. For a mount that nobody serves, or that must end whatever uses it.
 ///
 /// # Errors
 /// [`MountError::NotMounted`]; [`MountError::Unmount`] when this is neither root nor the user who mounted.
@@ -150,15 +151,15 @@ pub fn abort_path(path: &Path) -> Result<(), MountError> {
     let path = resolve(path).map_err(|why| MountError::MountPoint { path: path.to_owned(), why })?;
     let failed = |why| MountError::Unmount { path: path.clone(), why };
     let entry = mounted_at(&path).map_err(failed)?.ok_or_else(|| MountError::NotMounted(path.clone()))?;
-    match unmount(&path, UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(()),
-        Err(IoErrno::PERM) => {
-            let number = entry.connection().ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?;
-            fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), b"1").map_err(failed)?;
-            fusermount::unmount(&path, true).map_err(MountError::Fusermount)
-        }
-        Err(error) => Err(failed(error.into())),
-    }
+    abort_session(&entry)?;
+    unmount_path(&path, true)
+}
+
+/// Breaks the session of the mount that `entry` describes, whether it is still in the table or was detached from it.
+pub(crate) fn abort_session(entry: &MountEntry) -> Result<(), MountError> {
+    let failed = |why| MountError::Unmount { path: entry.mountpoint.clone(), why };
+    let number = entry.connection().ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))?;
+    abort::abort_connection(number).map_err(failed)
 }
 
 /// The absolute path of a mount point without links, found without touching what is mounted there.

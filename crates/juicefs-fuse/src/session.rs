@@ -23,7 +23,7 @@ use crate::{
     deferred::Deferred,
     dispatch::{Dispatcher, Settings},
     init::{self, Agreed, Negotiation, Wanted},
-    mount::{self, MountEntry, MountError, MountOptions, Resolved, abort_path, mounted_at, unmount_path},
+    mount::{self, MountEntry, MountError, MountOptions, Resolved, abort_session, mounted_at, unmount_path},
     notify::Notifier,
     ops::Operations,
     page_buf::PageBufPool,
@@ -146,20 +146,6 @@ impl Mounted {
     /// # Errors
     /// [`MountError::Busy`] with the holders (never with `lazy`), [`MountError::Unmount`].
     pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
-        self.end_ours(|path| unmount_path(path, lazy))
-    }
-
-    /// Breaks the session whoever uses it, and unmounts: requests under way and later ones end with ECONNABORTED. What
-    /// was acknowledged is not touched, what is only buffered above is not flushed.
-    ///
-    /// # Errors
-    /// [`MountError::Unmount`] when the kernel does not let us.
-    pub fn abort(&self) -> Result<(), MountError> {
-        self.end_ours(abort_path)
-    }
-
-    /// Does `end` to our mount, if it is there and on top.
-    fn end_ours(&self, end: impl FnOnce(&Path) -> Result<(), MountError>) -> Result<(), MountError> {
         let present = mounted_at(&self.mountpoint).unwrap_or_default();
         match (&self.entry, present) {
             (Some(ours), Some(present)) if ours.id != present.id => {
@@ -170,11 +156,27 @@ impl Mounted {
                 Err(MountError::Unmount { path: self.mountpoint.clone(), why })
             }
             (Some(_), None) => Ok(()),
-            _ => match end(&self.mountpoint) {
+            _ => match unmount_path(&self.mountpoint, lazy) {
                 Err(MountError::NotMounted(_)) => Ok(()),
                 other => other,
             },
         }
+    }
+
+    /// Breaks the session whoever uses it, even one that was unmounted lazily before, and unmounts: requests under way and
+    /// later ones end with an error. What was acknowledged is not touched, what is only buffered above is not flushed.
+    ///
+    /// # Errors
+    /// [`MountError::Unmount`] when the kernel does not let us.
+    pub fn abort(&self) -> Result<(), MountError> {
+        let unknown = || MountError::Unmount {
+            path: self.mountpoint.clone(),
+            why: std::io::Error::other("its line of the mount table is not known"),
+        };
+        if !self.ended.is_cancelled() {
+            abort_session(self.entry.as_ref().ok_or_else(unknown)?)?;
+        }
+        self.unmount(true)
     }
 
     /// Ends when the kernel has ended the session: it was unmounted and nobody uses it any more, or it was aborted.

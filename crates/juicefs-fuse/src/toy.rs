@@ -39,6 +39,7 @@ struct Node {
 }
 
 const TTL: Duration = Duration::ZERO;
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 impl std::ops::Deref for Toy {
     type Target = State;
@@ -58,7 +59,7 @@ impl Toy {
 
     async fn pause(&self) {
         if self.slow.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            tokio::task::yield_now().await;
         }
     }
 
@@ -128,6 +129,9 @@ impl Operations for Toy {
         size: Option<u64>,
     ) -> Result<AttrReply, Errno> {
         self.pause().await;
+        if size.is_some_and(|size| size > FILE_BYTES_MAX) {
+            return Err(Errno::EFBIG);
+        }
         self.with(ino, |n| {
             n.attr.mode = set.mode.unwrap_or(n.attr.mode);
             n.attr.uid = set.uid.unwrap_or(n.attr.uid);
@@ -236,6 +240,9 @@ impl Operations for Toy {
 
     async fn write(&self, _cx: &Caller, ino: Ino, _fh: u64, off: u64, data: Bytes) -> Result<u32, Errno> {
         self.pause().await;
+        if off > FILE_BYTES_MAX {
+            return Err(Errno::EFBIG);
+        }
         self.with(ino, |n| {
             let (off, end) = (off as usize, off as usize + data.len());
             if n.data.len() < end {
@@ -334,9 +341,7 @@ impl Operations for Toy {
         input: &[u8],
         _out_size: usize,
     ) -> Result<Bytes, Errno> {
-        if cmd == 0 {
-            panic!("a test asked for a panic");
-        }
+        assert!(cmd != 0, "a test asked for a panic");
         Ok(Bytes::copy_from_slice(input))
     }
 }

@@ -244,6 +244,8 @@ fn an_aborted_session_ends_while_it_is_used() {
     let Some(mut bench) = Bench::new(|_| {}) else { return };
     let mounted = bench.mounted.take().expect("a mount");
     let file = File::create(bench.path("f")).expect("create");
+    mounted.unmount(true).expect("lazily");
+    file.sync_all().expect("it is served after that");
     mounted.abort().expect("root may");
     assert_eq!(file.sync_all().expect_err("it is dead").raw_os_error(), Some(libc::ENOTCONN));
     assert!(mounted_at(bench.dir.path()).expect("procfs").is_none());
