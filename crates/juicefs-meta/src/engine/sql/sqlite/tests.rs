@@ -15,6 +15,10 @@ use crate::{
     txn::{Applied, Effect, NodeGuard, NodePatch, Step},
 };
 
+mod concurrency;
+mod failure;
+mod golden;
+
 /// Drives a future on this thread; the engine needs no runtime.
 pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)

@@ -188,6 +188,13 @@ impl WriterQueue {
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    /// Gives a test the connection.
+    #[cfg(test)]
+    pub(super) fn with_connection(&self, work: impl FnOnce(&rusqlite::Connection)) {
+        let mut turn = self.shared.paused_turn().expect("open");
+        work(&turn.link(false).expect("a connection").conn);
+    }
+
     /// Finishes what is queued, then closes the connection. Later jobs fail.
     pub(super) async fn close(&self) {
         self.shared.begin_closing();
@@ -247,7 +254,10 @@ impl Shared {
         turn.requeue(&mut slots);
         drop(turn);
         // Replies go out when the connection is free again.
-        let own = slots.into_iter().filter_map(Slot::finish).next();
+        let mut own = None;
+        for slot in slots {
+            own = slot.finish().or(own);
+        }
         match (own, waits) {
             (Some(outcome), _) => Tried::Done(outcome),
             (None, Some(outcome)) => Tried::Waits(outcome),
@@ -347,6 +357,12 @@ impl Shared {
 
     /// Keeps jobs off the connection while `work` runs. `None` when the queue was closed.
     pub(super) fn paused<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<T> {
+        let _turn = self.paused_turn()?;
+        Some(work())
+    }
+
+    /// Waits for the connection, before all jobs.
+    fn paused_turn(self: &Arc<Self>) -> Option<Turn<'_>> {
         let mut state = self.state.lock();
         state.pausing = true;
         while state.writer.is_none() && !state.closed {
@@ -359,8 +375,7 @@ impl Shared {
             self.wake.notify_all();
             return None;
         }
-        let _turn = Turn { shared: self, writer };
-        Some(work())
+        Some(Turn { shared: self, writer })
     }
 }
 

@@ -1,0 +1,145 @@
+//! Full disks, logs that grow, and processes that are killed.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::*;
+
+fn log_bytes(dir: &TempDir) -> u64 {
+    std::fs::metadata(dir.path().join("meta.db-wal")).map_or(0, |meta| meta.len())
+}
+
+#[test]
+fn a_full_disk_fails_only_what_needs_space() {
+    let (_dir, engine) = fresh();
+    apply(&engine, create(2, "a")).expect("applied");
+    engine.writer.with_connection(|conn| {
+        conn.pragma_update(None, "max_page_count", 1).expect("as many pages as there are");
+    });
+    let big = Bytes::from(vec![7; 100_000]);
+    let error = apply(&engine, vec![Effect::PutXattr(Ino(2), "user.big".into(), big.clone())]).expect_err("full");
+    assert!(matches!(error, MetaError::Posix(Errno::ENOSPC)), "{error}");
+    let removal = vec![Effect::DeleteEdge(Ino(1), "a".into()), Effect::DeleteNode(Ino(2))];
+    apply(&engine, removal).expect("what needs no space goes on");
+    engine.writer.with_connection(|conn| {
+        conn.pragma_update(None, "max_page_count", 1_000_000).expect("set");
+    });
+    apply(&engine, vec![Effect::PutXattr(Ino(2), "user.big".into(), big)]).expect("there is space again");
+}
+
+#[test]
+fn the_log_stays_small_under_load() {
+    let (dir, engine) = fresh();
+    let engine = Arc::new(engine);
+    let started = Instant::now();
+    let threads: Vec<_> = (0..3u64)
+        .map(|thread| {
+            let engine = Arc::clone(&engine);
+            std::thread::spawn(move || {
+                for n in 0..6000 {
+                    let ino = 10 + thread * 1_000_000 + n;
+                    apply(&engine, create(ino, &format!("{:016x}", ino.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
+                        .expect("applied");
+                }
+            })
+        })
+        .collect();
+    let mut largest = 0;
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        largest = largest.max(log_bytes(&dir));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    // The limit is 32 MiB, and while a copy is under way commits go on.
+    assert!(largest < 128 << 20, "the log grew to {largest} bytes in {:?}", started.elapsed());
+    let count = wait(engine.readdir(Ino(1), None, false, 100_000)).expect("listed").entries.len();
+    assert_eq!(count, 18_000);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while log_bytes(&dir) > 5 << 20 {
+        assert!(Instant::now() < deadline, "an idle log was not cut: {} bytes", log_bytes(&dir));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    wait(engine.close());
+    assert!(!dir.path().join("meta.db-wal").exists(), "the last connection removes the log");
+}
+
+const CHILD: &str = "JUICEFS_TEST_SQLITE_CHILD";
+
+/// Not a test by itself: what [`killed_processes_lose_nothing_acknowledged`] kills.
+#[test]
+fn child_that_writes_until_killed() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let engine = Arc::new(engine_at(Path::new(&path), ""));
+    let base = u64::from(std::process::id()) * 1_000_000;
+    let threads: Vec<_> = (0..4u64)
+        .map(|thread| {
+            let engine = Arc::clone(&engine);
+            std::thread::spawn(move || {
+                for ino in base + thread * 100_000.. {
+                    let name = format!("f{ino}");
+                    let mut list = create(ino, &name);
+                    list.push(Effect::PutXattr(Ino(ino), "user.size".into(), Bytes::from(vec![1; 2000])));
+                    list.push(Effect::AddCounter(Counter::TotalInodes, 1));
+                    apply(&engine, list).expect("applied");
+                    let mut out = std::io::stdout().lock();
+                    writeln!(out, "ack {ino}").and_then(|()| out.flush()).expect("the parent listens");
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("killed before"));
+}
+
+#[test]
+fn killed_processes_lose_nothing_acknowledged() {
+    let (dir, engine) = fresh();
+    let path = dir.path().join("meta.db");
+    apply(&engine, vec![Effect::SetCounter(Counter::TotalInodes, 0)]).expect("applied");
+    wait(engine.close());
+    drop(engine);
+    let mut acknowledged = Vec::new();
+    for round in 0..5u64 {
+        let this = std::env::current_exe().expect("this test");
+        let name = "engine::sql::sqlite::tests::failure::child_that_writes_until_killed";
+        let mut child = Command::new(this)
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a child");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        let enough = acknowledged.len() + 150 + 70 * usize::try_from(round).expect("small");
+        let mut line = String::new();
+        while lines.read_line(&mut line).expect("read") > 0 {
+            if let Some(ino) = line.trim().strip_prefix("ack ") {
+                acknowledged.push(ino.parse::<u64>().expect("a number"));
+            }
+            line.clear();
+            if acknowledged.len() == enough {
+                child.kill().expect("killed");
+            }
+        }
+        child.wait().expect("gone");
+        assert!(acknowledged.len() >= enough, "the child ended by itself");
+    }
+    let engine = engine_at(&path, "");
+    for ino in &acknowledged {
+        let name = format!("f{ino}");
+        let found = wait(engine.lookup(Ino(1), name.as_bytes())).expect("read");
+        assert!(matches!(found, Some((edge, Some(_))) if edge.ino == Ino(*ino)), "{name} was acknowledged");
+    }
+    // Whatever else was committed when the kill came is whole too.
+    let page = wait(engine.readdir(Ino(1), None, false, 1_000_000)).expect("listed");
+    for entry in &page.entries {
+        let read = wait(engine.fetch(vec![Key::Node(entry.ino), Key::Xattr(entry.ino, "user.size".into())]));
+        let read = read.expect("fetched");
+        assert!(read.node(entry.ino).is_some() && read.xattr(entry.ino, &"user.size".into()).is_some());
+    }
+    let count = i64::try_from(page.entries.len()).expect("small");
+    assert_eq!(get(&engine, Key::Counter(Counter::TotalInodes)), Some(Value::Counter(count)));
+}
