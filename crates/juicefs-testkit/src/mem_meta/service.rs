@@ -171,6 +171,9 @@ impl State {
             return Err(Errno::EINVAL);
         }
         let size = size.min(source.attr.length.saturating_sub(from_off));
+        if size == 0 {
+            return Ok(Copied { bytes: 0, length: self.node(to)?.attr.length });
+        }
         let mut pieces = Vec::new();
         let mut at = from_off;
         while at < from_off + size {

@@ -1,4 +1,7 @@
 //! The file system over stores in memory.
 
 mod files;
+mod memory;
+mod model;
 mod mount;
+mod read_ahead;

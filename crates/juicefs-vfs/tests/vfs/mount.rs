@@ -66,7 +66,7 @@ impl Mount {
 
     pub(crate) async fn read(&self, ino: Ino, fh: u64, off: u64, size: usize) -> Result<Vec<u8>, Errno> {
         let segments = self.vfs.read(&self.cx, ino, fh, off, u32::try_from(size).expect("a small read")).await?;
-        Ok(segments.iter().flat_map(|piece| piece.iter().copied()).collect())
+        Ok(segments.concat())
     }
 
     pub(crate) async fn flush(&self, ino: Ino, fh: u64) -> Result<(), Errno> {
