@@ -13,6 +13,8 @@ use juicefs_core::{
 use super::schema::NODE_COLUMNS;
 use crate::record::{Counter, Edge};
 
+const NANOS_PER_SEC: u32 = 1_000_000_000;
+
 /// A row of the node table in the order of [`NODE_COLUMNS`].
 pub(crate) type NodeRow = [i64; NODE_COLUMNS.len()];
 
@@ -26,13 +28,28 @@ pub(crate) fn signed(value: u64) -> i64 {
 }
 
 /// Microseconds and remaining nanoseconds; times out of reach become the nearest that a column holds.
+///
+/// Other clients split the microseconds towards zero and keep a fraction before 1970 as a negative number in 32 bits. So a
+/// time before 1970 is stored as whole seconds with its whole fraction in the second column, which all clients read alike,
+/// and a fraction that came from such a client goes back as it was.
 pub(crate) fn encode_time(time: Timestamp) -> (i64, i64) {
-    let micros = time.secs.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos / 1000));
-    (micros, i64::from(time.nanos % 1000))
+    let seconds = time.secs.saturating_mul(1_000_000);
+    if time.nanos >= NANOS_PER_SEC {
+        let nanos = i64::from(time.nanos.cast_signed());
+        return (seconds.saturating_add(nanos.div_euclid(1000)), nanos.rem_euclid(1000));
+    }
+    if time.secs < 0 {
+        return (seconds, i64::from(time.nanos));
+    }
+    (seconds.saturating_add(i64::from(time.nanos / 1000)), i64::from(time.nanos % 1000))
 }
 
+/// The time as other clients of the volume read it: see [`encode_time`]. A fraction of a second that is out of range is
+/// kept, and the kernel shows the last nanosecond of that second.
 fn decode_time(micros: i64, nanos: i64) -> Timestamp {
-    Timestamp::from_nanos(i128::from(micros) * 1000 + i128::from(nanos))
+    let fraction = (micros % 1_000_000) * 1000 + nanos;
+    let wrapped = u32::try_from(fraction & i64::from(u32::MAX)).unwrap_or(0);
+    Timestamp { secs: micros / 1_000_000, nanos: wrapped }
 }
 
 /// The columns of a node.
@@ -196,9 +213,19 @@ mod tests {
     #[test]
     fn times_split_into_microseconds_and_the_rest() {
         assert_eq!(encode_time(Timestamp { secs: 1_700_000_000, nanos: 123_456_789 }), (1_700_000_000_123_456, 789));
-        assert_eq!(decode_time(-1, 0), Timestamp { secs: -1, nanos: 999_999_000 });
-        assert_eq!(encode_time(Timestamp { secs: -1, nanos: 999_999_000 }), (-1, 0));
+        assert_eq!(encode_time(Timestamp { secs: -2, nanos: 500_000_000 }), (-2_000_000, 500_000_000));
+        assert_eq!(decode_time(-2_000_000, 500_000_000), Timestamp { secs: -2, nanos: 500_000_000 });
+        assert_eq!(decode_time(-86_400_000_000, 0), Timestamp::from_secs(-86_400));
         assert_eq!(encode_time(Timestamp { secs: i64::MAX, nanos: 5 }).0, i64::MAX);
+    }
+
+    /// Rows of clients 1.0, which stored one number of microseconds.
+    #[test]
+    fn fractions_before_1970_read_as_other_clients_read_them() {
+        let read = decode_time(-1_500_000, 0);
+        assert_eq!(read, Timestamp { secs: -1, nanos: (-500_000_000i32).cast_unsigned() });
+        assert_eq!(encode_time(read), (-1_500_000, 0));
+        assert_eq!(encode_time(decode_time(-1, 789)), (-1, 789));
     }
 
     #[test]
