@@ -31,6 +31,8 @@ const PAGES_KEPT: usize = 2;
 /// An open directory.
 pub(crate) struct DirHandle {
     pub(crate) ino: Ino,
+    /// Entries asked for at once.
+    page_len: usize,
     listing: Mutex<Listing>,
     /// One reader at a time fetches.
     turn: tokio::sync::Mutex<()>,
@@ -104,7 +106,11 @@ fn hash(name: &[u8]) -> u64 {
 
 impl DirHandle {
     pub(crate) fn new(ino: Ino) -> Arc<Self> {
-        Arc::new(Self { ino, listing: Mutex::default(), turn: tokio::sync::Mutex::new(()) })
+        Self::with_pages(ino, READDIR_PAGE)
+    }
+
+    fn with_pages(ino: Ino, page_len: usize) -> Arc<Self> {
+        Arc::new(Self { ino, page_len, listing: Mutex::default(), turn: tokio::sync::Mutex::new(()) })
     }
 
     /// Begins anew: the next read shows the directory as it is then.
@@ -170,7 +176,7 @@ impl DirHandle {
             Next::From(cursor) => Some(cursor.clone()),
         };
         let (since, fetched) = (cx.stamps.now(), Instant::now());
-        let page = self.page(cx, from.clone(), with_attrs, READDIR_PAGE).await?;
+        let page = self.page(cx, from.clone(), with_attrs, self.page_len).await?;
         let mut listing = self.listing.lock();
         listing.next = page.next.map_or(Next::End, Next::From);
         if !page.entries.is_empty() {
@@ -197,7 +203,7 @@ impl DirHandle {
         let (since, fetched) = (cx.stamps.now(), Instant::now());
         let mut entries = vec![None; len];
         let (mut found, mut seen) = (0, 0);
-        while found < places.len() && seen < 2 * READDIR_PAGE {
+        while found < places.len() && seen < 2 * self.page_len + places.len() {
             let page = self.page(cx, from.take(), with_attrs, places.len()).await?;
             seen += page.entries.len().max(1);
             for entry in page.entries {
@@ -330,3 +336,6 @@ impl OpenDirs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,4 +4,5 @@ mod files;
 mod memory;
 mod model;
 mod mount;
+mod names;
 mod read_ahead;
