@@ -54,7 +54,7 @@ pub(crate) fn count_entry(scope: &Scope, effects: &mut Effects, dir: Ino, delta:
     }
 }
 
-/// A file's length changed: the volume and every directory that names it count the difference.
+/// A file's length changes: the volume and every directory that names it count the difference.
 pub(crate) fn count_resize(
     read: &ReadSet,
     scope: &Scope,
@@ -65,7 +65,8 @@ pub(crate) fn count_resize(
 ) -> Result<(), Halt> {
     let space = space_delta(attr.length, new_length);
     effects.usage.space += space;
-    if !scope.dir_stats || attr.length == new_length {
+    // A file without names is in no directory, whatever its parent was.
+    if !scope.dir_stats || attr.length == new_length || attr.nlink == 0 {
         return Ok(());
     }
     let delta = DirStat { length: signed(new_length) - signed(attr.length), space, inodes: 0 };

@@ -124,7 +124,7 @@ mod tests {
         };
         let op = Truncate { scope, ino: Ino(9), length: to, opened: true, allowed: None };
         let mut read = ReadSet::default();
-        let attr = Attr { length: from, parent: Ino::ROOT, ..Attr::default() };
+        let attr = Attr { length: from, nlink: 1, parent: Ino::ROOT, ..Attr::default() };
         read.insert(Key::Node(Ino(9)), Some(Value::Node(attr)));
         loop {
             match op.decide(&read) {

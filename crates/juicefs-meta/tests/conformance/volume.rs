@@ -1,0 +1,213 @@
+//! A formatted volume on an engine of choice, and short calls on it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use juicefs_core::{
+    Attr, Caller, Clock, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, SliceRecord, Timestamp,
+    meta::{NewNode, OpenFlags, RenameFlags, Renamed, Written},
+};
+use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, engine::mem::MemEngine};
+use tempfile::TempDir;
+
+/// Some minutes before an hour ends, so that tests can cross it or not.
+pub(crate) const START_SECS: i64 = 1_700_000_100;
+
+/// A clock that stands until it is moved.
+#[derive(Debug)]
+pub(crate) struct StandingClock(AtomicI64);
+
+impl StandingClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_nanos()).expect("short"), Ordering::Relaxed);
+    }
+}
+
+impl Clock for StandingClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.0.load(Ordering::Relaxed).into())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Mem,
+    Sqlite,
+}
+
+pub(crate) const KINDS: [Kind; 2] = [Kind::Mem, Kind::Sqlite];
+
+pub(crate) struct Volume {
+    pub(crate) client: Arc<Client>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) clock: Arc<StandingClock>,
+    _dir: Option<TempDir>,
+}
+
+impl fmt::Debug for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.client.fmt(f)
+    }
+}
+
+/// A setting as tests want it: directory statistics on, trash as asked.
+pub(crate) fn format(trash_days: i64) -> Format {
+    Format {
+        name: "test".into(),
+        uuid: "d65a340a-25f1-4924-8b72-4e010fc6616a".into(),
+        storage: "file".into(),
+        bucket: "/nowhere/".into(),
+        block_size: 4096,
+        meta_version: 1,
+        dir_stats: true,
+        trash_days,
+        ..Format::default()
+    }
+}
+
+pub(crate) fn config(clock: &Arc<StandingClock>) -> ClientConfig {
+    ClientConfig {
+        read_only: false,
+        skip_dir_mtime: Duration::ZERO,
+        subdir: None,
+        heartbeat: Duration::from_secs(12),
+        atime_mode: AtimeMode::NoAtime,
+        sort_dir: true,
+        fast_statfs: false,
+        clock: Arc::clone(clock) as Arc<dyn Clock>,
+    }
+}
+
+pub(crate) fn engine(kind: Kind) -> (Arc<dyn Engine>, Option<TempDir>) {
+    match kind {
+        Kind::Mem => (Arc::new(MemEngine::new()), None),
+        Kind::Sqlite => {
+            let dir = tempfile::tempdir().expect("a directory");
+            let url = format!("sqlite3://{}", dir.path().join("meta.db").display());
+            (juicefs_meta::open(&url).expect("an engine"), Some(dir))
+        }
+    }
+}
+
+impl Volume {
+    pub(crate) async fn new(kind: Kind, trash_days: i64) -> Self {
+        Self::with_format(kind, &format(trash_days)).await
+    }
+
+    pub(crate) async fn with_format(kind: Kind, format: &Format) -> Self {
+        let (engine, dir) = engine(kind);
+        let mut volume = Self::on(engine, format).await;
+        volume._dir = dir;
+        volume
+    }
+
+    pub(crate) async fn on(engine: Arc<dyn Engine>, format: &Format) -> Self {
+        let clock = Arc::new(StandingClock(AtomicI64::new(START_SECS * 1_000_000_000)));
+        Client::init(&engine, format, false, clock.as_ref()).await.expect("formatted");
+        let client = Client::open(Arc::clone(&engine), config(&clock)).await.expect("opened");
+        client.new_session(Bytes::from_static(b"{}")).await.expect("a session");
+        Self { client, engine, clock, _dir: None }
+    }
+
+    /// Another client of the same volume, with a session.
+    pub(crate) async fn second(&self, config: ClientConfig) -> Arc<Client> {
+        let client = Client::open(Arc::clone(&self.engine), config).await.expect("opened");
+        client.new_session(Bytes::from_static(b"{\"second\": 1}")).await.expect("a session");
+        client
+    }
+
+    pub(crate) fn tick(&self) {
+        self.clock.advance(Duration::from_millis(1));
+    }
+
+    pub(crate) async fn make(&self, parent: Ino, name: &str, kind: FileType) -> Ino {
+        self.tick();
+        let made = self.client.mknod(&root(), parent, name.as_bytes(), node(kind, 0o755)).await;
+        made.unwrap_or_else(|e| panic!("making {name}: {e}")).0
+    }
+
+    pub(crate) async fn mkdir(&self, parent: Ino, name: &str) -> Ino {
+        self.make(parent, name, FileType::Directory).await
+    }
+
+    pub(crate) async fn file(&self, parent: Ino, name: &str) -> Ino {
+        self.make(parent, name, FileType::File).await
+    }
+
+    pub(crate) async fn attr(&self, ino: Ino) -> Attr {
+        self.client.getattr(ino).await.expect("a node")
+    }
+
+    pub(crate) async fn find(&self, parent: Ino, name: &str) -> Result<Ino, Errno> {
+        posix(self.client.lookup(&root(), parent, name.as_bytes()).await).map(|(ino, _)| ino)
+    }
+
+    pub(crate) async fn unlink(&self, parent: Ino, name: &str) -> Result<Option<juicefs_core::meta::Freed>, Errno> {
+        self.tick();
+        posix(self.client.unlink(&root(), parent, name.as_bytes(), false).await).map(|removed| removed.freed)
+    }
+
+    pub(crate) async fn rename(&self, from: (Ino, &str), to: (Ino, &str)) -> Result<Renamed, Errno> {
+        self.rename_with(from, to, RenameFlags::default()).await
+    }
+
+    pub(crate) async fn rename_with(
+        &self,
+        (from, name): (Ino, &str),
+        (to, new_name): (Ino, &str),
+        flags: RenameFlags,
+    ) -> Result<Renamed, Errno> {
+        self.tick();
+        posix(self.client.rename(&root(), from, name.as_bytes(), to, new_name.as_bytes(), flags).await)
+    }
+
+    /// Writes a fresh slice of `len` bytes at `at` of the file, within one chunk.
+    pub(crate) async fn write(&self, ino: Ino, at: u64, len: u32) -> Result<Written, Errno> {
+        self.tick();
+        let id = self.client.new_slice_id().await.expect("an id");
+        let (index, pos) = (at / juicefs_core::limits::CHUNK_SIZE, at % juicefs_core::limits::CHUNK_SIZE);
+        let record = SliceRecord { pos: pos as u32, id, size: len, off: 0, len };
+        posix(self.client.write_slice(ino, index as u32, record, self.clock.now()).await)
+    }
+
+    pub(crate) async fn open_rw(&self, ino: Ino) {
+        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+        self.client.open(&root(), ino, flags).await.expect("opened");
+    }
+}
+
+pub(crate) fn root() -> Caller {
+    Caller { check_permission: true, ..Caller::root() }
+}
+
+pub(crate) fn user(uid: u32) -> Caller {
+    Caller { uid, gid: uid, check_permission: true, ..Caller::default() }
+}
+
+pub(crate) fn node(kind: FileType, mode: u16) -> NewNode {
+    NewNode { kind, mode, umask: 0o022, rdev: 0, target: Bytes::new() }
+}
+
+/// The errno of an operation; any other failure fails the test.
+pub(crate) fn posix<T>(result: MetaResult<T>) -> Result<T, Errno> {
+    result.map_err(|error| match error {
+        MetaError::Posix(errno) => errno,
+        other => panic!("{other:?}"),
+    })
+}
+
+/// Runs a scenario on every engine.
+pub(crate) fn on_all<F: Future<Output = ()>>(scenario: impl Fn(Kind) -> F) {
+    for kind in KINDS {
+        println!("engine {kind:?}");
+        block_on(scenario(kind));
+    }
+}
+
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
