@@ -28,7 +28,9 @@ pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent};
 use self::{view::Views, writer::Writer};
 use crate::{context::Context, stamps::Moment};
 
-/// What attributes said about the content when they were last seen.
+/// What attributes said about the content when they were last asked for. Answers to changes of our own are not noted here:
+/// they would hide what another client changed at the same time, so after a change of ours the next look makes us forget
+/// all views.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Seen {
     mtime: Timestamp,
@@ -142,19 +144,6 @@ impl File {
         }
     }
 
-    /// Takes note of attributes that one of our own changes returned.
-    fn saw(&self, attr: &Attr) {
-        *self.seen.lock() = attr.into();
-    }
-
-    /// After a setattr of ours: a new ctime alone says nothing about the content.
-    pub(crate) fn attr_set(&self, attr: &Attr) {
-        let before = std::mem::replace(&mut *self.seen.lock(), attr.into());
-        if (before.mtime, before.length) != (attr.mtime, attr.length) {
-            self.content_changed(0..u64::MAX);
-        }
-    }
-
     /// Puts what is accepted but not committed into `attr`.
     pub(crate) fn overlay(&self, attr: &mut Attr) {
         if !self.is_dirty() {
@@ -168,14 +157,10 @@ impl File {
 
     /// After truncate, fallocate or a copy into this file, under [`File::exclude`]: the new length and a new layout of
     /// `range`.
-    pub(crate) fn relaid(&self, length: u64, attr: Option<&Attr>, range: std::ops::Range<u64>) {
+    pub(crate) fn relaid(&self, length: u64, range: std::ops::Range<u64>) {
         {
             let writer = self.writer.lock();
             self.length.store(length.max(writer.end()), Ordering::Release);
-        }
-        match attr {
-            Some(attr) => self.saw(attr),
-            None => *self.seen.lock() = Seen::default(),
         }
         self.content_changed(range);
         self.cx.stamps.touch(self.ino);

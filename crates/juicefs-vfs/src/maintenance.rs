@@ -123,9 +123,9 @@ impl Context {
             tokio::time::sleep(jittered(interval)).await;
             match self.meta.heartbeat().await {
                 Ok(()) => {}
-                Err(MetaError::Setting(reason)) => {
-                    tracing::error!("this volume can no longer be served: {reason}");
-                    self.upkeep.fatal.send_replace(Some(reason));
+                Err(error @ (MetaError::Setting(_) | MetaError::Fenced)) => {
+                    tracing::error!("this volume can no longer be served: {error}");
+                    self.upkeep.fatal.send_replace(Some(error.to_string()));
                 }
                 Err(error) => tracing::warn!(%error, "heartbeat failed"),
             }

@@ -8,7 +8,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use juicefs_core::{
-    ChunkIndex, Errno, MetaError, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp, meta::Written,
+    ChunkIndex, Errno, MetaError, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp, limits::CHUNK_SIZE,
+    meta::Written,
 };
 use smallvec::SmallVec;
 
@@ -27,7 +28,7 @@ enum Job {
 /// A step that was taken.
 enum Event {
     Uploaded { index: ChunkIndex, seq: u64, result: Result<SliceId, Errno> },
-    Committed { index: ChunkIndex, seq: u64, result: Result<Written, Errno> },
+    Committed { index: ChunkIndex, seq: u64, record: SliceRecord, result: Result<Written, Errno> },
 }
 
 impl File {
@@ -52,7 +53,7 @@ impl File {
                     return;
                 }
                 writer.freeze(|index, slice| {
-                    let base = u64::from(index) * juicefs_core::limits::CHUNK_SIZE;
+                    let base = u64::from(index) * CHUNK_SIZE;
                     let from = base + u64::from(slice.pos);
                     slice.seq < upto && from < end && start < from + u64::from(slice.len)
                 });
@@ -172,7 +173,7 @@ impl File {
         match job {
             Job::Upload { index, seq, sink } => Event::Uploaded { index, seq, result: self.upload(sink).await },
             Job::Commit { index, seq, record, mtime } => {
-                Event::Committed { index, seq, result: self.commit(index, record, mtime).await }
+                Event::Committed { index, seq, record, result: self.commit(index, record, mtime).await }
             }
         }
     }
@@ -234,24 +235,28 @@ impl File {
                     }
                 };
             }
-            Event::Committed { index, seq, result } => {
-                // Views first: whoever finds the slice gone must not find an old view.
-                let start = u64::from(index) * juicefs_core::limits::CHUNK_SIZE;
-                self.content_changed(start..start + 1);
+            Event::Committed { index, seq, record, result } => self.committed(index, seq, record, result),
+        }
+    }
+
+    /// Views first: whoever finds the slice gone must not find an old view.
+    fn committed(&self, index: ChunkIndex, seq: u64, record: SliceRecord, result: Result<Written, Errno>) {
+        match result {
+            Ok(written) => {
+                self.views.lock().committed(index, record, written.records);
+                self.epoch.fetch_add(1, Ordering::AcqRel);
                 let mut writer = self.writer.lock();
-                match result {
-                    Ok(written) => {
-                        self.length.fetch_max(written.attr.length, Ordering::AcqRel);
-                        self.saw(&written.attr);
-                        self.cx.stamps.touch(self.ino);
-                        self.pop_head(&mut writer, index);
-                    }
-                    Err(errno) => {
-                        self.fail(errno);
-                        if let Some(slice) = writer.get_mut(index, seq) {
-                            slice.phase = Phase::Failed;
-                        }
-                    }
+                self.length.fetch_max(written.attr.length, Ordering::AcqRel);
+                self.cx.stamps.touch(self.ino);
+                self.pop_head(&mut writer, index);
+            }
+            Err(errno) => {
+                // Perhaps it is in place all the same.
+                let start = u64::from(index) * CHUNK_SIZE;
+                self.content_changed(start..start + 1);
+                self.fail(errno);
+                if let Some(slice) = self.writer.lock().get_mut(index, seq) {
+                    slice.phase = Phase::Failed;
                 }
             }
         }

@@ -1,9 +1,13 @@
 //! Where the committed content of a file lies, cached per chunk.
 
-use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use juicefs_core::{
-    ChunkIndex, Errno, MetaError, Piece, SliceKey,
+    ChunkIndex, Errno, MetaError, Piece, SliceKey, SliceRecord,
     limits::CHUNK_SIZE,
     slice::{plan_compaction, resolve},
 };
@@ -38,12 +42,33 @@ impl Extent {
 /// The views of a file's chunks.
 #[derive(Default)]
 pub(super) struct Views {
-    /// Grows when anything is forgotten: a view asked for before is not kept.
+    /// Grows with every change: a view asked for before is not kept.
     generation: u64,
-    chunks: HashMap<ChunkIndex, Arc<[Piece]>>,
+    chunks: HashMap<ChunkIndex, View>,
+}
+
+/// The list of a chunk and what it shows.
+struct View {
+    records: Vec<SliceRecord>,
+    pieces: Arc<[Piece]>,
 }
 
 impl Views {
+    /// After a commit of ours that made the list `count` records long. The view goes on with the new record when the list
+    /// is the known one otherwise, and is forgotten when somebody else has changed it too.
+    pub(super) fn committed(&mut self, index: ChunkIndex, record: SliceRecord, count: usize) {
+        self.generation += 1;
+        if let Entry::Occupied(mut view) = self.chunks.entry(index) {
+            if view.get().records.len() + 1 == count {
+                let view = view.get_mut();
+                view.records.push(record);
+                view.pieces = resolve(&view.records).into();
+            } else {
+                view.remove();
+            }
+        }
+    }
+
     pub(super) fn forget(&mut self, chunks: RangeInclusive<u64>) {
         self.generation += 1;
         self.chunks.retain(|index, _| !chunks.contains(&u64::from(*index)));
@@ -56,7 +81,7 @@ impl File {
         let generation = {
             let views = self.views.lock();
             if let Some(view) = views.chunks.get(&index) {
-                return Ok(Arc::clone(view));
+                return Ok(Arc::clone(&view.pieces));
             }
             views.generation
         };
@@ -66,8 +91,8 @@ impl File {
             Err(MetaError::Posix(errno)) => return Err(errno),
             Err(error) => return Err(fault::of_meta("read of a slice list", self.ino, &error)),
         };
-        let view: Arc<[Piece]> = resolve(&records).into();
-        if (records.len() >= MANY_PIECES || view.len() >= MANY_PIECES) && plan_compaction(&records, 1000).is_some() {
+        let pieces: Arc<[Piece]> = resolve(&records).into();
+        if (records.len() >= MANY_PIECES || pieces.len() >= MANY_PIECES) && plan_compaction(&records, 1000).is_some() {
             self.cx.compact_soon(self.ino, index);
         }
         let mut views = self.views.lock();
@@ -75,9 +100,9 @@ impl File {
             if views.chunks.len() >= MAX_VIEWS {
                 views.chunks.clear();
             }
-            views.chunks.insert(index, Arc::clone(&view));
+            views.chunks.insert(index, View { records, pieces: Arc::clone(&pieces) });
         }
-        Ok(view)
+        Ok(pieces)
     }
 
     /// The stretches that make up `[off, off + len)`, neighbouring zeros joined.

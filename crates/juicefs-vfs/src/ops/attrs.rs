@@ -103,9 +103,6 @@ impl Vfs {
             _ => None,
         };
         let attr = self.ask(MetaOp::SetAttr, ino, self.cx.meta.setattr(cx, ino, set)).await?;
-        if let Some(file) = &file {
-            file.attr_set(&attr);
-        }
         drop(guard);
         // A truncate above was ours and is part of the answer.
         let since = if size.is_some() { self.cx.stamps.now() } else { since };

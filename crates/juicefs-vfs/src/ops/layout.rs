@@ -54,7 +54,7 @@ impl Vfs {
         let _ = file.flush().await;
         let before = file.length();
         let attr = call().await?;
-        file.relaid(attr.length, Some(&attr), before.min(size)..before.max(size).saturating_add(1));
+        file.relaid(attr.length, before.min(size)..before.max(size).saturating_add(1));
         Ok(attr)
     }
 
@@ -94,7 +94,7 @@ impl Vfs {
         file.flush().await?;
         let call = self.cx.meta.fallocate(cx, ino, mode, off, len);
         let attr = self.ask(MetaOp::Fallocate, ino, call).await?;
-        file.relaid(attr.length, Some(&attr), off..end);
+        file.relaid(attr.length, off..end);
         Ok(())
     }
 
@@ -159,7 +159,7 @@ impl Vfs {
         target.file.flush().await?;
         let call = self.cx.meta.copy_file_range(cx, ino_in, off_in, ino_out, off_out, len);
         let copied = self.ask(MetaOp::CopyFileRange, ino_out, call).await?;
-        target.file.relaid(copied.length, None, off_out..off_out + copied.bytes.max(1));
+        target.file.relaid(copied.length, off_out..off_out + copied.bytes.max(1));
         Ok(copied.bytes)
     }
 

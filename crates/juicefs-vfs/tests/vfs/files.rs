@@ -345,6 +345,43 @@ async fn changes_of_other_clients_show_once_attributes_are_asked_for() {
 }
 
 #[tokio::test]
+async fn commits_of_our_own_do_not_hide_those_of_others() {
+    let m = Mount::sized(VfsConfig::standard(), 4 << 20, 256 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, CHUNK, &[1; 100]).await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    assert_eq!(m.read(ino, fh, CHUNK, 1).await, Ok(vec![1]));
+    let meta: &dyn juicefs_core::Meta = m.meta.as_ref();
+    meta.fallocate(&m.cx, ino, juicefs_core::meta::FallocateMode::PunchHole, CHUNK, 50).await.expect("punch");
+    m.write(ino, fh, 0, &[2; 100]).await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    let again = m.open(ino, libc::O_RDONLY).await;
+    assert!(!again.keep_cache);
+    assert_eq!(m.read(ino, again.fh, CHUNK + 49, 2).await, Ok(vec![0, 1]));
+}
+
+#[tokio::test]
+async fn reads_between_commits_of_our_own_ask_no_metadata() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &pattern(0, 8 * BLOCK)).await.expect("write");
+    assert_eq!(m.read(ino, fh, 0, 8 * BLOCK).await.expect("read"), pattern(0, 8 * BLOCK));
+    let before = m.meta.calls("read_chunk");
+    for at in 0..8 {
+        let data = pattern(at + 1, BLOCK);
+        m.write(ino, fh, at * BLOCK as u64, &data).await.expect("write");
+        assert_eq!(m.read(ino, fh, at * BLOCK as u64, BLOCK).await.expect("read"), data);
+    }
+    assert_eq!(m.meta.calls("read_chunk"), before);
+    // Another writer in the same chunk is noticed.
+    let meta: &dyn juicefs_core::Meta = m.meta.as_ref();
+    meta.fallocate(&m.cx, ino, juicefs_core::meta::FallocateMode::PunchHole, 0, 10).await.expect("punch");
+    m.write(ino, fh, 100, &[1]).await.expect("write");
+    assert_eq!(m.read(ino, fh, 100, 1).await, Ok(vec![1]));
+    assert_eq!(m.read(ino, fh, 0, 10).await, Ok(vec![0; 10]));
+}
+
+#[tokio::test]
 async fn many_small_slices_are_compacted_and_read_the_same() {
     let m = Mount::started(VfsConfig::standard(), 64 << 20);
     let (ino, fh) = m.create("a").await;
