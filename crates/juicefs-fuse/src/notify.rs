@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Messages waiting at most.
-const QUEUE_MAX: usize = 4096;
+const QUEUE_MAX: usize = 512;
 
 #[derive(Debug)]
 enum Message {

@@ -1,6 +1,8 @@
 //! A live mount: from mount(2) and INIT to the last answer.
 
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod tests;
 
 use std::{

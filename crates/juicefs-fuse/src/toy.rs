@@ -57,6 +57,12 @@ impl Toy {
         toy
     }
 
+    pub(crate) fn own_root(&self, uid: u32) {
+        if let Some(root) = self.nodes.lock().get_mut(&1) {
+            root.attr.uid = uid;
+        }
+    }
+
     async fn pause(&self) {
         if self.slow.load(Ordering::Relaxed) {
             tokio::task::yield_now().await;

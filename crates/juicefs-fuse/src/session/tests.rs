@@ -9,35 +9,40 @@ use std::{
     time::Instant,
 };
 
+use juicefs_core::{Clock, SystemClock};
+use juicefs_testkit::{mem_chunks::MemChunks, mem_meta::MemMeta};
+use juicefs_vfs::VfsConfig;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
 use crate::toy::Toy;
 
+const NOBODY: u32 = 65534;
 const INTERRUPTED_AFTER: Duration = Duration::from_secs(1);
 
 struct Bench {
     toy: Toy,
     mounted: Option<Mounted>,
     dir: TempDir,
-    _rt: Runtime,
+    rt: Runtime,
 }
 
 impl Bench {
     /// `None` where FUSE cannot be used.
     fn new(change: impl FnOnce(&mut MountOptions)) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || OpenOptions::new().write(true).open("/dev/fuse").is_err() {
-            eprintln!("SKIPPED: mounting takes root and /dev/fuse");
-            return None;
-        }
+        let toy = Toy::new();
+        can_mount().then(|| Self::of(toy.clone(), toy, change))
+    }
+
+    fn of<O: Operations>(ops: O, toy: Toy, change: impl FnOnce(&mut MountOptions)) -> Self {
         let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        let (toy, dir) = (Toy::new(), tempfile::tempdir().expect("a directory"));
+        let dir = tempfile::tempdir().expect("a directory");
         let mut options = MountOptions::standard(dir.path().into(), "a,vol ume");
         options.max_io_bytes = 1 << 20;
         change(&mut options);
-        let mounted = Mounted::mount_operations(toy.clone(), rt.handle().clone(), &options).expect("a mount");
-        Some(Self { toy, mounted: Some(mounted), dir, _rt: rt })
+        let mounted = Mounted::mount_operations(ops, rt.handle().clone(), &options).expect("a mount");
+        Self { toy, mounted: Some(mounted), dir, rt }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -48,11 +53,13 @@ impl Bench {
         self.mounted.as_ref().expect("it is mounted")
     }
 
-    fn end(mut self) {
+    fn end(mut self) -> Runtime {
         let mounted = self.mounted.take().expect("it is mounted");
         mounted.unmount(false).expect("nobody uses it");
         mounted.wait().expect("no thread panicked");
         assert!(mounted_at(self.dir.path()).expect("procfs").is_none());
+        let rt = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        std::mem::replace(&mut self.rt, rt)
     }
 }
 
@@ -63,6 +70,14 @@ impl Drop for Bench {
             let _ = mounted.unmount(true);
         }
     }
+}
+
+fn can_mount() -> bool {
+    let can = rustix::process::geteuid().is_root() && OpenOptions::new().write(true).open("/dev/fuse").is_ok();
+    if !can {
+        eprintln!("SKIPPED: mounting takes root and /dev/fuse");
+    }
+    can
 }
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
@@ -104,12 +119,8 @@ fn work_like_a_user(bench: &Bench) {
     }
     fs::remove_dir(bench.path("dir")).expect("rmdir");
     assert_eq!(fs::remove_dir(bench.path("dir")).expect_err("gone").raw_os_error(), Some(libc::ENOENT));
-    assert_eq!(nix_statfs(bench.dir.path()), (1000, 255));
-}
-
-fn nix_statfs(path: &Path) -> (u64, u64) {
-    let st = rustix::fs::statvfs(path).expect("statfs");
-    (st.f_blocks, st.f_namemax)
+    let volume = rustix::fs::statvfs(bench.dir.path()).expect("statfs");
+    assert_eq!((volume.f_namemax, volume.f_bsize), (255, 4096));
 }
 
 #[test]
@@ -251,4 +262,67 @@ fn an_aborted_session_ends_while_it_is_used() {
     assert!(mounted_at(bench.dir.path()).expect("procfs").is_none());
     mounted.unmount(false).expect("it is gone already");
     mounted.wait().expect("the readers ended");
+}
+
+/// The VFS itself, over stores in memory.
+#[test]
+fn the_vfs_serves_through_the_kernel() {
+    if !can_mount() {
+        return;
+    }
+    for readers in [1, 4] {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (meta, chunks) = (MemMeta::new(Arc::clone(&clock)), MemChunks::new(1 << 20, 64 << 20));
+        let vfs = Vfs::new(meta, chunks, clock, VfsConfig::standard());
+        let bench = Bench::of(Arc::clone(&vfs), Toy::new(), |o| o.threads = Some(readers));
+        vfs.start(bench.rt.handle());
+        work_like_a_user(&bench);
+        let rt = bench.end();
+        rt.block_on(vfs.shutdown()).expect("everything was flushed");
+    }
+}
+
+/// Mounts through fusermount3: runs the test below as another user.
+#[test]
+fn an_ordinary_user_may_mount() {
+    if !can_mount() || Command::new("fusermount3").arg("-V").output().is_err() {
+        eprintln!("SKIPPED: takes fusermount3");
+        return;
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    // The user may not be able to reach the place of the test itself.
+    let copy = home.path().join("tests");
+    fs::copy(std::env::current_exe().expect("a path"), &copy).expect("a copy");
+    // In a mount namespace of its own, where the device is everybody's, as distributions have it.
+    let script = "mount -t tmpfs none /mnt && mknod /mnt/fuse c 10 229 && chmod 666 /mnt/fuse && \
+                  mount --bind /mnt/fuse /dev/fuse && \
+                  exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+                  \"$0\" --exact session::tests::as_an_ordinary_user --ignored --nocapture";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(copy)
+        .env("TMPDIR", home.path())
+        .current_dir("/")
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by an_ordinary_user_may_mount"]
+fn as_an_ordinary_user() {
+    assert!(!rustix::process::geteuid().is_root());
+    let toy = Toy::new();
+    toy.own_root(NOBODY);
+    let bench = Bench::of(toy.clone(), toy, |o| {
+        o.allow_other = false;
+        o.threads = Some(3);
+    });
+    work_like_a_user(&bench);
+    let held = File::create(bench.path("held")).expect("create");
+    assert!(matches!(bench.mounted().unmount(false), Err(MountError::Busy { .. })));
+    drop(held);
+    bench.end();
 }

@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rustix::{io::Errno as IoErrno, ioctl};
@@ -88,16 +89,24 @@ impl Drop for EndMark {
 
 fn run<O: Operations>(dispatcher: &Dispatcher<O>, device: &Arc<Device>, pool: &Arc<PageBufPool>) -> io::Result<()> {
     let _context = dispatcher.rt.enter();
-    let mut buf = pool.take()?;
+    let mut buf = take(pool);
     loop {
         buf = match receive(device, buf)? {
-            Arrived::Request(request) => match dispatcher.serve(request, device) {
-                Some(buf) => buf,
-                None => pool.take()?,
-            },
+            Arrived::Request(request) => dispatcher.serve(request, device).unwrap_or_else(|| take(pool)),
             Arrived::Nothing(buf) => buf,
             Arrived::End => return Ok(()),
         };
+    }
+}
+
+/// A buffer. When the machine has no memory for one, that is waited for: requests queue meanwhile, none is lost.
+fn take(pool: &Arc<PageBufPool>) -> PageBuf {
+    loop {
+        match pool.take() {
+            Ok(buf) => return buf,
+            Err(error) => tracing::warn!(%error, "no memory for a request buffer: trying again"),
+        }
+        thread::sleep(Duration::from_millis(100));
     }
 }
 
