@@ -17,7 +17,7 @@ use crate::{
         args::{Cli, Command},
         resolved::Surroundings,
     },
-    runtime,
+    runtime, terminal,
 };
 
 /// Runs the command; `words` is the normalised command line. Returns the exit code.
@@ -27,7 +27,7 @@ use crate::{
 pub(crate) fn run(cli: &Cli, words: &[OsString]) -> Result<u8> {
     let here = Surroundings::of_process();
     match &cli.command {
-        Command::Version => println!("{}", version::text()),
+        Command::Version => terminal::print(&version::text())?,
         Command::Bench(args) => bench::run(args, !cli.global.no_color)?,
         Command::Umount(args) => umount::run(args)?,
         Command::Format(args) => runtime::of_command()?.block_on(format::run(args, &here))?,

@@ -32,14 +32,14 @@ fn main() -> ExitCode {
     let words = match understand(&app, std::env::args_os().collect()) {
         Ok(words) => words,
         Err(UsageError::Positionals(text)) => {
-            println!("{text}");
+            // Whether or not it could be shown, it is a failure.
+            let _ = terminal::print(&text);
             return ExitCode::FAILURE;
         }
         Err(error) => return fail(&GlobalArgs::default(), &error.to_string()),
     };
     if words.iter().take_while(|word| *word != "--").any(|word| word == "--version") {
-        println!("{}", cmd::version::text());
-        return ExitCode::SUCCESS;
+        return terminal::print(&cmd::version::text()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let cli = match app.try_get_matches_from_mut(&words).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,

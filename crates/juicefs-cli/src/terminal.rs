@@ -28,6 +28,18 @@ fn ask(question: &str, input: &mut dyn BufRead, output: &mut dyn Write) -> std::
     }
 }
 
+/// Prints a result with a newline. A reader that has seen enough (`| head`) is no failure.
+///
+/// # Errors
+/// When standard output cannot be written for another reason.
+pub(crate) fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
 /// Whether progress bars are wanted: standard output is a terminal and DISPLAY_PROGRESSBAR is not `false`.
 pub(crate) fn shows_progress() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("DISPLAY_PROGRESSBAR").is_none_or(|value| value != "false")

@@ -15,7 +15,7 @@ use crate::secrets::mask_url;
 pub(crate) async fn open_engine(url: &str) -> Result<Arc<dyn Engine>> {
     tracing::info!("Meta address: {}", mask_url(url));
     let url = if url.contains("://") { url.to_owned() } else { format!("redis://{url}") };
-    juicefs_meta::open(&url).await.with_context(|| format!("Meta {} is not available", mask_url(&url)))
+    juicefs_meta::open(&url).with_context(|| format!("Meta {} is not available", mask_url(&url)))
 }
 
 /// The setting of the volume that is stored in `engine`.

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &BenchArgs, colors: bool) -> Result<()> {
     let scratch = Scratch::make(&plan.dir)?;
     let mountpoint = mount_root(&plan.dir);
     if !nix::unistd::geteuid().is_root() {
-        println!("Cleaning kernel cache, may ask for root privilege...");
+        terminal::print("Cleaning kernel cache, may ask for root privilege...")?;
     }
     drop_caches();
     let before = mountpoint.as_deref().and_then(Stats::read);
@@ -80,8 +80,8 @@ pub(crate) fn run(args: &BenchArgs, colors: bool) -> Result<()> {
     drop(scratch);
     let after = mountpoint.as_deref().and_then(Stats::read);
     let report = Report { rows, stats: before.zip(after), threads: plan.threads };
-    println!("Benchmark finished!");
-    print!("{}", report.text(args, colors && terminal::shows_colors()));
+    terminal::print("Benchmark finished!")?;
+    terminal::print(report.text(args, colors && terminal::shows_colors()).trim_end())?;
     Ok(())
 }
 

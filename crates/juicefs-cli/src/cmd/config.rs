@@ -27,19 +27,21 @@ pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundin
     let engine = open_engine(&args.meta_url).await?;
     let old = load_format(&engine).await?;
     if !changes_asked_for(words) {
-        println!("{}", shown(&old)?.to_json_indented("  ")?);
+        terminal::print(&shown(&old)?.to_json_indented("  ")?)?;
         return Ok(());
     }
     let change = plan(&old, args, here)?;
     if change.lines.is_empty() && !args.encrypt_secret {
-        println!("Nothing changed.");
+        terminal::print("Nothing changed.")?;
         return Ok(());
     }
     if !args.force {
-        check(&change, &engine, &old, args.yes).await?;
+        check(&change, &engine, args.yes).await?;
     }
     Client::save_format(&engine, &change.format, &SystemClock).await.context("store the setting")?;
-    change.lines.iter().for_each(|line| println!("{line}"));
+    if !change.lines.is_empty() {
+        terminal::print(&change.lines.join("\n"))?;
+    }
     Ok(())
 }
 
@@ -54,7 +56,7 @@ fn changes_asked_for(words: &[OsString]) -> bool {
     })
 }
 
-async fn check(change: &Change, engine: &Arc<dyn Engine>, old: &Format, yes: bool) -> Result<()> {
+async fn check(change: &Change, engine: &Arc<dyn Engine>, yes: bool) -> Result<()> {
     if change.storage {
         let storage = open_storage(&change.format)?;
         juicefs_chunk::selftest(storage.as_ref()).await.with_context(|| format!("Storage {}", storage.describe()))?;
@@ -63,18 +65,19 @@ async fn check(change: &Change, engine: &Arc<dyn Engine>, old: &Format, yes: boo
         check_limits(&change.format, engine, yes).await?;
     }
     if change.trash_off {
-        warn("The current trash will be emptied and future removed files will purged immediately.");
+        warn("The current trash will be emptied and future removed files will purged immediately.")?;
         proceed(yes)?;
     }
     if change.client_versions {
         check_clients(&change.format, engine, yes).await?;
     }
     if let Some(tier) = &change.replaced_tier {
-        println!("existing tier will be overwritten:\ntier: {}", tier.id);
-        println!("storage class: {}\ntag: {}", tier.storage_class, tier.tag);
+        terminal::print(&format!(
+            "existing tier will be overwritten:\ntier: {}\nstorage class: {}\ntag: {}",
+            tier.id, tier.storage_class, tier.tag
+        ))?;
         proceed(yes)?;
     }
-    let _ = old;
     Ok(())
 }
 
@@ -86,7 +89,7 @@ async fn check_limits(format: &Format, engine: &Arc<dyn Engine>, yes: bool) -> R
         warn(&format!(
             "New quota is too small (used / quota): {used} / {capacity} bytes, {} / {inodes} inodes.",
             usage.used_inodes
-        ));
+        ))?;
         proceed(yes)?;
     }
     Ok(())
@@ -98,27 +101,24 @@ async fn check_clients(format: &Format, engine: &Arc<dyn Engine>, yes: bool) -> 
         warn(&format!(
             "This client will be rejected after modification (allowed: {} to {}).",
             format.min_client_version, format.max_client_version
-        ));
+        ))?;
     }
     for session in open_reader(engine).await?.sessions().await.context("list sessions")? {
         let record = SessionRecord::of(&session);
         if !admits(format, &record.version) {
-            println!(
+            terminal::print(&format!(
                 "host {} pid {}: client version {} will be rejected",
                 record.host_name, record.process_id, record.version
-            );
+            ))?;
             ask = true;
         }
     }
     if ask { proceed(yes) } else { Ok(()) }
 }
 
-fn warn(text: &str) {
-    if terminal::shows_colors() {
-        println!("\x1b[1;33mWARNING\x1b[0m: {text}");
-    } else {
-        println!("WARNING: {text}");
-    }
+fn warn(text: &str) -> std::io::Result<()> {
+    let word = if terminal::shows_colors() { "\x1b[1;33mWARNING\x1b[0m" } else { "WARNING" };
+    terminal::print(&format!("{word}: {text}"))
 }
 
 fn proceed(yes: bool) -> Result<()> {

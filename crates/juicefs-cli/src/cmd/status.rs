@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::args::StatusArgs,
     local_time::CivilTime,
+    terminal,
     volume::{load_format, open_engine, open_reader, shown},
 };
 
@@ -110,7 +111,7 @@ pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
         let Some(session) = sessions.iter().find(|session| session.sid.0 == args.session) else {
             bail!("get session: there is no session {}", args.session);
         };
-        println!("{}", serde_json::to_string_pretty(&Session::of(session, true))?);
+        terminal::print(&serde_json::to_string_pretty(&Session::of(session, true))?)?;
         return Ok(());
     }
     let usage = client.statfs(Ino::ROOT).await.context("read the use of the volume")?;
@@ -120,7 +121,7 @@ pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
         sessions: sessions.iter().map(|session| Session::of(session, false)).collect(),
         stat: stat(usage, more),
     };
-    println!("{}", serde_json::to_string_pretty(&status)?);
+    terminal::print(&serde_json::to_string_pretty(&status)?)?;
     Ok(())
 }
 

@@ -89,7 +89,7 @@ fn flush(config: Option<&Value>) -> Result<()> {
             return Ok(());
         }
         let rate = first.saturating_sub(left) as f64 / start.elapsed().as_secs_f64().max(1.0);
-        println!("{left} staging chunks are being flushed... rate: {rate:.1}/s");
+        crate::terminal::print(&format!("{left} staging chunks are being flushed... rate: {rate:.1}/s"))?;
         std::thread::sleep(Duration::from_secs(1));
     }
 }
