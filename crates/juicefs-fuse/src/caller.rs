@@ -68,12 +68,13 @@ impl Callers {
 
 /// Whether the task `pid` has been killed and only waits for its present system call to end.
 ///
-/// A signal that ends a process makes SIGKILL pending for each of its tasks.
+/// A signal that ends a process makes SIGKILL pending for each of its tasks. A task that waits for a request exists, so
+/// one that cannot be seen is only hidden from this user and may live on.
 pub(crate) fn is_dying(pid: u32) -> bool {
-    pid != 0 && status(pid).is_none_or(|text| parse_killed(&text))
+    pid != 0 && status(pid).is_some_and(|text| parse_killed(&text))
 }
 
-/// `/proc/PID/status`, `None` when there is no such task any more.
+/// `/proc/PID/status`, `None` when there is no such task or it is not shown to us.
 fn status(pid: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/status")).ok()
 }
