@@ -126,7 +126,7 @@ impl State {
         };
         let attr = self.node(ino)?.attr.clone();
         if (from == to && name == new_name) || (target == Some(ino) && !flags.exchange) {
-            return Ok(Renamed { ino, attr, replaced: Removed { ino: target, freed: None } });
+            return Ok(Renamed { ino, attr, replaced: Removed::default() });
         }
         let mut replaced = Removed::default();
         match target {
@@ -135,7 +135,6 @@ impl State {
             Some(other) if flags.exchange => {
                 self.enter(from, name, other, now);
                 self.moved(other, to, from, now);
-                replaced.ino = Some(other);
             }
             Some(other) => {
                 match (attr.is_dir(), self.node(other)?.attr.is_dir()) {

@@ -162,6 +162,16 @@ impl Vfs {
         self.dirs.changed(parent, name, change);
     }
 
+    /// After a change that leaves open what a name means now.
+    async fn look_again(&self, parent: Ino, name: &[u8]) {
+        let change = match self.cx.meta.lookup(&Caller::root(), parent, name).await {
+            Ok((ino, attr)) => Change::Is(ino, attr.kind),
+            // Should the answer only be late, a listing lacks a name that it may lack anyway while names move.
+            Err(_) => Change::Gone,
+        };
+        self.name_changed(parent, name, change);
+    }
+
     fn removed(&self, removed: Removed) {
         if let Some(ino) = removed.ino {
             self.cx.stamps.touch(ino);
@@ -244,17 +254,13 @@ impl Vfs {
         };
         let call = self.cx.meta.rename(cx, from.0, from.1, to.0, to.1, flags);
         let moved = self.ask(MetaOp::Rename, from.0, call).await?;
-        if moved.replaced.ino == Some(moved.ino) || (from.0 == to.0 && from.1 == to.1) {
-            // Two names of one node: nothing was done.
-            return Ok(());
-        }
         self.name_changed(to.0, to.1, Change::Is(moved.ino, moved.attr.kind));
-        match moved.replaced.ino {
-            Some(other) if flags.exchange => {
-                let kind = self.cx.meta.getattr(other).await.map_or(FileType::File, |attr| attr.kind);
-                self.name_changed(from.0, from.1, Change::Is(other, kind));
-            }
-            _ => self.name_changed(from.0, from.1, Change::Gone),
+        let only_name = moved.attr.is_dir() || moved.attr.nlink <= 1;
+        if flags.exchange || (from != to && !only_name) {
+            // The old name may be another's now, or still ours: nothing is done when both names are of one file.
+            self.look_again(from.0, from.1).await;
+        } else if from != to {
+            self.name_changed(from.0, from.1, Change::Gone);
         }
         self.removed(moved.replaced);
         Ok(())

@@ -61,6 +61,31 @@ async fn listings_with_attributes_never_show_the_past() {
 }
 
 #[tokio::test]
+async fn listings_follow_names_that_move() {
+    let m = Mount::with(VfsConfig { hide_internal: true, ..VfsConfig::standard() }, 1 << 20);
+    let root = Ino::ROOT;
+    let (a, _) = m.create("a").await;
+    let (b, _) = m.create("b").await;
+    m.vfs.link(&m.cx, a, root, b"c").await.expect("link");
+    let fh = m.vfs.opendir(&m.cx, root).await.expect("opendir").fh;
+    let first = m.vfs.readdir(&m.cx, root, fh, 0, 2, false).await.expect("readdir")[1].cookie;
+    let seen = async || {
+        let items = m.vfs.readdir(&m.cx, root, fh, first, 100, false).await.expect("readdir");
+        items.iter().map(|item| (String::from_utf8_lossy(&item.name).into_owned(), item.ino)).collect::<Vec<_>>()
+    };
+    assert_eq!(seen().await, [("a".into(), a), ("b".into(), b), ("c".into(), a)]);
+    // Two names of one file: nothing happens.
+    m.vfs.rename(&m.cx, root, b"a", root, b"c", 0).await.expect("rename");
+    assert_eq!(seen().await, [("a".into(), a), ("b".into(), b), ("c".into(), a)]);
+    m.vfs.rename(&m.cx, root, b"a", root, b"b", libc::RENAME_EXCHANGE).await.expect("exchange");
+    assert_eq!(seen().await, [("a".into(), b), ("b".into(), a), ("c".into(), a)]);
+    m.vfs.rename(&m.cx, root, b"a", root, b"c", 0).await.expect("rename");
+    assert_eq!(seen().await, [("b".into(), a), ("c".into(), b)]);
+    m.vfs.rename(&m.cx, root, b"b", root, b"b", 0).await.expect("rename");
+    assert_eq!(seen().await, [("b".into(), a), ("c".into(), b)]);
+}
+
+#[tokio::test]
 async fn internal_files_are_protected() {
     let m = Mount::new();
     let root = Ino::ROOT;
