@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 home=${JFS_QUICKSTART_HOME:-$HOME}
 base=$home/.juicefs/quickstart
-dir=${1:-$home/jfs}
+dir=$(realpath -ms "${1:-$home/jfs}")
 name=quickstart
 
 say() { printf '\n== %s\n' "$*"; }
@@ -62,7 +62,8 @@ build() {
 
 mounted_here() {
     # Looks at the table and not at the directory, which a dead mount would hang or refuse.
-    awk -v at="$1" '$2 == at && $3 == "fuse.juicefs" { found = 1 } END { exit !found }' /proc/self/mounts
+    local at=${1// /\\040}
+    cut -d' ' -f2,3 /proc/self/mounts | grep -qxF "$at fuse.juicefs"
 }
 
 format_and_mount() {

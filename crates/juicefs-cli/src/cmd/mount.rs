@@ -71,9 +71,9 @@ fn report(config: &MountConfig, outcome: Outcome) -> Result<()> {
         Outcome::Failed(reason) => bail!("{reason}"),
         Outcome::Died => bail!("the mount process ended without a word: see the log {log}"),
         Outcome::TimedOut => bail!(
-            "the mount point is not ready in {} seconds, so the mount was given up (JFS_MOUNT_TIMEOUT allows more): see \
+            "the mount point is not ready in {:?}, so the mount was given up (JFS_MOUNT_TIMEOUT allows more): see \
              the log {log}",
-            config.process.ready_timeout.as_secs()
+            config.process.ready_timeout
         ),
     }
     Ok(())
