@@ -155,6 +155,10 @@ impl Model {
         self.is_live(id) && self.nodes[&id].is_dir()
     }
 
+    pub(crate) fn is_file(&self, id: Id) -> bool {
+        self.is_known(id) && matches!(self.nodes[&id].body, Body::File { .. })
+    }
+
     /// All entries.
     pub(crate) fn taken(&self) -> impl Iterator<Item = (Id, String)> {
         self.nodes.iter().filter(|(id, _)| self.is_dir(**id)).flat_map(|(id, node)| match &node.body {
@@ -177,7 +181,7 @@ impl Model {
         self.next += 1;
         let parent = self.node(dir)?.clone();
         let inherits = parent.mode & 0o2000 != 0;
-        let mut mode = if matches!(body, Body::Link(_)) { 0o777 } else { mode & !0o022 };
+        let mut mode = if matches!(body, Body::Link(_)) { 0o777 } else { mode };
         let body = match body {
             Body::Dir { .. } => Body::Dir { entries: BTreeMap::new(), parent: dir },
             other => other,
