@@ -118,14 +118,18 @@ impl Mount {
         assert!(!is_mounted(&point), "{} is still mounted", point.display());
     }
 
-    /// Sends SIGTERM and waits for the end of the process.
-    ///
-    /// # Panics
-    /// If the client does not end within a minute.
-    pub fn terminate(mut self) -> ExitStatus {
+    /// Asks the client to end, with SIGTERM.
+    pub fn terminate(&self) {
         let pid = i32::try_from(self.pid()).expect("a process id");
         // SAFETY: kill(2) takes plain numbers and touches no memory of this process.
         unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+
+    /// Waits for the end of the process, whatever ends it.
+    ///
+    /// # Panics
+    /// If it does not end within a minute.
+    pub fn ended(mut self) -> ExitStatus {
         self.wait_for_end()
     }
 

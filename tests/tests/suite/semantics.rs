@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Mount, Owner, Pattern, Volume, run, wait_until};
+use e2e::{Mount, Owner, Pattern, Volume, is_mounted, run, wait_until};
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, RenameFlags, Timespec, Timestamps, XattrFlags, fallocate, getxattr, listxattr,
     removexattr, renameat_with, setxattr, utimensat,
@@ -471,12 +471,22 @@ fn sigterm_flushes_what_is_open() {
     let mount = volume.mount();
     let mut file = File::create(mount.join("open")).unwrap();
     file.write_all(&content(11, 7_000_000)).unwrap();
-    let status = mount.terminate();
-    assert!(status.success(), "SIGTERM ended the client with {status}");
+    mount.terminate();
+    let detached = wait_until(Duration::from_secs(20), || !is_mounted(mount.path()));
+    assert!(detached, "a mount in use was not detached");
+    // The data is in the volume, though the file is open; its user may go on, and the client ends with its close.
+    let other = volume.mount_with("other", &[]);
+    assert!(fs::read(other.join("open")).unwrap() == content(11, 7_000_000));
+    file.write_all(b"the end").unwrap();
     drop(file);
+    let status = mount.ended();
+    assert!(status.success(), "SIGTERM ended the client with {status}");
+    other.unmount();
     let mount = volume.mount();
-    assert!(fs::read(mount.join("open")).unwrap() == content(11, 7_000_000));
-    mount.unmount();
+    assert!(fs::read(mount.join("open")).unwrap() == [&content(11, 7_000_000)[..], b"the end"].concat());
+    mount.terminate();
+    let status = mount.ended();
+    assert!(status.success(), "SIGTERM ended an idle client with {status}");
 }
 
 /// An open file that nobody writes to any more reaches the store by itself.
