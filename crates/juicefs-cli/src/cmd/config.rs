@@ -3,7 +3,7 @@
 use std::{ffi::OsString, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use juicefs_core::{Format, Ino, Meta, SystemClock};
+use juicefs_core::{Format, Ino, Meta, SystemClock, format::REMOVED};
 use juicefs_meta::{Client, Engine};
 
 use crate::{
@@ -25,7 +25,10 @@ use crate::{
 /// A sentence for the user. The setting is changed as a whole or not at all.
 pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundings) -> Result<()> {
     let engine = open_engine(&args.meta_url).await?;
-    let old = load_format(&engine).await?;
+    let old = match load_format(&engine).await {
+        Ok(format) => format,
+        Err(error) => without_removed_secrets(&engine, args).await?.ok_or(error)?,
+    };
     if !changes_asked_for(words) {
         terminal::print(&shown(&old)?.to_json_indented("  ")?)?;
         return Ok(());
@@ -43,6 +46,25 @@ pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundin
         terminal::print(&change.lines.join("\n"))?;
     }
     Ok(())
+}
+
+/// The setting of a volume whose secrets a dump has stripped, if a new one is being given: this is how they come back.
+async fn without_removed_secrets(engine: &Arc<dyn Engine>, args: &ConfigArgs) -> Result<Option<Format>> {
+    if args.storage.secret_key.is_none() && args.storage.session_token.is_none() {
+        return Ok(None);
+    }
+    let Some(json) = engine.load_setting().await.context("load setting")? else {
+        return Ok(None);
+    };
+    let mut format = Format::from_json(&json).context("load setting")?;
+    for secret in [&mut format.secret_key, &mut format.session_token] {
+        if secret == REMOVED {
+            tracing::warn!("a secret was removed from the setting: it stays empty unless it is given now");
+            secret.clear();
+        }
+    }
+    format.decrypt_secrets().context("load setting")?;
+    Ok(Some(format))
 }
 
 /// Whether any flag of this command was given.

@@ -1,0 +1,224 @@
+//! How a mount moves and caches data, resolved from its flags (cli.md §4.5, §4.6, §4.8).
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+
+use crate::config::{
+    args::{DataCacheArgs, DataStorageArgs},
+    resolved::Surroundings,
+    values,
+};
+
+/// Where blocks are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CachePlace {
+    /// Nowhere.
+    None,
+    /// In memory.
+    Memory,
+    /// In directories, given without the volume's part.
+    Dirs(Vec<PathBuf>),
+}
+
+/// How data is moved and cached.
+#[derive(Clone, Debug)]
+pub(crate) struct DataConfig {
+    /// Time limit of a download.
+    pub(crate) get_timeout: Duration,
+    /// Time limit of an upload.
+    pub(crate) put_timeout: Duration,
+    /// Tries after a failure.
+    pub(crate) retries: u32,
+    /// Uploads at once.
+    pub(crate) max_uploads: usize,
+    /// Downloads at once.
+    pub(crate) max_downloads: usize,
+    /// Deletions at once; 0 deletes nothing.
+    pub(crate) max_deletes: usize,
+    /// Try the storage before mounting.
+    pub(crate) check_storage: bool,
+    /// Cap of all buffers in bytes.
+    pub(crate) buffer_bytes: usize,
+    /// Read-ahead of one reader in bytes; 0 stands for 8 blocks.
+    pub(crate) max_readahead_bytes: usize,
+    /// Blocks to fetch around a random read.
+    pub(crate) prefetch: usize,
+    /// Where blocks are kept.
+    pub(crate) cache: CachePlace,
+    /// Mode of cache files.
+    pub(crate) cache_mode: u32,
+    /// Size of the cache over all directories in bytes.
+    pub(crate) cache_bytes: u64,
+    /// Blocks in the cache; 0 to derive it from the free space.
+    pub(crate) cache_items: u64,
+    /// Share of the disk that stays free.
+    pub(crate) free_space_ratio: f64,
+    /// Do not cache whole blocks.
+    pub(crate) cache_partial_only: bool,
+    /// Keep full blocks after upload.
+    pub(crate) cache_large_write: bool,
+    /// `none`, `full`, `shrink` or `extend`.
+    pub(crate) verify_checksum: String,
+    /// `none`, `2-random` or `lru`.
+    pub(crate) eviction: String,
+    /// Interval of scans.
+    pub(crate) scan_interval: Duration,
+    /// Idle time after which blocks go; zero for never.
+    pub(crate) expire: Duration,
+}
+
+/// Checks the flags; corrections are added to `warnings`.
+///
+/// # Errors
+/// A sentence for the user.
+pub(super) fn resolve(
+    storage: &DataStorageArgs,
+    cache: &DataCacheArgs,
+    here: &Surroundings,
+    warnings: &mut Vec<String>,
+) -> Result<DataConfig> {
+    const LEAST_BUFFER: u64 = 32 << 20;
+    if !(0.0..1.0).contains(&cache.free_space_ratio) {
+        bail!("--free-space-ratio {} is not a share from 0 to below 1", cache.free_space_ratio);
+    }
+    if cache.buffer_size < LEAST_BUFFER {
+        warnings.push("--buffer-size is too small: using 32M".to_owned());
+    }
+    if storage.max_deletes <= 0 {
+        warnings.push("with --max-deletes 0 this client deletes no data of removed files".to_owned());
+    }
+    let mut place = cache_place(cache, here);
+    if cache.cache_size == 0 {
+        warnings.push("with --cache-size 0 nothing is cached or prefetched".to_owned());
+        place = CachePlace::None;
+    }
+    let among = |value: &str, flag: &str, known: &[&str], default: &str, warnings: &mut Vec<String>| {
+        let known_value = known.iter().find(|known| **known == value).copied();
+        if known_value.is_none() {
+            warnings.push(format!("unknown {flag} {value:?} ({}): using {default}", known.join(", ")));
+        }
+        known_value.unwrap_or(default).to_owned()
+    };
+    let levels = ["none", "full", "shrink", "extend"];
+    let verify = among(&cache.verify_cache_checksum, "--verify-cache-checksum", &levels, "extend", warnings);
+    let mut eviction =
+        among(&cache.cache_eviction, "--cache-eviction", &["none", "2-random", "lru"], "2-random", warnings);
+    if place == CachePlace::Memory && eviction == "lru" {
+        warnings.push("a cache in memory evicts by 2-random, not lru".to_owned());
+        "2-random".clone_into(&mut eviction);
+    }
+    let prefetch = if cache.cache_size == 0 { 0 } else { cache.prefetch };
+    let expire =
+        if cache.cache_expire.is_zero() { Duration::ZERO } else { cache.cache_expire.max(Duration::from_secs(1)) };
+    if expire != cache.cache_expire {
+        warnings.push("--cache-expire is below a second: using 1s".to_owned());
+    }
+    Ok(DataConfig {
+        get_timeout: storage.get_timeout,
+        put_timeout: storage.put_timeout,
+        retries: storage.io_retries,
+        max_uploads: usize::try_from(storage.max_uploads).unwrap_or(0).max(1),
+        max_downloads: usize::try_from(storage.max_downloads).ok().filter(|n| *n > 0).unwrap_or(200),
+        max_deletes: usize::try_from(storage.max_deletes).unwrap_or(0),
+        check_storage: storage.check_storage,
+        buffer_bytes: bytes(cache.buffer_size.max(LEAST_BUFFER)),
+        max_readahead_bytes: bytes(cache.max_readahead.unwrap_or(0)),
+        prefetch: prefetch as usize,
+        cache: place,
+        cache_mode: cache_mode(&cache.cache_mode, warnings),
+        cache_bytes: cache.cache_size,
+        cache_items: cache.cache_items,
+        free_space_ratio: cache.free_space_ratio,
+        cache_partial_only: cache.cache_partial_only,
+        cache_large_write: cache.cache_large_write,
+        verify_checksum: verify,
+        eviction,
+        scan_interval: cache.cache_scan_interval,
+        expire,
+    })
+}
+
+fn bytes(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+fn cache_mode(text: &str, warnings: &mut Vec<String>) -> u32 {
+    match values::octal(text) {
+        Ok(mode) => u32::from(mode),
+        Err(_) => {
+            warnings.push(format!("--cache-mode {text:?} is no octal mode: using 0600"));
+            0o600
+        }
+    }
+}
+
+/// Patterns are expanded; a pattern that matches nothing stays as it is and becomes a directory of that name.
+fn cache_place(cache: &DataCacheArgs, here: &Surroundings) -> CachePlace {
+    match cache.cache_dir.as_deref().filter(|list| !list.is_empty()) {
+        None => CachePlace::Dirs(vec![here.place("/var/jfsCache", "cache")]),
+        Some("memory") => CachePlace::Memory,
+        Some(list) => {
+            CachePlace::Dirs(values::directories(list).iter().flat_map(|dir| expand(&here.absolute(dir))).collect())
+        }
+    }
+}
+
+/// The existing directories that a path with `*` or `?` in its parts matches, in name order.
+fn expand(pattern: &Path) -> Vec<PathBuf> {
+    let is_pattern = |part: &str| part.contains(['*', '?']);
+    let mut found = vec![PathBuf::new()];
+    for part in pattern.components() {
+        let text = part.as_os_str().to_string_lossy();
+        if !is_pattern(&text) {
+            found.iter_mut().for_each(|path| path.push(part));
+            continue;
+        }
+        let matching = |parent: &PathBuf| {
+            let mut names: Vec<PathBuf> = std::fs::read_dir(parent)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|entry| matches(&text, &entry.file_name().to_string_lossy()) && entry.path().is_dir())
+                .map(|entry| entry.path())
+                .collect();
+            names.sort();
+            names
+        };
+        found = found.iter().flat_map(matching).collect();
+    }
+    if found.is_empty() { vec![pattern.to_owned()] } else { found }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.chars().next() {
+        None => name.is_empty(),
+        Some('*') => {
+            let rest = &pattern[1..];
+            (0..=name.len()).filter(|at| name.is_char_boundary(*at)).any(|at| matches(rest, &name[at..]))
+        }
+        Some(wanted) => name.chars().next().is_some_and(|first| {
+            (wanted == '?' || wanted == first) && matches(&pattern[wanted.len_utf8()..], &name[first.len_utf8()..])
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_directories_expand() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["disk1", "disk2", "other"] {
+            std::fs::create_dir_all(dir.path().join(name).join("jfs")).expect("made");
+        }
+        let pattern = dir.path().join("disk*/jfs");
+        assert_eq!(expand(&pattern), [dir.path().join("disk1/jfs"), dir.path().join("disk2/jfs")]);
+        assert_eq!(expand(&dir.path().join("none*")), [dir.path().join("none*")]);
+        assert!(matches("a*?c", "abbc") && !matches("a?c", "ac") && matches("*", "") && !matches("é", "e"));
+    }
+}
