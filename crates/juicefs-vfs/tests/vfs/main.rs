@@ -6,3 +6,4 @@ mod model;
 mod mount;
 mod names;
 mod read_ahead;
+mod upkeep;
