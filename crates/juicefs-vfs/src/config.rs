@@ -33,7 +33,7 @@ pub struct VfsConfig {
     pub umask: Option<u16>,
     /// Upper bound of the read-ahead of one file in bytes (`--max-readahead`); 0 stands for 8 blocks.
     pub max_readahead_bytes: usize,
-    /// Blocks to fetch around a random read (`--prefetch`); 0 turns the hints off.
+    /// Blocks that the data path fetches at a time after random reads (`--prefetch`); carried for whoever shows it.
     pub prefetch: usize,
     /// Interval of session renewal (`--heartbeat`, default 12 s).
     pub heartbeat: Duration,

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use juicefs_core::{
-    Errno, FileType, Ino, MetaError, Name,
+    Attr, Errno, FileType, Ino, MetaError, Name,
     limits::READDIR_PAGE,
     meta::{DirCursor, DirEntry, DirPage},
 };
@@ -34,6 +34,8 @@ pub(crate) struct DirHandle {
     /// Entries asked for at once.
     page_len: usize,
     listing: Mutex<Listing>,
+    /// The last attributes known: what fstat(2) shows when the directory is removed while it is open.
+    attr: Mutex<Option<Attr>>,
     /// One reader at a time fetches.
     turn: tokio::sync::Mutex<()>,
 }
@@ -110,7 +112,13 @@ impl DirHandle {
     }
 
     fn with_pages(ino: Ino, page_len: usize) -> Arc<Self> {
-        Arc::new(Self { ino, page_len, listing: Mutex::default(), turn: tokio::sync::Mutex::new(()) })
+        Arc::new(Self {
+            ino,
+            page_len,
+            listing: Mutex::default(),
+            attr: Mutex::default(),
+            turn: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Begins anew: the next read shows the directory as it is then.
@@ -297,17 +305,41 @@ impl Listing {
     }
 }
 
+/// Directories whose attributes were seen lately.
+const RECENT: usize = 64;
+
 /// Directories that are being listed.
 #[derive(Default)]
 pub(crate) struct OpenDirs {
     dirs: Mutex<HashMap<Ino, Vec<Arc<DirHandle>>>>,
     count: AtomicUsize,
+    /// Attributes seen before the directory is opened; a directory is looked up just before that.
+    recent: Mutex<HashMap<u64, (Ino, Attr)>>,
 }
 
 impl OpenDirs {
     pub(crate) fn add(&self, dir: &Arc<DirHandle>) {
+        let recent = self.recent.lock().get(&(dir.ino.0 % RECENT as u64)).cloned();
+        *dir.attr.lock() = recent.filter(|(ino, _)| *ino == dir.ino).map(|(_, attr)| attr);
         self.dirs.lock().entry(dir.ino).or_default().push(Arc::clone(dir));
         self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes note of the attributes of a directory.
+    pub(crate) fn seen(&self, ino: Ino, attr: &Attr) {
+        self.recent.lock().insert(ino.0 % RECENT as u64, (ino, attr.clone()));
+        if self.count.load(Ordering::Acquire) > 0 {
+            for dir in self.dirs.lock().get(&ino).into_iter().flatten() {
+                *dir.attr.lock() = Some(attr.clone());
+            }
+        }
+    }
+
+    /// Attributes of a directory that was removed while it is open here.
+    pub(crate) fn removed_attr(&self, ino: Ino) -> Option<Attr> {
+        let dirs = self.dirs.lock();
+        let attr = dirs.get(&ino)?.iter().find_map(|dir| dir.attr.lock().clone())?;
+        Some(Attr { nlink: 0, ..attr })
     }
 
     pub(crate) fn remove(&self, dir: &Arc<DirHandle>) {

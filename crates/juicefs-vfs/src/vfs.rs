@@ -139,7 +139,9 @@ impl Vfs {
                 *attr = newer;
             }
         }
-        if attr.is_file()
+        if attr.is_dir() {
+            self.dirs.seen(ino, attr);
+        } else if attr.is_file()
             && let Some(file) = self.cx.files.get(ino)
         {
             file.observe(attr, asked);

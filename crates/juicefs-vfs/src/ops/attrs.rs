@@ -21,7 +21,8 @@ pub(super) const INTERNAL_TTL: Duration = Duration::from_secs(3600);
 const STATFS_BLOCK: u32 = 4096;
 
 impl Vfs {
-    /// Attributes of `ino`, with data that is accepted and not yet committed. ENOENT.
+    /// Attributes of `ino`, with data that is accepted and not yet committed; the last known ones of a directory that was
+    /// removed while it is open. ENOENT.
     pub async fn getattr(&self, cx: &Caller, ino: Ino, fh: Option<u64>) -> Answer<AttrReply> {
         let _ = fh;
         if let Some(attr) = self.internal.attr(ino) {
@@ -31,6 +32,10 @@ impl Vfs {
         let since = self.cx.stamps.now();
         let answer = match self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
             Ok(attr) => Ok(self.attr_reply(ino, attr, since).await),
+            Err(Errno::ENOENT) => {
+                let removed = self.dirs.removed_attr(ino).ok_or(Errno::ENOENT);
+                removed.map(|attr| AttrReply { attr, ino, attr_ttl: self.cx.config.attr_ttl })
+            }
             Err(errno) => Err(errno),
         };
         self.done(Op::Getattr, begun, cx, &answer, |line| write!(line, "({ino}):{}", attr_text(&answer)));

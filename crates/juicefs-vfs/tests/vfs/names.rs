@@ -86,6 +86,18 @@ async fn listings_follow_names_that_move() {
 }
 
 #[tokio::test]
+async fn an_open_directory_can_be_looked_at_after_its_removal() {
+    let m = Mount::new();
+    let dir = m.vfs.mkdir(&m.cx, Ino::ROOT, b"d", 0o751, 0).await.expect("mkdir");
+    let fh = m.vfs.opendir(&m.cx, dir.ino).await.expect("opendir").fh;
+    m.vfs.rmdir(&m.cx, Ino::ROOT, b"d").await.expect("rmdir");
+    let attr = m.vfs.getattr(&m.cx, dir.ino, None).await.expect("getattr").attr;
+    assert_eq!((attr.nlink, attr.mode, attr.kind), (0, 0o751, FileType::Directory));
+    m.vfs.releasedir(dir.ino, fh).await.expect("releasedir");
+    assert_eq!(m.vfs.getattr(&m.cx, dir.ino, None).await.map(drop), Err(Errno::ENOENT));
+}
+
+#[tokio::test]
 async fn internal_files_are_protected() {
     let m = Mount::new();
     let root = Ino::ROOT;
