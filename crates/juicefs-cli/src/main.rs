@@ -3,6 +3,7 @@
 //! This crate alone knows the concrete types of all others: it turns flags into settings (`config`), puts the layers
 //! together (`cmd`), and deals with the process (`daemon`, `process`, `telemetry`).
 
+mod allocator;
 mod argv;
 mod cmd;
 mod config;
@@ -23,10 +24,8 @@ use argv::UsageError;
 use clap::{CommandFactory, FromArgMatches};
 use config::args::{Cli, Command, GlobalArgs};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::tune();
     let mut app = Cli::command();
     app.build();
     let words = match understand(&app, std::env::args_os().collect()) {

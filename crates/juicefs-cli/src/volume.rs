@@ -8,6 +8,9 @@ use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine};
 
 use crate::secrets::mask_url;
 
+/// What users know to do when they read it.
+pub(crate) const UNFORMATTED: &str = "load setting: database is not formatted, please run `juicefs format ...` first";
+
 /// Opens the metadata engine of `url`.
 ///
 /// # Errors
@@ -25,7 +28,7 @@ pub(crate) async fn open_engine(url: &str) -> Result<Arc<dyn Engine>> {
 pub(crate) async fn load_format(engine: &Arc<dyn Engine>) -> Result<Format> {
     match Client::load_format(engine).await.context("load setting")? {
         Some(format) => Ok(format),
-        None => bail!("load setting: database is not formatted, please run `juicefs format ...` first"),
+        None => bail!(UNFORMATTED),
     }
 }
 

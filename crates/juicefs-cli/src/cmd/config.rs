@@ -16,7 +16,7 @@ use crate::{
         },
     },
     terminal,
-    volume::{load_format, open_engine, open_reader, open_storage, shown},
+    volume::{UNFORMATTED, load_format, open_engine, open_reader, open_storage},
 };
 
 /// Shows the setting, or changes it after the checks that the change calls for.
@@ -25,14 +25,13 @@ use crate::{
 /// A sentence for the user. The setting is changed as a whole or not at all.
 pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundings) -> Result<()> {
     let engine = open_engine(&args.meta_url).await?;
+    if !changes_asked_for(words) {
+        return terminal::print(&stored(&engine).await?.redacted().to_json_indented("  ")?).context("print");
+    }
     let old = match load_format(&engine).await {
         Ok(format) => format,
         Err(error) => without_removed_secrets(&engine, args).await?.ok_or(error)?,
     };
-    if !changes_asked_for(words) {
-        terminal::print(&shown(&old)?.to_json_indented("  ")?)?;
-        return Ok(());
-    }
     let change = plan(&old, args, here)?;
     if change.lines.is_empty() && !args.encrypt_secret {
         terminal::print("Nothing changed.")?;
@@ -48,15 +47,20 @@ pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundin
     Ok(())
 }
 
+/// The setting as it is stored, secrets encrypted or removed.
+async fn stored(engine: &Arc<dyn Engine>) -> Result<Format> {
+    match engine.load_setting().await.context("load setting")?.filter(|json| !json.is_empty()) {
+        Some(json) => Format::from_json(&json).context("load setting"),
+        None => bail!(UNFORMATTED),
+    }
+}
+
 /// The setting of a volume whose secrets a dump has stripped, if a new one is being given: this is how they come back.
 async fn without_removed_secrets(engine: &Arc<dyn Engine>, args: &ConfigArgs) -> Result<Option<Format>> {
     if args.storage.secret_key.is_none() && args.storage.session_token.is_none() {
         return Ok(None);
     }
-    let Some(json) = engine.load_setting().await.context("load setting")? else {
-        return Ok(None);
-    };
-    let mut format = Format::from_json(&json).context("load setting")?;
+    let mut format = stored(engine).await?;
     for secret in [&mut format.secret_key, &mut format.session_token] {
         if secret == REMOVED {
             tracing::warn!("a secret was removed from the setting: it stays empty unless it is given now");
