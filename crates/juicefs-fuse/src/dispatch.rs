@@ -43,6 +43,13 @@ type NameBuf = SmallVec<[u8; 40]>;
 /// too, and few programs expect EINTR from `stat`: short operations are better finished.
 const INTERRUPT_AFTER: Duration = Duration::from_secs(1);
 
+/// The answer to a request for a node that is not there any more, while the kernel still knows it: another client
+/// removed it. With ESTALE the kernel looks its name up again, and finds the file that took its place or, truly, none;
+/// ENOENT would go to the application, for which a name that is replaced by rename would be missing for a moment.
+fn gone(errno: Errno) -> Errno {
+    if errno == Errno::ENOENT { Errno::ESTALE } else { errno }
+}
+
 /// What the mount decided about operations.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {

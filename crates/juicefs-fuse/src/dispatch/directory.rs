@@ -2,7 +2,7 @@
 
 use juicefs_core::Errno;
 
-use super::{Call, Work};
+use super::{Call, Work, gone};
 use crate::{
     abi::{FsyncIn, ReadIn, ReleaseIn},
     ops::Operations,
@@ -13,7 +13,7 @@ use crate::{
 impl<O: Operations> Call<'_, O> {
     pub(super) fn opendir(self) -> Work {
         let Call { ops, caller, node, .. } = self;
-        Box::pin(async move { Ok(Answer::fixed(&open_out(&ops.opendir(&caller, node).await?))) })
+        Box::pin(async move { Ok(Answer::fixed(&open_out(&ops.opendir(&caller, node).await.map_err(gone)?))) })
     }
 
     pub(super) fn readdir(mut self, plus: bool) -> Result<Work, Errno> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use juicefs_core::{Errno, SetAttr, SetTime, Timestamp};
 
-use super::{Call, NameBuf, Work};
+use super::{Call, NameBuf, Work, gone};
 use crate::{
     abi::{
         AccessIn, GETATTR_FH, GetattrIn, GetxattrIn, GetxattrOut, IOCTL_UNRESTRICTED, IoctlIn, IoctlOut, SetattrIn,
@@ -22,7 +22,10 @@ impl<O: Operations> Call<'_, O> {
         let GetattrIn { flags, fh, .. } = self.args.fixed()?;
         let fh = (flags & GETATTR_FH != 0).then_some(fh);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { Ok(Answer::fixed(&attr_out(&ops.getattr(&caller, node, fh).await?))) }))
+        Ok(Box::pin(async move {
+            let reply = ops.getattr(&caller, node, fh).await.map_err(gone)?;
+            Ok(Answer::fixed(&attr_out(&reply)))
+        }))
     }
 
     pub(super) fn setattr(mut self) -> Result<Work, Errno> {
@@ -31,19 +34,22 @@ impl<O: Operations> Call<'_, O> {
         let (fh, size) = (has(fattr::FH).then_some(set.fh), has(fattr::SIZE).then_some(set.size));
         let changes = changes(&set)?;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { Ok(Answer::fixed(&attr_out(&ops.setattr(&caller, node, fh, changes, size).await?))) }))
+        Ok(Box::pin(async move {
+            let reply = ops.setattr(&caller, node, fh, changes, size).await.map_err(gone)?;
+            Ok(Answer::fixed(&attr_out(&reply)))
+        }))
     }
 
     pub(super) fn readlink(self) -> Work {
         let Call { ops, caller, node, .. } = self;
-        Box::pin(async move { ops.readlink(&caller, node).await.map(Answer::Bytes) })
+        Box::pin(async move { ops.readlink(&caller, node).await.map(Answer::Bytes).map_err(gone) })
     }
 
     pub(super) fn access(mut self) -> Result<Work, Errno> {
         let AccessIn { mask, .. } = self.args.fixed()?;
         let mask = (mask & 7) as u8;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.access(&caller, node, mask).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move { ops.access(&caller, node, mask).await.map(|()| Answer::Empty).map_err(gone) }))
     }
 
     pub(super) fn statfs(self) -> Work {
@@ -55,13 +61,13 @@ impl<O: Operations> Call<'_, O> {
         let GetxattrIn { size, .. } = self.args.fixed()?;
         let name = NameBuf::from_slice(self.args.text()?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { sized(ops.getxattr(&caller, node, &name).await?, size) }))
+        Ok(Box::pin(async move { sized(ops.getxattr(&caller, node, &name).await.map_err(gone)?, size) }))
     }
 
     pub(super) fn listxattr(mut self) -> Result<Work, Errno> {
         let GetxattrIn { size, .. } = self.args.fixed()?;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { sized(ops.listxattr(&caller, node).await?, size) }))
+        Ok(Box::pin(async move { sized(ops.listxattr(&caller, node).await.map_err(gone)?, size) }))
     }
 
     pub(super) fn setxattr(mut self) -> Result<Work, Errno> {

@@ -103,6 +103,21 @@ fn deferred_work_is_answered_too() {
     assert_eq!(kernel.ask(opcode::LOOKUP, 1, b"none\0").0, libc::ENOENT);
 }
 
+/// A node that is gone is stale, so that the kernel looks its name up again; a name that is gone is not there.
+#[test]
+fn a_node_that_is_gone_is_stale() {
+    let kernel = Kernel::new();
+    for (code, args) in [
+        (opcode::OPEN, bytes_of(&abi::OpenIn::default())),
+        (opcode::GETATTR, bytes_of(&abi::GetattrIn::default())),
+        (opcode::SETATTR, bytes_of(&abi::SetattrIn::default())),
+        (opcode::READLINK, &[]),
+    ] {
+        assert_eq!(kernel.ask(code, 4711, args).0, libc::ESTALE, "opcode {code}");
+    }
+    assert_eq!(kernel.ask(opcode::UNLINK, 1, b"none\0").0, libc::ENOENT);
+}
+
 #[test]
 fn names_are_taken_apart_in_order() {
     let kernel = Kernel::new();
