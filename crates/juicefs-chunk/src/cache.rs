@@ -66,13 +66,23 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// What the tidying thread is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum TidyCall {
+    /// A limit was passed.
+    Now,
+    /// The cache is closing.
+    Stop,
+}
+
 /// The local cache of one mount.
 #[derive(Debug)]
 pub(crate) struct Cache {
     parts: Arc<Parts>,
     /// The full size of a block, when full blocks are not to be kept.
     unwanted_size: Option<u32>,
-    tidier: Mutex<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
+    tidier: Mutex<Option<JoinHandle<()>>>,
+    calls: mpsc::SyncSender<TidyCall>,
 }
 
 #[derive(Debug)]
@@ -87,8 +97,9 @@ impl Cache {
     /// Opens the cache that the settings describe. Directories that cannot be used are logged and left out.
     pub(crate) fn open(config: &ChunkConfig, counters: &Arc<Counters>) -> Self {
         let cache = &config.cache;
+        let (calls, called) = mpsc::sync_channel(1);
         let disk = match &cache.place {
-            CachePlace::Disk(dirs) => DiskCache::open(config, dirs, counters),
+            CachePlace::Disk(dirs) => DiskCache::open(config, dirs, counters, &calls),
             CachePlace::None | CachePlace::Memory => None,
         };
         let (all_in_memory, memory_bytes) = match cache.place {
@@ -102,8 +113,8 @@ impl Cache {
         let memory = MemoryCache::new(memory_bytes, cache.expire);
         let parts = Arc::new(Parts { memory, all_in_memory, disk });
         let unwanted_size = u32::try_from(config.block_size).ok().filter(|_| cache.partial_only);
-        let tidier = Mutex::new(spawn_tidier(Arc::clone(&parts), cache.clone()));
-        Self { parts, unwanted_size, tidier }
+        let tidier = Mutex::new(spawn_tidier(Arc::clone(&parts), cache.clone(), called));
+        Self { parts, unwanted_size, tidier, calls }
     }
 
     /// Looks for a block without waiting for a disk.
@@ -174,8 +185,9 @@ impl Cache {
 
     /// Writes what is queued and ends all threads; waits for them.
     pub(crate) fn close(&self) {
-        if let Some((stop, tidier)) = self.tidier.lock().take() {
-            drop(stop);
+        if let Some(tidier) = self.tidier.lock().take() {
+            // The thread may have died; joining tells.
+            let _ = self.calls.send(TidyCall::Stop);
             if tidier.join().is_err() {
                 tracing::error!("the thread cache-tidy panicked");
             }
@@ -188,13 +200,12 @@ impl Cache {
     }
 }
 
-/// Starts the thread that looks after limits, until its sender is dropped.
-fn spawn_tidier(parts: Arc<Parts>, config: CacheConfig) -> Option<(mpsc::Sender<()>, JoinHandle<()>)> {
-    let (stop, stopped) = mpsc::channel();
+/// Starts the thread that looks after limits, every second and when it is called.
+fn spawn_tidier(parts: Arc<Parts>, config: CacheConfig, calls: mpsc::Receiver<TidyCall>) -> Option<JoinHandle<()>> {
     let work = move || {
         let rules = tidy::Rules::new(&config, parts.disk.as_ref().map_or(1, DiskCache::count));
         let (mut scanned, mut trimmed) = (Instant::now(), Instant::now());
-        while stopped.recv_timeout(TIDY_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+        while matches!(calls.recv_timeout(TIDY_INTERVAL), Ok(TidyCall::Now) | Err(mpsc::RecvTimeoutError::Timeout)) {
             parts.memory.settle();
             if trimmed.elapsed() >= TRIM_INTERVAL {
                 trimmed = Instant::now();
@@ -209,8 +220,7 @@ fn spawn_tidier(parts: Arc<Parts>, config: CacheConfig) -> Option<(mpsc::Sender<
         }
     };
     let tidier = std::thread::Builder::new().name("cache-tidy".to_owned()).spawn(work);
-    let tidier = tidier.inspect_err(|e| tracing::error!("cannot start the thread cache-tidy: {e}"));
-    tidier.ok().map(|thread| (stop, thread))
+    tidier.inspect_err(|e| tracing::error!("cannot start the thread cache-tidy: {e}")).ok()
 }
 
 #[cfg(test)]

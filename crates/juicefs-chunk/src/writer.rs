@@ -200,14 +200,16 @@ impl SliceWriter for Writer {
         }
         let id = self.id.ok_or(ChunkError::Misuse("a slice is finished before it has an id"))?;
         self.closed = true;
-        while !self.open.is_empty() {
-            self.send(id);
-        }
-        // What failed in an earlier call goes up again, beside what still runs.
+        // What failed before goes up again, beside what still runs and what has not gone yet.
         for at in 0..self.sent.len() {
-            if let Sent::Failed(failed) = std::mem::replace(&mut self.sent[at], Sent::Stored) {
+            if let Sent::Failed(_) = self.sent[at]
+                && let Sent::Failed(failed) = std::mem::replace(&mut self.sent[at], Sent::Lost)
+            {
                 self.sent[at] = self.start(failed.job);
             }
+        }
+        while !self.open.is_empty() {
+            self.send(id);
         }
         let mut result = Ok(());
         for sent in &mut self.sent {

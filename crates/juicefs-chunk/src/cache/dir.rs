@@ -276,7 +276,7 @@ impl CacheDir {
     }
 
     /// Whether no more may be added without taking something out.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let state = self.state.lock();
         self.short_of_space.load(Relaxed)
             || state.index.used_bytes() > self.max_bytes.load(Relaxed)

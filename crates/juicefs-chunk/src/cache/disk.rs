@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Found,
+    Found, TidyCall,
     dir::{CacheDir, InDir},
     open_files::OpenFiles,
     ring::Ring,
@@ -60,7 +60,12 @@ struct Queued {
 
 impl DiskCache {
     /// Opens those of `paths` that can be used; `None` when there is none.
-    pub(super) fn open(config: &ChunkConfig, paths: &[PathBuf], counters: &Arc<Counters>) -> Option<Self> {
+    pub(super) fn open(
+        config: &ChunkConfig,
+        paths: &[PathBuf],
+        counters: &Arc<Counters>,
+        tidier: &mpsc::SyncSender<TidyCall>,
+    ) -> Option<Self> {
         let mut sorted = paths.to_vec();
         sorted.sort();
         sorted.dedup();
@@ -84,7 +89,8 @@ impl DiskCache {
             let (queue, queued) = mpsc::channel();
             let dir = Arc::new(dir);
             let (writer, scanner, counters) = (Arc::clone(&dir), Arc::clone(&dir), Arc::clone(counters));
-            threads.extend(spawn("cache-write", move || write_queued(&writer, &queued, &counters)));
+            let tidier = tidier.clone();
+            threads.extend(spawn("cache-write", move || write_queued(&writer, &queued, &counters, &tidier)));
             if config.cache.scan_interval.is_some() {
                 let stop = Arc::clone(&stop);
                 threads.extend(spawn("cache-scan", move || super::scan::scan(&scanner, &stop)));
@@ -236,12 +242,23 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<
 }
 
 /// The writer of a directory: until the queue is closed and empty.
-fn write_queued(dir: &CacheDir, queue: &mpsc::Receiver<Queued>, counters: &Counters) {
+fn write_queued(
+    dir: &CacheDir,
+    queue: &mpsc::Receiver<Queued>,
+    counters: &Counters,
+    tidier: &mpsc::SyncSender<TidyCall>,
+) {
     while let Ok(queued) = queue.recv() {
         let started = Instant::now();
         match dir.write_pending(queued.id) {
             Ok(0) => {}
-            Ok(bytes) => counters.cache_write.add(bytes, started.elapsed()),
+            Ok(bytes) => {
+                counters.cache_write.add(bytes, started.elapsed());
+                if dir.is_full() {
+                    // If a call is waiting already, it does for this one too.
+                    let _ = tidier.try_send(TidyCall::Now);
+                }
+            }
             Err(e) => tracing::warn!("cannot write {}: {e}", dir.path(queued.id).display()),
         }
     }

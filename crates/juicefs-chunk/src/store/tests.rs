@@ -43,7 +43,10 @@ pub(crate) async fn get(store: &Store, slice: SliceKey, off: u32, len: u32) -> V
 }
 
 pub(crate) fn sample(len: usize) -> Vec<u8> {
-    (0..len as u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).take(len).collect()
+    static PATTERN: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    let words = 0..(8 << 20) / 4_u32;
+    PATTERN.get_or_init(|| words.flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect())[..len]
+        .to_vec()
 }
 
 /// The round trip that the reference client tests.
@@ -99,3 +102,7 @@ async fn slices_come_back() {
     }
     round_trip(ChunkConfig { buffer_bytes: 1 << 20, ..config("none") }).await;
 }
+
+mod faults;
+mod model;
+mod reads;

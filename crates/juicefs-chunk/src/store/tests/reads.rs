@@ -1,0 +1,192 @@
+//! What is fetched, shared and kept.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use futures_util::future::join_all;
+use juicefs_testkit::fault_store::{Fault, FaultStore, Verb};
+
+use super::*;
+use crate::config::{CachePlace, KeepWritten};
+
+const MIB: u32 = 1 << 20;
+
+fn counted(config: ChunkConfig) -> (Arc<FaultStore>, Arc<Store>) {
+    let faults = FaultStore::new(mem(), 1);
+    let store = Store::open(config, Arc::clone(&faults) as Arc<dyn ObjectStorage>);
+    (faults, store)
+}
+
+fn large_blocks(place: CachePlace) -> ChunkConfig {
+    let mut config = ChunkConfig { block_size: 4 << 20, ..config("none") };
+    config.cache.place = place;
+    config.cache.free_space_ratio = 0.0001;
+    config
+}
+
+async fn settle(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not within 5 s: {what}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_readers_share_one_fetch() {
+    let (faults, store) = counted(config("lz4"));
+    let slice = put(&store, 1, &sample(60_000)).await;
+    faults.fail_always(Some((Verb::Get, Fault::Latency(Duration::from_millis(20)))));
+    let reads = (0..100).map(|n| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { get(&store, slice, n * 500, 500).await })
+    });
+    for (n, read) in join_all(reads.collect::<Vec<_>>()).await.into_iter().enumerate() {
+        assert_eq!(read.expect("read"), sample(60_000)[n * 500..(n + 1) * 500]);
+    }
+    assert_eq!(faults.counts.get.load(Relaxed), 1);
+    assert_eq!(store.budget().used_bytes(), 0, "what is cached is not charged to the budget");
+}
+
+#[tokio::test]
+async fn a_reader_that_gives_up_stops_nobody() {
+    let (faults, store) = counted(config("none"));
+    let slice = put(&store, 1, &sample(60_000)).await;
+    faults.fail_next(Verb::Get, Fault::Latency(Duration::from_millis(50)));
+    let given_up = tokio::time::timeout(Duration::from_millis(5), get(&store, slice, 0, 10)).await;
+    assert!(given_up.is_err());
+    assert_eq!(get(&store, slice, 0, 10).await, sample(10));
+    assert_eq!(faults.counts.get.load(Relaxed), 1, "the fetch went on");
+}
+
+#[tokio::test]
+async fn random_reads_fetch_what_they_ask_until_reuse_shows() {
+    let (faults, store) = counted(large_blocks(CachePlace::Memory));
+    let data = sample(4 << 20);
+    let slice = put(&store, 1, &data).await;
+    for n in 1..3 {
+        let off = n * MIB;
+        assert_eq!(get(&store, slice, off, 4096).await, data[off as usize..off as usize + 4096]);
+        assert_eq!(faults.counts.get_bytes.load(Relaxed), u64::from(n) * 4096);
+    }
+    // The third read of the same block brings all of it.
+    get(&store, slice, 0, 4096).await;
+    settle("the block", || faults.counts.get_bytes.load(Relaxed) == 3 * 4096 + (4 << 20)).await;
+    settle("kept", || store.stats().cached_bytes == 4 << 20).await;
+    let gets = faults.counts.get.load(Relaxed);
+    assert_eq!(get(&store, slice, 3 * MIB + 5, MIB - 5).await, data[3 * MIB as usize + 5..]);
+    assert_eq!(faults.counts.get.load(Relaxed), gets);
+}
+
+#[tokio::test]
+async fn sequential_reads_fetch_whole_blocks_once() {
+    let (faults, store) = counted(large_blocks(CachePlace::None));
+    let data = sample(6 << 20);
+    let slice = put(&store, 1, &data).await;
+    for at in (0..6 * MIB).step_by(128 << 10) {
+        let got = store.read(slice, at, 128 << 10, ReadPurpose::Sequential).await.expect("read");
+        assert_eq!(got.concat(), data[at as usize..at as usize + (128 << 10)]);
+    }
+    assert_eq!(faults.counts.get.load(Relaxed), 2);
+    assert_eq!(store.budget().used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn reading_once_keeps_nothing_and_holds_its_memory() {
+    let (_, store) = counted(large_blocks(CachePlace::Memory));
+    let slice = put(&store, 1, &sample(4 << 20)).await;
+    let got = store.read(slice, 0, 4 * MIB, ReadPurpose::Once).await.expect("read");
+    assert_eq!(store.budget().used_bytes(), 4 << 20);
+    assert_eq!(store.stats().cached_blocks, 0);
+    let part = got[0].slice(5..6);
+    drop(got);
+    assert_eq!(store.budget().used_bytes(), 4 << 20, "as long as any of it lives");
+    drop(part);
+    assert_eq!(store.budget().used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn read_ahead_gives_way_and_prefetch_does_not_wait() {
+    let (faults, store) = counted(large_blocks(CachePlace::Memory));
+    let slice = put(&store, 1, &sample(8 << 20)).await;
+    let all = store.budget().acquire(store.budget().cap_bytes()).await;
+    store.prefetch(slice, 0, 8 * MIB);
+    let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead);
+    assert!(tokio::time::timeout(Duration::from_millis(30), ahead).await.is_err());
+    assert_eq!(faults.counts.get.load(Relaxed), 0);
+    drop(all);
+    let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead).await.expect("read");
+    assert_eq!(ahead.concat(), sample(8 << 20)[..MIB as usize]);
+    store.prefetch(slice, 0, u32::MAX);
+    settle("both blocks", || store.stats().cached_blocks == 2).await;
+    assert_eq!(faults.counts.get.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn fill_evict_and_presence() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut config = large_blocks(CachePlace::Disk(vec![root.path().to_owned()]));
+    config.cache.keep_written = KeepWritten::Short;
+    let (_, store) = counted(config);
+    let (short, full) = (put(&store, 1, &sample(1024)).await, put(&store, 2, &sample(4 << 20)).await);
+    settle("the short one", || store.stats().cached_blocks == 1).await;
+    assert_eq!(store.stats().cached_bytes, 1024);
+    for slice in [short, full] {
+        store.fill(slice).await.expect("filled");
+    }
+    settle("both", || store.stats().cached_blocks == 2).await;
+    assert_eq!(store.presence(full).await, CachePresence { cached_bytes: 4 << 20, missing_bytes: 0 });
+    store.evict(full).await;
+    assert_eq!(store.stats().cached_blocks, 1);
+    assert_eq!(store.presence(full).await, CachePresence { cached_bytes: 0, missing_bytes: 4 << 20 });
+    assert_eq!(store.presence(short).await, CachePresence { cached_bytes: 1024, missing_bytes: 0 });
+    store.remove(short).await.expect("removed");
+    assert_eq!(store.stats().cached_blocks, 0);
+    assert_eq!(store.budget().used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_damaged_cache_file_is_fetched_again() {
+    let root = tempfile::tempdir().expect("a directory");
+    let config = large_blocks(CachePlace::Disk(vec![root.path().to_owned()]));
+    let faults = FaultStore::new(mem(), 1);
+    let storage = || Arc::clone(&faults) as Arc<dyn ObjectStorage>;
+    let data = sample(1 << 20);
+    let store = Store::open(config.clone(), storage());
+    let slice = put(&store, 1, &data).await;
+    store.fill(slice).await.expect("filled");
+    store.shutdown().await;
+    let path = root.path().join("raw/chunks/0/0/1_0_1048576");
+    for at in [0, 500_000, (1 << 20) - 1, (1 << 20) + 3] {
+        let mut bytes = std::fs::read(&path).expect("a cache file");
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).expect("damaged");
+        let store = Store::open(config.clone(), storage());
+        let gets = faults.counts.get.load(Relaxed);
+        assert_eq!(get(&store, slice, 0, 1 << 20).await, data, "byte {at}");
+        assert_eq!(faults.counts.get.load(Relaxed), gets + 1);
+        store.shutdown().await;
+        assert_eq!(std::fs::read(&path).expect("a cache file")[..data.len()], data, "the cache has mended itself");
+    }
+}
+
+#[tokio::test]
+async fn cached_reads_need_no_runtime() {
+    let root = tempfile::tempdir().expect("a directory");
+    let store = Store::open(large_blocks(CachePlace::Disk(vec![root.path().to_owned()])), mem());
+    let data = sample(1 << 20);
+    let slice = put(&store, 1, &data).await;
+    store.fill(slice).await.expect("filled");
+    store.shutdown().await;
+    let reader = Arc::clone(&store);
+    // A plain thread, as one that serves the kernel: one poll answers.
+    let thread = std::thread::spawn(move || {
+        let mut read = reader.read(slice, 300_000, 4096, ReadPurpose::Random);
+        match read.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => done.expect("read").concat(),
+            Poll::Pending => panic!("a cached read waits"),
+        }
+    });
+    assert_eq!(thread.join().expect("no panic"), data[300_000..304_096]);
+}
