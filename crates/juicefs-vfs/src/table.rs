@@ -2,20 +2,21 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use juicefs_core::{Attr, Ino, Timestamp};
+use juicefs_core::{Attr, Ino};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{ahead::Ahead, context::Context, dir::DirHandle, file::File, internal::InternalHandle, stamps::Moment};
 
 const SHARDS: usize = 64;
 /// Closed files whose state at the last open is remembered, at least.
-const REMEMBERED: usize = 1 << 15;
+const REMEMBERED: usize = 1 << 14;
 
 struct Slot {
     file: Arc<File>,
@@ -81,25 +82,27 @@ impl FileTable {
 /// What a file looked like when it was opened last: decides whether the kernel may keep its pages.
 #[derive(Default)]
 pub(crate) struct LastOpens {
-    maps: Mutex<(HashMap<Ino, Look>, HashMap<Ino, Look>)>,
+    looks: Mutex<Generations>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Look {
-    mtime: Timestamp,
-    ctime: Timestamp,
-    length: u64,
+/// Looks by inode; when the younger map is full it becomes the older one, and what was there is forgotten.
+#[derive(Default)]
+struct Generations {
+    younger: HashMap<Ino, u64>,
+    older: HashMap<Ino, u64>,
 }
 
 impl LastOpens {
     /// Notes an open and tells whether the file looks as it did at the last one.
     pub(crate) fn unchanged(&self, ino: Ino, attr: &Attr) -> bool {
-        let look = Look { mtime: attr.mtime, ctime: attr.ctime, length: attr.length };
-        let mut maps = self.maps.lock();
-        if maps.0.len() >= REMEMBERED {
-            maps.1 = std::mem::take(&mut maps.0);
+        let mut hasher = DefaultHasher::new();
+        (attr.mtime, attr.ctime, attr.length).hash(&mut hasher);
+        let look = hasher.finish();
+        let mut looks = self.looks.lock();
+        if looks.younger.len() >= REMEMBERED {
+            looks.older = std::mem::take(&mut looks.younger);
         }
-        let before = maps.0.insert(ino, look).or_else(|| maps.1.get(&ino).copied());
+        let before = looks.younger.insert(ino, look).or_else(|| looks.older.get(&ino).copied());
         before == Some(look)
     }
 }

@@ -221,26 +221,26 @@ impl Vfs {
     /// EBADF for an unknown handle, and the error of a write that was lost.
     pub async fn flush(&self, cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> Answer<()> {
         let begun = Instant::now();
-        let answer = self.sync_handle(ino, fh).await;
+        let answer = match self.handles.get(ino, fh) {
+            Some(Handle::File(handle)) if handle.write => handle.file.flush().await,
+            Some(_) => Ok(()),
+            None => Err(Errno::EBADF),
+        };
         self.done(Op::Flush, begun, cx, &answer, |line| write!(line, "({ino},{fh},{lock_owner:016X})"));
         answer
     }
 
-    /// For fsync(2) and fdatasync(2): as `flush`.
+    /// For fsync(2) and fdatasync(2): as `flush`, and through a read-only handle too, for it is the file that is synced.
     pub async fn fsync(&self, cx: &Caller, ino: Ino, fh: u64, datasync: bool) -> Answer<()> {
         let begun = Instant::now();
-        let answer = self.sync_handle(ino, fh).await;
+        let answer = match self.handles.get(ino, fh) {
+            Some(Handle::File(handle)) => handle.file.flush().await,
+            Some(_) => Ok(()),
+            None => Err(Errno::EBADF),
+        };
         let datasync = u8::from(datasync);
         self.done(Op::Fsync, begun, cx, &answer, |line| write!(line, "({ino},{datasync})"));
         answer
-    }
-
-    async fn sync_handle(&self, ino: Ino, fh: u64) -> Answer<()> {
-        match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) if handle.write => handle.file.flush().await,
-            Some(_) => Ok(()),
-            None => Err(Errno::EBADF),
-        }
     }
 
     /// Ends a handle: commits what is dirty, closes the file and, when it was removed meanwhile, frees its data.

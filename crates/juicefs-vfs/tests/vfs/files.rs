@@ -43,6 +43,18 @@ async fn reads_see_writes_and_lengths_at_once() {
 }
 
 #[tokio::test]
+async fn fsync_through_any_handle_makes_the_file_durable() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, b"data").await.expect("write");
+    let reader = m.open(ino, libc::O_RDONLY).await.fh;
+    assert_eq!(m.flush(ino, reader).await, Ok(()));
+    assert_eq!(m.meta.calls("write_slice"), 0);
+    assert_eq!(m.vfs.fsync(&m.cx, ino, reader, true).await, Ok(()));
+    assert_eq!(m.meta.calls("write_slice"), 1);
+}
+
+#[tokio::test]
 async fn a_read_elsewhere_leaves_dirty_data_alone() {
     let m = Mount::new();
     let (ino, fh) = m.create("a").await;
