@@ -6,6 +6,7 @@
 //! * `options`: the URL; `connection`: opening, what the database has, error codes.
 //! * `fetch` and `apply`: records from rows, effects to rows, on any connection.
 //! * `readers`: connections that read. `writer`: the one that writes, and how queued jobs share its transactions.
+//! * `log_file`: writes a commit to the log with one call.
 //! * `checkpoint`: moves what was committed from the log into the database file, away from the commits.
 
 mod apply;
@@ -13,6 +14,7 @@ mod checkpoint;
 mod connection;
 mod fetch;
 mod jobs;
+mod log_file;
 mod options;
 mod readers;
 mod writer;

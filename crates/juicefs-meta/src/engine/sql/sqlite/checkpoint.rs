@@ -163,9 +163,12 @@ impl Work {
             if std::mem::take(&mut called.by_length) {
                 return Call::Length;
             }
-            self.gauge.asleep.store(true, Ordering::SeqCst);
             if self.gauge.commits.load(Ordering::SeqCst) == self.settled {
-                self.gauge.wake.wait(&mut called);
+                // Only a thread that waits without limit is told of a commit.
+                self.gauge.asleep.store(true, Ordering::SeqCst);
+                if self.gauge.commits.load(Ordering::SeqCst) == self.settled {
+                    self.gauge.wake.wait(&mut called);
+                }
                 continue;
             }
             let slept = self.gauge.wake.wait_for(&mut called, IDLE);

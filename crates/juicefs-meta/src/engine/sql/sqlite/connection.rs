@@ -1,6 +1,7 @@
 //! Opening a database, finding out what it has, and what its errors mean.
 
 use std::{
+    ffi::CStr,
     path::Path,
     sync::{
         Arc,
@@ -14,9 +15,10 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
 };
 use parking_lot::RwLock;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, Params, Row, types::ValueRef};
 
-use super::options::Options;
+use super::{log_file, options::Options};
 use crate::layout::sql::{Schema, Statement, Statements, Table};
 
 /// Pages that a reading connection keeps. Every foreign commit empties it, so more would only cost memory.
@@ -64,6 +66,11 @@ impl From<rusqlite::Error> for Fault {
             ErrorCode::DiskFull => MetaError::Posix(Errno::ENOSPC),
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => MetaError::Posix(Errno::EROFS),
             ErrorCode::OutOfMemory => MetaError::Posix(Errno::ENOMEM),
+            ErrorCode::CannotOpen => MetaError::Setting(
+                "SQLite cannot open the database, or the -wal and -shm files beside it, which readers write too; \
+                 if nobody writes, add ?immutable=1"
+                    .to_owned(),
+            ),
             ErrorCode::NotADatabase => MetaError::Setting("the file is not a SQLite database".to_owned()),
             ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation => corrupt(error.to_string()),
             _ => MetaError::Unavailable(error.to_string()),
@@ -213,9 +220,18 @@ impl Database {
         MetaError::Setting(format!("the database {} is not formatted", self.options.path.display()))
     }
 
-    fn open(&self, flags: OpenFlags) -> Result<Connection, Fault> {
+    fn open(&self, flags: OpenFlags, vfs: Option<&CStr>) -> Result<Connection, Fault> {
         let path = &self.options.path;
-        let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| {
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = if self.options.immutable {
+            let escaped = percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
+            Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI)
+        } else if let Some(vfs) = vfs {
+            Connection::open_with_flags_and_vfs(path, flags, vfs)
+        } else {
+            Connection::open_with_flags(path, flags)
+        };
+        let conn = opened.map_err(|error| {
             let sentence = format!("cannot open the database {}: {error}", path.display());
             match Fault::from(error) {
                 Fault::Busy => Fault::Busy,
@@ -234,7 +250,7 @@ impl Database {
         // A reader also recovers the log after a crash, for which it must write, if it may.
         let access =
             if self.options.read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
-        let conn = self.open(access)?;
+        let conn = self.open(access, None)?;
         conn.busy_timeout(self.options.busy_timeout)?;
         conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         self.link(conn)
@@ -249,7 +265,9 @@ impl Database {
             return Err(Fault::Store(self.unformatted()));
         }
         let create = if create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
-        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
+        let gathers = self.options.journal == "WAL" && self.options.synchronous == "NORMAL";
+        let vfs = if gathers { log_file::vfs() } else { None };
+        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | create, vfs)?;
         conn.busy_timeout(Duration::ZERO)?;
         if conn.is_readonly(rusqlite::MAIN_DB)? {
             return Err(Fault::Store(MetaError::Setting(format!(
@@ -258,14 +276,20 @@ impl Database {
             ))));
         }
         conn.pragma_update(None, "journal_mode", &self.options.journal)?;
-        conn.pragma_update(None, "synchronous", &self.options.synchronous)?;
+        if vfs.is_some() {
+            // Commits announce themselves to the log, which syncs no more than NORMAL does.
+            conn.pragma_update(None, "synchronous", "FULL")?;
+            conn.pragma_update(None, "checkpoint_fullfsync", true)?;
+        } else {
+            conn.pragma_update(None, "synchronous", &self.options.synchronous)?;
+        }
         conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         self.link(conn)
     }
 
     /// The connection that copies the log.
     pub(super) fn open_checkpointer(&self) -> Result<Link, Fault> {
-        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE, None)?;
         conn.busy_timeout(Duration::ZERO)?;
         conn.pragma_update(None, "synchronous", &self.options.synchronous)?;
         self.link(conn)

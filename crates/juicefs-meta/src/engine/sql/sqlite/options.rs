@@ -21,6 +21,8 @@ pub(super) struct Options {
     pub lock_deadline: Duration,
     /// Nothing is written.
     pub read_only: bool,
+    /// Nobody writes, by the word of the user: the file is read without locks and without files beside it.
+    pub immutable: bool,
     /// Most connections that read at once.
     pub max_readers: usize,
 }
@@ -48,7 +50,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "_secure_delete",
     "_case_sensitive_like",
     "_cslike",
-    "immutable",
 ];
 
 fn refuse(sentence: String) -> MetaError {
@@ -75,6 +76,7 @@ impl Options {
             busy_timeout: Duration::from_millis(5000),
             lock_deadline: Duration::ZERO,
             read_only: false,
+            immutable: false,
             max_readers: DEFAULT_READERS,
         };
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -123,6 +125,10 @@ impl Options {
                 "rw" | "rwc" => {}
                 _ => return Err(bad("ro, rw or rwc")),
             },
+            "immutable" => {
+                self.immutable = matches!(value, "1" | "true" | "yes" | "on");
+                self.read_only |= self.immutable;
+            }
             "_locking" | "_locking_mode" if upper == "NORMAL" => {}
             "_locking" | "_locking_mode" => return Err(bad("NORMAL: other clients use the file at the same time")),
             _ if WITHOUT_EFFECT.contains(&key) => {}

@@ -136,6 +136,29 @@ fn what_is_no_database_is_refused() {
 }
 
 #[test]
+fn an_immutable_file_is_read_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("odd %20?name.db");
+    let plain = Options { path: path.clone(), ..Options::parse("x").expect("valid") };
+    {
+        let database = Arc::new(Database::new(plain.clone()).expect("a directory"));
+        let writer = WriterQueue::new(Arc::clone(&database)).expect("threads");
+        wait(writer.change_tables(Database::prepare, true)).expect("prepared");
+        wait(writer.run(TestJob::write(create(2, "a")))).expect("ran");
+        wait(writer.close());
+    }
+    let frozen = Options { immutable: true, read_only: true, ..plain };
+    let database = Arc::new(Database::new(frozen).expect("a directory"));
+    let read = wait(Readers::new(Arc::clone(&database)).read(|link| fetch::snapshot(link, &[Key::Node(Ino(2))])));
+    assert!(read.expect("read").node(Ino(2)).is_some());
+    let writer = WriterQueue::new(database).expect("threads");
+    let error = wait(writer.run(TestJob::write(create(3, "b")))).map(drop).expect_err("read only");
+    assert!(matches!(error, MetaError::Posix(Errno::EROFS)));
+    let files = std::fs::read_dir(dir.path()).expect("listed").count();
+    assert_eq!(files, 1);
+}
+
+#[test]
 fn volumes_with_other_prefixes_do_not_meet() {
     let (dir, one) = fresh();
     let two = engine_at(&dir.path().join("meta.db"), "?table_prefix=two");

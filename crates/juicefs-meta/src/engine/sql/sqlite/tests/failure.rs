@@ -143,3 +143,67 @@ fn killed_processes_lose_nothing_acknowledged() {
     let count = i64::try_from(page.entries.len()).expect("small");
     assert_eq!(get(&engine, Key::Counter(Counter::TotalInodes)), Some(Value::Counter(count)));
 }
+
+/// A log is looked at by others, and after a crash by a process that knows nothing but the files.
+#[test]
+fn every_commit_is_whole_in_the_files() {
+    let (dir, engine) = fresh();
+    let other = rusqlite::Connection::open(dir.path().join("meta.db")).expect("a second client");
+    let copies = tempfile::tempdir().expect("a directory");
+    // From less than a block to more than the connection's cache holds, so that pages go out before the commit.
+    for (ino, bytes) in [(2, 1), (3, 3000), (4, 300_000), (5, 20_000_000), (6, 10), (7, 10)] {
+        let value = Bytes::from(vec![u8::try_from(ino).expect("small"); bytes]);
+        let mut list = create(ino, &format!("f{ino}"));
+        list.push(Effect::PutXattr(Ino(ino), "user.value".into(), value.clone()));
+        if bytes > 10_000_000 {
+            // Pages that already went out change again.
+            list.extend((0..200).map(|n| Effect::PutXattr(Ino(n), "user.more".into(), value.slice(..50_000))));
+            list.extend((0..200).map(|n| Effect::PutXattr(Ino(n), "user.more".into(), value.slice(..n as usize))));
+        }
+        apply(&engine, list).expect("applied");
+        let files: Vec<_> =
+            ["meta.db", "meta.db-wal"].map(|name| (dir.path().join(name), copies.path().join(name))).into();
+        for (from, to) in &files {
+            std::fs::copy(from, to).expect("copied");
+        }
+        let crashed = rusqlite::Connection::open(&files[0].1).expect("opened");
+        for conn in [&other, &crashed] {
+            let check: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
+            assert_eq!(check, "ok", "after {bytes} bytes");
+            let query = "SELECT value FROM jfs_xattr WHERE inode=?1 AND name='user.value'";
+            let found: Vec<u8> = conn.query_row(query, [ino.cast_signed()], |row| row.get(0)).expect("there");
+            assert!(found == value, "after {bytes} bytes");
+        }
+        drop(crashed);
+        std::fs::remove_file(copies.path().join("meta.db-shm")).ok();
+    }
+    // The other way round: what another client appends to the same log.
+    for n in 0..20 {
+        other.execute("INSERT INTO jfs_counter VALUES (?1, 1)", [format!("other{n}")]).expect("written");
+        apply(&engine, create(100 + n, &format!("g{n}"))).expect("applied");
+    }
+    let check: String = other.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
+    assert_eq!(check, "ok");
+    assert_eq!(wait(engine.readdir(Ino(1), None, true, 100)).expect("listed").entries.len(), 26);
+}
+
+#[test]
+fn commits_sync_as_the_go_driver_does() {
+    let (_dir, engine) = fresh();
+    engine.writer.with_connection(|conn| {
+        let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("read");
+        assert_eq!((pragma("synchronous"), pragma("checkpoint_fullfsync")), (2, 1));
+        let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("read");
+        assert_eq!(mode, "wal");
+    });
+    for (options, value) in [("?_sync=FULL", 2), ("?_sync=OFF", 0), ("?_journal=DELETE", 1)] {
+        let (_dir, engine) = fresh_with(options);
+        apply(&engine, create(2, "a")).expect("applied");
+        engine.writer.with_connection(|conn| {
+            let sync: i64 = conn.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("read");
+            let marked: i64 = conn.pragma_query_value(None, "checkpoint_fullfsync", |row| row.get(0)).expect("read");
+            assert_eq!((sync, marked), (value, 0), "{options}");
+        });
+        assert!(get(&engine, Key::Node(Ino(2))).is_some());
+    }
+}
