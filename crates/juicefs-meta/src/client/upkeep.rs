@@ -1,6 +1,6 @@
 //! Sessions, counters, and the deletion of what nothing refers to.
 
-use std::{sync::Arc, sync::atomic::Ordering};
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -11,11 +11,11 @@ use juicefs_core::{
     meta::{Freed, Job, SessionInfo},
 };
 
-use super::{Client, setting};
+use super::{Client, setting, usage::TellUsage};
 use crate::{
     engine::Scan,
     ops::{
-        counter::{AddUsage, SetIfOlder},
+        counter::SetIfOlder,
         file_data::DropChunk,
         session::{EndSession, NewSession, Refresh},
         slices::{ForgetSlice, ReleaseDelayed},
@@ -71,6 +71,13 @@ impl Client {
     }
 
     pub(super) async fn beat(&self) -> MetaResult<()> {
+        // The setting first: nothing may be written to a volume that is gone or another one.
+        let format = setting::load(self.engine.as_ref()).await?.ok_or_else(setting::unformatted)?;
+        let old = self.setting();
+        setting::check_same_volume(&old, &format)?;
+        if *old != format {
+            *self.format.write() = Arc::new(format);
+        }
         let sid = self.sid();
         if sid.0 != 0 && !self.config.read_only {
             let info = self.session_info.lock().clone();
@@ -81,12 +88,6 @@ impl Client {
                     "the session had been cleaned up by another client; it is registered again"
                 );
             }
-        }
-        let format = setting::load(self.engine.as_ref()).await?.ok_or_else(setting::unformatted)?;
-        let old = self.setting();
-        setting::check_same_volume(&old, &format)?;
-        if *old != format {
-            *self.format.write() = Arc::new(format);
         }
         self.load_usage().await
     }
@@ -99,8 +100,7 @@ impl Client {
             let _turn = self.counters.lock().await;
             let delta = self.books.usage.pending();
             if delta != Usage::default() {
-                self.run(AddUsage { delta }).await?;
-                self.books.usage.told(delta);
+                self.run(TellUsage { delta, books: Arc::clone(&self.books) }).await?;
             }
         }
         self.books.dir_stats.flush(self.engine.as_ref()).await

@@ -3,10 +3,16 @@
 //! The stored counters lag: each client adds what it used once a second. Within one client the limits are exact: an
 //! operation reserves what it may need before, and what it did use is settled after.
 
+use std::sync::Arc;
+
 use juicefs_core::{errno::Errno, format::Format};
 use parking_lot::Mutex;
 
-use crate::txn::Usage;
+use super::run::Books;
+use crate::{
+    record::{Counter, Key},
+    txn::{Applied, Decision, Effect, Effects, Operation, ReadSet, Usage},
+};
 
 /// The books of one client.
 #[derive(Debug, Default)]
@@ -20,7 +26,7 @@ struct State {
     stored: Usage,
     /// Done here and not yet told to the engine.
     pending: Usage,
-    /// Of `pending`, what is being told right now.
+    /// Put aside for operations under way.
     reserved: Usage,
 }
 
@@ -83,6 +89,37 @@ impl UsageBook {
     pub(super) fn seen(&self) -> Usage {
         let seen = self.state.lock().seen();
         Usage { space: seen.space.max(0), inodes: seen.inodes.max(0) }
+    }
+}
+
+/// Adds what this client has used to the counters of the volume. That they were told is booked when it is applied, even
+/// if nobody waits for it any more: what is told twice is counted twice.
+#[derive(Debug)]
+pub(super) struct TellUsage {
+    pub(super) delta: Usage,
+    pub(super) books: Arc<Books>,
+}
+
+impl Operation for TellUsage {
+    type Reply = ();
+    const NAME: &'static str = "tell_usage";
+
+    fn keys(&self) -> Vec<Key> {
+        Vec::new()
+    }
+
+    fn decide(&self, _read: &ReadSet) -> Decision<()> {
+        let mut effects = Effects::none();
+        for (counter, delta) in [(Counter::UsedSpace, self.delta.space), (Counter::TotalInodes, self.delta.inodes)] {
+            if delta != 0 {
+                effects.push(Effect::AddCounter(counter, delta));
+            }
+        }
+        Decision::Done((), effects)
+    }
+
+    fn finish(&self, (): (), _applied: &Applied) {
+        self.books.usage.told(self.delta);
     }
 }
 

@@ -1,9 +1,9 @@
-//! Counters that operations share: usage, and whose turn a background job is (format: metadata.md §6.15).
+//! Whose turn a background job is (format: metadata.md §6.15).
 
 use super::{Verdict, decision};
 use crate::{
     record::{Counter, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet, Usage},
+    txn::{Decision, Effect, Effects, Operation, ReadSet},
 };
 
 /// Sets a time counter to `now` unless it is younger than `interval`; whether it was set.
@@ -35,31 +35,6 @@ impl SetIfOlder {
             effects.push(Effect::SetCounter(self.counter, self.now_secs));
         }
         Ok((due, effects))
-    }
-}
-
-/// Adds what a client has used to the counters of the volume.
-#[derive(Debug)]
-pub(crate) struct AddUsage {
-    pub(crate) delta: Usage,
-}
-
-impl Operation for AddUsage {
-    type Reply = ();
-    const NAME: &'static str = "add_usage";
-
-    fn keys(&self) -> Vec<Key> {
-        Vec::new()
-    }
-
-    fn decide(&self, _read: &ReadSet) -> Decision<()> {
-        let mut effects = Effects::none();
-        for (counter, delta) in [(Counter::UsedSpace, self.delta.space), (Counter::TotalInodes, self.delta.inodes)] {
-            if delta != 0 {
-                effects.push(Effect::AddCounter(counter, delta));
-            }
-        }
-        Decision::Done((), effects)
     }
 }
 

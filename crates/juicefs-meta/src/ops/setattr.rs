@@ -249,6 +249,8 @@ mod tests {
         let dir = Attr { kind: juicefs_core::FileType::Directory, ..file(0o6755) };
         assert_eq!(outcome(root, dir, chown.clone()).map(|a| a.mode), Ok(0o6755));
         assert_eq!(outcome(user(1), file(0o644), chown), Err(Errno::EPERM));
+        let own_group = SetAttr { gid: Some(1), ..SetAttr::default() };
+        assert_eq!(outcome(user(1), file(0o6744), own_group).map(|a| a.mode), Ok(0o744));
     }
 
     #[test]

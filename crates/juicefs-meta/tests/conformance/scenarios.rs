@@ -1,1 +1,10 @@
+//! Known outcomes, on every engine.
 
+mod compaction;
+mod content;
+mod limits;
+mod names;
+mod nodes;
+mod sessions;
+mod setting;
+mod trash;
