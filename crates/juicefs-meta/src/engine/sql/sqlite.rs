@@ -3,7 +3,7 @@
 //! One connection writes, several read beside it; both are driven on the calling thread where that is possible, because
 //! a statement is cheaper than a hop to another thread (`docs/adr/0002-driving-sqlite.md`).
 //!
-//! * `options`: the URL; `connection`: opening, what the database has, error codes.
+//! * `options`: the URL; `connection`: opening, what the database has; `link`: statements, columns, error codes.
 //! * `fetch` and `apply`: records from rows, effects to rows, on any connection.
 //! * `readers`: connections that read. `writer`: the one that writes, and how queued jobs share its transactions.
 //! * `log_file`: writes a commit to the log with one call.
@@ -14,6 +14,7 @@ mod checkpoint;
 mod connection;
 mod fetch;
 mod jobs;
+mod link;
 mod log_file;
 mod options;
 mod readers;

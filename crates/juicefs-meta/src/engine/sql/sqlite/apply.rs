@@ -8,8 +8,8 @@ use juicefs_core::{
 use rusqlite::params;
 
 use super::{
-    connection::{Fault, Link, int},
     fetch::text,
+    link::{Fault, Link, int},
 };
 use crate::{
     layout::{

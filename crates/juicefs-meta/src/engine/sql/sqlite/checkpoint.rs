@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ffi};
 
 use super::{
-    connection::{Fault, Link},
+    link::{Fault, Link},
     writer::Shared,
 };
 
@@ -181,20 +181,20 @@ impl Work {
         }
     }
 
-    /// Copies what the log has, without anybody waiting; past the limit, with jobs held back for the rest.
+    /// Copies what the log has, without anybody waiting; past the limit, with jobs held back for the rest. The next call
+    /// comes some pages later, or when the log has started over.
     fn copy(&mut self) -> Result<(), Fault> {
-        let (length, copied) = self.checkpoint("PASSIVE")?;
-        let mut next = length.saturating_add(STEP_PAGES);
-        let whole = copied == length && self.gauge.pages.load(Ordering::Relaxed) == length;
-        if !whole && length >= LIMIT_PAGES {
-            let shared = Arc::clone(&self.shared);
-            if let Some(outcome) = shared.paused(|| self.checkpoint("PASSIVE")) {
-                let (length, copied) = outcome?;
-                next = if copied == length { STEP_PAGES } else { length.saturating_add(STEP_PAGES) };
+        let outcome = self.checkpoint("PASSIVE").and_then(|(length, copied)| {
+            let whole = copied == length && self.gauge.pages.load(Ordering::Relaxed) == length;
+            if !whole && length >= LIMIT_PAGES {
+                let shared = Arc::clone(&self.shared);
+                shared.paused(|| self.checkpoint("PASSIVE")).transpose()?;
             }
-        }
+            Ok(())
+        });
+        let next = self.gauge.pages.load(Ordering::Relaxed).saturating_add(STEP_PAGES);
         self.gauge.call_at.store(next, Ordering::Relaxed);
-        Ok(())
+        outcome
     }
 
     /// Copies everything and cuts a log that has grown large.

@@ -1,10 +1,10 @@
-//! Opening a database, finding out what it has, and what its errors mean.
+//! Opening a database and finding out what it has.
 
 use std::{
     ffi::CStr,
     path::Path,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,10 +16,14 @@ use juicefs_core::{
 };
 use parking_lot::RwLock;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
-use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, Params, Row, types::ValueRef};
+use rusqlite::{Connection, OpenFlags};
 
-use super::{log_file, options::Options};
-use crate::layout::sql::{Schema, Statement, Statements, Table};
+use super::{
+    link::{Fault, Link, bytes},
+    log_file,
+    options::Options,
+};
+use crate::layout::sql::{Schema, Statements, Table};
 
 /// Pages that a reading connection keeps. Every foreign commit empties it, so more would only cost memory.
 const READER_CACHE_KIB: i32 = 512;
@@ -28,145 +32,10 @@ const WRITER_CACHE_KIB: i32 = 8 << 10;
 /// Prepared statements kept per connection: all there are.
 const STATEMENT_CACHE: usize = 96;
 
-/// Why something on a connection did not work.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// Another connection holds the lock.
-    Busy,
-    /// A row does not decode. The transaction is as it was.
-    Record(MetaError),
-    /// SQLite failed. The transaction may be gone.
-    Store(MetaError),
-}
-
-impl Fault {
-    /// The error for a caller who does not retry.
-    pub(super) fn into_error(self) -> MetaError {
-        match self {
-            Self::Busy => MetaError::Unavailable("the database is locked by another client".to_owned()),
-            Self::Record(error) | Self::Store(error) => error,
-        }
-    }
-}
-
-impl From<MetaError> for Fault {
-    fn from(error: MetaError) -> Self {
-        Self::Record(error)
-    }
-}
-
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Self {
-        let corrupt = |why: String| MetaError::Corrupt { what: "database".to_owned(), why };
-        let Some(code) = error.sqlite_error_code() else {
-            return Self::Store(corrupt(error.to_string()));
-        };
-        Self::Store(match code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => return Self::Busy,
-            ErrorCode::DiskFull => MetaError::Posix(Errno::ENOSPC),
-            ErrorCode::ReadOnly | ErrorCode::PermissionDenied => MetaError::Posix(Errno::EROFS),
-            ErrorCode::OutOfMemory => MetaError::Posix(Errno::ENOMEM),
-            ErrorCode::CannotOpen => MetaError::Setting(
-                "SQLite cannot open the database, or the -wal and -shm files beside it, which readers write too; \
-                 if nobody writes, add ?immutable=1"
-                    .to_owned(),
-            ),
-            ErrorCode::NotADatabase => MetaError::Setting("the file is not a SQLite database".to_owned()),
-            ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation => corrupt(error.to_string()),
-            _ => MetaError::Unavailable(error.to_string()),
-        })
-    }
-}
-
-/// A connection and the statements that fit its database.
-pub(super) struct Link {
-    /// The connection.
-    pub conn: Connection,
-    /// Its statements.
-    pub statements: Arc<Statements>,
-    generation: u64,
-}
-
-impl Link {
-    /// A prepared statement.
-    pub(super) fn statement(&self, statement: Statement) -> Result<CachedStatement<'_>, Fault> {
-        Ok(self.conn.prepare_cached(self.statements.text(statement))?)
-    }
-
-    /// Runs a statement that returns no rows; the number of rows that it changed.
-    pub(super) fn execute(&self, statement: Statement, params: impl Params) -> Result<usize, Fault> {
-        Ok(self.statement(statement)?.execute(params)?)
-    }
-
-    /// Reads at most one row.
-    pub(super) fn one<T>(
-        &self,
-        statement: Statement,
-        params: impl Params,
-        read: impl FnOnce(&Row<'_>) -> Result<T, Fault>,
-    ) -> Result<Option<T>, Fault> {
-        let mut statement = self.statement(statement)?;
-        let mut rows = statement.query(params)?;
-        rows.next()?.map(read).transpose()
-    }
-
-    /// Reads all rows.
-    pub(super) fn all<T>(
-        &self,
-        statement: Statement,
-        params: impl Params,
-        mut read: impl FnMut(&Row<'_>) -> Result<T, Fault>,
-    ) -> Result<Vec<T>, Fault> {
-        let mut statement = self.statement(statement)?;
-        let mut rows = statement.query(params)?;
-        let mut out = Vec::new();
-        while let Some(row) = rows.next()? {
-            out.push(read(row)?);
-        }
-        Ok(out)
-    }
-
-    /// Runs one of the statements that frame a transaction.
-    pub(super) fn frame(&self, text: &'static str) -> Result<(), Fault> {
-        self.conn.prepare_cached(text)?.execute([])?;
-        Ok(())
-    }
-
-    /// Ends a transaction that must leave nothing, if SQLite has not done so on its own.
-    pub(super) fn rollback(&self) {
-        if !self.conn.is_autocommit()
-            && let Err(error) = self.frame("ROLLBACK")
-        {
-            tracing::error!(?error, "SQLite did not roll back");
-        }
-    }
-}
-
-/// An integer column; NULL reads as 0.
-pub(super) fn int(row: &Row<'_>, at: usize) -> Result<i64, Fault> {
-    match row.get_ref(at)? {
-        ValueRef::Integer(value) => Ok(value),
-        ValueRef::Null => Ok(0),
-        other => Err(wrong_type(at, other)),
-    }
-}
-
-/// A column of bytes; NULL reads as none. Appending in SQL makes text of bytes, so both are taken.
-pub(super) fn bytes<'row>(row: &'row Row<'_>, at: usize) -> Result<&'row [u8], Fault> {
-    match row.get_ref(at)? {
-        ValueRef::Blob(value) | ValueRef::Text(value) => Ok(value),
-        ValueRef::Null => Ok(&[]),
-        other => Err(wrong_type(at, other)),
-    }
-}
-
-fn wrong_type(at: usize, value: ValueRef<'_>) -> Fault {
-    let why = format!("column {at} is {}", value.data_type());
-    Fault::Record(MetaError::Corrupt { what: "row".to_owned(), why })
-}
-
+#[derive(Default)]
 struct Fitted {
     generation: u64,
+    schema_version: i64,
     statements: Option<Arc<Statements>>,
 }
 
@@ -196,8 +65,8 @@ impl Database {
         if path.is_dir() {
             return Err(MetaError::Setting(format!("{} is a directory, not a database file", path.display())));
         }
-        let fitted = RwLock::new(Fitted { generation: 0, statements: None });
-        Ok(Self { options, fitted, generation: AtomicU64::new(0) })
+        settle_process();
+        Ok(Self { options, fitted: RwLock::default(), generation: AtomicU64::new(0) })
     }
 
     /// The address as users write it.
@@ -296,35 +165,57 @@ impl Database {
     }
 
     fn link(&self, conn: Connection) -> Result<Link, Fault> {
-        let fitted = self.fitted.read();
-        if let Some(statements) = &fitted.statements {
-            return Ok(Link { conn, statements: Arc::clone(statements), generation: fitted.generation });
+        let statements = Arc::new(Statements::new(Schema::empty("")));
+        let mut link = Link { conn, statements, generation: 0, schema_version: 0 };
+        if !self.adopt(&mut link) {
+            self.refit(&mut link)?;
         }
-        drop(fitted);
-        let (generation, statements) = self.refit(&conn)?;
-        Ok(Link { conn, statements, generation })
+        Ok(link)
+    }
+
+    /// Takes the statements of the other connections; false when there are none.
+    fn adopt(&self, link: &mut Link) -> bool {
+        let fitted = self.fitted.read();
+        let Some(statements) = &fitted.statements else { return false };
+        link.statements = Arc::clone(statements);
+        (link.generation, link.schema_version) = (fitted.generation, fitted.schema_version);
+        true
     }
 
     /// Finds out anew what the database has, for this and all other connections.
-    fn refit(&self, conn: &Connection) -> Result<(u64, Arc<Statements>), Fault> {
-        let schema = inspect(conn, &self.options.table_prefix)?;
+    fn refit(&self, link: &mut Link) -> Result<(), Fault> {
+        let schema_version = schema_version(&link.conn)?;
+        let schema = inspect(&link.conn, &self.options.table_prefix)?;
         let statements = Arc::new(Statements::new(schema));
         let mut fitted = self.fitted.write();
-        fitted.generation += 1;
-        fitted.statements = Some(Arc::clone(&statements));
-        self.generation.store(fitted.generation, Ordering::Release);
-        Ok((fitted.generation, statements))
+        let generation = fitted.generation + 1;
+        *fitted = Fitted { generation, schema_version, statements: Some(Arc::clone(&statements)) };
+        self.generation.store(generation, Ordering::Release);
+        link.statements = statements;
+        (link.generation, link.schema_version) = (generation, schema_version);
+        Ok(())
     }
 
-    /// Refits after tables were made or removed on `link`.
-    fn changed(&self, link: &mut Link) -> Result<(), Fault> {
-        (link.generation, link.statements) = self.refit(&link.conn)?;
+    /// Has the next connection find out anew what the database has: another client may have removed the tables.
+    pub(super) fn forget(&self) {
+        self.fitted.write().statements = None;
+    }
+
+    /// Takes up what another connection found out since `link` was used last, and what another client added to the
+    /// tables as long as something is missing.
+    pub(super) fn refresh(&self, link: &mut Link) -> Result<(), Fault> {
+        if link.generation != self.generation.load(Ordering::Acquire) {
+            self.adopt(link);
+        }
+        if !link.statements.is_complete() && schema_version(&link.conn)? != link.schema_version {
+            self.refit(link)?;
+        }
         Ok(())
     }
 
     /// Checks that everything is there that writing needs.
     pub(super) fn ready(&self, link: &mut Link) -> Result<(), Fault> {
-        self.refresh(link);
+        self.refresh(link)?;
         if link.statements.is_complete() {
             return Ok(());
         }
@@ -337,7 +228,7 @@ impl Database {
 
     /// Makes what is missing of the tables.
     pub(super) fn prepare(&self, link: &mut Link) -> Result<(), Fault> {
-        self.changed(link)?;
+        self.refit(link)?;
         if link.statements.is_complete() {
             return Ok(());
         }
@@ -362,19 +253,25 @@ impl Database {
         let outcome = work();
         link.rollback();
         outcome?;
-        self.changed(link)
+        self.refit(link)
     }
+}
 
-    /// Takes up what another connection found out since `link` was used last.
-    pub(super) fn refresh(&self, link: &mut Link) {
-        if link.generation != self.generation.load(Ordering::Acquire) {
-            let fitted = self.fitted.read();
-            if let Some(statements) = &fitted.statements {
-                link.statements = Arc::clone(statements);
-                link.generation = fitted.generation;
-            }
+/// Settings of SQLite for the whole process, before it is used first.
+fn settle_process() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: no connection of this process exists yet; otherwise SQLite refuses, which does no harm. Statistics on
+        // memory cost a lock that all connections share.
+        unsafe {
+            rusqlite::ffi::sqlite3_config(rusqlite::ffi::SQLITE_CONFIG_MEMSTATUS, 0);
         }
-    }
+    });
+}
+
+fn schema_version(conn: &Connection) -> Result<i64, Fault> {
+    let mut pragma = conn.prepare_cached("PRAGMA schema_version")?;
+    Ok(pragma.query_row([], |row| row.get(0))?)
 }
 
 fn inspect(conn: &Connection, table_prefix: &str) -> Result<Schema, Fault> {

@@ -15,7 +15,7 @@ use rusqlite::{
     types::{ToSqlOutput, ValueRef},
 };
 
-use super::connection::{Fault, Link, bytes, int};
+use super::link::{Fault, Link, bytes, int};
 use crate::{
     engine::Scan,
     layout::{

@@ -28,7 +28,7 @@ pub(super) struct Options {
 }
 
 /// Connections that read at once unless `max_open_conns` says otherwise. A read holds one for microseconds.
-const DEFAULT_READERS: usize = 8;
+const DEFAULT_READERS: usize = 16;
 
 /// The write lock is waited for as long as this many statements would wait for it.
 const LOCK_TRIES: u32 = 6;

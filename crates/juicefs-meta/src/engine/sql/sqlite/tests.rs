@@ -457,3 +457,25 @@ fn damage_fails_the_job_that_meets_it() {
     apply(&engine, create(3, "b")).expect("others go on");
     assert_eq!(MetaError::Posix(Errno::ENOSPC).errno(), Errno::ENOSPC);
 }
+
+#[test]
+fn what_other_clients_do_to_the_tables_is_taken_up() {
+    let (dir, engine) = fresh();
+    let path = dir.path().join("meta.db");
+    let early = engine_at(&path, "?table_prefix=p");
+    assert_eq!(wait(early.load_setting()).expect("read"), None);
+    let late = engine_at(&path, "?table_prefix=p");
+    wait(late.prepare()).expect("prepared");
+    apply(&late, vec![Effect::PutSetting("{}".into())]).expect("applied");
+    assert_eq!(wait(early.load_setting()).expect("read"), Some("{}".into()));
+    apply(&early, create(2, "a")).expect("it has the tables now");
+
+    apply(&engine, vec![Effect::PutSetting("{}".into())]).expect("applied");
+    let destroyer = engine_at(&path, "");
+    wait(destroyer.reset()).expect("reset");
+    assert_eq!(wait(engine.load_setting()).expect("read"), None);
+    let error = apply(&engine, create(2, "a")).expect_err("there is no volume any more");
+    assert!(matches!(error, MetaError::Setting(_) | MetaError::Unavailable(_)), "{error}");
+    let error = apply(&engine, create(2, "a")).expect_err("there is no volume any more");
+    assert!(matches!(&error, MetaError::Setting(s) if s.contains("not formatted")), "{error}");
+}

@@ -9,6 +9,7 @@
 //! writer thread is on its way.
 
 mod transaction;
+mod turn;
 
 use std::{
     collections::VecDeque,
@@ -21,10 +22,14 @@ use juicefs_core::error::{MetaError, MetaResult};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use self::transaction::{Slot, Slots};
+use self::{
+    transaction::{Slot, Slots},
+    turn::{Progress, Turn},
+};
 use super::{
     checkpoint::{Checkpointer, LogGauge},
-    connection::{Database, Fault, Link},
+    connection::Database,
+    link::{Fault, Link},
 };
 use crate::txn::Job;
 
@@ -376,118 +381,5 @@ impl Shared {
             return None;
         }
         Some(Turn { shared: self, writer })
-    }
-}
-
-/// The right to use the connection; ends with the value.
-struct Turn<'shared> {
-    shared: &'shared Arc<Shared>,
-    writer: Option<Box<Writer>>,
-}
-
-enum Progress {
-    Made,
-    Busy,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if let Some(link) = self.writer.as_ref().and_then(|writer| writer.link.as_ref()) {
-            // Only a panic leaves a transaction open.
-            link.rollback();
-        }
-        let mut state = self.shared.state.lock();
-        state.writer = self.writer.take();
-        state.wanted |= !state.queue.is_empty();
-        if state.wanted || state.pausing || state.closed {
-            drop(state);
-            self.shared.wake.notify_all();
-        }
-    }
-}
-
-impl Turn<'_> {
-    /// Serves the front of the queue, gives the connection back and answers.
-    fn next(mut self, bound: Bound) -> Progress {
-        let Some(task) = self.shared.state.lock().queue.pop_front() else { return Progress::Made };
-        match task {
-            Task::Job(pending) => {
-                let mut slots = self.transact(pending, bound);
-                let progress = self.requeue(&mut slots);
-                drop(self);
-                slots.into_iter().for_each(|slot| drop(slot.finish()));
-                progress
-            }
-            Task::Tables(change) => {
-                let shared = self.shared;
-                let link = self.link(change.create);
-                match link.and_then(|link| (change.work)(&shared.database, link)) {
-                    Err(Fault::Busy) => {
-                        shared.state.lock().queue.push_front(Task::Tables(change));
-                        Progress::Busy
-                    }
-                    outcome => {
-                        drop(self);
-                        drop(change.reply.send(outcome.map_err(Fault::into_error)));
-                        Progress::Made
-                    }
-                }
-            }
-        }
-    }
-
-    fn writer(&mut self) -> &mut Writer {
-        self.writer.as_mut().expect("invariant: a turn has the connection until it ends")
-    }
-
-    /// The connection, opened if it is not.
-    fn link(&mut self, create: bool) -> Result<&mut Link, Fault> {
-        let shared = self.shared;
-        let Writer { link, gauge } = self.writer();
-        if link.is_none() {
-            let opened = shared.database.open_writer(create)?;
-            gauge.watch(&opened.conn);
-            *link = Some(opened);
-        }
-        Ok(link.as_mut().expect("invariant: it was opened just now"))
-    }
-
-    /// Runs a job and what else is queued in one transaction.
-    fn transact(&mut self, first: Pending, bound: Bound) -> Slots {
-        let shared = self.shared;
-        let mut slots = Slots::new();
-        slots.push(Slot::new(first));
-        let started = Instant::now();
-        let ready = self.link(false).and_then(|link| shared.database.ready(link).map(|()| link));
-        let healthy = match ready {
-            Ok(link) => transaction::run(link, &mut slots, |slots| {
-                if slots.len() < bound.jobs && started.elapsed() < bound.time {
-                    shared.join(slots, bound.jobs);
-                }
-            }),
-            Err(fault) => {
-                transaction::fail(&mut slots, fault);
-                true
-            }
-        };
-        if !healthy {
-            // A fresh connection is the better start after a failure of SQLite itself.
-            self.writer().link = None;
-        }
-        slots
-    }
-
-    /// Puts the jobs that did not run, because another client holds the lock, back to the front of the queue.
-    fn requeue(&mut self, slots: &mut Slots) -> Progress {
-        if slots.iter().all(Slot::is_done) {
-            return Progress::Made;
-        }
-        let (done, unrun): (Slots, Slots) = std::mem::take(slots).into_iter().partition(Slot::is_done);
-        *slots = done;
-        let mut state = self.shared.state.lock();
-        for slot in unrun.into_iter().rev() {
-            state.queue.push_front(Task::Job(slot.into_pending()));
-        }
-        Progress::Busy
     }
 }

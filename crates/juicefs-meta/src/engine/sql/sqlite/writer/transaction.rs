@@ -16,9 +16,8 @@ use tokio::sync::oneshot;
 use super::Pending;
 use crate::{
     engine::sql::sqlite::{
-        apply,
-        connection::{Fault, Link},
-        fetch,
+        apply, fetch,
+        link::{Fault, Link},
     },
     txn::{Applied, Effects, Job, ReadSet, Step},
 };
