@@ -83,6 +83,12 @@ impl Compression {
             // Readers look no further than the bound.
             return Err(format!("{len} bytes from {} are beyond the bound of the format", plain.len()));
         }
+        if len <= body.len() / 2 {
+            // The room for the worst case goes back at once; the body may wait long for its upload.
+            let mut exact = PoolBuf::with_capacity(len);
+            exact.append(&body[..len]);
+            return Ok(exact);
+        }
         body.truncate(len);
         Ok(body)
     }

@@ -10,6 +10,10 @@ use crate::codec::Compression;
 /// Smallest data budget that is worked with.
 pub const MIN_BUFFER_BYTES: usize = 32 << 20;
 
+/// Most of `--buffer-size` that is used with a local store: it takes blocks as fast as they come, and more memory would
+/// only hold them longer.
+pub const LOCAL_BUFFER_BYTES: usize = 64 << 20;
+
 /// Why a configuration cannot be made.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -30,7 +34,10 @@ pub struct ChunkConfig {
     pub compression: Compression,
     /// Whether keys begin with two hex digits, from the volume setting.
     pub hash_prefix: bool,
-    /// `--buffer-size`: hard cap in bytes on all data buffers; at least [`MIN_BUFFER_BYTES`] and four blocks are used.
+    /// Whether the store is on this machine, so that its requests cost no more than those of the cache.
+    pub local_store: bool,
+    /// `--buffer-size`: hard cap in bytes on all data buffers; at least [`MIN_BUFFER_BYTES`] and four blocks are used, and
+    /// with a local store at most [`LOCAL_BUFFER_BYTES`].
     pub buffer_bytes: usize,
     /// `--max-uploads`: blocks on their way to the store at once, at least 1.
     pub max_uploads: usize,
@@ -145,6 +152,7 @@ impl ChunkConfig {
             block_size: format.block_bytes(),
             compression,
             hash_prefix: format.hash_prefix,
+            local_store: is_local(&format.storage),
             buffer_bytes,
             max_uploads: 20,
             max_downloads: 200,
@@ -177,15 +185,18 @@ impl ChunkConfig {
     /// the store.
     #[must_use]
     pub fn keep_written(storage: &str, large_write: bool) -> KeepWritten {
-        match storage.to_ascii_lowercase().as_str() {
-            _ if large_write => KeepWritten::All,
-            "file" | "mem" => KeepWritten::None,
-            _ => KeepWritten::Short,
+        match large_write {
+            true => KeepWritten::All,
+            false if is_local(storage) => KeepWritten::None,
+            false => KeepWritten::Short,
         }
     }
 
     /// The same with every number within its bounds.
     pub(crate) fn corrected(mut self) -> Self {
+        if self.local_store {
+            self.buffer_bytes = self.buffer_bytes.min(LOCAL_BUFFER_BYTES);
+        }
         // Four blocks let a compressed block be read while others are written.
         self.buffer_bytes = self.buffer_bytes.max(MIN_BUFFER_BYTES).max(4 * self.block_size);
         self.max_uploads = self.max_uploads.max(1);
@@ -209,6 +220,10 @@ impl ChunkConfig {
         cache.memory_bytes = cache.memory_bytes.max(2 * self.block_size as u64);
         self
     }
+}
+
+fn is_local(storage: &str) -> bool {
+    matches!(storage.to_ascii_lowercase().as_str(), "file" | "mem")
 }
 
 #[cfg(test)]
@@ -238,5 +253,7 @@ mod tests {
         let config = config.corrected();
         assert_eq!((config.buffer_bytes, config.max_uploads, config.max_downloads), (64 << 20, 1, 200));
         assert_eq!(config.prefetch, 0, "no cache, no prefetch");
+        let config = ChunkConfig::for_format(&format(4096, "")).expect("a config").corrected();
+        assert_eq!(config.buffer_bytes, LOCAL_BUFFER_BYTES, "of 300 MiB");
     }
 }

@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) reuse: ReuseTable,
     /// Slots of background fetches of whole blocks.
     pub(crate) prefetches: Arc<Semaphore>,
+    /// Slots of compressing, which takes a processor and memory beside the budget.
+    pub(crate) codecs: Semaphore,
     pub(crate) counters: Arc<Counters>,
     pub(crate) handle: Handle,
     pub(crate) tasks: TaskTracker,
@@ -85,6 +87,7 @@ impl Store {
             flights: Flights::default(),
             reuse: ReuseTable::default(),
             prefetches: Arc::new(Semaphore::new(config.prefetch)),
+            codecs: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
             counters,
             handle: Handle::current(),
             tasks: TaskTracker::new(),

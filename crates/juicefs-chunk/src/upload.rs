@@ -67,16 +67,18 @@ impl Inner {
     /// result does not need.
     ///
     /// The result is not taken from the budget: it replaces bytes that were, and waiting for memory with a full budget of
-    /// dirty blocks would be waiting for oneself. What exists of it beside its plain bytes is bounded by `--max-uploads`
-    /// and by the threads that compress.
+    /// dirty blocks would be waiting for oneself. Beside the budget there is one block joined and one compressed per
+    /// processor, and what became of blocks whose plain bytes were let go.
     async fn pack(&self, job: &mut UploadJob) -> Result<(), String> {
         let codec = self.config.compression;
         if codec.is_none() {
             job.packed = true;
             return Ok(());
         }
+        let small = segments_len(&job.body) <= INLINE_CODEC_BYTES;
+        // The semaphore is never closed.
+        let _slot = if small { None } else { self.codecs.acquire().await.ok() };
         let plain = join(job.body.clone());
-        let small = plain.len() <= INLINE_CODEC_BYTES;
         let encode = move || codec.encode(&plain);
         let packed: PoolBuf =
             if small { encode()? } else { self.handle.spawn_blocking(encode).await.map_err(|e| e.to_string())?? };

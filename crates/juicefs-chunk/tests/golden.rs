@@ -26,10 +26,13 @@ fn unpack(volume: &str, dir: &Path) -> Format {
         "sqlite-block64k" => ("none", 64),
         _ => ("none", 4096),
     };
+    let (shards, bucket) = if volume == "sqlite-hashprefix" { (4, "%d/") } else { (0, "") };
     Format {
         name: volume.into(),
         storage: "file".into(),
-        bucket: format!("{}/", dir.display()),
+        bucket: format!("{}/{bucket}", dir.display()),
+        shards,
+        hash_prefix: shards > 0,
         compression: compression.into(),
         block_size,
         ..Format::default()
@@ -67,6 +70,11 @@ async fn check(volume: &str) {
     assert_eq!(blocks, objects.len());
     store.shutdown().await;
     assert_eq!(store.stats().object_errors, 0);
+}
+
+#[tokio::test]
+async fn blocks_in_shards_with_hashed_keys() {
+    check("sqlite-hashprefix").await;
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ pub(super) struct Index {
     slots: Vec<Slot>,
     by_block: HashMap<BlockId, u32>,
     used_bytes: u64,
+    data_bytes: u64,
     policy: Eviction,
     /// For LRU: blocks by the atime they had when they were pushed. What became newer is pushed again when it is met.
     oldest: BinaryHeap<Reverse<(u32, Reverse<u32>, BlockId)>>,
@@ -44,6 +45,7 @@ impl Index {
             slots: Vec::new(),
             by_block: HashMap::new(),
             used_bytes: 0,
+            data_bytes: 0,
             policy,
             oldest: BinaryHeap::new(),
             scan: 0,
@@ -63,7 +65,7 @@ impl Index {
 
     /// Plain bytes of all blocks.
     pub(super) fn data_bytes(&self) -> u64 {
-        self.slots.iter().map(|slot| u64::from(slot.id.size)).sum()
+        self.data_bytes
     }
 
     /// Whether a block that is not here is known not to be on disk.
@@ -100,6 +102,7 @@ impl Index {
             let Ok(at) = u32::try_from(self.slots.len()) else { return };
             self.by_block.insert(id, at);
             self.slots.push(Slot { id, atime, scan, staged });
+            self.data_bytes += u64::from(id.size);
             if !staged {
                 self.used_bytes += cost(id);
             }
@@ -116,6 +119,7 @@ impl Index {
         if let Some(moved) = self.slots.get(at as usize) {
             self.by_block.insert(moved.id, at);
         }
+        self.data_bytes -= u64::from(id.size);
         if !slot.staged {
             self.used_bytes -= cost(id);
         }
@@ -309,6 +313,7 @@ mod tests {
                 prop_assert_eq!(index.len(), model.len());
                 let free = model.values().filter(|staged| !**staged).count() as u64;
                 prop_assert_eq!(index.used_bytes(), free * 5096);
+                prop_assert_eq!(index.data_bytes(), model.len() as u64 * 1000);
             }
             let free = model.values().filter(|staged| !**staged).count();
             prop_assert_eq!(index.evict(0, 0).len(), free);
