@@ -37,7 +37,6 @@ install_packages() {
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
-    [ -e /usr/include/sys/acl.h ] || missing+=(libacl1-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     [ ${#missing[@]} -eq 0 ] && return
     say "installing ${missing[*]}"
