@@ -324,6 +324,7 @@ fn acts() -> impl Strategy<Value = Act> {
         }),
         (dir(), name()).prop_map(|(dir, name)| Act::Create { dir, name }),
         (dir(), name()).prop_map(|(dir, name)| Act::Unlink { dir, name }),
+        Just(Act::Unlink { dir: 1, name: "h" }),
         (dir(), name()).prop_map(|(dir, name)| Act::Rmdir { dir, name }),
         Just(Act::Rmdir { dir: 0, name: "b" }),
         Just(Act::Rmdir { dir: 1, name: "c" }),
@@ -357,11 +358,27 @@ proptest! {
     }
 }
 
-/// Runs the first act up to its commit, then the second to its end, then the rest of the first.
+/// Stops the first act at each point in turn, runs the second to its end, then the rest of the first. The most conflicts
+/// that this made.
 fn conflicts_of(first: Act, second: Act) -> usize {
-    let (outcome, conflicts) = overlapped(&[first.clone(), second.clone()], &[vec![0, 0], vec![1; 10]].concat(), 0);
-    assert!(orders(2).iter().any(|order| serial(&[first.clone(), second.clone()], order, 0) == outcome));
-    conflicts
+    let acts = [first, second];
+    let serials: Vec<_> = orders(2).iter().map(|order| serial(&acts, order, 0)).collect();
+    let stopped = (1..8).map(|at| {
+        let (outcome, conflicts) = overlapped(&acts, &[vec![0; at], vec![1; 20]].concat(), 0);
+        assert!(serials.contains(&outcome), "stopped at {at}: {outcome:#?}\nis none of {serials:#?}");
+        conflicts
+    });
+    stopped.max().unwrap_or(0)
+}
+
+#[test]
+fn a_file_is_not_opened_while_it_goes() {
+    let unlink = Act::Unlink { dir: 1, name: "h" };
+    let replace = Act::Rename { from: (1, "f"), to: (1, "h"), exchange: false };
+    for removal in [unlink, replace] {
+        conflicts_of(removal.clone(), Act::Open);
+        conflicts_of(Act::Open, removal);
+    }
 }
 
 #[test]
