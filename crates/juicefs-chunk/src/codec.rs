@@ -187,6 +187,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn blocks_come_back(data in prop::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 1..5000)) {
             for codec in ALL {

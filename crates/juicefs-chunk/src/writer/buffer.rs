@@ -207,6 +207,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn content_is_that_of_a_plain_vector(
             writes in prop::collection::vec((any::<prop::sample::Index>(), 1..150_000usize, any::<bool>(), 0..70_000usize), 1..60),
