@@ -64,6 +64,12 @@ impl LogGauge {
         }
     }
 
+    /// Has the log copied soon, whatever its length: once copied it starts over, which takes no more space.
+    pub(super) fn call(&self) {
+        self.called.lock().by_length = true;
+        self.wake.notify_one();
+    }
+
     fn note(&self, pages: u32) {
         let before = self.pages.swap(pages, Ordering::Relaxed);
         self.commits.fetch_add(1, Ordering::SeqCst);
@@ -72,8 +78,7 @@ impl LogGauge {
         }
         if pages >= self.call_at.load(Ordering::Relaxed) {
             self.call_at.store(u32::MAX, Ordering::Relaxed);
-            self.called.lock().by_length = true;
-            self.wake.notify_one();
+            self.call();
         } else if self.asleep.swap(false, Ordering::SeqCst) {
             // Under the lock, as the thread may be about to sleep.
             let _called = self.called.lock();
@@ -101,7 +106,7 @@ impl Checkpointer {
     /// # Errors
     /// `Unavailable` when the thread cannot be started.
     pub(super) fn start(shared: Arc<Shared>, gauge: Arc<LogGauge>) -> MetaResult<Self> {
-        let work = Work { shared, gauge: Arc::clone(&gauge), link: None, settled: 0 };
+        let work = Work { shared, gauge: Arc::clone(&gauge), link: None, settled: 0, failing: false };
         let thread = std::thread::Builder::new().name("sqlite-checkpoint".to_owned()).spawn(move || work.serve());
         let thread = thread.map_err(|e| MetaError::Unavailable(format!("cannot start a thread: {e}")))?;
         Ok(Self { gauge, thread: Mutex::new(Some(thread)) })
@@ -125,6 +130,8 @@ struct Work {
     link: Option<Link>,
     /// Number of commits when all of them were last copied.
     settled: u32,
+    /// The last copy failed.
+    failing: bool,
 }
 
 /// Why the thread woke.
@@ -143,9 +150,13 @@ impl Work {
                 Call::Idle => self.settle(),
             };
             match outcome {
-                Ok(()) | Err(Fault::Busy) => {}
+                Ok(()) => self.failing = false,
+                Err(Fault::Busy) => {}
                 Err(fault) => {
-                    tracing::warn!(?fault, "the SQLite log could not be copied into the database file");
+                    // Once, not with every try of a disk that stays full.
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::warn!(?fault, "the SQLite log could not be copied into the database file");
+                    }
                     self.link = None;
                 }
             }

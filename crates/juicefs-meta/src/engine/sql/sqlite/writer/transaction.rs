@@ -9,7 +9,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use juicefs_core::error::{MetaError, MetaResult};
+use juicefs_core::{
+    errno::Errno,
+    error::{MetaError, MetaResult},
+};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -39,6 +42,10 @@ impl Slot {
 
     pub(super) fn is_done(&self) -> bool {
         self.outcome.is_some()
+    }
+
+    pub(super) fn is_out_of_space(&self) -> bool {
+        matches!(self.outcome, Some(Err(MetaError::Posix(Errno::ENOSPC))))
     }
 
     pub(super) fn into_pending(self) -> Pending {

@@ -102,6 +102,9 @@ impl Turn<'_> {
                 true
             }
         };
+        if slots.iter().any(Slot::is_out_of_space) {
+            self.writer().gauge.call();
+        }
         if !healthy {
             // A fresh connection is the better start after a failure of SQLite itself.
             self.writer().link = None;
