@@ -6,7 +6,6 @@
 //! * `options`: the URL; `connection`: opening, what the database has; `link`: statements, columns, error codes.
 //! * `fetch` and `apply`: records from rows, effects to rows, on any connection.
 //! * `readers`: connections that read. `writer`: the one that writes, and how queued jobs share its transactions.
-//! * `log_file`: writes a commit to the log with one call.
 //! * `checkpoint`: moves what was committed from the log into the database file, away from the commits.
 
 mod apply;
@@ -15,7 +14,6 @@ mod connection;
 mod fetch;
 mod jobs;
 mod link;
-mod log_file;
 mod options;
 mod readers;
 mod writer;

@@ -1,7 +1,6 @@
 //! Opening a database and finding out what it has.
 
 use std::{
-    ffi::CStr,
     path::Path,
     sync::{
         Arc, Once,
@@ -20,7 +19,6 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{
     link::{Fault, Link, bytes},
-    log_file,
     options::Options,
 };
 use crate::layout::sql::{Schema, Statements, Table};
@@ -89,14 +87,12 @@ impl Database {
         MetaError::Setting(format!("the database {} is not formatted", self.options.path.display()))
     }
 
-    fn open(&self, flags: OpenFlags, vfs: Option<&CStr>) -> Result<Connection, Fault> {
+    fn open(&self, flags: OpenFlags) -> Result<Connection, Fault> {
         let path = &self.options.path;
         let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = if self.options.immutable {
             let escaped = percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
             Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI)
-        } else if let Some(vfs) = vfs {
-            Connection::open_with_flags_and_vfs(path, flags, vfs)
         } else {
             Connection::open_with_flags(path, flags)
         };
@@ -119,7 +115,7 @@ impl Database {
         // A reader also recovers the log after a crash, for which it must write, if it may.
         let access =
             if self.options.read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
-        let conn = self.open(access, None)?;
+        let conn = self.open(access)?;
         conn.busy_timeout(self.options.busy_timeout)?;
         conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         self.link(conn)
@@ -134,9 +130,7 @@ impl Database {
             return Err(Fault::Store(self.unformatted()));
         }
         let create = if create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
-        let gathers = self.options.journal == "WAL" && self.options.synchronous == "NORMAL";
-        let vfs = if gathers { log_file::vfs() } else { None };
-        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | create, vfs)?;
+        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
         conn.busy_timeout(Duration::ZERO)?;
         if conn.is_readonly(rusqlite::MAIN_DB)? {
             return Err(Fault::Store(MetaError::Setting(format!(
@@ -145,20 +139,14 @@ impl Database {
             ))));
         }
         conn.pragma_update(None, "journal_mode", &self.options.journal)?;
-        if vfs.is_some() {
-            // Commits announce themselves to the log, which syncs no more than NORMAL does.
-            conn.pragma_update(None, "synchronous", "FULL")?;
-            conn.pragma_update(None, "checkpoint_fullfsync", true)?;
-        } else {
-            conn.pragma_update(None, "synchronous", &self.options.synchronous)?;
-        }
+        conn.pragma_update(None, "synchronous", &self.options.synchronous)?;
         conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         self.link(conn)
     }
 
     /// The connection that copies the log.
     pub(super) fn open_checkpointer(&self) -> Result<Link, Fault> {
-        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE, None)?;
+        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         conn.busy_timeout(Duration::ZERO)?;
         conn.pragma_update(None, "synchronous", &self.options.synchronous)?;
         self.link(conn)
