@@ -336,9 +336,10 @@ pub trait Job: Send {
 pub enum Step {
     /// To read these as well.
     Fetch(Vec<Key>),
-    /// To have these applied, all or nothing. Empty effects may be skipped.
+    /// To have these applied, all or nothing. Empty effects may be skipped, with the reservation of [`Step::Stop`].
     Apply(Effects),
-    /// Nothing: it failed with an errno.
+    /// Nothing: it failed with an errno. An engine that read in several steps without a transaction around them has to
+    /// check first that everything read still holds: the parts may never have been true together.
     Stop,
 }
 

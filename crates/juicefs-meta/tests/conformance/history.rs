@@ -9,7 +9,11 @@ use juicefs_core::{
     meta::{FallocateMode, Freed, NewNode, OpenFlags, RenameFlags, XattrMode},
     slice::resolve,
 };
-use juicefs_meta::{Engine, engine::mem::MemEngine, record::Key};
+use juicefs_meta::{
+    Engine,
+    engine::{Caps, mem::MemEngine},
+    record::Key,
+};
 use proptest::prelude::*;
 
 use crate::{
@@ -518,9 +522,10 @@ impl Player {
     }
 }
 
-fn play_all(trash: bool, steps: &[(u32, Step)]) {
+fn play_all(trash: bool, usage_in_transaction: bool, steps: &[(u32, Step)]) {
     block_on(async {
-        let engine = Arc::new(MemEngine::new());
+        let caps = Caps { usage_in_transaction, ..MemEngine::new().caps() };
+        let engine = Arc::new(MemEngine::with_caps(caps));
         let volume = Volume::on(Arc::clone(&engine) as Arc<dyn Engine>, &format(i64::from(trash))).await;
         let mut player = Player::on(volume, trash);
         for (uid, step) in steps {
@@ -539,11 +544,12 @@ proptest! {
 
     #[test]
     fn histories_are_those_of_posix(steps in histories(120)) {
-        play_all(false, &steps);
+        play_all(false, false, &steps);
     }
 
+    /// Also with usage counted by the engine, as Redis does.
     #[test]
     fn histories_with_trash_are_those_of_posix(steps in histories(120)) {
-        play_all(true, &steps);
+        play_all(true, true, &steps);
     }
 }

@@ -391,3 +391,38 @@ fn a_busy_directory_does_not_conflict_but_its_permissions_do() {
     assert_eq!(conflicts_of(make("x"), Act::Chmod { ino: 1, mode: 0o700 }), 1);
     assert_eq!(conflicts_of(Act::Write, Act::Write), 1);
 }
+
+/// A caller that goes away in the middle leaves the operation done or not done, and nothing counted that is not there.
+#[test]
+fn a_dropped_call_leaves_nothing_half_done() {
+    let create = Act::Create { dir: 1, name: "n" };
+    let removals = [Act::Unlink { dir: 1, name: "h" }, Act::Rename { from: (1, "f"), to: (1, "h"), exchange: false }];
+    for what in removals.into_iter().chain([create, Act::Open, Act::Write, Act::Truncate { length: 9000 }]) {
+        for polls in 0..8 {
+            let engine = Arc::new(Optimistic { inner: MemEngine::new(), conflicts: AtomicUsize::new(0) });
+            block_on(async {
+                let volume = Volume::on(engine, &format(0)).await;
+                let stage = stage(&volume).await;
+                let now = juicefs_core::Clock::now(volume.clock.as_ref());
+                let mut call = Box::pin(act(Arc::clone(&volume.client), stage.clone(), now, what.clone()));
+                let mut cx = Context::from_waker(Waker::noop());
+                let done = (0..polls).any(|_| call.as_mut().poll(&mut cx).is_ready());
+                drop(call);
+                if done && matches!(what, Act::Open) {
+                    volume.client.close(stage[FILE + 1]).await.expect("closed");
+                }
+                settle(&volume, &stage).await;
+                // Nothing counts as open any more, and nothing is held: what is removed now goes at once.
+                for name in ["f", "h", "n"] {
+                    if volume.find(stage[1], name).await.is_ok() {
+                        volume.unlink(stage[1], name).await.expect("unlinked");
+                    }
+                }
+                volume.client.flush_stats().await.expect("flushed");
+                let all = Snapshot::take(volume.engine.as_ref()).await;
+                assert!(all.sustained.is_empty(), "{what:?} dropped after {polls} polls");
+                invariants::check(&all);
+            });
+        }
+    }
+}
