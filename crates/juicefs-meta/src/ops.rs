@@ -29,6 +29,9 @@ pub(crate) mod unlink;
 pub(crate) mod write;
 pub(crate) mod xattr;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use juicefs_core::{Caller, Timestamp, errno::Errno, ids::SessionId};
