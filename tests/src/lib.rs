@@ -10,6 +10,7 @@
 //! - `JUICEFS_TEST_TOOLS`: the folder of `pjdfstest` and `fsx`.
 //! - `JFS_GOLDEN`: the folder of the golden volumes.
 
+mod audit;
 mod binary;
 mod command;
 mod environment;
@@ -19,6 +20,7 @@ mod pattern;
 mod tree;
 mod volume;
 
+pub use audit::{Rest, audit};
 pub use binary::juicefs;
 pub use command::{Finished, children_of, kill_tree, run, run_in, run_within, wait_until};
 pub use environment::{full, golden_dir, seed_of, test_tool, workspace_root};

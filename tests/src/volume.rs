@@ -10,6 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
+    audit::{Rest, audit},
     binary::juicefs,
     command::{Finished, run_within},
     mount::Mount,
@@ -91,6 +92,16 @@ impl Volume {
     /// The URL of the metadata.
     pub fn meta_url(&self) -> String {
         format!("sqlite3://{}", self.meta_path().display())
+    }
+
+    /// Makes sure that the records and objects of this volume fit together. No client may have it mounted.
+    ///
+    /// # Panics
+    /// If they do not, with all that is wrong.
+    pub fn assert_sound(&self, rest: Rest) {
+        let faults = audit(self, rest);
+        let shown: Vec<&str> = faults.iter().take(30).map(String::as_str).collect();
+        assert!(faults.is_empty(), "{} faults in the volume:\n{}", faults.len(), shown.join("\n"));
     }
 
     /// The objects below the bucket with their sizes, without the identity object of the volume.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Owner, Pattern, Volume, run, run_in, run_within};
+use e2e::{Owner, Pattern, Rest, Volume, run, run_in, run_within};
 
 const REPOSITORY_FILES: usize = 10_000;
 
@@ -63,6 +63,7 @@ fn git_clones_checks_and_commits_ten_thousand_files() {
     assert_eq!(shell(&work, "git diff --stat HEAD~1 | tail -n 1 | grep -c changed", limit).trim(), "1");
     shell(&work, "git checkout --quiet HEAD~1; git fsck --full", limit);
     mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }
 
 /// A tree with everything that archivers care about.
@@ -122,6 +123,7 @@ fn tar_rsync_and_cp_make_equal_trees() {
     assert_same(&source, &mount.join("below/within"));
     assert_same(&source, &mount.join("by-rsync"));
     mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{BLOCK_SIZE_BYTES, Mount, Owner, Pattern, Volume, full, judge_block, seed_of, wait_until};
+use e2e::{BLOCK_SIZE_BYTES, Mount, Owner, Pattern, Rest, Volume, full, judge_block, seed_of, wait_until};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustix::fs::statvfs;
 
@@ -83,6 +83,7 @@ fn readers_see_whole_blocks_while_writers_rewrite_them() {
         judge_block(seed, index as u64, 0, block).unwrap();
     }
     mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }
 
 /// Threads fight over a handful of names with every call that changes a directory. The outcome of a single call is
@@ -126,6 +127,7 @@ fn a_fight_over_few_names_leaves_a_sound_tree() {
     let settled = wait_until(Duration::from_secs(5), || used(&mount) == used_at_first);
     assert!(settled, "{} inodes are used by an empty volume, {used_at_first} were at first", used(&mount));
     mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }
 
 fn blow(rng: &mut StdRng, root: &Path) {

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{BLOCK_SIZE_BYTES, Mount, Owner, Pattern, Volume, full, judge_block, seed_of};
+use e2e::{BLOCK_SIZE_BYTES, Mount, Owner, Pattern, Rest, Volume, full, judge_block, seed_of};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const WRITERS: u64 = 8;
@@ -249,6 +249,7 @@ fn crash_rounds(name: &str, volume: &Volume, flags: &[&str], rounds: u64) {
         let faults = check(&mount, run, &manifest);
         assert!(faults.is_empty(), "round {number}:\n{}", faults.join("\n"));
         mount.unmount();
+        volume.assert_sound(Rest::Crashed);
     }
     let _ = fs::remove_dir_all(volume.dir().join("cache-mnt"));
     let mount = volume.mount_with("mnt", flags);
@@ -259,6 +260,7 @@ fn crash_rounds(name: &str, volume: &Volume, flags: &[&str], rounds: u64) {
         fs::remove_dir_all(mount.join(format!("writer-{writer}"))).unwrap();
     }
     mount.unmount();
+    volume.assert_sound(Rest::Crashed);
 }
 
 #[test]

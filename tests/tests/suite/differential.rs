@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use e2e::{Mount, Volume, full, seed_of, snapshot};
+use e2e::{Mount, Rest, Volume, full, seed_of, snapshot};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, RenameFlags, fallocate, mknodat, renameat_with};
 
@@ -317,4 +317,5 @@ fn random_calls_end_as_on_a_local_file_system() {
         assert!(snapshot(&mount.join(&name)) == snapshot(&reference.join(&name)), "seed {seed} after a remount");
     }
     mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Owner, Pattern, Volume, run, wait_until};
+use e2e::{Owner, Pattern, Rest, Volume, run, wait_until};
 use rustix::fs::statvfs;
 
 const MIB: usize = 1 << 20;
@@ -106,6 +106,7 @@ fn a_full_object_store_is_reported_and_harms_nothing() {
     let mount = volume.mount();
     check(&mount, &whole);
     mount.unmount();
+    volume.assert_sound(Rest::Crashed);
     drop(disk);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use e2e::{Finished, Mount, Volume, run, run_within, test_tool, workspace_root};
+use e2e::{Finished, Mount, Rest, Volume, run, run_within, test_tool, workspace_root};
 
 /// All tests of pjdfstest 0.2.2.
 const TOTAL: usize = 398;
@@ -39,4 +39,5 @@ fn pjdfstest_finds_nothing_unexpected() {
     assert!(summary.contains(&format!("{SKIPPED} skipped")), "{summary}");
     assert!(summary.contains(&format!("{TOTAL} total")), "{summary}");
     mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use e2e::{Volume, full, run_within, seed_of, test_tool, workspace_root};
+use e2e::{Rest, Volume, full, run_within, seed_of, test_tool, workspace_root};
 
 const FSX_OPERATIONS: u32 = 20_000;
 
@@ -18,6 +18,7 @@ fn fsx(volume: &Volume, mount_flags: &[&str], seeds: u64) {
         run_within(command, Duration::from_secs(300)).expect_success();
     }
     mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }
 
 #[test]
