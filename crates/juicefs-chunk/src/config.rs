@@ -14,6 +14,9 @@ pub const MIN_BUFFER_BYTES: usize = 32 << 20;
 /// only hold them longer.
 pub const LOCAL_BUFFER_BYTES: usize = 64 << 20;
 
+/// Most memory for recently fetched blocks beside a disk cache.
+pub const DISK_MEMORY_BYTES: u64 = 16 << 20;
+
 /// Why a configuration cannot be made.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -132,7 +135,8 @@ pub struct CacheConfig {
     pub partial_only: bool,
     /// `--cache-large-write`, and what is worth keeping otherwise.
     pub keep_written: KeepWritten,
-    /// Bytes of recently fetched blocks held in memory beside the disk cache, outside of the budget.
+    /// Bytes of recently fetched blocks held in memory, outside of the budget; beside a disk cache at most
+    /// [`DISK_MEMORY_BYTES`].
     pub memory_bytes: u64,
 }
 
@@ -215,6 +219,10 @@ impl ChunkConfig {
             if cache.free_space_ratio.is_finite() { cache.free_space_ratio.clamp(0.0, 1.0) } else { 0.1 };
         if cache.expire > Duration::ZERO {
             cache.expire = cache.expire.max(Duration::from_secs(1));
+        }
+        if matches!(cache.place, CachePlace::Disk(_)) {
+            // What is on disk is in the page cache when it is hot, and cheap to read from there.
+            cache.memory_bytes = cache.memory_bytes.min(DISK_MEMORY_BYTES);
         }
         // A sequential reader needs its block until it has read all of it.
         cache.memory_bytes = cache.memory_bytes.max(2 * self.block_size as u64);

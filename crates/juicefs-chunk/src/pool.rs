@@ -41,6 +41,11 @@ impl PoolBuf {
         Self { bytes }
     }
 
+    /// The vector itself, which must not be made to grow.
+    pub(crate) fn as_mut_vec(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
     /// Keeps the first `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);

@@ -2,25 +2,56 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice, IoSliceMut, Write},
-    os::{fd::IntoRawFd, unix::fs::FileExt},
+    io::{self, IoSlice, Write},
+    os::fd::{AsRawFd, IntoRawFd},
 };
 
 use bytes::Bytes;
-use rustix::io::{Errno, ReadWriteFlags};
 
 /// Most pieces that one writev takes.
 const MAX_IOVECS: usize = 1024;
 
-/// Reads what lies in the page cache from `off` on, without waiting for the disk; the number of bytes that it was.
+/// Appends to `buf` what lies in the page cache from `off` on, at most `len` bytes and what fits, without waiting for the
+/// disk.
 ///
 /// A file system that cannot tell is asked to read and may wait.
-pub(crate) fn read_cached(file: &File, buf: &mut [u8], off: u64) -> usize {
-    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], off, ReadWriteFlags::NOWAIT) {
-        Ok(n) => n,
-        Err(Errno::OPNOTSUPP) => file.read_at(buf, off).unwrap_or(0),
-        Err(_) => 0,
+pub(crate) fn read_cached(file: &File, buf: &mut Vec<u8>, len: usize, off: u64) {
+    if let Err(e) = append(file, buf, len, off, libc::RWF_NOWAIT)
+        && e.raw_os_error() == Some(libc::EOPNOTSUPP)
+    {
+        // What cannot be read is met again by the read that waits.
+        let _ = append(file, buf, len, off, 0);
     }
+}
+
+/// Appends to `buf`, which holds the first of the `len` bytes at `off` already, the rest of them; waits for the disk.
+///
+/// # Errors
+/// Those of the file system, and `UnexpectedEof` when the file ends before.
+pub(crate) fn read_rest(file: &File, buf: &mut Vec<u8>, len: usize, off: u64) -> io::Result<()> {
+    buf.reserve(len.saturating_sub(buf.len()));
+    while buf.len() < len {
+        let (left, at) = (len - buf.len(), off + buf.len() as u64);
+        match append(file, buf, left, at, 0) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// One read of at most `len` bytes at `off` into the spare capacity of `buf`; how many it was.
+fn append(file: &File, buf: &mut Vec<u8>, len: usize, off: u64, flags: i32) -> io::Result<usize> {
+    let off = i64::try_from(off).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let spare = buf.spare_capacity_mut();
+    let iov = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: len.min(spare.len()) };
+    // SAFETY: `iov` describes spare capacity of `buf`, which is borrowed for us alone and lives through the call.
+    let got = unsafe { libc::preadv2(file.as_raw_fd(), &raw const iov, 1, off, flags) };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the call has written `got` bytes, at most `iov_len`, right after those that `buf` had.
+    unsafe { buf.set_len(buf.len() + got) };
+    Ok(got)
 }
 
 /// Writes all of `body` at the file's position.

@@ -55,8 +55,9 @@ impl CachedFile {
     /// Reads and verifies a range if it lies in the page cache; `None` when it would wait or is not as it should be.
     pub(crate) fn read_now(&self, off: u32, len: u32) -> Option<Bytes> {
         let (start, end) = self.0.span(off, len);
-        let mut buf = PoolBuf::stale(end - start);
-        if sys::read_cached(&self.0.file, &mut buf, start as u64) < buf.len() {
+        let mut buf = PoolBuf::with_capacity(end - start);
+        sys::read_cached(&self.0.file, buf.as_mut_vec(), end - start, start as u64);
+        if buf.len() < end - start {
             return None;
         }
         self.0.take(buf, start, off, len).ok()
@@ -70,8 +71,8 @@ impl CachedFile {
         let file = Arc::clone(&self.0);
         let read = move || {
             let (start, end) = file.span(off, len);
-            let mut buf = PoolBuf::stale(end - start);
-            file.file.read_exact_at(&mut buf, start as u64).map_err(|e| e.to_string())?;
+            let mut buf = PoolBuf::with_capacity(end - start);
+            sys::read_rest(&file.file, buf.as_mut_vec(), end - start, start as u64).map_err(|e| e.to_string())?;
             file.take(buf, start, off, len)
         };
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(e.to_string()))

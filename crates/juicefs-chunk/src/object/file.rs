@@ -9,7 +9,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::{ffi::OsStrExt, fs::FileExt},
+    os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -79,12 +79,14 @@ impl ObjectStorage for FileStorage {
         if len == 0 {
             return Ok(Segments::new());
         }
-        let mut buf = PoolBuf::stale(len);
+        let mut buf = PoolBuf::with_capacity(len);
         // Cached pages come at once; whatever would wait for the disk does so elsewhere.
-        let cached = if len <= INLINE_BYTES { sys::read_cached(&file, &mut buf, off) } else { 0 };
-        if cached < len {
+        if len <= INLINE_BYTES {
+            sys::read_cached(&file, buf.as_mut_vec(), len, off);
+        }
+        if buf.len() < len {
             buf = blocking(move || {
-                file.read_exact_at(&mut buf[cached..], off + cached as u64).map_err(|e| failure(&e, &path))?;
+                sys::read_rest(&file, buf.as_mut_vec(), len, off).map_err(|e| failure(&e, &path))?;
                 Ok(buf)
             })
             .await?;
