@@ -10,6 +10,7 @@ mod cli;
 mod concurrent;
 mod crash;
 mod differential;
+mod faults;
 mod full_disk;
 mod golden;
 mod interop;

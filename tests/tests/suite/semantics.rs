@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Mount, Owner, Pattern, Volume, is_mounted, run, wait_until};
+use e2e::{Mount, Owner, Pattern, Rest, Volume, is_mounted, run, run_in, wait_until};
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, RenameFlags, Timespec, Timestamps, XattrFlags, fallocate, getxattr, listxattr,
     removexattr, renameat_with, setxattr, utimensat,
@@ -548,4 +548,53 @@ fn fsync_works_on_every_kind_of_descriptor() {
     };
     assert_eq!(synced, 0);
     mount.unmount();
+}
+
+/// The files in the root that tell about the mount.
+#[test]
+fn internal_files_tell_about_the_mount() {
+    let volume = Volume::new();
+    let mount = volume.mount();
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(mount.join(".config")).unwrap()).unwrap();
+    assert_eq!(config["Format"]["Name"], "e2e-volume");
+    let stats = fs::read_to_string(mount.join(".stats")).unwrap();
+    assert!(stats.lines().any(|line| line.starts_with("juicefs_uptime ")), "{stats}");
+    let mut log = File::open(mount.join(".accesslog")).unwrap();
+    fs::write(mount.join("traced"), "x").unwrap();
+    let mut text = String::new();
+    let told = wait_until(Duration::from_secs(10), || {
+        let mut buffer = vec![0; 100_000];
+        let count = log.read(&mut buffer).unwrap();
+        text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        text.contains("create (1,traced") && text.contains("flush (") && text.contains("write (")
+    });
+    assert!(told, "the access log has only: {text}");
+    for name in [".config", ".stats", ".accesslog", ".trash"] {
+        assert!(fs::remove_file(mount.join(name)).is_err(), "{name} was removed");
+        assert!(fs::write(mount.join(name), "x").is_err(), "{name} was written");
+    }
+    drop(log);
+    mount.unmount();
+}
+
+/// Everything that was made can be taken away, and nothing stays behind in the store.
+#[test]
+fn an_emptied_volume_holds_no_objects() {
+    let volume = Volume::with(&["--trash-days", "0", "--block-size", "256K"]);
+    let mount = volume.mount();
+    for number in 0..300u64 {
+        let dir = mount.join(format!("d{}", number % 7));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("f{number}")), content(number, 1 + usize::try_from(number).unwrap() * 3000))
+            .unwrap();
+    }
+    // Overwritten, copied and cut data as well.
+    let script = "for i in 0 1 2 3; do for j in 1 2 3 4 5 6; do dd if=/dev/zero of=d1/f8 bs=50k seek=$j count=2 conv=notrunc status=none;
+        done; cp --reflink=auto d1/f8 d1/copy$i; truncate -s 10k d1/copy$i; done; rm -rf d*";
+    run_in(mount.path(), script).expect_success();
+    let gone = wait_until(Duration::from_secs(30), || volume.objects().is_empty());
+    assert!(gone, "objects of removed files stay: {:?}", volume.objects());
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+    assert!(volume.objects().is_empty());
 }
