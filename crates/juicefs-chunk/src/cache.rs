@@ -126,6 +126,13 @@ impl Cache {
         }
     }
 
+    /// Lets the kernel read the file of a block that is not in use yet.
+    pub(crate) fn warm(&self, id: BlockId) {
+        if let Some(disk) = &self.parts.disk {
+            disk.warm(id);
+        }
+    }
+
     /// Whether a block is at hand, however briefly.
     pub(crate) fn holds(&self, id: BlockId) -> bool {
         self.parts.memory.contains(id) || self.contains(id)

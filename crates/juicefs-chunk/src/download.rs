@@ -321,9 +321,9 @@ impl Inner {
         if self.closing.is_cancelled() || self.budget.waiting() > 0 || self.flights.of(id).is_some() {
             return;
         }
-        if !self.cache.holds(id)
-            && let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id))
-        {
+        if self.cache.holds(id) {
+            self.cache.warm(id);
+        } else if let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id)) {
             self.spawn_fetch(id, Keep::Normal, lease, None);
         }
     }

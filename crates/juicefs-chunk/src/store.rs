@@ -168,6 +168,11 @@ impl ChunkStore for Store {
         }
     }
 
+    fn at_hand(&self, slice: SliceKey, off: u32, len: u32) -> bool {
+        block::pieces(slice, self.inner.config.block_size, off, len)
+            .is_some_and(|pieces| pieces.iter().all(|piece| self.inner.cache.holds(piece.block)))
+    }
+
     fn writer(&self, options: WriteOptions) -> Box<dyn SliceWriter> {
         Box::new(Writer::new(Arc::clone(&self.inner), options))
     }

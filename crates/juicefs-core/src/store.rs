@@ -90,6 +90,11 @@ pub trait ChunkStore: Send + Sync {
     async fn read(&self, slice: SliceKey, off: u32, len: u32, purpose: ReadPurpose) -> Result<Segments, ChunkError>;
     /// Suggests that a range will be read soon; may do nothing. Never blocks.
     fn prefetch(&self, slice: SliceKey, off: u32, len: u32);
+    /// Whether a read of this range would be answered from this machine now, so that holding it in memory beforehand gains
+    /// nothing: [`ChunkStore::prefetch`] is all that it needs. A guess, made without waiting.
+    fn at_hand(&self, _slice: SliceKey, _off: u32, _len: u32) -> bool {
+        false
+    }
     /// Starts a new slice.
     fn writer(&self, options: WriteOptions) -> Box<dyn SliceWriter>;
     /// Deletes all blocks of a slice from the caches and the store. Missing blocks are fine.

@@ -168,7 +168,8 @@ impl CacheDir {
 
     /// Takes a block as pending; `false` when it is here already or nothing may be added.
     pub(super) fn offer(&self, id: BlockId, bytes: &Bytes) -> bool {
-        if self.eviction == Eviction::None && self.is_full() {
+        // On a disk that is short of space, what is added now would be evicted within a second.
+        if self.short_of_space.load(Relaxed) || (self.eviction == Eviction::None && self.is_full()) {
             return false;
         }
         let mut state = self.state.lock();

@@ -8,7 +8,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -30,6 +30,9 @@ const MAX_QUEUE_BYTES: usize = 32 << 20;
 const MIN_ENTRY_BYTES: usize = 4 << 10;
 /// Most descriptors of cache files kept open.
 const MAX_OPEN_FILES: usize = 512;
+
+/// A disk that fails is not complained about more often than this.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Blocks in files, over one directory or several.
 #[derive(Debug)]
@@ -151,6 +154,15 @@ impl DiskCache {
         Found::Disk(file)
     }
 
+    /// Opens the file of a block, unless it is open, and lets the kernel read it.
+    pub(super) fn warm(&self, id: BlockId) {
+        if self.open_files.get(id).is_none()
+            && let Found::Disk(file) = self.find(id)
+        {
+            file.will_need();
+        }
+    }
+
     pub(super) fn contains(&self, id: BlockId) -> bool {
         self.place(id).dir.contains(id) || self.legacy_place(id).is_some_and(|place| place.dir.contains(id))
     }
@@ -248,6 +260,7 @@ fn write_queued(
     counters: &Counters,
     tidier: &mpsc::SyncSender<TidyCall>,
 ) {
+    let mut complained: Option<Instant> = None;
     while let Ok(queued) = queue.recv() {
         let started = Instant::now();
         match dir.write_pending(queued.id) {
@@ -259,7 +272,11 @@ fn write_queued(
                     let _ = tidier.try_send(TidyCall::Now);
                 }
             }
-            Err(e) => tracing::warn!("cannot write {}: {e}", dir.path(queued.id).display()),
+            Err(e) if complained.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) => {
+                complained = Some(started);
+                tracing::warn!("cannot write {}: {e}", dir.path(queued.id).display());
+            }
+            Err(_) => {}
         }
     }
 }

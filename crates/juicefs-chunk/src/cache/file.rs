@@ -46,6 +46,12 @@ impl CachedFile {
         Ok(Self(Arc::new(OpenFile { file, size, sums, level })))
     }
 
+    /// Tells the kernel that all of it will be read soon.
+    pub(crate) fn will_need(&self) {
+        // Only a hint.
+        let _ = rustix::fs::fadvise(&self.0.file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+
     /// Memory that reading `[off, off + len)` takes.
     pub(crate) fn read_bytes(&self, off: u32, len: u32) -> usize {
         let (start, end) = self.0.span(off, len);

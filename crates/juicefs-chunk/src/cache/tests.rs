@@ -164,6 +164,21 @@ async fn limits_hold_for_every_policy() {
 }
 
 #[tokio::test]
+async fn nothing_is_added_to_a_disk_short_of_space() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut config = config(&[root.path()]);
+    let cache = open(&config);
+    cache.insert(id(1, 1024), &block(1, 1024), Keep::Forced).await;
+    cache.close();
+    config.cache.free_space_ratio = 0.9999;
+    let cache = open(&config);
+    cache.insert(id(2, 1024), &block(2, 1024), Keep::Forced).await;
+    assert!(!cache.contains(id(2, 1024)));
+    wait_until("what was there is evicted", || walk(&root.path().join("raw")) == 0);
+    cache.close();
+}
+
+#[tokio::test]
 async fn old_blocks_expire() {
     let root = tempfile::tempdir().expect("a directory");
     let mut config = config(&[root.path()]);

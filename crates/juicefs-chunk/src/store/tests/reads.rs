@@ -137,9 +137,12 @@ async fn fill_evict_and_presence() {
     }
     settle("both", || store.stats().cached_blocks == 2).await;
     assert_eq!(store.presence(full).await, CachePresence { cached_bytes: 4 << 20, missing_bytes: 0 });
+    assert!(store.at_hand(full, MIB, MIB) && !store.at_hand(full, 4 * MIB, 1));
+    store.prefetch(full, 0, MIB);
     store.evict(full).await;
     assert_eq!(store.stats().cached_blocks, 1);
     assert_eq!(store.presence(full).await, CachePresence { cached_bytes: 0, missing_bytes: 4 << 20 });
+    assert!(!store.at_hand(full, MIB, MIB));
     assert_eq!(store.presence(short).await, CachePresence { cached_bytes: 1024, missing_bytes: 0 });
     store.remove(short).await.expect("removed");
     assert_eq!(store.stats().cached_blocks, 0);
