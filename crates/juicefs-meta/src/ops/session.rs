@@ -104,3 +104,25 @@ impl EndSession {
         Ok(((), effects))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Value;
+
+    #[test]
+    fn a_session_that_came_back_is_not_cleaned_up() {
+        let ended = |expire_secs, expired_before_secs| {
+            let mut read = ReadSet::default();
+            let session = Session { expire_secs, info: Bytes::new() };
+            read.insert(Key::Session(SessionId(3)), Some(Value::Session(session)));
+            match (EndSession { sid: SessionId(3), expired_before_secs }).decide(&read) {
+                Decision::Done((), effects) => effects.list.contains(&Effect::DeleteSession(SessionId(3))),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(ended(99, Some(100)));
+        assert!(!ended(100, Some(100)));
+        assert!(ended(1000, None), "its own client may end it");
+    }
+}
