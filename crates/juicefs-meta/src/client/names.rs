@@ -28,6 +28,9 @@ use crate::{
 /// What a new node takes of the volume.
 const ONE_NODE: Usage = Usage { space: ENTRY_SPACE as i64, inodes: 1 };
 
+/// How often a file that somebody else keeps removing is looked for anew.
+const CREATE_TRIES: u32 = 16;
+
 /// The trash as it shows in the root of the volume.
 fn is_trash_name(parent: Ino, name: &[u8]) -> bool {
     parent == Ino::ROOT && name == TRASH_NAME
@@ -159,30 +162,45 @@ impl Client {
         if node.kind != FileType::File {
             return Err(Errno::EINVAL.into());
         }
+        for _ in 0..CREATE_TRIES {
+            let existing = match self.open_new(cx, parent, &name, node.clone(), exclusive).await? {
+                Made { existed: false, ino, attr } => return Ok((ino, attr)),
+                Made { ino, .. } => ino,
+            };
+            match self.open_file(cx, existing, flags).await {
+                // It was removed since it was found: the name is free again.
+                Err(MetaError::Posix(Errno::ENOENT)) => {}
+                opened => return opened.map(|attr| (existing, attr)),
+            }
+        }
+        Err(MetaError::Conflict(CREATE_TRIES))
+    }
+
+    /// Makes a file and counts it as open, or finds the one that has the name.
+    async fn open_new(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &Name,
+        node: NewNode,
+        exclusive: bool,
+    ) -> MetaResult<Made> {
         let room = match self.room_for_node(parent, name.as_bytes()).await {
             Err(MetaError::Posix(Errno::EEXIST)) if !exclusive => {
                 let (ino, attr) = self.lookup_entry(cx, parent, name.as_bytes()).await?;
-                return self.open_existing(cx, ino, &attr, flags).await;
+                let made = Made { ino, attr, existed: true };
+                return if made.attr.is_file() { Ok(made) } else { Err(Errno::EEXIST.into()) };
             }
             room => room?,
         };
         let ino = Ino(self.inodes.take().await?);
         let opened = self.count_new_open(ino);
-        let made = self.run_mknod(cx, parent, name, ino, node, !exclusive).await?;
+        let made = self.run_mknod(cx, parent, name.clone(), ino, node, !exclusive).await?;
         drop(room);
-        if made.existed {
-            drop(opened);
-            return self.open_existing(cx, made.ino, &made.attr, flags).await;
+        if !made.existed {
+            opened.keep();
         }
-        opened.keep();
-        Ok((made.ino, made.attr))
-    }
-
-    async fn open_existing(&self, cx: &Caller, ino: Ino, attr: &Attr, flags: OpenFlags) -> MetaResult<(Ino, Attr)> {
-        if !attr.is_file() {
-            return Err(Errno::EEXIST.into());
-        }
-        Ok((ino, self.open_file(cx, ino, flags).await?))
+        Ok(made)
     }
 
     /// How a removal from `parent` goes about it.
