@@ -210,7 +210,7 @@ impl State {
         while from < goal {
             let to = ((from / block + 1) * block).min(length);
             let covered = self.fetches.iter().any(|fetch| fetch.start <= from && to <= fetch.end);
-            if !covered {
+            if !covered && !file.hint_at_hand(from, to) {
                 let Some(fetch) = Fetch::start(file, from, to, epoch) else { break };
                 self.fetches.push(fetch);
             }
