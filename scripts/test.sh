@@ -76,6 +76,8 @@ prepare() {
     install_tool fsx 0.3.2
     work=$(mktemp -d "${TMPDIR:-/tmp}/juicefs-test.XXXXXX")
     mkdir "$work/tmp"
+    # Tests that mount as an ordinary user go through here.
+    chmod 755 "$work" "$work/tmp"
     trap finish EXIT
     trap 'exit 130' INT TERM
     export TMPDIR=$work/tmp JFS_GOLDEN=$golden JUICEFS_TEST_TOOLS=$tools JUICEFS_TEST_PIDS=$work/pids
