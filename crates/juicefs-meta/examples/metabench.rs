@@ -1,5 +1,5 @@
-//! How fast a metadata engine is below everything else: `metabench URL [THREADS] [FILES]`. Formats a volume at the URL, which
-//! must be empty, makes, looks up and removes files from several threads, and prints rates and CPU time per operation.
+//! How fast a metadata engine is below everything else: `metabench URL [THREADS] [FILES]`. Formats a volume at the URL if
+//! there is none, makes, looks up and removes files from several threads, and prints rates and CPU time per operation.
 
 use std::{
     sync::{Arc, Barrier},
@@ -95,6 +95,7 @@ fn main() {
         uuid: "bench".into(),
         storage: "file".into(),
         block_size: 4096,
+        compression: "none".into(),
         meta_version: 1,
         dir_stats: true,
         ..Format::default()
@@ -111,7 +112,9 @@ fn main() {
     };
     let runtime = runtime();
     let client = runtime.block_on(async {
-        Client::init(&engine, &format, false, clock.as_ref()).await.expect("formatted");
+        if Client::load_format(&engine).await.expect("readable").is_none() {
+            Client::init(&engine, &format, false, clock.as_ref()).await.expect("formatted");
+        }
         let client = Client::open(engine, config).await.expect("opened");
         client.new_session("{}".into()).await.expect("a session");
         client

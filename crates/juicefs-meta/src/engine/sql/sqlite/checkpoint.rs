@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use juicefs_core::error::{MetaError, MetaResult};
@@ -30,6 +30,8 @@ const STEP_PAGES: u32 = 1000;
 const LIMIT_PAGES: u32 = 8192;
 /// A log longer than this is cut when nothing is written: 4 MiB.
 const KEPT_PAGES: u32 = 1024;
+/// Longest that jobs are held back for the last piece.
+const COPY_REST: Duration = Duration::from_millis(200);
 /// So long without a commit is called idle.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -37,6 +39,8 @@ const IDLE: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct LogGauge {
     pages: AtomicU32,
+    /// The longest that it was since its file was cut: a log that starts over keeps its file.
+    longest: AtomicU32,
     commits: AtomicU32,
     /// Log length at which the checkpointer is to be called.
     call_at: AtomicU32,
@@ -72,6 +76,7 @@ impl LogGauge {
 
     fn note(&self, pages: u32) {
         let before = self.pages.swap(pages, Ordering::Relaxed);
+        self.longest.fetch_max(pages, Ordering::Relaxed);
         self.commits.fetch_add(1, Ordering::SeqCst);
         if pages < before {
             self.call_at.store(STEP_PAGES, Ordering::Relaxed);
@@ -132,6 +137,16 @@ struct Work {
     settled: u32,
     /// The last copy failed.
     failing: bool,
+}
+
+/// How far a checkpoint came.
+struct Copied {
+    /// Somebody was in the way.
+    busy: bool,
+    /// Pages of the log.
+    length: u32,
+    /// Those of them that are in the database file.
+    copied: u32,
 }
 
 /// Why the thread woke.
@@ -195,11 +210,11 @@ impl Work {
     /// Copies what the log has, without anybody waiting; past the limit, with jobs held back for the rest. The next call
     /// comes some pages later, or when the log has started over.
     fn copy(&mut self) -> Result<(), Fault> {
-        let outcome = self.checkpoint("PASSIVE").and_then(|(length, copied)| {
+        let outcome = self.checkpoint("PASSIVE").and_then(|Copied { length, copied, .. }| {
             let whole = copied == length && self.gauge.pages.load(Ordering::Relaxed) == length;
             if !whole && length >= LIMIT_PAGES {
                 let shared = Arc::clone(&self.shared);
-                shared.paused(|| self.checkpoint("PASSIVE")).transpose()?;
+                shared.locked(|| self.copy_rest()).transpose()?;
             }
             Ok(())
         });
@@ -208,26 +223,42 @@ impl Work {
         outcome
     }
 
+    /// Copies what is left while nobody writes, after another client that may be copying too.
+    fn copy_rest(&mut self) -> Result<(), Fault> {
+        let until = Instant::now() + COPY_REST;
+        loop {
+            let Copied { length, copied, .. } = self.checkpoint("PASSIVE")?;
+            if (length > 0 && copied == length) || Instant::now() > until {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Copies everything and cuts a log that has grown large.
     fn settle(&mut self) -> Result<(), Fault> {
-        if self.gauge.pages.load(Ordering::Relaxed) <= KEPT_PAGES {
+        if self.gauge.longest.load(Ordering::Relaxed) <= KEPT_PAGES {
             self.checkpoint("PASSIVE")?;
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        shared.paused(|| self.checkpoint("TRUNCATE")).transpose()?;
+        match shared.paused(|| self.checkpoint("TRUNCATE")).transpose()? {
+            Some(after) if !after.busy => self.gauge.longest.store(0, Ordering::Relaxed),
+            // Somebody reads from the log: once more when it is idle again, or still.
+            _ => self.settled = self.settled.wrapping_sub(1),
+        }
         Ok(())
     }
 
-    /// Pages of the log, and how many of them are copied.
-    fn checkpoint(&mut self, mode: &str) -> Result<(u32, u32), Fault> {
+    fn checkpoint(&mut self, mode: &str) -> Result<Copied, Fault> {
         if self.link.is_none() {
             self.link = Some(self.shared.database().open_checkpointer()?);
         }
         let Some(link) = &self.link else { return Err(Fault::Busy) };
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-        let (length, copied) = link.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], read)?;
-        // Both are -1 when there is no log.
-        Ok((u32::try_from(length).unwrap_or(0), u32::try_from(copied).unwrap_or(0)))
+        // The numbers are -1 when there is no log, or somebody else is at it.
+        let pages = |row: &rusqlite::Row<'_>, at| row.get(at).map(|pages: i64| u32::try_from(pages).unwrap_or(0));
+        let read =
+            |row: &rusqlite::Row<'_>| Ok(Copied { busy: row.get(0)?, length: pages(row, 1)?, copied: pages(row, 2)? });
+        Ok(link.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], read)?)
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc, Once,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -63,7 +63,6 @@ impl Database {
         if path.is_dir() {
             return Err(MetaError::Setting(format!("{} is a directory, not a database file", path.display())));
         }
-        settle_process();
         Ok(Self { options, fitted: RwLock::default(), generation: AtomicU64::new(0) })
     }
 
@@ -243,18 +242,6 @@ impl Database {
         outcome?;
         self.refit(link)
     }
-}
-
-/// Settings of SQLite for the whole process, before it is used first.
-fn settle_process() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: no connection of this process exists yet; otherwise SQLite refuses, which does no harm. Statistics on
-        // memory cost a lock that all connections share.
-        unsafe {
-            rusqlite::ffi::sqlite3_config(rusqlite::ffi::SQLITE_CONFIG_MEMSTATUS, 0);
-        }
-    });
 }
 
 fn schema_version(conn: &Connection) -> Result<i64, Fault> {

@@ -8,6 +8,7 @@
 //! Invariant: while jobs are queued, either someone has the connection and will see them when giving it back, or the
 //! writer thread is on its way.
 
+mod courtesy;
 mod transaction;
 mod turn;
 
@@ -19,10 +20,11 @@ use std::{
 };
 
 use juicefs_core::error::{MetaError, MetaResult};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::{
+    courtesy::Courtesy,
     transaction::{Slot, Slots},
     turn::{Progress, Turn},
 };
@@ -41,9 +43,6 @@ const CALLER_BOUND: Bound = Bound { jobs: 16, time: Duration::from_micros(500) }
 const THREAD_BOUND: Bound = Bound { jobs: 64, time: Duration::from_millis(2) };
 /// First and last pause between two tries to get the write lock from another client.
 const BACKOFF: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
-/// After so long without a gap the thread leaves one, in which other clients can get the write lock.
-const GAP_AFTER: Duration = Duration::from_millis(50);
-const GAP: Duration = Duration::from_millis(1);
 
 /// How much goes into one transaction.
 #[derive(Clone, Copy)]
@@ -104,6 +103,7 @@ struct State {
     /// The checkpointer waits for the connection; it comes first.
     pausing: bool,
     closed: bool,
+    courtesy: Courtesy,
 }
 
 /// The connection that writes, opened with the first job.
@@ -153,6 +153,7 @@ impl WriterQueue {
             wanted: false,
             pausing: false,
             closed: false,
+            courtesy: Courtesy::new(Instant::now()),
         };
         let shared = Arc::new(Shared {
             database,
@@ -246,14 +247,16 @@ impl Shared {
 
     /// Runs the job on this thread if the connection is free and nobody was earlier.
     fn try_here(self: &Arc<Self>, job: Box<dyn Job>) -> Tried {
+        let now = Instant::now();
         let mut state = self.state.lock();
-        if !state.queue.is_empty() || state.pausing || state.closed {
+        if !state.queue.is_empty() || state.pausing || state.closed || state.courtesy.gap(now, false).is_some() {
             return Tried::Taken(job);
         }
         let Some(writer) = state.writer.take() else { return Tried::Taken(job) };
         drop(state);
         let mut turn = Turn { shared: self, writer: Some(writer) };
-        let own = Pending { job, reply: None, until: self.deadline(), _room: None };
+        let until = now + self.database.options().lock_deadline;
+        let own = Pending { job, reply: None, until, _room: None };
         let mut slots = turn.transact(own, CALLER_BOUND);
         let waits = slots.first_mut().and_then(Slot::waiter);
         turn.requeue(&mut slots);
@@ -276,7 +279,10 @@ impl Shared {
         if state.closed {
             return;
         }
-        let here = matches!(task, Task::Job(_)) && state.queue.is_empty() && !state.pausing;
+        let here = matches!(task, Task::Job(_))
+            && state.queue.is_empty()
+            && !state.pausing
+            && state.courtesy.gap(Instant::now(), false).is_none();
         state.queue.push_back(task);
         if here {
             if let Some(writer) = state.writer.take() {
@@ -293,15 +299,13 @@ impl Shared {
     /// The writer thread.
     fn serve(self: &Arc<Self>) {
         let mut backoff = BACKOFF.0;
-        let mut busy_since = Instant::now();
-        while let Some(turn) = self.thread_turn(&mut busy_since) {
+        while let Some(turn) = self.thread_turn() {
             match turn.next(THREAD_BOUND) {
                 Progress::Made => backoff = BACKOFF.0,
                 Progress::Busy => {
                     self.expire();
                     std::thread::sleep(backoff);
                     backoff = (backoff * 2).min(BACKOFF.1);
-                    busy_since = Instant::now();
                 }
             }
         }
@@ -310,11 +314,7 @@ impl Shared {
     }
 
     /// Waits for something to do and for the connection. `None` when everything is done and the queue was closed.
-    fn thread_turn(self: &Arc<Self>, busy_since: &mut Instant) -> Option<Turn<'_>> {
-        if busy_since.elapsed() > GAP_AFTER {
-            std::thread::sleep(GAP);
-            *busy_since = Instant::now();
-        }
+    fn thread_turn(self: &Arc<Self>) -> Option<Turn<'_>> {
         let mut state = self.state.lock();
         loop {
             if state.queue.is_empty() {
@@ -322,14 +322,16 @@ impl Shared {
                 if state.closed && state.writer.is_some() {
                     return None;
                 }
-            } else if (state.wanted || state.closed)
-                && !state.pausing
-                && let Some(writer) = state.writer.take()
-            {
-                return Some(Turn { shared: self, writer: Some(writer) });
+            } else if (state.wanted || state.closed) && !state.pausing && state.writer.is_some() {
+                if let Some(gap) = state.courtesy.gap(Instant::now(), true) {
+                    // What is queued keeps callers from taking the connection meanwhile.
+                    MutexGuard::unlocked(&mut state, || std::thread::sleep(gap));
+                    continue;
+                }
+                let writer = state.writer.take();
+                return Some(Turn { shared: self, writer });
             }
             self.wake.wait(&mut state);
-            *busy_since = Instant::now();
         }
     }
 
@@ -364,6 +366,16 @@ impl Shared {
     pub(super) fn paused<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<T> {
         let _turn = self.paused_turn()?;
         Some(work())
+    }
+
+    /// The same, and holds the write lock, so that no other client writes either. `None` also when one has it.
+    pub(super) fn locked<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<T> {
+        let mut turn = self.paused_turn()?;
+        let link = turn.link(false).ok()?;
+        link.frame("BEGIN IMMEDIATE").ok()?;
+        let out = work();
+        link.rollback();
+        Some(out)
     }
 
     /// Waits for the connection, before all jobs.

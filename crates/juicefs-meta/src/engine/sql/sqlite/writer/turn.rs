@@ -29,6 +29,7 @@ impl Drop for Turn<'_> {
             link.rollback();
         }
         let mut state = self.shared.state.lock();
+        state.courtesy.released(Instant::now());
         state.writer = self.writer.take();
         state.wanted |= !state.queue.is_empty();
         if state.wanted || state.pausing || state.closed {
@@ -55,7 +56,9 @@ impl Turn<'_> {
                 let link = self.link(change.create);
                 match link.and_then(|link| (change.work)(&shared.database, link)) {
                     Err(Fault::Busy) => {
-                        shared.state.lock().queue.push_front(Task::Tables(change));
+                        let mut state = shared.state.lock();
+                        state.courtesy.contended(Instant::now());
+                        state.queue.push_front(Task::Tables(change));
                         Progress::Busy
                     }
                     outcome => {
@@ -121,6 +124,7 @@ impl Turn<'_> {
         let (done, unrun): (Slots, Slots) = std::mem::take(slots).into_iter().partition(Slot::is_done);
         *slots = done;
         let mut state = self.shared.state.lock();
+        state.courtesy.contended(Instant::now());
         for slot in unrun.into_iter().rev() {
             state.queue.push_front(Task::Job(slot.into_pending()));
         }
