@@ -9,6 +9,7 @@
 #   JUICEFS_TEST_SEED    replays the random tests with one seed
 #   JUICEFS_BIN          tests this client instead of the one that is built here
 set -euo pipefail
+umask 022
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"

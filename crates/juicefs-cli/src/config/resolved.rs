@@ -53,7 +53,7 @@ impl Surroundings {
 
     #[cfg(test)]
     pub(crate) fn of_tests() -> Self {
-        Self { is_root: true, home: "/home/u".into(), cwd: "/work".into(), vars: std::collections::HashMap::new() }
+        Self { is_root: true, home: "/home/u".into(), cwd: "/srv".into(), vars: std::collections::HashMap::new() }
     }
 }
 

@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(
             format.to_json().expect("writable"),
             "{\n\"Name\": \"vol\",\n\"UUID\": \"U\",\n\"Storage\": \"file\",\n\"Tiers\": {\n\"0\": {\n\"ID\": 0,\n\
-             \"StorageClass\": \"\",\n\"Tag\": \"\"\n}\n},\n\"Bucket\": \"/work/data/\",\n\"BlockSize\": 4096,\n\
+             \"StorageClass\": \"\",\n\"Tag\": \"\"\n}\n},\n\"Bucket\": \"/srv/data/\",\n\"BlockSize\": 4096,\n\
              \"Compression\": \"none\",\n\"EncryptAlgo\": \"aes256gcm-rsa\",\n\"TrashDays\": 1,\n\"MetaVersion\": 1,\n\
              \"MinClientVersion\": \"1.1.0-A\",\n\"DirStats\": true,\n\"EnableACL\": false\n}"
         );

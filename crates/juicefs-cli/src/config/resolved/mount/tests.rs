@@ -31,8 +31,8 @@ fn warned(line: &str) -> (MountConfig, String) {
 #[test]
 fn defaults_are_those_of_the_manual() {
     let config = good("");
-    assert_eq!(config.meta_url, "sqlite3:///work/m.db");
-    assert_eq!(config.mountpoint, PathBuf::from("/work/mnt"));
+    assert_eq!(config.meta_url, "sqlite3:///srv/m.db");
+    assert_eq!(config.mountpoint, PathBuf::from("/srv/mnt"));
     assert_eq!(config.process.log, PathBuf::from("/var/log/juicefs.log"));
     assert!(!config.process.background);
     assert_eq!(config.meta.heartbeat, Duration::from_secs(12));
@@ -129,7 +129,7 @@ fn waiting_time_comes_from_the_environment() {
 
 #[test]
 fn cache_places() {
-    assert_eq!(good("--cache-dir /a:b").data.cache, CachePlace::Dirs(vec!["/a".into(), "/work/b".into()]));
+    assert_eq!(good("--cache-dir /a:b").data.cache, CachePlace::Dirs(vec!["/a".into(), "/srv/b".into()]));
     assert_eq!(good("--cache-dir memory").data.cache, CachePlace::Memory);
     assert_eq!(warned("--cache-size 0").0.data.cache, CachePlace::None);
 }
@@ -138,7 +138,7 @@ fn cache_places() {
 fn meta_urls() {
     let here = Surroundings::of_tests();
     let cases = [
-        ("sqlite3://m.db?cache=shared", "sqlite3:///work/m.db?cache=shared"),
+        ("sqlite3://m.db?cache=shared", "sqlite3:///srv/m.db?cache=shared"),
         ("sqlite3:///a/m.db", "sqlite3:///a/m.db"),
         ("redis://h/1", "redis://h/1"),
         ("h/1", "h/1"),
