@@ -50,10 +50,11 @@ fn fill_cache(volume: &Volume, mount: &Mount, name: &str, blocks: usize) -> Vec<
     cached_blocks(&cache)
 }
 
+/// With the default `--verify-cache-checksum extend`, which checks whatever it reads; the other levels check less.
 #[test]
 fn a_damaged_cache_is_read_around() {
     let volume = Volume::with(&["--trash-days", "0", "--block-size", "1M"]);
-    let mount = volume.mount_with("mnt", &["--verify-cache-checksum", "full"]);
+    let mount = volume.mount_with("mnt", &[]);
     let data = content(1, 8 * MIB);
     fs::write(mount.join("file"), &data).unwrap();
     let blocks = fill_cache(&volume, &mount, "file", 8);
@@ -72,7 +73,7 @@ fn a_damaged_cache_is_read_around() {
             _ => fs::write(path, "").unwrap(),
         }
     }
-    let mount = volume.mount_with("mnt", &["--verify-cache-checksum", "full"]);
+    let mount = volume.mount_with("mnt", &[]);
     drop_page_cache();
     assert!(fs::read(mount.join("file")).unwrap() == data, "bytes of a damaged cache were returned");
     mount.unmount();

@@ -145,6 +145,19 @@ async fn dropping_a_finished_slice_keeps_it() {
     assert_eq!(get(&store, slice, 0, 100).await, sample(100));
 }
 
+/// A body that was cut short does not decode and is fetched once more; cut twice, it is reported, which is right. Wrong
+/// bytes never are.
+async fn read_in_storm(store: &Store, slice: SliceKey, off: u32, len: u32) -> Vec<u8> {
+    for _ in 0..5 {
+        match store.read(slice, off, len, ReadPurpose::Random).await {
+            Ok(got) => return got.concat(),
+            Err(ChunkError::Corrupt { .. }) => {}
+            Err(error) => panic!("read: {error:?}"),
+        }
+    }
+    panic!("five reads in a row met two bodies that were cut short");
+}
+
 /// Writers and readers under all faults at once, with little memory: what was finished reads back, all of it ends, and
 /// the budget holds.
 async fn storm(seed: u64, codec: &str) {
@@ -168,7 +181,7 @@ async fn storm(seed: u64, codec: &str) {
                 let slice = put(&store, n * 100 + round, &data).await;
                 for (off, len) in [(0, 1000), (65_000, 2000), (1, slice.size - 1), (200_000, 4096), (0, slice.size)] {
                     assert!(store.budget().used_bytes() <= cap);
-                    let got = store.read(slice, off, len, ReadPurpose::Random).await.expect("read").concat();
+                    let got = read_in_storm(&store, slice, off, len).await;
                     assert!(got == data[off as usize..(off + len) as usize], "slice {} at {off}", slice.id);
                 }
                 if round == 2 {
