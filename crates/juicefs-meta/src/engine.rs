@@ -56,7 +56,13 @@ pub enum Scan {
         before_secs: i64,
     },
     /// `Key::Chunk` of one inode, ascending by index.
-    Chunks(Ino),
+    Chunks {
+        /// The file.
+        ino: Ino,
+        /// Its length at removal. An engine without an index of chunks looks at those that a file of this length can
+        /// have, and at some beyond.
+        length: u64,
+    },
     /// `Key::Xattr` of one inode.
     Xattrs(Ino),
     /// `Key::Acl`.

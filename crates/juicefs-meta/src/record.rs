@@ -69,10 +69,10 @@ pub enum Key {
     Session(SessionId),
     /// Whether a session keeps a removed inode alive.
     Sustained(SessionId, Ino),
-    /// The note that the data of a removed file is still to be deleted.
-    DelFile(Ino),
-    /// Slices whose references a compaction with trash still holds, by the id of the slice it made.
-    DelaySlices(SliceId),
+    /// The note that the data of a removed file of this length is still to be deleted.
+    DelFile(Ino, u64),
+    /// Slices whose references a compaction with trash still holds, by the id of the slice it made and its second.
+    DelaySlices(SliceId, i64),
     /// A counter.
     Counter(Counter),
 }

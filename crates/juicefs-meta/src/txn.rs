@@ -86,9 +86,9 @@ impl ReadSet {
     accessor!(/// A session.
         session(sid: SessionId) -> Session, Key::Session(sid), Session);
     accessor!(/// The delfile note of an inode.
-        del_file(ino: Ino) -> DelFile, Key::DelFile(ino), DelFile);
+        del_file(ino: Ino, length: u64) -> DelFile, Key::DelFile(ino, length), DelFile);
     accessor!(/// Delayed slices of a compaction.
-        delay_slices(id: SliceId) -> DelaySlices, Key::DelaySlices(id), DelaySlices);
+        delay_slices(id: SliceId, since_secs: i64) -> DelaySlices, Key::DelaySlices(id, since_secs), DelaySlices);
     accessor!(/// Parents of an inode.
         parents(ino: Ino) -> BTreeMap<Ino, u64>, Key::Parents(ino), Parents);
 
@@ -220,12 +220,12 @@ pub enum Effect {
     DeleteSustained(SessionId, Ino),
     /// Notes data to delete.
     PutDelFile(Ino, DelFile),
-    /// The data is gone.
-    DeleteDelFile(Ino),
+    /// The data of a file that had this length is gone.
+    DeleteDelFile(Ino, u64),
     /// Holds slices back.
     PutDelaySlices(SliceId, DelaySlices),
-    /// Lets them go.
-    DeleteDelaySlices(SliceId),
+    /// Lets those of a compaction in this second go.
+    DeleteDelaySlices(SliceId, i64),
     /// Sets a counter.
     SetCounter(Counter, i64),
     /// Adds to a counter.
@@ -240,6 +240,8 @@ pub enum NodeGuard {
     /// Type, mode, owner, flags, parent and ACL ids are unchanged: all that permission checks look at. Times and nlink may
     /// have moved.
     Permissions,
+    /// The node exists with the same type and parent: where a directory lies in the tree.
+    Place,
     /// The node exists with the same type.
     Exists,
 }
@@ -255,6 +257,10 @@ pub struct Effects {
     pub dir_stats: Vec<(Ino, DirStat)>,
     /// Nodes whose guard is narrower than "unchanged".
     pub narrowed: Vec<(Ino, NodeGuard)>,
+    /// The session that wants the changes. An engine applies them only while the record of this session exists, checked
+    /// in the same atomic step, and answers [`MetaError::Fenced`] otherwise: a client that was taken for dead writes
+    /// nothing any more. `None` for clients without a session and for changes of the session itself.
+    pub writer: Option<SessionId>,
 }
 
 /// Used bytes and inodes, or a change of them.

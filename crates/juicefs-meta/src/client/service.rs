@@ -62,7 +62,7 @@ impl Meta for Client {
     }
 
     async fn delete_file_data(&self, file: Freed) -> MetaResult<Vec<SliceKey>> {
-        self.drop_file_data(file.ino).await
+        self.drop_file_data(file).await
     }
 
     async fn dead_slices(&self, limit: usize) -> MetaResult<Vec<SliceKey>> {

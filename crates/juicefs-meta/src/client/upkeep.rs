@@ -180,24 +180,24 @@ impl Client {
     pub(super) async fn removed_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
         let page = self.engine.scan(Scan::DelFiles { before_secs: before.secs }, None, limit).await?;
         let files = page.into_iter().filter_map(|(key, value)| match (key, value) {
-            (Key::DelFile(ino), Value::DelFile(file)) => Some(Freed { ino, length: file.length }),
+            (Key::DelFile(ino, _), Value::DelFile(file)) => Some(Freed { ino, length: file.length }),
             _ => None,
         });
         Ok(files.collect())
     }
 
     /// Chunk by chunk, each in a transaction of its own; the note of the removal goes with the last.
-    pub(super) async fn drop_file_data(&self, ino: Ino) -> MetaResult<Vec<SliceKey>> {
+    pub(super) async fn drop_file_data(&self, Freed { ino, length }: Freed) -> MetaResult<Vec<SliceKey>> {
         self.writable()?;
         let mut dead = Vec::new();
         loop {
-            let page = self.engine.scan(Scan::Chunks(ino), None, 2).await?;
+            let page = self.engine.scan(Scan::Chunks { ino, length }, None, 2).await?;
             let index = page.first().and_then(|(key, _)| match key {
                 Key::Chunk(_, index) => Some(*index),
                 _ => None,
             });
             let last = page.len() < 2;
-            let Some(slices) = self.run(DropChunk { ino, index, last }).await? else {
+            let Some(slices) = self.run(DropChunk { ino, length, index, last }).await? else {
                 tracing::error!(%ino, "data of a file that exists is noted for deletion; it is kept");
                 return Ok(dead);
             };
@@ -227,8 +227,8 @@ impl Client {
         let page = self.engine.scan(Scan::DelaySlices { before_secs: before.secs }, None, limit).await?;
         let mut dead = Vec::new();
         for (key, _) in page {
-            if let Key::DelaySlices(id) = key {
-                dead.extend(self.run(ReleaseDelayed { id }).await?);
+            if let Key::DelaySlices(id, since_secs) = key {
+                dead.extend(self.run(ReleaseDelayed { id, since_secs }).await?);
             }
         }
         Ok(dead)

@@ -175,13 +175,15 @@ fn scan_bounds(scan: Scan) -> (Key, Key) {
     match scan {
         Scan::Sessions => (Key::Session(SessionId(0)), Key::Session(SessionId(u64::MAX))),
         Scan::Sustained(sid) => (Key::Sustained(sid, every_ino.0), Key::Sustained(sid, every_ino.1)),
-        Scan::DelFiles { .. } => (Key::DelFile(every_ino.0), Key::DelFile(every_ino.1)),
+        Scan::DelFiles { .. } => (Key::DelFile(every_ino.0, 0), Key::DelFile(every_ino.1, u64::MAX)),
         Scan::DeadSlices => {
             let key = |id, size| Key::SliceRef(SliceKey { id: SliceId(id), size });
             (key(0, 0), key(u64::MAX, u32::MAX))
         }
-        Scan::DelaySlices { .. } => (Key::DelaySlices(SliceId(0)), Key::DelaySlices(SliceId(u64::MAX))),
-        Scan::Chunks(ino) => (Key::Chunk(ino, 0), Key::Chunk(ino, u32::MAX)),
+        Scan::DelaySlices { .. } => {
+            (Key::DelaySlices(SliceId(0), i64::MIN), Key::DelaySlices(SliceId(u64::MAX), i64::MAX))
+        }
+        Scan::Chunks { ino, .. } => (Key::Chunk(ino, 0), Key::Chunk(ino, u32::MAX)),
         Scan::Xattrs(ino) => {
             (Key::Xattr(ino, Name::default()), Key::Xattr(Ino(ino.0.saturating_add(1)), Name::default()))
         }
@@ -398,10 +400,12 @@ impl Store {
             Effect::DeleteSession(sid) => self.delete(Key::Session(*sid)),
             Effect::PutSustained(sid, ino) => self.put(Key::Sustained(*sid, *ino), Value::Sustained),
             Effect::DeleteSustained(sid, ino) => self.delete(Key::Sustained(*sid, *ino)),
-            Effect::PutDelFile(ino, file) => self.put(Key::DelFile(*ino), Value::DelFile(*file)),
-            Effect::DeleteDelFile(ino) => self.delete(Key::DelFile(*ino)),
-            Effect::PutDelaySlices(id, slices) => self.put(Key::DelaySlices(*id), Value::DelaySlices(slices.clone())),
-            Effect::DeleteDelaySlices(id) => self.delete(Key::DelaySlices(*id)),
+            Effect::PutDelFile(ino, file) => self.put(Key::DelFile(*ino, file.length), Value::DelFile(*file)),
+            Effect::DeleteDelFile(ino, length) => self.delete(Key::DelFile(*ino, *length)),
+            Effect::PutDelaySlices(id, slices) => {
+                self.put(Key::DelaySlices(*id, slices.since_secs), Value::DelaySlices(slices.clone()));
+            }
+            Effect::DeleteDelaySlices(id, since) => self.delete(Key::DelaySlices(*id, *since)),
             Effect::SetCounter(counter, value) => self.put(Key::Counter(*counter), Value::Counter(*value)),
             Effect::AddCounter(counter, delta) => {
                 let value = self.counter(*counter) + delta;
@@ -451,6 +455,7 @@ impl NodeGuard {
     pub fn holds(self, was: &Attr, is: &Attr) -> bool {
         match self {
             Self::Exists => was.kind == is.kind,
+            Self::Place => (was.kind, was.parent) == (is.kind, is.parent),
             Self::Permissions => {
                 let seen =
                     |a: &Attr| (a.kind, a.mode, a.uid, a.gid, a.flags, a.parent, a.access_acl, a.default_acl, a.tier);

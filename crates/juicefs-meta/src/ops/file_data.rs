@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct DropChunk {
     pub(crate) ino: Ino,
+    /// Its length at removal.
+    pub(crate) length: u64,
     /// The chunk; `None` when none is left.
     pub(crate) index: Option<ChunkIndex>,
     /// Nothing of the file is left afterwards.
@@ -51,7 +53,7 @@ impl DropChunk {
             dead = release(read, used, &mut effects)?;
         }
         if self.last {
-            effects.push(Effect::DeleteDelFile(self.ino));
+            effects.push(Effect::DeleteDelFile(self.ino, self.length));
         }
         Ok((Some(dead), effects))
     }

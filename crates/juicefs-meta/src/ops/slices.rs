@@ -16,6 +16,8 @@ use crate::{
 pub(crate) struct ReleaseDelayed {
     /// The slice that the compaction made.
     pub(crate) id: SliceId,
+    /// When it did.
+    pub(crate) since_secs: i64,
 }
 
 impl Operation for ReleaseDelayed {
@@ -23,7 +25,7 @@ impl Operation for ReleaseDelayed {
     const NAME: &'static str = "release_delayed";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::DelaySlices(self.id)]
+        vec![Key::DelaySlices(self.id, self.since_secs)]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<Vec<SliceKey>> {
@@ -34,9 +36,9 @@ impl Operation for ReleaseDelayed {
 impl ReleaseDelayed {
     fn judge(&self, read: &ReadSet) -> Verdict<Vec<SliceKey>> {
         let mut effects = Effects::none();
-        let Some(delayed) = read.delay_slices(self.id) else { return Ok((Vec::new(), effects)) };
+        let Some(delayed) = read.delay_slices(self.id, self.since_secs) else { return Ok((Vec::new(), effects)) };
         let dead = release(read, counted(delayed.slices.iter().copied()), &mut effects)?;
-        effects.push(Effect::DeleteDelaySlices(self.id));
+        effects.push(Effect::DeleteDelaySlices(self.id, self.since_secs));
         Ok((dead, effects))
     }
 }

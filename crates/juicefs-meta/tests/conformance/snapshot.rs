@@ -62,11 +62,11 @@ impl Snapshot {
             }
         }
         for (key, value) in scan(Scan::DelFiles { before_secs: i64::MAX }).await {
-            let (Key::DelFile(ino), Value::DelFile(file)) = (key, value) else { panic!("not a delfile") };
+            let (Key::DelFile(ino, _), Value::DelFile(file)) = (key, value) else { panic!("not a delfile") };
             self.del_files.insert(ino, file);
         }
         for (key, value) in scan(Scan::DelaySlices { before_secs: i64::MAX }).await {
-            let (Key::DelaySlices(id), Value::DelaySlices(slices)) = (key, value) else { panic!("not delayed") };
+            let (Key::DelaySlices(id, _), Value::DelaySlices(slices)) = (key, value) else { panic!("not delayed") };
             self.delayed.insert(id, slices);
         }
         for (key, value) in scan(Scan::DeadSlices).await {
@@ -90,7 +90,8 @@ impl Snapshot {
         }
         self.symlinks.extend(read.symlink(ino).map(|target| (ino, target.to_vec())));
         self.dir_stats.extend(read.dir_stat(ino).map(|stat| (ino, *stat)));
-        for (key, value) in engine.scan(Scan::Chunks(ino), None, ALL).await.expect("scanned") {
+        let length = read.node(ino).map_or(0, |attr| attr.length);
+        for (key, value) in engine.scan(Scan::Chunks { ino, length }, None, ALL).await.expect("scanned") {
             let (Key::Chunk(ino, index), Value::Chunk(list)) = (key, value) else { panic!("not a chunk") };
             self.chunks.insert((ino, index), list);
         }

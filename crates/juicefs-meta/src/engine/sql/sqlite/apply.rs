@@ -146,12 +146,12 @@ fn upkeep(link: &Link, effect: &Effect) -> Result<(), Fault> {
         Effect::PutDelFile(ino, file) => {
             link.execute(Statement::PutDelFile, [signed(ino.0), signed(file.length), file.removed_secs])?;
         }
-        Effect::DeleteDelFile(ino) => drop(link.execute(Statement::DeleteDelFile, [signed(ino.0)])?),
+        Effect::DeleteDelFile(ino, _) => drop(link.execute(Statement::DeleteDelFile, [signed(ino.0)])?),
         Effect::PutDelaySlices(id, held) => {
             let list = binary::encode_slice_keys(&held.slices);
             link.execute(Statement::PutDelaySlices, params![signed(id.0), held.since_secs, list])?;
         }
-        Effect::DeleteDelaySlices(id) => drop(link.execute(Statement::DeleteDelaySlices, [signed(id.0)])?),
+        Effect::DeleteDelaySlices(id, _) => drop(link.execute(Statement::DeleteDelaySlices, [signed(id.0)])?),
         Effect::SetCounter(counter, value) => set_counter(link, *counter, *value)?,
         Effect::AddCounter(counter, delta) => add_counter(link, *counter, *delta)?,
         Effect::PutSetting(json) => drop(link.execute(Statement::PutSetting, [text(json)])?),

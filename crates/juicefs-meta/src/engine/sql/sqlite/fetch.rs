@@ -137,8 +137,8 @@ fn upkeep(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
         Key::Sustained(sid, ino) => {
             link.one(Statement::GetSustained, [signed(sid.0), signed(ino.0)], |_| Ok(Value::Sustained))
         }
-        Key::DelFile(ino) => link.one(Statement::GetDelFile, [signed(ino.0)], |row| del_file(row, 0)),
-        Key::DelaySlices(id) => link.one(Statement::GetDelaySlices, [signed(id.0)], |row| delay_slices(row, 0)),
+        Key::DelFile(ino, _) => link.one(Statement::GetDelFile, [signed(ino.0)], |row| del_file(row, 0)),
+        Key::DelaySlices(id, _) => link.one(Statement::GetDelaySlices, [signed(id.0)], |row| delay_slices(row, 0)),
         Key::Counter(counter) => Ok(self::counter(link, *counter)?.map(Value::Counter)),
         _ => unreachable!("invariant: the other keys are read above"),
     }
@@ -239,7 +239,8 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
             Ok((Key::Sustained(sid, Ino(unsigned(int(row, 0)?, "sustained inode")?)), Value::Sustained))
         }),
         Scan::DelFiles { before_secs } => link.all(Statement::ScanDelFiles, [before_secs, number, limit], |row| {
-            Ok((Key::DelFile(Ino(unsigned(int(row, 0)?, "removed inode")?)), del_file(row, 1)?))
+            let ino = Ino(unsigned(int(row, 0)?, "removed inode")?);
+            Ok((Key::DelFile(ino, unsigned(int(row, 1)?, "length")?), del_file(row, 1)?))
         }),
         Scan::DeadSlices => link.all(Statement::ScanDeadSlices, [number, limit], |row| {
             let slice = SliceKey {
@@ -250,10 +251,11 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
         }),
         Scan::DelaySlices { before_secs } => {
             link.all(Statement::ScanDelaySlices, [before_secs, number, limit], |row| {
-                Ok((Key::DelaySlices(SliceId(unsigned(int(row, 0)?, "slice id")?)), delay_slices(row, 1)?))
+                let id = SliceId(unsigned(int(row, 0)?, "slice id")?);
+                Ok((Key::DelaySlices(id, int(row, 1)?), delay_slices(row, 1)?))
             })
         }
-        Scan::Chunks(ino) => link.all(Statement::ScanChunks, [signed(ino.0), number, limit], |row| {
+        Scan::Chunks { ino, .. } => link.all(Statement::ScanChunks, [signed(ino.0), number, limit], |row| {
             let index: ChunkIndex = narrow(int(row, 0)?, "chunk index")?;
             Ok((Key::Chunk(ino, index), Value::Chunk(records(row, 1, ino)?)))
         }),
@@ -277,9 +279,9 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
 fn scan_position(key: &Key) -> i64 {
     match key {
         Key::Session(sid) => signed(sid.0),
-        Key::Sustained(_, ino) | Key::DelFile(ino) => signed(ino.0),
+        Key::Sustained(_, ino) | Key::DelFile(ino, _) => signed(ino.0),
         Key::SliceRef(slice) => signed(slice.id.0),
-        Key::DelaySlices(id) => signed(id.0),
+        Key::DelaySlices(id, _) => signed(id.0),
         Key::Chunk(_, index) => i64::from(*index),
         Key::Acl(id) => i64::from(*id),
         _ => -1,

@@ -112,11 +112,11 @@ fn keys(conn: &Connection, have: &[String]) -> Vec<Key> {
     }
     let optional = |table: &str, query: &str| if have.iter().any(|t| t == table) { ids(conn, query) } else { vec![] };
     let delslices = optional("delslices", "SELECT chunkid FROM jfs_delslices");
-    keys.extend(delslices.into_iter().map(|id| Key::DelaySlices(SliceId(id))));
+    keys.extend(delslices.into_iter().map(|id| Key::DelaySlices(SliceId(id), 0)));
     let sessions = optional("session2", "SELECT sid FROM jfs_session2");
     keys.extend(sessions.into_iter().map(|sid| Key::Session(SessionId(sid))));
     let removed = optional("delfile", "SELECT inode FROM jfs_delfile");
-    keys.extend(removed.into_iter().map(|ino| Key::DelFile(Ino(ino))));
+    keys.extend(removed.into_iter().map(|ino| Key::DelFile(Ino(ino), 0)));
     let stats = optional("dir_stats", "SELECT inode FROM jfs_dir_stats");
     keys.extend(stats.into_iter().map(|ino| Key::DirStat(Ino(ino))));
     let rules = optional("acl", "SELECT id FROM jfs_acl");
@@ -150,9 +150,9 @@ fn effects(read: &ReadSet) -> Vec<Effect> {
                 list.push(Effect::InsertSliceRef(slice));
                 list.push(Effect::AddSliceRef(slice, count - 1));
             }
-            (Key::DelaySlices(id), Value::DelaySlices(held)) => list.push(Effect::PutDelaySlices(id, held)),
+            (Key::DelaySlices(id, _), Value::DelaySlices(held)) => list.push(Effect::PutDelaySlices(id, held)),
             (Key::Session(sid), Value::Session(session)) => list.push(Effect::PutSession(sid, session)),
-            (Key::DelFile(ino), Value::DelFile(file)) => list.push(Effect::PutDelFile(ino, file)),
+            (Key::DelFile(ino, _), Value::DelFile(file)) => list.push(Effect::PutDelFile(ino, file)),
             (Key::DirStat(ino), Value::DirStat(stat)) => list.push(Effect::PutDirStat(ino, stat)),
             (Key::Acl(id), Value::Acl(rule)) => list.push(Effect::PutAcl(id, rule)),
             (Key::Counter(counter), Value::Counter(value)) => list.push(Effect::SetCounter(counter, value)),
