@@ -7,3 +7,5 @@ pub mod mem_chunks;
 pub mod mem_meta;
 
 pub mod clock;
+
+pub mod redis;
