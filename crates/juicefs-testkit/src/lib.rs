@@ -1,5 +1,7 @@
 //! Tools for the tests of this project: things that fail on purpose, things that know the right answer.
 
+pub mod fault_proxy;
+
 pub mod fault_store;
 
 pub mod mem_chunks;
