@@ -2,6 +2,7 @@
 //! arithmetic or trash.
 
 pub mod mem;
+pub(crate) mod redis;
 pub(crate) mod sql;
 
 use async_trait::async_trait;
