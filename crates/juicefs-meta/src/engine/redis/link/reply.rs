@@ -183,8 +183,8 @@ mod tests {
     #[test]
     fn agrees_with_the_parser_of_the_redis_crate() {
         let mut rest = STREAM;
+        let mut parser = redis::Parser::new();
         for reply in parse(&[STREAM]).expect("replies") {
-            let mut parser = redis::Parser::new();
             let value = parser.parse_value(&mut rest).expect("a value");
             assert_eq!(reply.value, value);
         }
