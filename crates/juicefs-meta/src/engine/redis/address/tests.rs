@@ -233,17 +233,15 @@ fn passwords_come_from_the_first_place_that_has_one() {
         ("META_PASSWORD_FILE", path.as_str()),
         ("SENTINEL_PASSWORD", "from-sentinel"),
     ];
-    let cases: &[(&str, &[(&str, &str)], &str)] = &[
-        ("redis://:in-url@h", &all, "in-url"),
-        ("redis://u@h", &all, "from-redis"),
-        ("redis://h", &all[1..], "from-meta"),
-        ("redis://h", &[("REDIS_PASSWORD", ""), all[2]], "from-file"),
-        ("redis://h", &[], ""),
-    ];
-    for (url, variables, expected) in cases {
+    let check = |url: &str, variables: &[(&str, &str)], expected: &str| {
         let address = parse(url).complete(&given(variables)).expect("complete");
         assert_eq!(password(&address), expected.as_bytes(), "{url} {variables:?}");
-    }
+    };
+    check("redis://:in-url@h", &all, "in-url");
+    check("redis://u@h", &all, "from-redis");
+    check("redis://h", &all[1..], "from-meta");
+    check("redis://h", &[("REDIS_PASSWORD", ""), all[2]], "from-file");
+    check("redis://h", &[], "");
     let address = parse("redis://m,s").complete(&given(&all)).expect("complete");
     assert_eq!(address.sentinel_password().map(Secret::reveal), Some(&b"from-sentinel"[..]));
 
