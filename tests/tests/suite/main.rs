@@ -11,6 +11,7 @@ mod concurrent;
 mod crash;
 mod differential;
 mod faults;
+mod fencing;
 mod full_disk;
 mod golden;
 mod interop;
