@@ -42,9 +42,15 @@ async fn pause() {
 }
 
 /// The in-memory engine, used through `fetch` and `apply` only.
-struct Optimistic {
-    inner: MemEngine,
+pub(crate) struct Optimistic {
+    inner: Arc<MemEngine>,
     conflicts: AtomicUsize,
+}
+
+impl Optimistic {
+    pub(crate) fn new(inner: Arc<MemEngine>) -> Arc<Self> {
+        Arc::new(Self { inner, conflicts: AtomicUsize::new(0) })
+    }
 }
 
 #[async_trait]
@@ -272,7 +278,7 @@ fn serial(acts: &[Act], order: &[usize], trash: i64) -> Outcome {
 
 /// All at once, each step of the schedule letting one of them go on.
 fn overlapped(acts: &[Act], schedule: &[usize], trash: i64) -> (Outcome, usize) {
-    let engine = Arc::new(Optimistic { inner: MemEngine::new(), conflicts: AtomicUsize::new(0) });
+    let engine = Optimistic::new(Arc::new(MemEngine::new()));
     block_on(async {
         let volume = Volume::on(Arc::clone(&engine) as Arc<dyn Engine>, &format(trash)).await;
         let stage = stage(&volume).await;
@@ -400,7 +406,7 @@ fn a_dropped_call_leaves_nothing_half_done() {
     let removals = [Act::Unlink { dir: 1, name: "h" }, Act::Rename { from: (1, "f"), to: (1, "h"), exchange: false }];
     for what in removals.into_iter().chain([create, Act::Open, Act::Write, Act::Truncate { length: 9000 }]) {
         for polls in 0..8 {
-            let engine = Arc::new(Optimistic { inner: MemEngine::new(), conflicts: AtomicUsize::new(0) });
+            let engine = Optimistic::new(Arc::new(MemEngine::new()));
             block_on(async {
                 let volume = Volume::on(engine, &format(0)).await;
                 let stage = stage(&volume).await;
