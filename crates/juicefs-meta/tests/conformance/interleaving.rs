@@ -33,12 +33,7 @@ use crate::{
 
 /// Gives the schedule a chance to run something else.
 async fn pause() {
-    let mut paused = false;
-    std::future::poll_fn(|cx| {
-        cx.waker().wake_by_ref();
-        if std::mem::replace(&mut paused, true) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    tokio::task::yield_now().await;
 }
 
 /// The in-memory engine, used through `fetch` and `apply` only.

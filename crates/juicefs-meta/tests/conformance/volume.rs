@@ -40,11 +40,10 @@ impl Clock for StandingClock {
 pub(crate) enum Kind {
     Mem,
     Sqlite,
-    #[expect(dead_code, reason = "until the engine is there")]
     Redis,
 }
 
-pub(crate) const KINDS: [Kind; 2] = [Kind::Mem, Kind::Sqlite];
+pub(crate) const KINDS: [Kind; 3] = [Kind::Mem, Kind::Sqlite, Kind::Redis];
 
 pub(crate) struct Volume {
     pub(crate) client: Arc<Client>,
