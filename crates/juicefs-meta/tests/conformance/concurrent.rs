@@ -47,8 +47,9 @@ pub(crate) fn seed() -> u64 {
 pub(crate) struct Runtimes([Runtime; 2]);
 
 impl Runtimes {
-    pub(crate) fn new() -> Self {
-        Self([(); 2].map(|()| Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")))
+    pub(crate) fn new(threads: usize) -> Self {
+        let runtime = || Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+        Self([runtime(), runtime()])
     }
 
     pub(crate) fn handles(&self) -> [Handle; 2] {
@@ -62,11 +63,10 @@ impl Runtimes {
 
 /// Plays rounds on an engine for as long as the mode says.
 fn play(kind: Kind) {
-    let options = Options { seed: seed(), may_fail: false };
-    let runtimes = Runtimes::new();
+    let options = Options { seed: seed(), ..Options::default() };
+    let runtimes = Runtimes::new(2);
     runtimes.block_on(async {
-        let home = Home::new(kind);
-        let mut arena = Arena::new(home, runtimes.handles(), |home, _| engine(home), options).await;
+        let mut arena = Arena::new(Home::new(kind), runtimes.handles(), |home, _| engine(home), options).await;
         let until = Instant::now() + Duration::from_secs(if full() { 120 } else { 6 });
         while Instant::now() < until {
             for _ in 0..64 {
@@ -102,4 +102,28 @@ fn concurrent_calls_on_sqlite_have_a_serial_order() {
 #[test]
 fn concurrent_calls_on_redis_have_a_serial_order() {
     play(Kind::Redis);
+}
+
+/// Calls that end with "unavailable" happened, or did not; all the rest is as exact as ever.
+#[test]
+fn calls_without_an_answer_happen_once_or_never() {
+    let options = Options { seed: seed(), may_fail: true, ..Options::default() };
+    // One thread each: between an effect and the news that it cannot be told, nobody of the same client comes in.
+    let runtimes = Runtimes::new(1);
+    runtimes.block_on(async {
+        let losing = |home: &Home, _: usize| match home {
+            Home::Mem(engine) => Optimistic::losing(Arc::clone(engine), 3) as Arc<dyn Engine>,
+            home => home.engine(),
+        };
+        let mut arena = Arena::new(Home::new(Kind::Mem), runtimes.handles(), losing, options).await;
+        for _ in 0..if full() { 500 } else { 30 } {
+            for _ in 0..20 {
+                arena.round().await;
+            }
+            arena.check_records().await;
+        }
+        let told = arena.finish().await;
+        println!("{told:?}");
+        assert!(told.unanswered > 20, "too little was lost: {told:?}");
+    });
 }

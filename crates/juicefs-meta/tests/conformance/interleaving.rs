@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
-    Attr, Caller, Errno, FileType, Ino, Meta, MetaResult, SetAttr, SliceRecord, Timestamp,
+    Attr, Caller, Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, SliceRecord, Timestamp,
     meta::{DirCursor, DirPage, OpenFlags, RenameFlags},
 };
 use juicefs_meta::{
@@ -40,17 +40,31 @@ async fn pause() {
 pub(crate) struct Optimistic {
     inner: Arc<MemEngine>,
     conflicts: AtomicUsize,
+    /// Of a hundred operations or looks, so many end with "unavailable", whether or not they were done.
+    lost: u32,
 }
 
 impl Optimistic {
     pub(crate) fn new(inner: Arc<MemEngine>) -> Arc<Self> {
-        Arc::new(Self { inner, conflicts: AtomicUsize::new(0) })
+        Self::losing(inner, 0)
+    }
+
+    pub(crate) fn losing(inner: Arc<MemEngine>, lost: u32) -> Arc<Self> {
+        Arc::new(Self { inner, conflicts: AtomicUsize::new(0), lost })
+    }
+
+    fn may_lose(&self) -> MetaResult<()> {
+        if rand::random_range(0..100) < self.lost {
+            return Err(MetaError::Unavailable("as the test wants it".to_owned()));
+        }
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Engine for Optimistic {
     async fn run(&self, mut job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
+        self.may_lose()?;
         loop {
             let mut read = self.inner.fetch(job.keys()).await?;
             pause().await;
@@ -75,6 +89,7 @@ impl Engine for Optimistic {
                     if decided {
                         job.applied(&applied);
                     }
+                    self.may_lose()?;
                     return Ok(job);
                 }
             }
@@ -101,6 +116,7 @@ impl Engine for Optimistic {
     }
     async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
         pause().await;
+        self.may_lose()?;
         self.inner.fetch(keys).await
     }
     async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {

@@ -3,6 +3,7 @@
 
 mod concurrent;
 mod differential;
+mod faults;
 mod history;
 mod interleaving;
 mod invariants;

@@ -15,7 +15,7 @@ use juicefs_core::{
 };
 use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine};
 
-pub(crate) use home::Home;
+pub(crate) use home::{Database, Home};
 
 /// Some minutes before an hour ends, so that tests can cross it or not.
 pub(crate) const START_SECS: i64 = 1_700_000_100;

@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     /// Whether calls may end without an answer.
     pub(crate) may_fail: bool,
+    /// Whether a third client looks at what came of a round, past the faults that the two meet.
+    pub(crate) looks_past: bool,
 }
 
 /// What was seen so far.
@@ -173,7 +175,7 @@ impl Arena {
             _ => None,
         });
         let known: Vec<Ino> = self.state.numbers().chain(made).collect();
-        let client = &self.clients[self.told.rounds % 2];
+        let client = self.observer();
         let seen = settled(|| Observation::take(client, self.sessions, known.iter().copied(), &self.aliases)).await;
         match explain(&self.state, &calls, &seen) {
             Ok(state) => self.state = state,
@@ -191,6 +193,10 @@ impl Arena {
             }
         }
         self.state.forget_gone();
+    }
+
+    fn observer(&self) -> &Client {
+        if self.options.looks_past { &self.volume.client } else { &self.clients[self.told.rounds % 2] }
     }
 
     fn targets(&self) -> Targets {
@@ -234,7 +240,7 @@ impl Arena {
     /// Deletes what is to be deleted, and checks all records.
     pub(crate) async fn check_records(&mut self) {
         let far = Timestamp::from_secs(i64::MAX / 2);
-        let client = &self.clients[self.told.rounds % 2];
+        let client = self.observer();
         let freed = settled(|| client.deleted_files(far, 100_000)).await;
         for file in freed {
             settled(|| client.delete_file_data(file)).await;

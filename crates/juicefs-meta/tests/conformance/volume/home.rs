@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Arc, LazyLock},
 };
 
@@ -28,31 +29,66 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
 });
 
 /// A logical database of the shared server that nobody else uses.
-#[derive(Debug)]
-pub(crate) struct Database(u32);
+struct Lease(u32);
+
+impl Lease {
+    fn take() -> Self {
+        let number = SHARED.free.lock().pop_front().expect("fewer tests than databases");
+        SHARED.server.wire(number).call(&["FLUSHDB"]);
+        Self(number)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        SHARED.server.wire(self.0).call(&["FLUSHDB"]);
+        SHARED.free.lock().push_back(self.0);
+    }
+}
+
+/// A database that holds one volume and nothing else.
+pub(crate) struct Database {
+    url: String,
+    prefix: String,
+    wire: Box<dyn Fn() -> Wire + Send + Sync>,
+    _lease: Option<Lease>,
+}
 
 impl Database {
-    fn lease() -> Self {
-        let number = SHARED.free.lock().pop_front().expect("fewer tests than databases");
-        let database = Self(number);
-        database.wire().call(&["FLUSHDB"]);
-        database
+    /// One of the shared server.
+    fn shared() -> Self {
+        let lease = Lease::take();
+        let number = lease.0;
+        let wire = Box::new(move || SHARED.server.wire(number));
+        Self { url: SHARED.server.url(number), prefix: String::new(), wire, _lease: Some(lease) }
     }
 
-    pub(crate) fn url(&self) -> String {
-        SHARED.server.url(self.0)
+    /// One that the test brought itself: `wire` connects to the server that has it now, and its keys begin with `prefix`.
+    pub(crate) fn own(url: String, prefix: &str, wire: impl Fn() -> Wire + Send + Sync + 'static) -> Self {
+        Self { url, prefix: prefix.to_owned(), wire: Box::new(wire), _lease: None }
+    }
+
+    /// What all keys begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// A connection to look at it.
     pub(crate) fn wire(&self) -> Wire {
-        SHARED.server.wire(self.0)
+        (self.wire)()
     }
-}
 
-impl Drop for Database {
-    fn drop(&mut self) {
-        self.wire().call(&["FLUSHDB"]);
-        SHARED.free.lock().push_back(self.0);
+    /// How it is reached through a proxy that listens on this port.
+    pub(crate) fn url_through(&self, port: u16) -> String {
+        let (server, number) = self.url.rsplit_once('/').expect("a URL with a database");
+        let (host, _port) = server.rsplit_once(':').expect("a URL with a port");
+        format!("{host}:{port}/{number}")
+    }
+
+    /// The port of the server.
+    pub(crate) fn port(&self) -> u16 {
+        let (server, _number) = self.url.rsplit_once('/').expect("a URL with a database");
+        server.rsplit_once(':').and_then(|(_host, port)| port.parse().ok()).expect("a URL with a port")
     }
 }
 
@@ -66,12 +102,18 @@ pub(crate) enum Home {
     Foreign(Arc<dyn Engine>),
 }
 
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.engine().describe())
+    }
+}
+
 impl Home {
     pub(crate) fn new(kind: Kind) -> Self {
         match kind {
             Kind::Mem => Self::Mem(Arc::new(MemEngine::new())),
             Kind::Sqlite => Self::Sqlite(tempfile::tempdir().expect("a directory")),
-            Kind::Redis => Self::Redis(Database::lease()),
+            Kind::Redis => Self::Redis(Database::shared()),
         }
     }
 
@@ -81,7 +123,7 @@ impl Home {
             Self::Mem(engine) => return Arc::clone(engine) as Arc<dyn Engine>,
             Self::Foreign(engine) => return Arc::clone(engine),
             Self::Sqlite(dir) => format!("sqlite3://{}", dir.path().join("meta.db").display()),
-            Self::Redis(database) => database.url(),
+            Self::Redis(database) => database.url.clone(),
         };
         juicefs_meta::open(&url).expect("an engine")
     }
