@@ -1,6 +1,6 @@
 //! The metadata service as the data path, the VFS and tools see it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -262,6 +262,13 @@ pub trait Meta: Send + Sync {
 
     /// Finds `name` (also `.` and `..`) in `parent`. ENOENT, ENOTDIR; EACCES without X when the caller is checked.
     async fn lookup(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)>;
+    /// Attributes of `ino` that were read less than `most` ago, with all changes of this client since, and how long ago
+    /// that was; they are never older than an answer given before. `None` when nothing is known: ask
+    /// [`Meta::getattr`]. Never waits.
+    fn recent_attr(&self, ino: Ino, most: Duration) -> Option<(Attr, Duration)> {
+        let _ = (ino, most);
+        None
+    }
     /// Attributes of `ino`. ENOENT.
     async fn getattr(&self, ino: Ino) -> MetaResult<Attr>;
     /// EACCES unless all bits of `mask` (R 4, W 2, X 1) are granted.

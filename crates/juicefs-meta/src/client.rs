@@ -4,6 +4,7 @@
 mod content;
 mod dir_stats;
 mod lease;
+mod looks;
 mod names;
 mod nodes;
 mod run;
@@ -80,6 +81,7 @@ pub struct Client {
     opens: Arc<OpenTable>,
     books: Arc<run::Books>,
     rules: Arc<RuleIndex>,
+    looks: Arc<looks::Looks>,
     /// Held while stored counters are read or added to, so that what is counted is counted once.
     counters: tokio::sync::Mutex<()>,
     /// The hour whose trash directory was used last, and that directory.
@@ -135,6 +137,7 @@ impl Client {
             opens: Arc::default(),
             books: Arc::new(run::Books::new(engine.caps())),
             rules: Arc::default(),
+            looks: Arc::default(),
             counters: tokio::sync::Mutex::default(),
             hourly_trash: Mutex::default(),
             sid: AtomicU64::new(0),

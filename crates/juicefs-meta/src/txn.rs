@@ -150,6 +150,17 @@ pub struct NodePatch {
     pub touched: Option<Timestamp>,
 }
 
+impl NodePatch {
+    /// Changes attributes as the patch says.
+    pub fn apply(&self, attr: &mut Attr) {
+        attr.nlink = attr.nlink.saturating_add_signed(self.nlink);
+        if let Some(time) = self.touched {
+            attr.mtime = attr.mtime.max(time);
+            attr.ctime = attr.ctime.max(time);
+        }
+    }
+}
+
 /// One change of the stored records.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {

@@ -127,42 +127,51 @@ impl File {
         }
     }
 
-    /// Takes note of attributes asked for after `since`: of the length, and of changes that other clients made.
-    pub(crate) fn observe(&self, attr: &Attr, since: Moment) {
+    /// Takes note of attributes asked for after `since`: of the length, and of changes that other clients made. Then puts
+    /// into them what this file knows better.
+    ///
+    /// One look at the stamps under the lock of `writer` decides: commits and truncations of ours leave theirs under it, so
+    /// attributes asked for before one of them never bring an older length back.
+    pub(crate) fn merge(&self, attr: &mut Attr, since: Moment) {
+        let stored = Seen::from(&*attr);
         let fresh = {
             let writer = self.writer.lock();
             let fresh = !self.cx.stamps.changed(self.ino, since);
             if fresh {
-                self.length.store(attr.length.max(writer.end()), Ordering::Release);
+                attr.length = attr.length.max(writer.end());
+                self.length.store(attr.length, Ordering::Release);
             } else {
-                self.length.fetch_max(attr.length, Ordering::AcqRel);
+                attr.length = self.length();
+            }
+            if self.is_dirty() {
+                attr.mtime = attr.mtime.max(writer.mtime());
+                attr.ctime = attr.ctime.max(writer.mtime());
             }
             fresh
         };
-        if fresh && std::mem::replace(&mut *self.seen.lock(), attr.into()) != Seen::from(attr) {
+        if fresh && std::mem::replace(&mut *self.seen.lock(), stored) != stored {
             self.content_changed(0..u64::MAX);
         }
     }
 
-    /// Puts what is accepted but not committed into `attr`.
-    pub(crate) fn overlay(&self, attr: &mut Attr) {
-        if !self.is_dirty() {
-            return;
-        }
+    /// Puts what is accepted but not committed into attributes that were asked for after `since`; false when the file
+    /// changed here since, so that they are of no use.
+    pub(crate) fn overlay(&self, attr: &mut Attr, since: Moment) -> bool {
         let writer = self.writer.lock();
-        attr.length = attr.length.max(writer.end());
-        attr.mtime = attr.mtime.max(writer.mtime());
-        attr.ctime = attr.ctime.max(writer.mtime());
+        if self.is_dirty() {
+            attr.length = attr.length.max(writer.end());
+            attr.mtime = attr.mtime.max(writer.mtime());
+            attr.ctime = attr.ctime.max(writer.mtime());
+        }
+        !self.cx.stamps.changed(self.ino, since)
     }
 
     /// After truncate, fallocate or a copy into this file, under [`File::exclude`]: the new length and a new layout of
     /// `range`.
     pub(crate) fn relaid(&self, length: u64, range: std::ops::Range<u64>) {
-        {
-            let writer = self.writer.lock();
-            self.length.store(length.max(writer.end()), Ordering::Release);
-        }
         self.content_changed(range);
+        let writer = self.writer.lock();
+        self.length.store(length.max(writer.end()), Ordering::Release);
         self.cx.stamps.touch(self.ino);
     }
 

@@ -53,7 +53,7 @@ impl FileTable {
             slot.handles += 1;
             let file = Arc::clone(&slot.file);
             drop(shard);
-            file.observe(attr, since);
+            file.merge(&mut attr.clone(), since);
             return file;
         }
         let file = File::new(Arc::clone(cx), ino, attr);

@@ -135,7 +135,9 @@ impl Vfs {
         let fresh = !self.cx.stamps.changed(ino, since);
         if !fresh {
             asked = self.cx.stamps.now();
-            if let Ok(newer) = self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
+            if let Some((newer, _)) = self.cx.meta.recent_attr(ino, self.cx.config.attr_ttl) {
+                *attr = newer;
+            } else if let Ok(newer) = self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
                 *attr = newer;
             }
         }
@@ -144,8 +146,7 @@ impl Vfs {
         } else if attr.is_file()
             && let Some(file) = self.cx.files.get(ino)
         {
-            file.observe(attr, asked);
-            file.overlay(attr);
+            file.merge(attr, asked);
         }
         fresh
     }

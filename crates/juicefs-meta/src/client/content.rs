@@ -62,6 +62,7 @@ impl Client {
         }
         self.opens.open(ino).await;
         let opened = CountedOpen { table: Arc::clone(&self.opens), ino, granted: false };
+        let reading = self.looks.begin_reading();
         let judged = self.look(vec![Key::Node(ino)], |read| {
             let attr = read.node(ino).ok_or(Errno::ENOENT)?;
             may_open(read, cx, attr, flags)?;
@@ -79,6 +80,7 @@ impl Client {
             }
         };
         opened.keep();
+        self.looks.remember(reading, ino, &attr);
         Ok(self.touch_atime(ino, Some(&attr)).await.unwrap_or(attr))
     }
 

@@ -59,7 +59,11 @@ impl Client {
             _ if is_trash_name(parent, name) => return Ok((Ino::TRASH_ROOT, self.attributes(Ino::TRASH_ROOT).await?)),
             _ => {}
         }
+        let reading = self.looks.begin_reading();
         let (edge, attr) = self.engine.lookup(parent, name).await?.ok_or(Errno::ENOENT)?;
+        if let Some(attr) = &attr {
+            self.looks.remember(reading, edge.ino, attr);
+        }
         // A name whose node is missing still shows, so that it can be seen and removed.
         let attr = attr.unwrap_or_else(|| {
             tracing::warn!(%parent, name = %name.escape_ascii(), ino = %edge.ino, "the entry names a missing node");

@@ -10,7 +10,12 @@ use juicefs_core::{
     ids::{Ino, SessionId},
 };
 
-use super::{Client, dir_stats::DirStatBook, usage::UsageBook};
+use super::{
+    Client,
+    dir_stats::DirStatBook,
+    looks::{Changing, Looks},
+    usage::UsageBook,
+};
 use crate::{
     engine::Caps,
     ops::{
@@ -46,6 +51,8 @@ impl Books {
 struct Booked<O: Operation> {
     job: Box<OperationJob<O>>,
     books: Arc<Books>,
+    looks: Arc<Looks>,
+    changing: Option<Changing>,
     usage: Usage,
     dir_stats: Vec<(Ino, DirStat)>,
 }
@@ -61,7 +68,9 @@ impl<O: Operation> Job for Booked<O> {
 
     fn step(&mut self, read: &ReadSet) -> Step {
         let step = self.job.step(read);
+        self.changing = None;
         if let Step::Apply(effects) = &step {
+            self.changing = Some(self.looks.begin_change(&effects.list));
             self.usage = effects.usage;
             self.dir_stats.clone_from(&effects.dir_stats);
         }
@@ -70,6 +79,9 @@ impl<O: Operation> Job for Booked<O> {
 
     fn applied(&mut self, applied: &Applied) {
         self.job.applied(applied);
+        if let Some(changing) = self.changing.take() {
+            changing.settle();
+        }
         self.books.usage.settle(self.usage, self.books.usage_in_transaction);
         self.books.dir_stats.add(std::mem::take(&mut self.dir_stats));
     }
@@ -100,7 +112,9 @@ impl Client {
     pub(super) async fn run<O: Operation>(&self, op: O) -> MetaResult<O::Reply> {
         let job = OperationJob::new(op);
         let books = Arc::clone(&self.books);
-        let job = Box::new(Booked { job, books, usage: Usage::default(), dir_stats: Vec::new() });
+        let looks = Arc::clone(&self.looks);
+        let (usage, dir_stats) = (Usage::default(), Vec::new());
+        let job = Box::new(Booked { job, books, looks, changing: None, usage, dir_stats });
         let job = self.engine.run(job).await?.into_any();
         let booked = job.downcast::<Booked<O>>().map_err(|_| MetaError::Unsupported("an engine that swaps jobs"))?;
         Ok(OperationJob::<O>::outcome(booked.job)?.reply)
@@ -140,8 +154,13 @@ impl Client {
 
     /// The stored node.
     pub(super) async fn node(&self, ino: Ino) -> MetaResult<Option<Attr>> {
+        let reading = self.looks.begin_reading();
         let read = self.engine.fetch(vec![Key::Node(ino)]).await?;
-        Ok(read.node(ino).cloned())
+        let attr = read.node(ino).cloned();
+        if let Some(attr) = &attr {
+            self.looks.remember(reading, ino, attr);
+        }
+        Ok(attr)
     }
 
     /// Judges what is stored without changing anything, reading more as the judgement asks for it.

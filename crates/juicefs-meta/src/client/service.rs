@@ -1,6 +1,6 @@
 //! [`Meta`] as this client answers it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -83,6 +83,10 @@ impl Meta for Client {
 
     async fn lookup(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)> {
         self.look_up(cx, parent, name).await
+    }
+
+    fn recent_attr(&self, ino: Ino, most: Duration) -> Option<(Attr, Duration)> {
+        self.looks.recall(self.real(ino), most)
     }
 
     async fn getattr(&self, ino: Ino) -> MetaResult<Attr> {

@@ -422,11 +422,7 @@ impl Store {
         let Some(mut attr) = self.node(ino).cloned() else {
             return Err(misfit("it is patched but does not exist", ino));
         };
-        attr.nlink = attr.nlink.saturating_add_signed(patch.nlink);
-        if let Some(time) = patch.touched {
-            attr.mtime = attr.mtime.max(time);
-            attr.ctime = attr.ctime.max(time);
-        }
+        patch.apply(&mut attr);
         self.replace(Key::Node(ino), Value::Node(attr))
     }
 

@@ -30,6 +30,15 @@ impl Vfs {
         }
         let begun = Instant::now();
         let since = self.cx.stamps.now();
+        let ttl = self.cx.config.attr_ttl;
+        if let Some((attr, age)) = self.cx.meta.recent_attr(ino, ttl) {
+            // The kernel dropped what it knew because of a change of ours, and could have kept it for this long.
+            let mut reply = self.attr_reply(ino, attr, since).await;
+            reply.attr_ttl = reply.attr_ttl.saturating_sub(age);
+            let answer = Ok(reply);
+            self.done(Op::Getattr, begun, cx, &answer, |line| write!(line, "({ino}):{}", attr_text(&answer)));
+            return answer;
+        }
         let answer = match self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
             Ok(attr) => Ok(self.attr_reply(ino, attr, since).await),
             Err(Errno::ENOENT) => {

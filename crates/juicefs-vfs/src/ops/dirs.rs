@@ -146,8 +146,9 @@ impl Vfs {
         }
         if attr.is_file()
             && let Some(file) = self.cx.files.get(ino)
+            && !file.overlay(&mut attr, listed.since)
         {
-            file.overlay(&mut attr);
+            return None;
         }
         Some(Entry {
             ino,

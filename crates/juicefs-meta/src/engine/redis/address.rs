@@ -79,16 +79,16 @@ impl Address {
         let located = &before_query[at.map_or(0, |at| at + 1)..];
         let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
 
-        let (options, database_option) = options::parse(driver, query)?;
+        // What was taken for a host or an option may be a part of the password.
+        let guarded = |bad| {
+            if at.is_none() && rest.contains('@') { MetaError::Setting(ESCAPE_PASSWORD.to_owned()) } else { bad }
+        };
+        let (options, database_option) = options::parse(driver, query).map_err(guarded)?;
         let (place, path) = if driver == "unix" {
             (socket(located, at.is_none())?, "")
         } else {
             let (hosts, path) = located.split_at(authority_end - at.map_or(0, |at| at + 1));
-            let place = place(hosts).map_err(|bad| {
-                // What was taken for a host may be a part of the password.
-                if at.is_none() && rest.contains('@') { MetaError::Setting(ESCAPE_PASSWORD.to_owned()) } else { bad }
-            })?;
-            (place, path)
+            (place(hosts).map_err(guarded)?, path)
         };
         if at.is_none() && path.contains('@') {
             return Err(MetaError::Setting(ESCAPE_PASSWORD.to_owned()));

@@ -219,7 +219,10 @@ impl Link {
             let first = self.scout.server().is_none();
             let step = async {
                 setup.wait().await;
-                self.scout.connect(lane.take_hint()).await
+                // A try that takes too long should end with what it was waiting for, before all time is used up.
+                let left = deadline.saturating_duration_since(Instant::now());
+                let limit = self.options().connect_timeout.min(left.mul_f64(0.75));
+                self.scout.connect(lane.take_hint(), limit).await
             };
             let failure = match timeout_at(deadline, step).await {
                 Err(_elapsed) => return Err(self.gave_up(lane.last_failure(), began)),

@@ -4,17 +4,13 @@
 
 use std::collections::HashMap;
 
-use juicefs_core::{
-    attr::{Attr, FileType},
-    ids::Ino,
-    slice::SliceRecord,
-};
+use juicefs_core::{attr::FileType, ids::Ino, slice::SliceRecord};
 use parking_lot::Mutex;
 
 use super::fetch::Sight;
 use crate::{
     record::{Key, Value},
-    txn::{Effect, NodePatch, ReadSet},
+    txn::{Effect, ReadSet},
 };
 
 /// Records of one generation; two are kept. A record takes some 250 bytes.
@@ -128,7 +124,7 @@ impl Recent {
                 Effect::DeleteEdge(ino, name) => (Key::Edge(*ino, name.clone()), None),
                 Effect::PatchNode(ino, patch) => {
                     if let Some(Seen { value: Some(Value::Node(attr)), raw }) = generations.get_mut(&Key::Node(*ino)) {
-                        patch_attr(attr, *patch);
+                        patch.apply(attr);
                         *raw = None;
                     }
                     continue;
@@ -180,14 +176,6 @@ fn is_empty_file(read: &ReadSet, ino: Ino) -> bool {
     read.contains(&Key::Node(ino)) && read.node(ino).is_some_and(|attr| attr.is_file() && attr.length == 0)
 }
 
-fn patch_attr(attr: &mut Attr, patch: NodePatch) {
-    attr.nlink = attr.nlink.saturating_add_signed(patch.nlink);
-    if let Some(time) = patch.touched {
-        attr.mtime = attr.mtime.max(time);
-        attr.ctime = attr.ctime.max(time);
-    }
-}
-
 /// A list that is known grows; one that is not stays unknown.
 fn append(generations: &mut Generations, key: Key, records: &[SliceRecord]) {
     let Some(seen) = generations.get_mut(&key) else { return };
@@ -205,10 +193,10 @@ fn append(generations: &mut Generations, key: Key, records: &[SliceRecord]) {
 
 #[cfg(test)]
 mod tests {
-    use juicefs_core::ids::Name;
+    use juicefs_core::{attr::Attr, ids::Name};
 
     use super::*;
-    use crate::record::Edge;
+    use crate::{record::Edge, txn::NodePatch};
 
     fn predicted(recent: &Recent, key: Key) -> Result<Option<Value>, ()> {
         let mut sight = Sight::default();

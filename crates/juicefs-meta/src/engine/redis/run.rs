@@ -168,7 +168,7 @@ impl RedisEngine {
                 request.command::<&[u8]>(&[b"LLEN", keys.chunk(*ino, *index).as_slice()]);
             }
         }
-        if request.len() == 0 {
+        if request.is_empty() {
             return Ok(Vec::new());
         }
         self.call(&request).await?.iter().map(|reply| fetch::integer("slice list", reply)).collect()

@@ -29,15 +29,13 @@ pub(super) struct Dialogue {
 }
 
 impl Dialogue {
-    /// Connects within `limit`.
+    /// Connects within `limit`, which is then that of each answer.
     pub(super) async fn open(
         target: Target,
         tls: Option<&Arc<TlsClient>>,
         limit: Duration,
     ) -> Result<Self, SetupError> {
-        let stream = timeout(limit, Stream::open(&target, tls)).await.unwrap_or_else(|_elapsed| {
-            Err(SetupError::Unreachable(format!("cannot connect to {target} within {limit:?}")))
-        })?;
+        let stream = Stream::open(&target, tls, limit).await?;
         let (parser, incoming) = (Parser::default(), BytesMut::new());
         Ok(Self { stream, target, tls: tls.is_some(), parser, incoming, acquainted: false, limit })
     }
@@ -57,7 +55,9 @@ impl Dialogue {
         let limit = self.limit;
         match timeout(limit, self.exchange(request)).await {
             Ok(outcome) => outcome,
-            Err(_elapsed) => Err(SetupError::Unreachable(format!("{} does not answer within {limit:?}", self.target))),
+            Err(_elapsed) => {
+                Err(SetupError::Unreachable(format!("{} does not answer within {limit:.1?}", self.target)))
+            }
         }
     }
 

@@ -55,19 +55,19 @@ impl Scout {
         self.server.get()
     }
 
-    /// A connection to the server that serves the volume. In a cluster, `hint` is the node that others say has it.
-    pub(super) async fn connect(&self, hint: Option<Host>) -> Result<(Stream, Target), SetupError> {
-        let limit = self.address.options().connect_timeout;
+    /// A connection to the server that serves the volume. In a cluster, `hint` is the node that others say has it. Each
+    /// server that is asked has up to `limit` for each answer.
+    pub(super) async fn connect(&self, hint: Option<Host>, limit: Duration) -> Result<(Stream, Target), SetupError> {
         let dialogue = match (self.address.place(), hint) {
             (_, Some(host)) => self.visit(host, limit).await?,
-            (Place::Socket(path), None) => self.standalone(Target::Socket(path.clone())).await?,
-            (Place::Sentinel { master, .. }, None) => self.master(master).await?,
-            (Place::Cluster(_), None) => self.owner().await?,
+            (Place::Socket(path), None) => self.standalone(Target::Socket(path.clone()), limit).await?,
+            (Place::Sentinel { master, .. }, None) => self.master(master, limit).await?,
+            (Place::Cluster(_), None) => self.owner(limit).await?,
             (Place::Host(host), None) => {
                 if self.server().is_some_and(|server| server.cluster) {
-                    self.owner().await?
+                    self.owner(limit).await?
                 } else {
-                    self.standalone(Target::Tcp(host.clone())).await?
+                    self.standalone(Target::Tcp(host.clone()), limit).await?
                 }
             }
         };
@@ -98,11 +98,11 @@ impl Scout {
     }
 
     /// The one server of the URL. If it turns out to be a node of a cluster, the node that has the volume.
-    async fn standalone(&self, target: Target) -> Result<Dialogue, SetupError> {
-        let mut dialogue = self.open(target, self.address.options().connect_timeout).await?;
+    async fn standalone(&self, target: Target, limit: Duration) -> Result<Dialogue, SetupError> {
+        let mut dialogue = self.open(target, limit).await?;
         self.settle(&mut dialogue).await?;
         match self.server() {
-            Some(server) if server.cluster => self.owner_known_by(dialogue).await,
+            Some(server) if server.cluster => self.owner_known_by(dialogue, limit).await,
             _ => Ok(dialogue),
         }
     }

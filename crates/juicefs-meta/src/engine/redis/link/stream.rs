@@ -14,6 +14,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream, tcp, unix},
+    time::timeout,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -47,8 +48,29 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Connects. The caller limits the time.
-    pub(super) async fn open(target: &Target, tls: Option<&Arc<TlsClient>>) -> Result<Self, SetupError> {
+    /// Connects, and sets up TLS if it is used, each within `limit`.
+    pub(super) async fn open(
+        target: &Target,
+        tls: Option<&Arc<TlsClient>>,
+        limit: Duration,
+    ) -> Result<Self, SetupError> {
+        let late = || SetupError::Unreachable(format!("cannot connect to {target} within {limit:.1?}"));
+        let stream = timeout(limit, Self::open_plain(target)).await.unwrap_or_else(|_elapsed| Err(late()))?;
+        match (target, stream, tls) {
+            (Target::Tcp(host), Self::Tcp(stream), Some(tls)) => {
+                let late = || {
+                    SetupError::Unreachable(format!(
+                        "{target} does not set up TLS within {limit:.1?}; if it does not use TLS, write redis://"
+                    ))
+                };
+                let stream = timeout(limit, tls.connect(host, stream)).await.unwrap_or_else(|_elapsed| Err(late()))?;
+                Ok(Self::Tls(Box::new(stream)))
+            }
+            (_, stream, _) => Ok(stream),
+        }
+    }
+
+    async fn open_plain(target: &Target) -> Result<Self, SetupError> {
         let unreachable = |error: io::Error| SetupError::Unreachable(format!("cannot connect to {target}: {error}"));
         let host = match target {
             Target::Socket(path) => return UnixStream::connect(path).await.map(Self::Unix).map_err(unreachable),
@@ -58,10 +80,7 @@ impl Stream {
         stream.set_nodelay(true).map_err(unreachable)?;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(unreachable)?;
-        match tls {
-            None => Ok(Self::Tcp(stream)),
-            Some(tls) => Ok(Self::Tls(Box::new(tls.connect(host, stream).await?))),
-        }
+        Ok(Self::Tcp(stream))
     }
 
     /// Sends all of `bytes`.

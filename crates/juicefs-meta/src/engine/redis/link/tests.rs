@@ -2,6 +2,8 @@
 
 mod breaks;
 mod calls;
+mod groups;
+mod refusals;
 
 use std::{sync::Arc, time::Duration};
 

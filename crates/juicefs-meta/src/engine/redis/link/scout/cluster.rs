@@ -1,5 +1,7 @@
 //! Finding the node of a cluster that has the slot of the volume. All keys have the same hash tag, thus one slot.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::{CANDIDATE_TIMEOUT, Scout, text};
@@ -15,8 +17,7 @@ use crate::engine::redis::{
 
 impl Scout {
     /// The owner of the slot, as the first node to answer says.
-    pub(super) async fn owner(&self) -> Result<Dialogue, SetupError> {
-        let limit = CANDIDATE_TIMEOUT.min(self.address.options().connect_timeout);
+    pub(super) async fn owner(&self, limit: Duration) -> Result<Dialogue, SetupError> {
         let mut failure = SetupError::Unreachable("there are no nodes".to_owned());
         for node in self.candidates() {
             match self.owner_by_way_of(node.clone(), limit).await {
@@ -30,14 +31,14 @@ impl Scout {
         Err(failure)
     }
 
-    async fn owner_by_way_of(&self, node: Host, limit: std::time::Duration) -> Result<Dialogue, SetupError> {
-        let mut dialogue = self.open(Target::Tcp(node), limit).await?;
+    async fn owner_by_way_of(&self, node: Host, limit: Duration) -> Result<Dialogue, SetupError> {
+        let mut dialogue = self.open(Target::Tcp(node), limit.min(CANDIDATE_TIMEOUT)).await?;
         self.settle(&mut dialogue).await?;
-        self.owner_known_by(dialogue).await
+        self.owner_known_by(dialogue, limit).await
     }
 
     /// A connection to the owner of the slot as a node sees it, which may be that node.
-    pub(super) async fn owner_known_by(&self, mut dialogue: Dialogue) -> Result<Dialogue, SetupError> {
+    pub(super) async fn owner_known_by(&self, mut dialogue: Dialogue, limit: Duration) -> Result<Dialogue, SetupError> {
         let tag = format!("{{{}}}", self.address.database());
         let mut question = Request::of(&["CLUSTER", "KEYSLOT", &tag]);
         question.command(&["CLUSTER", "SLOTS"]);
@@ -72,7 +73,7 @@ impl Scout {
         if owner == asked {
             return Ok(dialogue);
         }
-        self.visit(owner, self.address.options().connect_timeout).await
+        self.visit(owner, limit).await
     }
 
     /// Adds nodes that the URL does not name to those that can be asked.

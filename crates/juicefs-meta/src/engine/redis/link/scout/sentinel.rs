@@ -1,5 +1,7 @@
 //! Asking Sentinels for the master.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::{CANDIDATE_TIMEOUT, Scout, text};
@@ -15,13 +17,12 @@ use crate::engine::redis::{
 
 impl Scout {
     /// The server that the first Sentinel to answer says is the master, if it says so too.
-    pub(super) async fn master(&self, name: &str) -> Result<Dialogue, SetupError> {
+    pub(super) async fn master(&self, name: &str, limit: Duration) -> Result<Dialogue, SetupError> {
         let sentinels = self.candidates();
-        let limit = CANDIDATE_TIMEOUT.min(self.address.options().connect_timeout);
         let mut failure = SetupError::Unreachable("there are no Sentinels".to_owned());
         let mut ignorant = 0;
         for sentinel in &sentinels {
-            let told = match self.ask_sentinel(sentinel.clone(), name, limit).await {
+            let told = match self.ask_sentinel(sentinel.clone(), name, limit.min(CANDIDATE_TIMEOUT)).await {
                 Ok(told) => told,
                 Err(error) => {
                     self.demote(sentinel);
@@ -36,7 +37,7 @@ impl Scout {
                 }
                 continue;
             };
-            match self.visit_master(host).await {
+            match self.visit_master(host, limit).await {
                 Ok(dialogue) => return Ok(dialogue),
                 // Another Sentinel may know better.
                 Err(error) => failure = error,
@@ -45,12 +46,7 @@ impl Scout {
         Err(failure)
     }
 
-    async fn ask_sentinel(
-        &self,
-        sentinel: Host,
-        name: &str,
-        limit: std::time::Duration,
-    ) -> Result<Option<Host>, SetupError> {
+    async fn ask_sentinel(&self, sentinel: Host, name: &str, limit: Duration) -> Result<Option<Host>, SetupError> {
         let mut dialogue = self.open(Target::Tcp(sentinel), limit).await?;
         let question = Request::of(&["SENTINEL", "get-master-addr-by-name", name]);
         let replies = dialogue.log_in(None, self.address.sentinel_password(), &question).await;
@@ -76,8 +72,8 @@ impl Scout {
     }
 
     /// Logs in to what should be the master.
-    async fn visit_master(&self, host: Host) -> Result<Dialogue, SetupError> {
-        let mut dialogue = self.open(Target::Tcp(host), self.address.options().connect_timeout).await?;
+    async fn visit_master(&self, host: Host, limit: Duration) -> Result<Dialogue, SetupError> {
+        let mut dialogue = self.open(Target::Tcp(host), limit).await?;
         self.settle(&mut dialogue).await?;
         let replies = dialogue.ask(&Request::of(&["ROLE"])).await?;
         match replies.first() {
