@@ -7,7 +7,8 @@ use juicefs_core::{
     Caller,
     attr::Timestamp,
     error::{MetaError, MetaResult},
-    ids::{Ino, SessionId, SliceKey},
+    ids::{ChunkIndex, Ino, SessionId, SliceKey},
+    limits::CHUNK_SIZE,
     meta::{Freed, Job, SessionInfo},
 };
 
@@ -27,6 +28,8 @@ use crate::{
 
 /// Records read from the engine at once.
 const SCAN_PAGE: usize = 1000;
+/// Slice lists of a removed file read at once.
+const CHUNK_PAGE: usize = 256;
 /// Heartbeats after which a silent session expires.
 const EXPIRE_HEARTBEATS: u32 = 5;
 const YEAR_SECS: i64 = 365 * 24 * 3600;
@@ -205,18 +208,32 @@ impl Client {
         self.writable()?;
         let mut dead = Vec::new();
         loop {
-            let page = self.engine.scan(Scan::Chunks { ino, length }, None, 2).await?;
-            let index = page.first().and_then(|(key, _)| match key {
+            let page = self.engine.scan(Scan::Chunks { ino, length }, None, CHUNK_PAGE).await?;
+            let all = page.len() < CHUNK_PAGE;
+            let chunk = |(key, _): &(Key, Value)| match key {
                 Key::Chunk(_, index) => Some(*index),
                 _ => None,
-            });
-            let last = page.len() < 2;
-            let Some(slices) = self.run(DropChunk { ino, length, index, last }).await? else {
-                tracing::error!(%ino, "data of a file that exists is noted for deletion; it is kept");
-                return Ok(dead);
             };
-            dead.extend(slices);
-            if last {
+            let mut indexes: Vec<Option<ChunkIndex>> = page.iter().map(chunk).collect();
+            // The chunk at the end goes last: an engine without an index of chunks sees by it alone that the file was cut
+            // and has chunks beyond, also when all of this has to be begun anew.
+            let at_end = |index: &Option<ChunkIndex>| index.map(u64::from) == Some(length / CHUNK_SIZE);
+            indexes.sort_by_key(at_end);
+            if !all {
+                indexes.pop_if(|index| at_end(index));
+            } else if indexes.is_empty() {
+                indexes.push(None);
+            }
+            let count = indexes.len();
+            for (n, index) in indexes.into_iter().enumerate() {
+                let last = all && n + 1 == count;
+                let Some(slices) = self.run(DropChunk { ino, length, index, last }).await? else {
+                    tracing::error!(%ino, "data of a file that exists is noted for deletion; it is kept");
+                    return Ok(dead);
+                };
+                dead.extend(slices);
+            }
+            if all {
                 return Ok(dead);
             }
         }

@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
-    Attr, Caller, Errno, FileType, Ino, Meta, MetaResult, SetAttr, SliceRecord, Timestamp,
+    Attr, Caller, Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, SliceRecord, Timestamp,
     meta::{DirCursor, DirPage, OpenFlags, RenameFlags},
 };
 use juicefs_meta::{
@@ -33,23 +33,38 @@ use crate::{
 
 /// Gives the schedule a chance to run something else.
 async fn pause() {
-    let mut paused = false;
-    std::future::poll_fn(|cx| {
-        cx.waker().wake_by_ref();
-        if std::mem::replace(&mut paused, true) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    tokio::task::yield_now().await;
 }
 
 /// The in-memory engine, used through `fetch` and `apply` only.
-struct Optimistic {
-    inner: MemEngine,
+pub(crate) struct Optimistic {
+    inner: Arc<MemEngine>,
     conflicts: AtomicUsize,
+    /// Of a hundred operations or looks, so many end with "unavailable", whether or not they were done.
+    lost: u32,
+}
+
+impl Optimistic {
+    pub(crate) fn new(inner: Arc<MemEngine>) -> Arc<Self> {
+        Self::losing(inner, 0)
+    }
+
+    pub(crate) fn losing(inner: Arc<MemEngine>, lost: u32) -> Arc<Self> {
+        Arc::new(Self { inner, conflicts: AtomicUsize::new(0), lost })
+    }
+
+    fn may_lose(&self) -> MetaResult<()> {
+        if rand::random_range(0..100) < self.lost {
+            return Err(MetaError::Unavailable("as the test wants it".to_owned()));
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Engine for Optimistic {
     async fn run(&self, mut job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
+        self.may_lose()?;
         loop {
             let mut read = self.inner.fetch(job.keys()).await?;
             pause().await;
@@ -74,6 +89,7 @@ impl Engine for Optimistic {
                     if decided {
                         job.applied(&applied);
                     }
+                    self.may_lose()?;
                     return Ok(job);
                 }
             }
@@ -100,6 +116,7 @@ impl Engine for Optimistic {
     }
     async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
         pause().await;
+        self.may_lose()?;
         self.inner.fetch(keys).await
     }
     async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
@@ -272,7 +289,7 @@ fn serial(acts: &[Act], order: &[usize], trash: i64) -> Outcome {
 
 /// All at once, each step of the schedule letting one of them go on.
 fn overlapped(acts: &[Act], schedule: &[usize], trash: i64) -> (Outcome, usize) {
-    let engine = Arc::new(Optimistic { inner: MemEngine::new(), conflicts: AtomicUsize::new(0) });
+    let engine = Optimistic::new(Arc::new(MemEngine::new()));
     block_on(async {
         let volume = Volume::on(Arc::clone(&engine) as Arc<dyn Engine>, &format(trash)).await;
         let stage = stage(&volume).await;
@@ -400,7 +417,7 @@ fn a_dropped_call_leaves_nothing_half_done() {
     let removals = [Act::Unlink { dir: 1, name: "h" }, Act::Rename { from: (1, "f"), to: (1, "h"), exchange: false }];
     for what in removals.into_iter().chain([create, Act::Open, Act::Write, Act::Truncate { length: 9000 }]) {
         for polls in 0..8 {
-            let engine = Arc::new(Optimistic { inner: MemEngine::new(), conflicts: AtomicUsize::new(0) });
+            let engine = Optimistic::new(Arc::new(MemEngine::new()));
             block_on(async {
                 let volume = Volume::on(engine, &format(0)).await;
                 let stage = stage(&volume).await;

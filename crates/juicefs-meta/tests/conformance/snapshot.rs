@@ -90,7 +90,8 @@ impl Snapshot {
         }
         self.symlinks.extend(read.symlink(ino).map(|target| (ino, target.to_vec())));
         self.dir_stats.extend(read.dir_stat(ino).map(|stat| (ino, *stat)));
-        let length = read.node(ino).map_or(0, |attr| attr.length);
+        let removed = self.del_files.get(&ino).map_or(0, |file| file.length);
+        let length = read.node(ino).map_or(removed, |attr| attr.length);
         for (key, value) in engine.scan(Scan::Chunks { ino, length }, None, ALL).await.expect("scanned") {
             let (Key::Chunk(ino, index), Value::Chunk(list)) = (key, value) else { panic!("not a chunk") };
             self.chunks.insert((ino, index), list);

@@ -1,8 +1,10 @@
 //! A formatted volume on an engine of choice, and short calls on it.
 
+mod home;
+
 use std::sync::{
-    Arc, LazyLock,
-    atomic::{AtomicI64, AtomicU32, Ordering},
+    Arc,
+    atomic::{AtomicI64, Ordering},
 };
 use std::{fmt, time::Duration};
 
@@ -11,9 +13,9 @@ use juicefs_core::{
     Attr, Caller, Clock, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, SliceRecord, Timestamp,
     meta::{NewNode, OpenFlags, RenameFlags, Renamed, Written},
 };
-use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, engine::mem::MemEngine};
-use juicefs_testkit::redis::RedisServer;
-use tempfile::TempDir;
+use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine};
+
+pub(crate) use home::{Database, Home};
 
 /// Some minutes before an hour ends, so that tests can cross it or not.
 pub(crate) const START_SECS: i64 = 1_700_000_100;
@@ -43,15 +45,12 @@ pub(crate) enum Kind {
 
 pub(crate) const KINDS: [Kind; 3] = [Kind::Mem, Kind::Sqlite, Kind::Redis];
 
-/// One server for all tests of this process, a database for each volume.
-static SERVER: LazyLock<RedisServer> = LazyLock::new(|| RedisServer::start(&["--databases", "4000"]));
-static NEXT_DATABASE: AtomicU32 = AtomicU32::new(0);
-
 pub(crate) struct Volume {
     pub(crate) client: Arc<Client>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) clock: Arc<StandingClock>,
-    _dir: Option<TempDir>,
+    /// The last to go: engines on it go before.
+    pub(crate) home: Home,
 }
 
 impl fmt::Debug for Volume {
@@ -88,40 +87,27 @@ pub(crate) fn config(clock: &Arc<StandingClock>) -> ClientConfig {
     }
 }
 
-pub(crate) fn engine(kind: Kind) -> (Arc<dyn Engine>, Option<TempDir>) {
-    match kind {
-        Kind::Mem => (Arc::new(MemEngine::new()), None),
-        Kind::Sqlite => {
-            let dir = tempfile::tempdir().expect("a directory");
-            let url = format!("sqlite3://{}", dir.path().join("meta.db").display());
-            (juicefs_meta::open(&url).expect("an engine"), Some(dir))
-        }
-        Kind::Redis => {
-            let url = SERVER.url(NEXT_DATABASE.fetch_add(1, Ordering::Relaxed) % 4000);
-            SERVER.wire(url.rsplit('/').next().expect("a database").parse().expect("a number")).call(&["FLUSHDB"]);
-            (juicefs_meta::open(&url).expect("an engine"), None)
-        }
-    }
-}
-
 impl Volume {
     pub(crate) async fn new(kind: Kind, trash_days: i64) -> Self {
         Self::with_format(kind, &format(trash_days)).await
     }
 
     pub(crate) async fn with_format(kind: Kind, format: &Format) -> Self {
-        let (engine, dir) = engine(kind);
-        let mut volume = Self::on(engine, format).await;
-        volume._dir = dir;
-        volume
+        Self::at(Home::new(kind), format).await
     }
 
+    /// On an engine that is made for the test.
     pub(crate) async fn on(engine: Arc<dyn Engine>, format: &Format) -> Self {
+        Self::at(Home::Foreign(engine), format).await
+    }
+
+    pub(crate) async fn at(home: Home, format: &Format) -> Self {
+        let engine = home.engine();
         let clock = Arc::new(StandingClock(AtomicI64::new(START_SECS * 1_000_000_000)));
         Client::init(&engine, format, false, clock.as_ref()).await.expect("formatted");
         let client = Client::open(Arc::clone(&engine), config(&clock)).await.expect("opened");
         client.new_session(Bytes::from_static(b"{}")).await.expect("a session");
-        Self { client, engine, clock, _dir: None }
+        Self { client, engine, clock, home }
     }
 
     /// Another client of the same volume, with a session.

@@ -93,8 +93,8 @@ impl RedisEngine {
         Ok(there)
     }
 
-    /// Slice lists of a removed file: of the chunks that a file of its length has, and, when it shows that it was cut, of
-    /// those that it may have had before.
+    /// Slice lists of a removed file: of the chunks that a file of its length has, and, when the one at its end shows that
+    /// it was cut, of those that it may have had before.
     pub(super) async fn chunks_of(
         &self,
         ino: Ino,
@@ -102,18 +102,21 @@ impl RedisEngine {
         after: Option<Key>,
         limit: usize,
     ) -> MetaResult<Vec<(Key, Value)>> {
-        let chunks = ChunkIndex::try_from(length.div_ceil(CHUNK_SIZE)).unwrap_or(ChunkIndex::MAX).max(1);
+        // With the one that the end is in, even if nothing of it belongs to the file: there the cut shows.
+        let chunks = ChunkIndex::try_from(length / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX).saturating_add(1);
         let mut at = match after {
             Some(Key::Chunk(_, index)) => index.saturating_add(1),
             _ => 0,
         };
+        // The page before may have ended with the chunk that shows the cut.
+        let beyond = at >= chunks;
         let mut found = Vec::new();
         while at < chunks && found.len() < limit {
             let upto = chunks.min(at.saturating_add(CHUNK_WINDOW));
             self.look_at_chunks((at..upto).map(|index| Key::Chunk(ino, index)).collect(), &mut found).await?;
             at = upto;
         }
-        if found.len() < limit && (at > chunks || found.iter().any(|(_, value)| was_cut(value))) {
+        if found.len() < limit && (beyond || found.iter().any(|(_, value)| was_cut(value))) {
             let more = self.chunks_between(ino, at, at.saturating_add(CHUNKS_BEYOND)).await?;
             for window in more.chunks(CHUNK_WINDOW as usize) {
                 if found.len() < limit {

@@ -8,7 +8,7 @@ use juicefs_core::{
 };
 
 use crate::{
-    invariants,
+    invariants, leaks,
     snapshot::Snapshot,
     volume::{Kind, Volume, on_all, posix, root},
 };
@@ -160,5 +160,57 @@ fn concurrent_writers_lose_nothing() {
         assert_eq!(v.client.read_chunk(f, 0).await.expect("read").records.len(), 11 * 30);
         v.client.flush_stats().await.expect("flushed");
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+/// Chunks beyond the end of a file that was cut hold slices, too.
+#[test]
+fn nothing_is_left_of_a_file_that_was_cut() {
+    on_all(|kind: Kind| async move {
+        for length in [0, 4096, 4 << 20, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE] {
+            let v = Volume::new(kind, 0).await;
+            let f = v.file(Ino::ROOT, "f").await;
+            for index in [0, 1, 3, 5] {
+                v.write(f, index * CHUNK_SIZE + 100, 1000).await.expect("written");
+            }
+            v.client.truncate(&root(), f, length, true).await.expect("cut");
+            let freed = v.unlink(Ino::ROOT, "f").await.expect("unlinked").expect("data");
+            let dead = v.client.delete_file_data(freed).await.expect("deleted");
+            assert_eq!(dead.len(), 4, "cut to {length}");
+            for slice in dead {
+                v.client.forget_slice(slice).await.expect("forgotten");
+            }
+            v.client.flush_stats().await.expect("flushed");
+            let all = Snapshot::take(v.engine.as_ref()).await;
+            invariants::check(&all);
+            leaks::check(&v.home, &all);
+        }
+    });
+}
+
+/// More chunks than are looked at in one go.
+#[test]
+fn a_file_of_many_chunks_is_deleted_whole() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let f = v.file(Ino::ROOT, "f").await;
+        for index in 0..600 {
+            v.write(f, index * CHUNK_SIZE, 10).await.expect("written");
+        }
+        for (length, chunks) in [(599 * CHUNK_SIZE + 10, 600), (255 * CHUNK_SIZE + 7, 600), (300 * CHUNK_SIZE, 600)] {
+            let copy = v.file(Ino::ROOT, "g").await;
+            for index in 0..9 {
+                let (at, size) = (index * 67 * CHUNK_SIZE, 67 * CHUNK_SIZE);
+                v.client.copy_file_range(&root(), f, at, copy, at, size).await.expect("copied");
+            }
+            v.client.truncate(&root(), copy, length, true).await.expect("cut");
+            let freed = v.unlink(Ino::ROOT, "g").await.expect("unlinked").expect("data");
+            assert!(v.client.delete_file_data(freed).await.expect("deleted").is_empty());
+            v.client.flush_stats().await.expect("flushed");
+            let all = Snapshot::take(v.engine.as_ref()).await;
+            assert_eq!(all.chunks.len(), chunks);
+            invariants::check(&all);
+            leaks::check(&v.home, &all);
+        }
     });
 }

@@ -7,7 +7,7 @@ use juicefs_meta::{Client, ClientConfig, Engine};
 
 use crate::{
     snapshot::Snapshot,
-    volume::{Kind, Volume, config, engine, format, node, on_all, posix, root},
+    volume::{Home, Kind, Volume, config, format, node, on_all, posix, root},
 };
 
 async fn init(engine: &Arc<dyn Engine>, format: &Format, force: bool) -> Result<Format, String> {
@@ -17,7 +17,8 @@ async fn init(engine: &Arc<dyn Engine>, format: &Format, force: bool) -> Result<
 #[test]
 fn identity_is_kept_and_the_rest_changes() {
     on_all(|kind: Kind| async move {
-        let (engine, _dir) = engine(kind);
+        let home = Home::new(kind);
+        let engine = home.engine();
         assert!(Client::load_format(&engine).await.expect("loaded").is_none());
         let first = Format { secret_key: "s3cret".into(), ..format(0) };
         assert_eq!(init(&engine, &first, false).await, Ok(first.clone()));
@@ -71,7 +72,8 @@ fn volumes_that_cannot_be_used_are_refused_with_a_sentence() {
         let open = |format: Option<Format>, read_only: bool| {
             let clock = Arc::clone(&clock);
             async move {
-                let (engine, _dir) = engine(kind);
+                let home = Home::new(kind);
+                let engine = home.engine();
                 if let Some(format) = format {
                     Client::init(&engine, &format, false, &SystemClock).await.expect("formatted");
                 }
