@@ -19,4 +19,5 @@ mod posix;
 mod random_io;
 mod semantics;
 mod sizes;
+mod trips;
 mod two_mounts;
