@@ -205,12 +205,20 @@ impl Volume {
     /// # Panics
     /// If they do not, with all that is wrong.
     pub fn assert_sound(&self, rest: Rest) {
+        assert_none(&self.faults(rest));
+    }
+
+    /// All that does not fit, one sentence each.
+    ///
+    /// # Panics
+    /// If the metadata cannot be read, or lie on servers of somebody else.
+    pub fn faults(&self, rest: Rest) -> Vec<String> {
         let records = match &self.store {
             Store::File => audit::of_sqlite(&self.meta_path()),
             Store::Server(_) => audit::of_redis(&mut self.redis(), "", rest),
             Store::Foreign(_) => panic!("{self:?} is looked at through the test's own connection"),
         };
-        self.assert_fit(records, rest);
+        audit::faults(records, self, rest)
     }
 
     /// As [`Volume::assert_sound`], for a volume on servers of the test: `redis` holds its keys, which begin with
@@ -219,13 +227,7 @@ impl Volume {
     /// # Panics
     /// If something does not fit, with all that is wrong.
     pub fn assert_sound_in(&self, redis: &mut Wire, prefix: &str, rest: Rest) {
-        self.assert_fit(audit::of_redis(redis, prefix, rest), rest);
-    }
-
-    fn assert_fit(&self, records: audit::Records, rest: Rest) {
-        let faults = audit::faults(records, self, rest);
-        let shown: Vec<&str> = faults.iter().take(30).map(String::as_str).collect();
-        assert!(faults.is_empty(), "{} faults in the volume:\n{}", faults.len(), shown.join("\n"));
+        assert_none(&audit::faults(audit::of_redis(redis, prefix, rest), self, rest));
     }
 
     /// The objects below the bucket with their sizes, without the identity object of the volume.
@@ -243,6 +245,11 @@ impl Volume {
         }
         found
     }
+}
+
+fn assert_none(faults: &[String]) {
+    let shown: Vec<&str> = faults.iter().take(30).map(String::as_str).collect();
+    assert!(faults.is_empty(), "{} faults in the volume:\n{}", faults.len(), shown.join("\n"));
 }
 
 impl Default for Volume {
