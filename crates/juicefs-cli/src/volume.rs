@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use juicefs_core::{Format, ObjectStorage, SystemClock};
-use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine};
+use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, Passwords};
 
 use crate::secrets::mask_url;
 
@@ -18,7 +18,8 @@ pub(crate) const UNFORMATTED: &str = "load setting: database is not formatted, p
 pub(crate) async fn open_engine(url: &str) -> Result<Arc<dyn Engine>> {
     tracing::info!("Meta address: {}", mask_url(url));
     let url = if url.contains("://") { url.to_owned() } else { format!("redis://{url}") };
-    juicefs_meta::open(&url).with_context(|| format!("Meta {} is not available", mask_url(&url)))
+    let passwords = Passwords::from_variables(|name| std::env::var(name).ok());
+    juicefs_meta::open_with(&url, &passwords).with_context(|| format!("Meta {} is not available", mask_url(&url)))
 }
 
 /// The setting of the volume that is stored in `engine`.

@@ -2,6 +2,7 @@
 //! arithmetic or trash.
 
 pub mod mem;
+pub(crate) mod redis;
 pub(crate) mod sql;
 
 use async_trait::async_trait;
@@ -25,6 +26,9 @@ pub struct Caps {
     pub usage_in_transaction: bool,
     /// Most records that one compaction reads.
     pub max_compact_records: usize,
+    /// Directories are listed in the order of their names. Otherwise in any order, and an entry may be listed twice
+    /// while entries are removed.
+    pub lists_by_name: bool,
 }
 
 /// How an optimistic [`Engine::apply`] ended.

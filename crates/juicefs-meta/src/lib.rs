@@ -13,5 +13,5 @@ pub mod record;
 pub mod txn;
 
 pub use client::{AtimeMode, Client, ClientConfig};
-pub use engine::Engine;
-pub use open::open;
+pub use engine::{Engine, redis::address::Passwords};
+pub use open::{open, open_with};

@@ -4,21 +4,39 @@ use std::sync::Arc;
 
 use juicefs_core::error::{MetaError, MetaResult};
 
-use crate::engine::{Engine, sql::sqlite::SqliteEngine};
+use crate::engine::{
+    Engine,
+    redis::{
+        RedisEngine,
+        address::{Address, Passwords},
+    },
+    sql::sqlite::SqliteEngine,
+};
 
 /// Kinds of stores that a URL may name and that are not served yet.
-const PLANNED: &[&str] = &["redis", "rediss", "unix", "mysql", "postgres", "badger", "tikv", "etcd", "fdb", "memkv"];
-const SUPPORTED: &str = "sqlite3://";
+const PLANNED: &[&str] = &["mysql", "postgres", "badger", "tikv", "etcd", "fdb", "memkv"];
+const SUPPORTED: &str = "redis://, rediss://, unix://, sqlite3://";
 
-/// An engine for `DRIVER://ADDRESS`; text without `://` means Redis. Connects lazily and creates nothing before
-/// [`Engine::prepare`].
+/// [`open_with`] for a URL that has its password, if one is needed.
+///
+/// # Errors
+/// As [`open_with`].
+pub fn open(url: &str) -> MetaResult<Arc<dyn Engine>> {
+    open_with(url, &Passwords::default())
+}
+
+/// An engine for `DRIVER://ADDRESS`; text without `://` means Redis. A password that the URL lacks is taken from
+/// `passwords`. Connects lazily and creates nothing before [`Engine::prepare`].
 ///
 /// # Errors
 /// `Setting` with a sentence for the user: an unknown driver, a bad option, a directory that is not there.
-pub fn open(url: &str) -> MetaResult<Arc<dyn Engine>> {
+pub fn open_with(url: &str, passwords: &Passwords) -> MetaResult<Arc<dyn Engine>> {
     let (driver, address) = url.split_once("://").unwrap_or(("redis", url));
     match driver {
         "sqlite3" => Ok(Arc::new(SqliteEngine::open(address)?)),
+        "redis" | "rediss" | "unix" => {
+            Ok(Arc::new(RedisEngine::new(Address::parse(driver, address)?.complete(passwords)?)))
+        }
         _ if PLANNED.contains(&driver) => {
             Err(MetaError::Setting(format!("{driver}:// is not supported by this build yet; supported: {SUPPORTED}")))
         }
@@ -40,7 +58,6 @@ mod tests {
 
     #[test]
     fn other_engines_are_named_in_the_refusal() {
-        assert!(refused("localhost:6379/1").starts_with("redis:// is not supported by this build yet"));
         assert!(refused("tikv://pd/prefix").contains("tikv://"));
         assert!(refused("sqlite://x").contains("\"sqlite\" is no metadata engine"));
     }

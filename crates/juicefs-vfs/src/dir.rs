@@ -2,11 +2,11 @@
 //!
 //! A listing numbers the entries as the metadata service gives them, page by page, and never renumbers: an entry keeps its
 //! offset until the listing is begun anew at offset 0. So every entry that is present throughout is given exactly once,
-//! wherever reading starts again. Of pages that were left behind only hashes of the names stay (8 bytes an entry); coming
+//! wherever reading starts again. Of pages that were left behind only hashes of the names stay (some 24 bytes an entry); coming
 //! back to one reads it again and puts each name into its old place.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
@@ -54,6 +54,8 @@ pub(crate) struct Listed {
 #[derive(Default)]
 struct Listing {
     pages: Vec<Page>,
+    /// Hashes of all names of a listing of several pages: a store may give an entry twice while others are removed.
+    names: HashSet<u64>,
     next: Next,
     /// Pages with entries, the latest used last.
     bodies: Vec<usize>,
@@ -186,12 +188,17 @@ impl DirHandle {
         let (since, fetched) = (cx.stamps.now(), Instant::now());
         let page = self.page(cx, from.clone(), with_attrs, self.page_len).await?;
         let mut listing = self.listing.lock();
+        let single = listing.pages.is_empty() && page.next.is_none();
         listing.next = page.next.map_or(Next::End, Next::From);
-        if !page.entries.is_empty() {
+        let mut entries = page.entries;
+        if !single {
+            entries.retain(|entry| listing.names.insert(hash(entry.name.as_bytes())));
+        }
+        if !entries.is_empty() {
             let first = listing.pages.last().map_or(0, |page| page.first + page.names.len() as u64);
-            let names = page.entries.iter().map(|entry| hash(entry.name.as_bytes())).collect();
+            let names = entries.iter().map(|entry| hash(entry.name.as_bytes())).collect();
             listing.pages.push(Page { from, first, names, body: None });
-            let entries = page.entries.into_iter().map(Some).collect();
+            let entries = entries.into_iter().map(Some).collect();
             let at = listing.pages.len() - 1;
             listing.fill(at, Body { entries, places: None, since, fetched });
         }

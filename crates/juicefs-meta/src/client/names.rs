@@ -82,7 +82,10 @@ impl Client {
         limit: usize,
     ) -> MetaResult<DirPage> {
         let starts = from.is_none();
-        let page = self.engine.readdir(ino, from, with_attrs, limit).await?;
+        let mut page = self.engine.readdir(ino, from, with_attrs, limit).await?;
+        if self.config.sort_dir && !self.engine.caps().lists_by_name {
+            self.sort_listing(ino, &mut page, with_attrs, limit).await?;
+        }
         if starts && page.entries.is_empty() {
             let attr = self.attributes(ino).await?;
             if !attr.is_dir() {
@@ -93,6 +96,18 @@ impl Client {
             self.touch_atime(ino, None).await;
         }
         Ok(page)
+    }
+
+    /// Reads the rest of a directory and puts all of it in the order of its names.
+    async fn sort_listing(&self, ino: Ino, page: &mut DirPage, with_attrs: bool, limit: usize) -> MetaResult<()> {
+        while let Some(from) = page.next.take() {
+            let more = self.engine.readdir(ino, Some(from), with_attrs, limit).await?;
+            page.entries.extend(more.entries);
+            page.next = more.next;
+        }
+        page.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        page.entries.dedup_by(|a, b| a.name == b.name);
+        Ok(())
     }
 
     /// Whether a name can be made in `parent` at all.

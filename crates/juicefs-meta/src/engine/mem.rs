@@ -36,7 +36,7 @@ impl MemEngine {
     /// An empty store that leaves usage counters to the client, as SQL does.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_caps(Caps { usage_in_transaction: false, max_compact_records: 1000 })
+        Self::with_caps(Caps { usage_in_transaction: false, max_compact_records: 1000, lists_by_name: true })
     }
 
     /// An empty store with the traits of another engine.

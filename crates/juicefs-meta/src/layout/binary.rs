@@ -56,7 +56,6 @@ fn encode(record: impl Encode, out: &mut Vec<u8>) {
 }
 
 /// The stored bytes of a node: 72 of them, 8 more with ACL ids, 1 more with a tier. The last one is always 0.
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the engines that store binary records"))]
 pub(crate) fn encode_attr(attr: &Attr) -> Vec<u8> {
     let time = |t: Timestamp| (t.secs, t.nanos);
     let mut out = Vec::with_capacity(81);
@@ -87,7 +86,6 @@ pub(crate) fn encode_attr(attr: &Attr) -> Vec<u8> {
 ///
 /// # Errors
 /// `Corrupt` when the head is short or the type is unknown.
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the engines that store binary records"))]
 pub(crate) fn decode_attr(bytes: &[u8]) -> MetaResult<Attr> {
     let Some((head, mut tail)) = bytes.split_at_checked(HEAD_BYTES) else {
         return Err(corrupt("node", format!("{} bytes", bytes.len())));
@@ -120,7 +118,6 @@ pub(crate) fn decode_attr(bytes: &[u8]) -> MetaResult<Attr> {
 }
 
 /// The 9 stored bytes of an entry.
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the engines that store binary records"))]
 pub(crate) fn encode_edge(edge: Edge) -> Vec<u8> {
     let mut out = Vec::with_capacity(EDGE_BYTES);
     encode(EdgeRecord { kind: edge.kind as u8, ino: edge.ino.0 }, &mut out);
@@ -131,7 +128,6 @@ pub(crate) fn encode_edge(edge: Edge) -> Vec<u8> {
 ///
 /// # Errors
 /// `Corrupt` for another length or an unknown type.
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the engines that store binary records"))]
 pub(crate) fn decode_edge(bytes: &[u8]) -> MetaResult<Edge> {
     if bytes.len() != EDGE_BYTES {
         return Err(corrupt("entry", format!("{} bytes", bytes.len())));

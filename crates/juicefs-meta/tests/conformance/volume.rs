@@ -1,8 +1,8 @@
 //! A formatted volume on an engine of choice, and short calls on it.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+    Arc, LazyLock,
+    atomic::{AtomicI64, AtomicU32, Ordering},
 };
 use std::{fmt, time::Duration};
 
@@ -12,6 +12,7 @@ use juicefs_core::{
     meta::{NewNode, OpenFlags, RenameFlags, Renamed, Written},
 };
 use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, engine::mem::MemEngine};
+use juicefs_testkit::redis::RedisServer;
 use tempfile::TempDir;
 
 /// Some minutes before an hour ends, so that tests can cross it or not.
@@ -37,9 +38,14 @@ impl Clock for StandingClock {
 pub(crate) enum Kind {
     Mem,
     Sqlite,
+    Redis,
 }
 
-pub(crate) const KINDS: [Kind; 2] = [Kind::Mem, Kind::Sqlite];
+pub(crate) const KINDS: [Kind; 3] = [Kind::Mem, Kind::Sqlite, Kind::Redis];
+
+/// One server for all tests of this process, a database for each volume.
+static SERVER: LazyLock<RedisServer> = LazyLock::new(|| RedisServer::start(&["--databases", "4000"]));
+static NEXT_DATABASE: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) struct Volume {
     pub(crate) client: Arc<Client>,
@@ -89,6 +95,11 @@ pub(crate) fn engine(kind: Kind) -> (Arc<dyn Engine>, Option<TempDir>) {
             let dir = tempfile::tempdir().expect("a directory");
             let url = format!("sqlite3://{}", dir.path().join("meta.db").display());
             (juicefs_meta::open(&url).expect("an engine"), Some(dir))
+        }
+        Kind::Redis => {
+            let url = SERVER.url(NEXT_DATABASE.fetch_add(1, Ordering::Relaxed) % 4000);
+            SERVER.wire(url.rsplit('/').next().expect("a database").parse().expect("a number")).call(&["FLUSHDB"]);
+            (juicefs_meta::open(&url).expect("an engine"), None)
         }
     }
 }

@@ -70,7 +70,7 @@ impl Engine for SqliteEngine {
     }
 
     fn caps(&self) -> Caps {
-        Caps { usage_in_transaction: false, max_compact_records: 1000 }
+        Caps { usage_in_transaction: false, max_compact_records: 1000, lists_by_name: true }
     }
 
     async fn load_setting(&self) -> MetaResult<Option<Bytes>> {

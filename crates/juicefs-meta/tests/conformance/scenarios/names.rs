@@ -321,7 +321,14 @@ fn pages_of_a_directory_hold_every_entry_once() {
                 break;
             }
         }
-        let wanted: Vec<_> = (0..24).map(|n| format!("f{n:02}")).collect();
+        if !v.engine.caps().lists_by_name {
+            // Whatever was removed meanwhile may have been listed before or not.
+            names.sort();
+            names.retain(|name| !["f10", "f13", "f24"].contains(&name.as_str()));
+        }
+        let lists_removed = v.engine.caps().lists_by_name;
+        let stays = |n: &u32| lists_removed && *n < 24 || ![10, 13, 24].contains(n);
+        let wanted: Vec<_> = (0..25).filter(stays).map(|n| format!("f{n:02}")).collect();
         assert_eq!(names, wanted);
         assert_eq!(posix(v.client.readdir(Ino(999), None, true, 10).await).map(|_| ()), Err(Errno::ENOENT));
         let f = v.find(d, "f00").await.expect("there");

@@ -1,0 +1,241 @@
+//! The Redis engine (format: metadata.md §2), for Redis from 4.0 on, Valkey and KeyDB.
+//!
+//! An operation is judged on what this client saw lately and sent as one script that checks all of it and applies the
+//! effects (`docs/adr/0001-one-place-for-semantics.md`); a guess that was wrong costs one more round trip and nothing else.
+//!
+//! * `address`: the URL; `link`: connections, and finding the server that has the volume.
+//! * `fetch`: records from replies; `plan` and `script`: guards and effects as Lua; `lanes`: exactly once.
+//! * `recent`: what was seen; `run`: the loop around all of it. `listing` and `scan`: directories and whole kinds.
+
+pub(crate) mod address;
+mod chunks;
+mod fetch;
+mod lanes;
+pub(crate) mod link;
+mod listing;
+mod plan;
+mod recent;
+mod run;
+mod scan;
+mod script;
+mod turns;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use juicefs_core::{
+    attr::Attr,
+    error::{MetaError, MetaResult},
+    ids::{Ino, SessionId},
+    meta::{DirCursor, DirPage},
+};
+use tokio::sync::OnceCell;
+
+use self::{
+    address::Address,
+    fetch::Sight,
+    lanes::Lanes,
+    link::{Link, Request},
+    recent::Recent,
+    run::Ended,
+    script::{Plan, Scripts, StepKind},
+    turns::Turns,
+};
+use super::{ApplyOutcome, Caps, Engine, Scan};
+use crate::{
+    layout::redis::{KeySpace, counter_shift, number},
+    record::{Counter, DirStat, Edge, Key, Value},
+    txn::{Effects, Job, ReadSet},
+};
+
+/// Keys looked at and removed at once by a reset.
+const RESET_PAGE: usize = 1000;
+
+/// A volume in Redis.
+pub(crate) struct RedisEngine {
+    link: Link,
+    described: String,
+    keys: OnceCell<KeySpace>,
+    lanes: Lanes,
+    scripts: Scripts,
+    recent: Recent,
+    turns: Turns,
+}
+
+impl RedisEngine {
+    /// An engine that connects when it is first used.
+    pub(crate) fn new(address: Address) -> Self {
+        Self {
+            described: address.describe(),
+            link: Link::new(address),
+            keys: OnceCell::new(),
+            lanes: Lanes::new(rand::random()),
+            scripts: Scripts::default(),
+            recent: Recent::default(),
+            turns: Turns::default(),
+        }
+    }
+
+    /// The keys of the volume, which depend on whether the server is part of a cluster.
+    async fn keys(&self) -> MetaResult<&KeySpace> {
+        let connect = || async { Ok::<_, MetaError>(KeySpace::new(&self.link.ready().await?.key_prefix)) };
+        self.keys.get_or_try_init(connect).await
+    }
+
+    /// Adds to statistics with one script; returns the directories that have none.
+    async fn add_stats(&self, deltas: &[(Ino, DirStat)], writer: Option<SessionId>) -> MetaResult<Vec<Ino>> {
+        let keys = self.keys().await?;
+        let outcome = keys.outcome(self.lanes.client());
+        let mut plan = Plan::default();
+        if let Some(sid) = writer {
+            plan.push(StepKind::Alive, [keys.sessions()], [number(sid.0)]);
+        }
+        for (ino, delta) in deltas {
+            plan.push(
+                StepKind::AddStat,
+                [keys.dir_lengths(), keys.dir_spaces(), keys.dir_inodes()],
+                [number(ino.0), number(delta.length), number(delta.space), number(delta.inodes)],
+            );
+        }
+        let missing =
+            |has: Vec<bool>| deltas.iter().zip(has).filter(|(_, has)| !has).map(|((ino, _), _)| *ino).collect();
+        match self.execute(keys, &outcome, &plan).await? {
+            Ended::Done(Some(answers)) => Ok(missing(answers.into_iter().map(|has| has == 1).collect())),
+            // An earlier copy of the request did it: whoever had statistics then has them now.
+            Ended::Done(None) => {
+                let wanted: Vec<_> = deltas.iter().map(|(ino, _)| Key::DirStat(*ino)).collect();
+                let sight = self.look(&wanted).await?;
+                Ok(missing(wanted.iter().map(|key| sight.read.get(key).is_some()).collect()))
+            }
+            Ended::Conflict => Err(MetaError::Conflict(1)),
+        }
+    }
+}
+
+/// What an error reply means for the caller. Those that are about the connection are dealt with below.
+fn server_error(what: &str, error: &redis::ServerError) -> MetaError {
+    let text = format!("{what}: {} {}", error.code(), error.details().unwrap_or_default());
+    match error.code() {
+        "WRONGTYPE" => MetaError::Corrupt { what: what.to_owned(), why: text },
+        "NOPERM" | "NOAUTH" | "WRONGPASS" => MetaError::Setting(format!("the Redis user may not do this: {text}")),
+        _ => MetaError::Unavailable(text),
+    }
+}
+
+#[async_trait]
+impl Engine for RedisEngine {
+    fn describe(&self) -> String {
+        self.described.clone()
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { usage_in_transaction: true, max_compact_records: 1000, lists_by_name: false }
+    }
+
+    async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
+        let mut request = Request::new();
+        request.command::<&[u8]>(&[b"GET", self.keys().await?.setting().as_slice()]);
+        fetch::bytes("setting", self.call_one(&request).await?)
+    }
+
+    async fn prepare(&self) -> MetaResult<()> {
+        Ok(())
+    }
+
+    async fn is_empty(&self) -> MetaResult<bool> {
+        let keys = self.keys().await?;
+        let counters = [Counter::NextInode, Counter::NextChunk, Counter::NextSession].map(|c| keys.counter(c));
+        let [setting, root, sessions, files] =
+            [keys.setting(), keys.node(Ino::ROOT), keys.sessions(), keys.removed_files()];
+        let mut request = Request::new();
+        request.begin(8);
+        request.arg(b"EXISTS");
+        [setting, root, sessions, files].iter().chain(&counters).for_each(|key| request.arg(key));
+        Ok(fetch::integer("keys", &self.call_one(&request).await?)? == 0)
+    }
+
+    /// Removes the keys of the volume and leaves others of the same database alone.
+    async fn reset(&self) -> MetaResult<()> {
+        let keys = self.keys().await?;
+        let mut pattern: Vec<u8> = keys.prefix().as_bytes().to_vec();
+        pattern.push(b'*');
+        let mut cursor: Bytes = "0".into();
+        loop {
+            let mut request = Request::new();
+            request.command::<&[u8]>(&[b"SCAN", &cursor[..], b"MATCH", &pattern, b"COUNT", &number(RESET_PAGE)]);
+            let mut parts = fetch::list("keys", self.one_bulk(&request).await?)?.into_iter();
+            let mut part = || parts.next().unwrap_or(redis::Value::Nil);
+            let next = fetch::bytes("keys", part())?.unwrap_or_else(|| "0".into());
+            let mut found = Vec::new();
+            for key in fetch::list("keys", part())? {
+                found.extend(fetch::bytes("key", key)?.filter(|key| keys.owns(key)));
+            }
+            if !found.is_empty() {
+                let mut request = Request::new();
+                request.begin(1 + found.len());
+                request.arg(b"DEL");
+                found.iter().for_each(|key| request.arg(key));
+                fetch::integer("keys", &self.call_one(&request).await?)?;
+            }
+            if next.as_ref() == b"0" {
+                self.recent.clear();
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
+        self.perform(job).await
+    }
+
+    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
+        if keys.is_empty() {
+            return Ok(ReadSet::default());
+        }
+        Ok(self.look(&keys).await?.read)
+    }
+
+    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
+        self.apply_to(&Sight { read: read.clone(), ..Sight::default() }, effects).await
+    }
+
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+        self.find(parent, name).await
+    }
+
+    async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
+        self.list(ino, from, with_attrs, limit).await
+    }
+
+    async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {
+        let keys = self.keys().await?;
+        let mut request = Request::new();
+        // Sent twice it takes numbers that nobody uses.
+        request.command::<&[u8]>(&[b"INCRBY", &keys.counter(counter)[..], &number(delta)]);
+        let stored = fetch::integer("counter", &self.call_one(&request).await?)?;
+        Ok(stored.saturating_add(counter_shift(counter)))
+    }
+
+    async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>> {
+        self.walk(scan, after, limit).await
+    }
+
+    async fn add_dir_stats(&self, deltas: Vec<(Ino, DirStat)>) -> MetaResult<Vec<Ino>> {
+        self.add_stats(&deltas, None).await
+    }
+
+    async fn close(&self) {
+        if let Some(keys) = self.keys.get() {
+            let mut request = Request::new();
+            request.command::<&[u8]>(&[b"DEL", keys.outcome(self.lanes.client()).as_slice()]);
+            // It expires on its own if this fails.
+            if let Err(error) = self.call(&request).await {
+                tracing::debug!(%error, "the note of finished changes is left to expire");
+            }
+        }
+        self.link.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

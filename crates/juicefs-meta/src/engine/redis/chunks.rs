@@ -1,0 +1,149 @@
+//! Finding the chunks of a file: Redis has no index of them, so they are asked for by number.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use juicefs_core::{
+    error::MetaResult,
+    ids::{ChunkIndex, Ino},
+    limits::CHUNK_SIZE,
+    slice::SliceRecord,
+};
+
+use super::{
+    RedisEngine,
+    fetch::{self, Sight},
+    link::{Lane, Request},
+    script::Script,
+};
+use crate::{
+    layout::redis::{number, parse_number},
+    record::{Key, Value},
+};
+
+/// Chunks of a file looked at in one round trip.
+const CHUNK_WINDOW: u32 = 256;
+/// Chunks beyond the length of a file that was cut of which it may have some left.
+const CHUNKS_BEYOND: u32 = 4096;
+/// Chunks that one script looks for: it holds the server for about a millisecond.
+const PROBE_WINDOW: u32 = 4096;
+/// From so many chunks on (16 TiB) it is less work to look at all keys of the database than to ask for each.
+const PROBE_MAX: u32 = 1 << 18;
+/// Keys looked at in one step then.
+const SCAN_COUNT: usize = 5000;
+
+/// Which of the keys `KEYS[1]..n` there are.
+static PROBE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local r={} for i=tonumber(ARGV[1]),tonumber(ARGV[2])-1 do \
+         if redis.call('EXISTS',KEYS[1]..string.format('%d',i))==1 then r[#r+1]=i end end return r"
+            .to_owned(),
+    )
+});
+
+impl RedisEngine {
+    /// Which chunks with `from <= index < to` have a list.
+    pub(super) async fn chunks_between(
+        &self,
+        ino: Ino,
+        from: ChunkIndex,
+        to: ChunkIndex,
+    ) -> MetaResult<Vec<ChunkIndex>> {
+        if to.saturating_sub(from) > PROBE_MAX {
+            return self.chunks_among_all_keys(ino, from, to).await;
+        }
+        let stem = self.keys().await?.chunk_stem(ino);
+        let (mut there, mut at) = (Vec::new(), from);
+        while at < to {
+            let end = to.min(at.saturating_add(PROBE_WINDOW));
+            let (first, behind) = (number(at), number(end));
+            let reply = self.ask_script(Lane::Bulk, &PROBE, &stem, &[&first, &behind]).await?;
+            for index in fetch::list("chunks", reply)? {
+                there.extend(ChunkIndex::try_from(fetch::integer("chunk", &index)?).ok());
+            }
+            at = end;
+        }
+        Ok(there)
+    }
+
+    async fn chunks_among_all_keys(&self, ino: Ino, from: ChunkIndex, to: ChunkIndex) -> MetaResult<Vec<ChunkIndex>> {
+        let stem = self.keys().await?.chunk_stem(ino);
+        let mut pattern = stem.clone();
+        pattern.push(b'*');
+        let (mut there, mut cursor): (Vec<ChunkIndex>, Bytes) = (Vec::new(), "0".into());
+        loop {
+            let mut request = Request::new();
+            request.command::<&[u8]>(&[b"SCAN", &cursor, b"MATCH", &pattern, b"COUNT", &number(SCAN_COUNT)]);
+            let mut parts = fetch::list("keys", self.one_bulk(&request).await?)?.into_iter();
+            let next = parts.next().map(|part| fetch::bytes("keys", part)).transpose()?.flatten();
+            for key in parts.next().map(|part| fetch::list("keys", part)).transpose()?.unwrap_or_default() {
+                let key = fetch::bytes("key", key)?.unwrap_or_default();
+                if let Some(index) = key.strip_prefix(stem.as_slice()) {
+                    there.extend(parse_number::<ChunkIndex>("chunk", index).ok());
+                }
+            }
+            match next {
+                Some(next) if next.as_ref() != b"0" => cursor = next,
+                _ => break,
+            }
+        }
+        there.retain(|index| (from..to).contains(index));
+        there.sort_unstable();
+        there.dedup();
+        Ok(there)
+    }
+
+    /// Slice lists of a removed file: of the chunks that a file of its length has, and, when it shows that it was cut, of
+    /// those that it may have had before.
+    pub(super) async fn chunks_of(
+        &self,
+        ino: Ino,
+        length: u64,
+        after: Option<Key>,
+        limit: usize,
+    ) -> MetaResult<Vec<(Key, Value)>> {
+        let chunks = ChunkIndex::try_from(length.div_ceil(CHUNK_SIZE)).unwrap_or(ChunkIndex::MAX).max(1);
+        let mut at = match after {
+            Some(Key::Chunk(_, index)) => index.saturating_add(1),
+            _ => 0,
+        };
+        let mut found = Vec::new();
+        while at < chunks && found.len() < limit {
+            let upto = chunks.min(at.saturating_add(CHUNK_WINDOW));
+            self.look_at_chunks((at..upto).map(|index| Key::Chunk(ino, index)).collect(), &mut found).await?;
+            at = upto;
+        }
+        if found.len() < limit && (at > chunks || found.iter().any(|(_, value)| was_cut(value))) {
+            let more = self.chunks_between(ino, at, at.saturating_add(CHUNKS_BEYOND)).await?;
+            for window in more.chunks(CHUNK_WINDOW as usize) {
+                if found.len() < limit {
+                    let window = window.iter().map(|index| Key::Chunk(ino, *index)).collect();
+                    self.look_at_chunks(window, &mut found).await?;
+                }
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Reads slice lists, each as of a moment of its own, and adds those that there are.
+    async fn look_at_chunks(&self, window: Vec<Key>, found: &mut Vec<(Key, Value)>) -> MetaResult<()> {
+        let keys = self.keys().await?;
+        let mut request = Request::new();
+        window.iter().for_each(|key| fetch::ask(&mut request, keys, key));
+        let mut replies = self.call_bulk(&request).await?.into_iter();
+        let mut sight = Sight::default();
+        for key in &window {
+            fetch::take(&mut replies, key.clone(), &mut sight)?;
+        }
+        self.recent.learn(&sight);
+        found.extend(window.into_iter().filter_map(|key| sight.read.get(&key).cloned().map(|value| (key, value))));
+        Ok(())
+    }
+}
+
+/// Whether a list has zeros up to the end of its chunk, as cutting a file leaves them.
+fn was_cut(value: &Value) -> bool {
+    let to_the_end = |record: &SliceRecord| u64::from(record.pos) + u64::from(record.len) == CHUNK_SIZE;
+    matches!(value, Value::Chunk(list) if list.iter().any(|record| record.id.is_hole() && to_the_end(record)))
+}

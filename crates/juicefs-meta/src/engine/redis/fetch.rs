@@ -1,0 +1,216 @@
+//! Reading records: the commands for each key, and what their replies mean.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use juicefs_core::{
+    acl::AclRule,
+    error::{MetaError, MetaResult},
+    ids::Ino,
+    slice::SliceRecord,
+};
+use redis::Value as Reply;
+
+use super::link::Request;
+use crate::{
+    layout::{
+        binary::{decode_attr, decode_edge, decode_slice_keys, encode_attr},
+        redis::{KeySpace, counter_shift, delayed_field, number, parse_number, removed_file, slice_field},
+    },
+    record::{DelFile, DelaySlices, DirStat, Key, Session, Value},
+    txn::ReadSet,
+};
+
+/// What an operation is judged on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sight {
+    pub(super) read: ReadSet,
+    /// Stored bytes of nodes that we would write otherwise: guards compare what is stored.
+    pub(super) raw: HashMap<Key, Bytes>,
+    /// All of it was stored at one moment since the operation began.
+    pub(super) certain: bool,
+}
+
+/// Adds the commands that read `key`.
+pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
+    match key {
+        Key::Node(ino) => request.command::<&[u8]>(&[b"GET", keys.node(*ino).as_slice()]),
+        Key::Edge(ino, name) => request.command::<&[u8]>(&[b"HGET", keys.entries(*ino).as_slice(), name.as_bytes()]),
+        Key::HasEntries(ino) => request.command::<&[u8]>(&[b"EXISTS", keys.entries(*ino).as_slice()]),
+        Key::Symlink(ino) => request.command::<&[u8]>(&[b"GET", keys.symlink(*ino).as_slice()]),
+        Key::Xattr(ino, name) => request.command::<&[u8]>(&[b"HGET", keys.xattrs(*ino).as_slice(), name.as_bytes()]),
+        Key::Chunk(ino, index) => {
+            request.command::<&[u8]>(&[b"LRANGE", keys.chunk(*ino, *index).as_slice(), b"0", b"-1"])
+        }
+        // Looked for on their own, see `chunks`.
+        Key::ChunkIndexes(..) => {}
+        Key::SliceRef(slice) => request.command::<&[u8]>(&[b"HGET", &keys.slice_refs()[..], &slice_field(*slice)]),
+        Key::Parents(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.parents(*ino).as_slice()]),
+        Key::DirStat(ino) => {
+            for hash in [keys.dir_lengths(), keys.dir_spaces(), keys.dir_inodes()] {
+                request.command::<&[u8]>(&[b"HGET", &hash[..], &number(ino.0)]);
+            }
+        }
+        Key::Acl(id) => request.command::<&[u8]>(&[b"HGET", &keys.acls()[..], &number(id)]),
+        Key::Session(sid) => {
+            request.command::<&[u8]>(&[b"ZSCORE", &keys.sessions()[..], &number(sid.0)]);
+            request.command::<&[u8]>(&[b"HGET", &keys.session_infos()[..], &number(sid.0)]);
+        }
+        Key::Sustained(sid, ino) => {
+            request.command::<&[u8]>(&[b"SISMEMBER", &keys.sustained(*sid)[..], &number(ino.0)])
+        }
+        Key::DelFile(ino, length) => {
+            request.command::<&[u8]>(&[b"ZSCORE", &keys.removed_files()[..], &removed_file(*ino, *length)]);
+        }
+        Key::DelaySlices(id, since) => {
+            request.command::<&[u8]>(&[b"HGET", &keys.delayed_slices()[..], &delayed_field(*id, *since)]);
+        }
+        Key::Counter(counter) => request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]),
+    }
+}
+
+/// A reply that is no answer to the question.
+pub(super) fn unexpected(what: &str, reply: &Reply) -> MetaError {
+    match reply {
+        Reply::ServerError(error) => super::server_error(what, error),
+        _ => MetaError::Corrupt { what: what.to_owned(), why: format!("the server answered {reply:?}") },
+    }
+}
+
+/// A string, or nothing.
+pub(super) fn bytes(what: &str, reply: Reply) -> MetaResult<Option<Bytes>> {
+    match reply {
+        Reply::Nil => Ok(None),
+        Reply::BulkString(bytes) => Ok(Some(bytes.into())),
+        Reply::SimpleString(text) => Ok(Some(text.into_bytes().into())),
+        other => Err(unexpected(what, &other)),
+    }
+}
+
+/// An integer.
+pub(super) fn integer(what: &str, reply: &Reply) -> MetaResult<i64> {
+    match reply {
+        Reply::Int(number) => Ok(*number),
+        other => Err(unexpected(what, other)),
+    }
+}
+
+/// A list of replies; nothing is an empty one.
+pub(super) fn list(what: &str, reply: Reply) -> MetaResult<Vec<Reply>> {
+    match reply {
+        Reply::Nil => Ok(Vec::new()),
+        Reply::Array(items) | Reply::Set(items) => Ok(items),
+        Reply::Map(pairs) => Ok(pairs.into_iter().flat_map(|(key, value)| [key, value]).collect()),
+        other => Err(unexpected(what, &other)),
+    }
+}
+
+/// Pairs of strings in a flat list.
+pub(super) fn pairs(what: &str, reply: Reply) -> MetaResult<Vec<(Bytes, Bytes)>> {
+    let mut items = list(what, reply)?.into_iter();
+    let mut pairs = Vec::with_capacity(items.len() / 2);
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        if let (Some(key), Some(value)) = (bytes(what, key)?, bytes(what, value)?) {
+            pairs.push((key, value));
+        }
+    }
+    Ok(pairs)
+}
+
+/// A score is a whole number of seconds, however the server writes it.
+pub(super) fn score(what: &str, bytes: &[u8]) -> MetaResult<i64> {
+    if let Ok(secs) = parse_number::<i64>(what, bytes) {
+        return Ok(secs);
+    }
+    let number: f64 = parse_number(what, bytes)?;
+    Ok(number as i64)
+}
+
+/// The slices of a list reply.
+pub(super) fn slices(reply: Reply) -> MetaResult<Vec<SliceRecord>> {
+    let mut records = Vec::new();
+    for item in list("slice list", reply)? {
+        let item = bytes("slice record", item)?.unwrap_or_default();
+        let decoded = SliceRecord::decode_list(&item).ok_or_else(|| MetaError::Corrupt {
+            what: "slice record".to_owned(),
+            why: format!("{} bytes: {}", item.len(), item.escape_ascii()),
+        })?;
+        records.extend(decoded);
+    }
+    Ok(records)
+}
+
+/// Takes the replies to what [`ask`] asked about `key` and notes what they say.
+pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &mut Sight) -> MetaResult<()> {
+    let mut next = || replies.next().unwrap_or(Reply::Nil);
+    let value = match &key {
+        Key::Node(_) => match bytes("node", next())? {
+            None => None,
+            Some(stored) => {
+                let attr = decode_attr(&stored)?;
+                if encode_attr(&attr) != stored {
+                    sight.raw.insert(key.clone(), stored);
+                }
+                Some(Value::Node(attr))
+            }
+        },
+        Key::Edge(..) => bytes("entry", next())?.map(|stored| decode_edge(&stored)).transpose()?.map(Value::Edge),
+        Key::HasEntries(_) => Some(Value::HasEntries(integer("entries", &next())? != 0)),
+        Key::Symlink(_) => bytes("symlink", next())?.map(Value::Bytes),
+        Key::Xattr(..) => bytes("xattr", next())?.map(Value::Bytes),
+        Key::Chunk(..) => Some(slices(next())?).filter(|list| !list.is_empty()).map(Value::Chunk),
+        Key::ChunkIndexes(..) => return Ok(()),
+        Key::SliceRef(_) => {
+            let more = bytes("slice reference", next())?.map_or(Ok(0), |n| parse_number("slice reference", &n))?;
+            Some(Value::SliceRef(1 + more))
+        }
+        Key::Parents(_) => parents(next())?,
+        Key::DirStat(_) => {
+            let mut part = || bytes("directory statistics", next());
+            let (length, space, inodes) = (part()?, part()?, part()?);
+            let number = |n: Option<Bytes>| n.map_or(Ok(0), |n| parse_number("directory statistics", &n));
+            let stat = DirStat { length: number(length)?, space: number(space)?, inodes: number(inodes.clone())? };
+            inodes.map(|_| Value::DirStat(stat))
+        }
+        Key::Acl(id) => bytes("ACL rule", next())?.map(|stored| rule(*id, &stored)).transpose()?.map(Value::Acl),
+        Key::Session(_) => {
+            let (expiry, info) = (bytes("session", next())?, bytes("session", next())?);
+            let expiry = expiry.map(|stored| score("session", &stored)).transpose()?;
+            expiry.map(|expire_secs| Value::Session(Session { expire_secs, info: info.unwrap_or_default() }))
+        }
+        Key::Sustained(..) => (integer("sustained inode", &next())? != 0).then_some(Value::Sustained),
+        Key::DelFile(_, length) => {
+            let removed = bytes("removed file", next())?.map(|stored| score("removed file", &stored)).transpose()?;
+            removed.map(|removed_secs| Value::DelFile(DelFile { length: *length, removed_secs }))
+        }
+        Key::DelaySlices(_, since_secs) => {
+            let slices = bytes("delayed slices", next())?.map(|stored| decode_slice_keys(&stored)).transpose()?;
+            slices.map(|slices| Value::DelaySlices(DelaySlices { since_secs: *since_secs, slices }))
+        }
+        Key::Counter(counter) => {
+            let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;
+            Some(Value::Counter(i64::saturating_add(stored, counter_shift(*counter))))
+        }
+    };
+    sight.read.insert(key, value);
+    Ok(())
+}
+
+fn parents(reply: Reply) -> MetaResult<Option<Value>> {
+    let mut parents = BTreeMap::new();
+    for (ino, names) in pairs("parents", reply)? {
+        let names: i64 = parse_number("parents", &names)?;
+        if let Ok(names) = u64::try_from(names)
+            && names > 0
+        {
+            parents.insert(Ino(parse_number("parents", &ino)?), names);
+        }
+    }
+    Ok((!parents.is_empty()).then_some(Value::Parents(parents)))
+}
+
+/// Reads a stored ACL rule.
+pub(super) fn rule(id: u32, stored: &[u8]) -> MetaResult<AclRule> {
+    AclRule::decode(stored)
+        .ok_or_else(|| MetaError::Corrupt { what: format!("ACL rule {id}"), why: format!("{} bytes", stored.len()) })
+}

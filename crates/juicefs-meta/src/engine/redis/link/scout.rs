@@ -1,0 +1,211 @@
+//! Finding the server that serves the volume, and setting a connection up with it.
+
+mod cluster;
+mod sentinel;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use redis::Value;
+use tokio::time::Instant;
+
+use super::{
+    dialogue::{Dialogue, said},
+    request::Request,
+    server::{Info, Server},
+    stream::{Stream, Target},
+    tls::TlsClient,
+    trouble::SetupError,
+};
+use crate::engine::redis::address::{Address, Host, Place};
+
+/// Of several servers that may know, each has this long for an answer, so that a silent one does not use up all time.
+const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Knows the address, and what was learned about what is there.
+pub(super) struct Scout {
+    address: Address,
+    /// Read with the first connection.
+    tls: OnceLock<Arc<TlsClient>>,
+    server: OnceLock<Server>,
+    /// Sentinels, or nodes of a cluster, those that answered lately first.
+    candidates: Mutex<Vec<Host>>,
+}
+
+impl Scout {
+    pub(super) fn new(address: Address) -> Self {
+        let candidates = match address.place() {
+            Place::Sentinel { sentinels, .. } => sentinels.clone(),
+            Place::Cluster(nodes) => nodes.clone(),
+            Place::Host(host) => vec![host.clone()],
+            Place::Socket(_) => Vec::new(),
+        };
+        Self { address, tls: OnceLock::new(), server: OnceLock::new(), candidates: Mutex::new(candidates) }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The server, once a connection has been set up.
+    pub(super) fn server(&self) -> Option<&Server> {
+        self.server.get()
+    }
+
+    /// A connection to the server that serves the volume. In a cluster, `hint` is the node that others say has it.
+    pub(super) async fn connect(&self, hint: Option<Host>) -> Result<(Stream, Target), SetupError> {
+        let limit = self.address.options().connect_timeout;
+        let dialogue = match (self.address.place(), hint) {
+            (_, Some(host)) => self.visit(host, limit).await?,
+            (Place::Socket(path), None) => self.standalone(Target::Socket(path.clone())).await?,
+            (Place::Sentinel { master, .. }, None) => self.master(master).await?,
+            (Place::Cluster(_), None) => self.owner().await?,
+            (Place::Host(host), None) => {
+                if self.server().is_some_and(|server| server.cluster) {
+                    self.owner().await?
+                } else {
+                    self.standalone(Target::Tcp(host.clone())).await?
+                }
+            }
+        };
+        Ok(dialogue.finish())
+    }
+
+    /// A logged-in connection to a node of the cluster, where there is but one database.
+    pub(super) async fn visit(&self, host: Host, limit: Duration) -> Result<Dialogue, SetupError> {
+        let mut dialogue = self.open(Target::Tcp(host), limit).await?;
+        self.log_in(&mut dialogue, &Request::of(&["PING"])).await?;
+        Ok(dialogue)
+    }
+
+    async fn open(&self, target: Target, limit: Duration) -> Result<Dialogue, SetupError> {
+        let tls = match (self.address.tls(), self.tls.get()) {
+            (None, _) => None,
+            (Some(_), Some(tls)) => Some(Arc::clone(tls)),
+            (Some(files), None) => {
+                let tls = TlsClient::new(files).map_err(SetupError::Refused)?;
+                Some(Arc::clone(self.tls.get_or_init(|| Arc::new(tls))))
+            }
+        };
+        Dialogue::open(target, tls.as_ref(), limit).await
+    }
+
+    async fn log_in(&self, dialogue: &mut Dialogue, request: &Request) -> Result<Vec<Value>, SetupError> {
+        dialogue.log_in(self.address.user(), self.address.password(), request).await
+    }
+
+    /// The one server of the URL. If it turns out to be a node of a cluster, the node that has the volume.
+    async fn standalone(&self, target: Target) -> Result<Dialogue, SetupError> {
+        let mut dialogue = self.open(target, self.address.options().connect_timeout).await?;
+        self.settle(&mut dialogue).await?;
+        match self.server() {
+            Some(server) if server.cluster => self.owner_known_by(dialogue).await,
+            _ => Ok(dialogue),
+        }
+    }
+
+    /// Logs in and selects the database; the first time, gets to know the server.
+    async fn settle(&self, dialogue: &mut Dialogue) -> Result<(), SetupError> {
+        let Some(server) = self.server() else {
+            let replies = self.log_in(dialogue, &Request::of(&["INFO"])).await?;
+            self.get_acquainted(dialogue, replies.first()).await?;
+            return self.select(dialogue).await;
+        };
+        if server.cluster || self.address.database() == 0 {
+            self.log_in(dialogue, &Request::of(&["PING"])).await?;
+            return Ok(());
+        }
+        let replies = self.log_in(dialogue, &self.selection()).await?;
+        self.check_selection(dialogue, replies.first())
+    }
+
+    fn selection(&self) -> Request {
+        Request::of(&["SELECT", &self.address.database().to_string()])
+    }
+
+    async fn select(&self, dialogue: &mut Dialogue) -> Result<(), SetupError> {
+        if self.address.database() == 0 || self.server().is_some_and(|server| server.cluster) {
+            return Ok(());
+        }
+        let replies = dialogue.ask(&self.selection()).await?;
+        self.check_selection(dialogue, replies.first())
+    }
+
+    fn check_selection(&self, dialogue: &Dialogue, reply: Option<&Value>) -> Result<(), SetupError> {
+        match reply {
+            Some(Value::ServerError(error)) if error.code() == "ERR" => Err(SetupError::Refused(format!(
+                "{} does not have the database {} of the URL: {} (its option `databases` says how many there are)",
+                dialogue.target(),
+                self.address.database(),
+                said(error)
+            ))),
+            Some(Value::ServerError(error)) => Err(dialogue.turned_away(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Learns what the server is from its reply to `INFO`, and warns of what may cost data.
+    async fn get_acquainted(&self, dialogue: &mut Dialogue, info: Option<&Value>) -> Result<(), SetupError> {
+        let target = dialogue.target().clone();
+        let text = match info {
+            Some(Value::BulkString(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+            Some(Value::ServerError(error)) if error.code() == "NOPERM" => {
+                tracing::warn!("{target} does not let us see its settings: {}", said(error));
+                String::new()
+            }
+            Some(Value::ServerError(error)) => return Err(dialogue.turned_away(error)),
+            _ => return Err(SetupError::Refused(format!("{target} is not a Redis: it does not know INFO"))),
+        };
+        let info = Info::new(&text);
+        let version = info.version().map_err(|version| {
+            SetupError::Refused(format!("{target} is Redis {version}, which is too old: at least 4.0 is needed"))
+        })?;
+        let several = matches!(self.address.place(), Place::Cluster(_));
+        if several && !info.is_cluster() {
+            return Err(SetupError::Refused(format!(
+                "{target} is not in cluster mode: name one server only, or the master's name before its Sentinels"
+            )));
+        }
+        let cluster = info.is_cluster() && !matches!(self.address.place(), Place::Sentinel { .. });
+        if info.warn() {
+            let fix = Request::of(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+            match dialogue.ask(&fix).await?.first() {
+                Some(Value::Okay) => tracing::info!("maxmemory-policy of {target} was set to noeviction"),
+                _ => tracing::warn!("set maxmemory-policy of {target} to noeviction, or it may throw metadata away"),
+            }
+        }
+        let asked = Instant::now();
+        dialogue.ask(&Request::of(&["PING"])).await?;
+        tracing::info!("Ping redis latency: {:?}", asked.elapsed());
+        let key_prefix = if cluster { format!("{{{}}}", self.address.database()) } else { String::new() };
+        // Both lanes may get here; they say the same.
+        let _ = self.server.set(Server { version, cluster, key_prefix });
+        Ok(())
+    }
+
+    /// The candidates in the order in which they should be asked.
+    fn candidates(&self) -> Vec<Host> {
+        self.candidates.lock().clone()
+    }
+
+    /// Puts a candidate that did not answer behind the others.
+    fn demote(&self, host: &Host) {
+        let mut candidates = self.candidates.lock();
+        if let Some(at) = candidates.iter().position(|candidate| candidate == host) {
+            let last = candidates.remove(at);
+            candidates.push(last);
+        }
+    }
+}
+
+/// The text that a reply is.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(text) => Some(text.clone()),
+        _ => None,
+    }
+}

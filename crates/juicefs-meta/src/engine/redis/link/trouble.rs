@@ -1,0 +1,108 @@
+//! What can go wrong, and what to do about it.
+
+use juicefs_core::error::MetaError;
+use redis::{ServerError, ServerErrorKind, Value};
+use thiserror::Error;
+
+use crate::engine::redis::address::Host;
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, Error)]
+pub(crate) enum LinkError {
+    /// No try within the retry budget got an answer. The request may or may not have been executed.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The server will not do, or will not have us; the sentence is for the user.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<LinkError> for MetaError {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Unavailable(why) => Self::Unavailable(why),
+            LinkError::Refused(why) => Self::Setting(why),
+        }
+    }
+}
+
+/// Why a connection could not be set up.
+#[derive(Debug, Clone, Error)]
+pub(super) enum SetupError {
+    /// A later try may succeed.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Every try will end like this, unless somebody changes the server.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Why a request has to be sent again.
+#[derive(Debug, Clone)]
+pub(super) enum Trouble {
+    /// The connection broke.
+    Lost(String),
+    /// The server cannot serve it now.
+    Busy(String),
+    /// The server is not the one that can serve it; perhaps another is by now.
+    WrongServer(String),
+    /// The slot is on this node now; without a name, on another port of the same host.
+    Moved(Host),
+    /// The slot is on its way to this node, and the key is there already.
+    Ask(Host),
+}
+
+impl Trouble {
+    /// What the error among the replies of a request asks for; `None` when they are an answer.
+    ///
+    /// `MOVED` and `ASK` without a host mean `asked`, the host that replied.
+    pub(super) fn among(replies: &[Value], asked: &str) -> Option<Self> {
+        replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Self::of(error, asked),
+            // Results within EXEC, or within an array that a script made.
+            Value::Array(inner) => Self::among(inner, asked),
+            _ => None,
+        })
+    }
+
+    fn of(error: &ServerError, asked: &str) -> Option<Self> {
+        let text = || format!("the server said {} {}", error.code(), error.details().unwrap_or_default());
+        match error.kind() {
+            Some(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown) => {
+                Some(Self::Busy(text()))
+            }
+            Some(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => Some(Self::WrongServer(text())),
+            Some(ServerErrorKind::Moved) => {
+                Some(redirection(error, asked).map_or_else(|| Self::Busy(text()), Self::Moved))
+            }
+            Some(ServerErrorKind::Ask) => Some(redirection(error, asked).map_or_else(|| Self::Busy(text()), Self::Ask)),
+            // Servers before 7.0 wrap what a command inside a script met into an ERR, which has the code in its text.
+            Some(ServerErrorKind::ResponseError)
+                if error.details().is_some_and(|text| text.contains(": -READONLY ")) =>
+            {
+                Some(Self::WrongServer(text()))
+            }
+            // A script of somebody else runs for too long; too few replicas are connected; a fail-over pauses clients.
+            None if matches!(error.code(), "BUSY" | "NOREPLICAS" | "UNBLOCKED") => Some(Self::Busy(text())),
+            _ => None,
+        }
+    }
+
+    /// What happened, for the log and the last error.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Lost(why) | Self::Busy(why) | Self::WrongServer(why) => why.clone(),
+            Self::Moved(host) => format!("the slot moved to {host}"),
+            Self::Ask(host) => format!("the slot is moving to {host}"),
+        }
+    }
+}
+
+/// The host of `MOVED 3999 127.0.0.1:6381`.
+fn redirection(error: &ServerError, asked: &str) -> Option<Host> {
+    let (_slot, place) = error.details()?.split_once(' ')?;
+    let (name, port) = place.trim().rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let name = if name.is_empty() || name == "?" { asked } else { name.trim_matches(['[', ']']) };
+    Some(Host { name: name.to_owned(), port })
+}

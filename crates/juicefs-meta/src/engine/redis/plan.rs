@@ -1,0 +1,268 @@
+//! From what an operation read and wants changed to the steps of a script.
+
+use juicefs_core::{
+    attr::{Attr, Timestamp},
+    ids::SliceKey,
+    slice::SliceRecord,
+};
+
+use super::{
+    fetch::Sight,
+    script::{Plan, StepKind as S},
+};
+use crate::{
+    layout::{
+        binary::{encode_attr, encode_edge, encode_slice_keys},
+        redis::{KeySpace, Text, counter_shift, delayed_field, number, removed_file, slice_field},
+    },
+    record::{Counter, DirStat, Key, Value},
+    txn::{Effect, Effects, NodeGuard, NodePatch},
+};
+
+/// How long what a client noted of its changes outlives its last sign of life.
+pub(super) const OUTCOME_SECS: u64 = 24 * 3600;
+
+/// Bytes of a node that permission checks look at first: flags, kind, mode, owner and group.
+const HEAD_BYTES: usize = 11;
+/// Where the parent begins, and with it the rest that they look at.
+const PARENT_AT: usize = 63;
+
+fn bytes(bytes: &[u8]) -> Text {
+    Text::from_slice(bytes)
+}
+
+/// The steps that apply `effects` if everything that `sight` shows still holds. `outcome` is the key under which the
+/// client notes its changes.
+pub(super) fn plan(keys: &KeySpace, outcome: &Text, sight: &Sight, effects: &Effects) -> Plan {
+    let mut plan = Plan::default();
+    if let Some(sid) = effects.writer {
+        plan.push(S::Alive, [keys.sessions()], [number(sid.0)]);
+    }
+    // In the order of the keys, so that equal operations make equal scripts.
+    let mut read: Vec<_> = sight.read.iter().collect();
+    read.sort_by_key(|(key, _)| *key);
+    for (key, value) in read {
+        guard(&mut plan, keys, sight, effects, key, value);
+    }
+    for effect in &effects.list {
+        apply(&mut plan, keys, outcome, effect);
+    }
+    for (counter, delta) in [(Counter::UsedSpace, effects.usage.space), (Counter::TotalInodes, effects.usage.inodes)] {
+        if delta != 0 {
+            plan.push(S::Add, [keys.counter(counter)], [number(delta)]);
+        }
+    }
+    plan
+}
+
+fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key: &Key, value: Option<&Value>) {
+    match (key, value) {
+        (Key::Node(ino), Some(Value::Node(attr))) => {
+            let narrowed = effects.narrowed.iter().find(|(narrowed, _)| narrowed == ino).map(|(_, guard)| *guard);
+            let stored = sight.raw.get(key).map_or_else(|| encode_attr(attr), |raw| raw.to_vec());
+            guard_node(plan, keys.node(*ino), attr, &stored, narrowed);
+        }
+        (Key::Node(ino), _) => plan.push(S::Absent, [keys.node(*ino)], []),
+        (Key::Edge(ino, name), Some(Value::Edge(edge))) => {
+            let args = [bytes(name.as_bytes()), bytes(&encode_edge(*edge))];
+            plan.push(S::SameField, [keys.entries(*ino)], args);
+        }
+        (Key::Edge(ino, name), _) => plan.push(S::NoField, [keys.entries(*ino)], [bytes(name.as_bytes())]),
+        (Key::HasEntries(ino), value) => {
+            let step = if value == Some(&Value::HasEntries(true)) { S::Present } else { S::Absent };
+            plan.push(step, [keys.entries(*ino)], []);
+        }
+        (Key::Symlink(ino), Some(Value::Bytes(target))) => plan.push(S::Same, [keys.symlink(*ino)], [bytes(target)]),
+        (Key::Symlink(ino), _) => plan.push(S::Absent, [keys.symlink(*ino)], []),
+        (Key::Xattr(ino, name), Some(Value::Bytes(stored))) => {
+            plan.push(S::SameField, [keys.xattrs(*ino)], [bytes(name.as_bytes()), bytes(stored)]);
+        }
+        (Key::Xattr(ino, name), _) => plan.push(S::NoField, [keys.xattrs(*ino)], [bytes(name.as_bytes())]),
+        (Key::Chunk(ino, index), Some(Value::Chunk(list))) => {
+            plan.push(S::SameList, [keys.chunk(*ino, *index)], [bytes(&SliceRecord::encode_list(list))]);
+        }
+        (Key::Chunk(ino, index), _) => plan.push(S::Absent, [keys.chunk(*ino, *index)], []),
+        (Key::SliceRef(slice), value) => {
+            let count = if let Some(Value::SliceRef(count)) = value { *count } else { 1 };
+            plan.push(S::SameFieldNumber, [keys.slice_refs()], [slice_field(*slice), number(count - 1)]);
+        }
+        (Key::DirStat(ino), Some(Value::DirStat(stat))) => guard_stat(plan, keys, ino.0, *stat),
+        (Key::DirStat(ino), _) => plan.push(S::NoField, [keys.dir_inodes()], [number(ino.0)]),
+        (Key::Session(sid), Some(Value::Session(session))) => {
+            plan.push(S::SameScore, [keys.sessions()], [number(sid.0), number(session.expire_secs)]);
+        }
+        (Key::Session(sid), _) => plan.push(S::NoScore, [keys.sessions()], [number(sid.0)]),
+        (Key::Sustained(sid, ino), value) => {
+            let there = number(u8::from(value.is_some()));
+            plan.push(S::SameMember, [keys.sustained(*sid)], [number(ino.0), there]);
+        }
+        (Key::DelFile(ino, length), Some(Value::DelFile(file))) => {
+            let args = [removed_file(*ino, *length), number(file.removed_secs)];
+            plan.push(S::SameScore, [keys.removed_files()], args);
+        }
+        (Key::DelFile(ino, length), _) => {
+            plan.push(S::NoScore, [keys.removed_files()], [removed_file(*ino, *length)]);
+        }
+        (Key::DelaySlices(id, since), Some(Value::DelaySlices(held))) => {
+            let args = [delayed_field(*id, *since), bytes(&encode_slice_keys(&held.slices))];
+            plan.push(S::SameField, [keys.delayed_slices()], args);
+        }
+        (Key::DelaySlices(id, since), _) => {
+            plan.push(S::NoField, [keys.delayed_slices()], [delayed_field(*id, *since)]);
+        }
+        (Key::Counter(counter), value) => {
+            let stored = if let Some(Value::Counter(value)) = value { value - counter_shift(*counter) } else { 0 };
+            plan.push(S::SameNumber, [keys.counter(*counter)], [number(stored)]);
+        }
+        // Rules never change. Who names a file, and which chunks it has, changes together with its node, which whoever
+        // asks for them reads and guards as well.
+        (Key::Acl(_) | Key::Parents(_) | Key::ChunkIndexes(..), _) => {}
+    }
+}
+
+fn guard_node(plan: &mut Plan, key: Text, attr: &Attr, stored: &[u8], narrowed: Option<NodeGuard>) {
+    let kind = [(attr.kind as u8) << 4];
+    let tail = stored.get(PARENT_AT..).unwrap_or_default();
+    match narrowed {
+        None => plan.push(S::Same, [key], [bytes(stored)]),
+        Some(NodeGuard::Permissions) => {
+            plan.push(S::SamePermissions, [key], [bytes(&stored[..HEAD_BYTES]), bytes(tail)]);
+        }
+        Some(NodeGuard::Place) => {
+            plan.push(S::SamePlace, [key], [bytes(&kind), bytes(tail.get(..8).unwrap_or_default())]);
+        }
+        Some(NodeGuard::Exists) => plan.push(S::SameKind, [key], [bytes(&kind)]),
+    }
+}
+
+fn guard_stat(plan: &mut Plan, keys: &KeySpace, ino: u64, stat: DirStat) {
+    let parts = [(keys.dir_lengths(), stat.length), (keys.dir_spaces(), stat.space), (keys.dir_inodes(), stat.inodes)];
+    for (hash, value) in parts {
+        plan.push(S::SameFieldNumber, [hash], [number(ino), number(value)]);
+    }
+}
+
+fn apply(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effect) {
+    match effect {
+        Effect::InsertNode(ino, attr) | Effect::UpdateNode(ino, attr) => {
+            plan.push(S::Set, [keys.node(*ino)], [bytes(&encode_attr(attr))]);
+        }
+        Effect::PatchNode(ino, patch) => plan.push(S::Patch, [keys.node(*ino)], patch_args(*patch)),
+        Effect::DeleteNode(ino) => plan.push(S::Delete, [keys.node(*ino)], []),
+        Effect::InsertEdge(ino, name, edge) | Effect::UpdateEdge(ino, name, edge) => {
+            plan.push(S::SetField, [keys.entries(*ino)], [bytes(name.as_bytes()), bytes(&encode_edge(*edge))]);
+        }
+        Effect::DeleteEdge(ino, name) => plan.push(S::DeleteField, [keys.entries(*ino)], [bytes(name.as_bytes())]),
+        Effect::PutSymlink(ino, target) => plan.push(S::Set, [keys.symlink(*ino)], [bytes(target)]),
+        Effect::DeleteSymlink(ino) => plan.push(S::Delete, [keys.symlink(*ino)], []),
+        Effect::PutXattr(ino, name, value) => {
+            plan.push(S::SetField, [keys.xattrs(*ino)], [bytes(name.as_bytes()), bytes(value)]);
+        }
+        Effect::DeleteXattr(ino, name) => plan.push(S::DeleteField, [keys.xattrs(*ino)], [bytes(name.as_bytes())]),
+        Effect::DeleteXattrs(ino) => plan.push(S::Delete, [keys.xattrs(*ino)], []),
+        Effect::AppendSlices(ino, index, list) => {
+            plan.push(S::Append, [keys.chunk(*ino, *index)], [bytes(&SliceRecord::encode_list(list))]);
+        }
+        Effect::PutChunk(ino, index, list) => {
+            plan.push(S::PutList, [keys.chunk(*ino, *index)], [bytes(&SliceRecord::encode_list(list))]);
+        }
+        Effect::DeleteChunk(ino, index) => plan.push(S::Delete, [keys.chunk(*ino, *index)], []),
+        // A slice that is not counted apart has one reference.
+        Effect::InsertSliceRef(_) => {}
+        Effect::AddSliceRef(slice, delta) => {
+            plan.push(S::AddField, [keys.slice_refs()], [slice_field(*slice), number(delta)]);
+        }
+        Effect::PutGarbageSlice(slice) => set_slice_ref(plan, keys, *slice, -1),
+        Effect::DeleteSliceRef(slice) => plan.push(S::DeleteField, [keys.slice_refs()], [slice_field(*slice)]),
+        Effect::AddParent(ino, parent, delta) => {
+            plan.push(S::AddPositiveField, [keys.parents(*ino)], [number(parent.0), number(delta)]);
+        }
+        Effect::DeleteParents(ino) => plan.push(S::Delete, [keys.parents(*ino)], []),
+        other => apply_upkeep(plan, keys, outcome, other),
+    }
+}
+
+fn set_slice_ref(plan: &mut Plan, keys: &KeySpace, slice: SliceKey, stored: i64) {
+    plan.push(S::SetField, [keys.slice_refs()], [slice_field(slice), number(stored)]);
+}
+
+/// The times of a change, as the bytes of a node.
+fn time(time: Timestamp) -> Text {
+    let mut out = bytes(&time.secs.to_be_bytes());
+    out.extend_from_slice(&time.nanos.to_be_bytes());
+    out
+}
+
+fn patch_args(patch: NodePatch) -> [Text; 2] {
+    [number(patch.nlink), patch.touched.map(time).unwrap_or_default()]
+}
+
+/// The effects that no name or content of a file is about.
+fn apply_upkeep(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effect) {
+    match effect {
+        Effect::PutDirStat(ino, stat) => {
+            let parts =
+                [(keys.dir_lengths(), stat.length), (keys.dir_spaces(), stat.space), (keys.dir_inodes(), stat.inodes)];
+            for (hash, value) in parts {
+                plan.push(S::SetField, [hash], [number(ino.0), number(value)]);
+            }
+        }
+        Effect::DeleteDirStat(ino) => {
+            for hash in [keys.dir_lengths(), keys.dir_spaces(), keys.dir_inodes()] {
+                plan.push(S::DeleteField, [hash], [number(ino.0)]);
+            }
+        }
+        Effect::DeleteAllDirStats => {
+            for hash in [keys.dir_lengths(), keys.dir_spaces(), keys.dir_inodes()] {
+                plan.push(S::Delete, [hash], []);
+            }
+        }
+        Effect::DeleteAllUserGroupQuotas => {
+            for hash in keys.user_group_quotas() {
+                plan.push(S::Delete, [hash], []);
+            }
+        }
+        Effect::DeleteDirQuota(ino) => {
+            for hash in [keys.dir_quotas(), keys.dir_quota_spaces(), keys.dir_quota_inodes()] {
+                plan.push(S::DeleteField, [hash], [number(ino.0)]);
+            }
+        }
+        Effect::PutAcl(id, rule) => plan.push(S::SetField, [keys.acls()], [number(id), bytes(&rule.encode())]),
+        Effect::PutSession(sid, session) => {
+            plan.push(S::SetScore, [keys.sessions()], [number(sid.0), number(session.expire_secs)]);
+            plan.push(S::SetField, [keys.session_infos()], [number(sid.0), bytes(&session.info)]);
+            plan.push(S::Renew, [outcome.clone()], [number(OUTCOME_SECS)]);
+        }
+        Effect::DeleteSession(sid) => {
+            plan.push(S::DeleteScore, [keys.sessions()], [number(sid.0)]);
+            plan.push(S::DeleteField, [keys.session_infos()], [number(sid.0)]);
+        }
+        Effect::DeleteLocks(sid) => {
+            let mut owner = number(sid.0);
+            owner.push(b'_');
+            plan.push(S::DeleteLocks, [keys.locked(*sid)], [owner]);
+        }
+        Effect::PutSustained(sid, ino) => plan.push(S::AddMember, [keys.sustained(*sid)], [number(ino.0)]),
+        Effect::DeleteSustained(sid, ino) => plan.push(S::DeleteMember, [keys.sustained(*sid)], [number(ino.0)]),
+        Effect::PutDelFile(ino, file) => {
+            let args = [removed_file(*ino, file.length), number(file.removed_secs)];
+            plan.push(S::SetScore, [keys.removed_files()], args);
+        }
+        Effect::DeleteDelFile(ino, length) => {
+            plan.push(S::DeleteScore, [keys.removed_files()], [removed_file(*ino, *length)]);
+        }
+        Effect::PutDelaySlices(id, held) => {
+            let args = [delayed_field(*id, held.since_secs), bytes(&encode_slice_keys(&held.slices))];
+            plan.push(S::SetField, [keys.delayed_slices()], args);
+        }
+        Effect::DeleteDelaySlices(id, since) => {
+            plan.push(S::DeleteField, [keys.delayed_slices()], [delayed_field(*id, *since)]);
+        }
+        Effect::SetCounter(counter, value) => {
+            plan.push(S::Set, [keys.counter(*counter)], [number(value - counter_shift(*counter))]);
+        }
+        Effect::AddCounter(counter, delta) => plan.push(S::Add, [keys.counter(*counter)], [number(delta)]),
+        Effect::PutSetting(json) => plan.push(S::Set, [keys.setting()], [bytes(json)]),
+        _ => unreachable!("invariant: apply takes the other effects"),
+    }
+}

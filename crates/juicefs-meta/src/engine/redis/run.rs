@@ -1,0 +1,291 @@
+//! Running operations: judged on what was lately seen, applied with one script, judged anew when that did not hold.
+
+use std::time::Duration;
+
+use juicefs_core::error::{MetaError, MetaResult};
+use rand::Rng;
+use redis::Value as Reply;
+
+use super::{
+    RedisEngine,
+    fetch::{self, Sight},
+    lanes::Lane,
+    link::{self, Request},
+    plan::{self, plan},
+    script::{Plan, Script},
+};
+use crate::{
+    engine::ApplyOutcome,
+    layout::redis::{KeySpace, Text, number},
+    record::{Key, Value},
+    txn::{Applied, Effect, Effects, Job, Step},
+};
+
+/// How often an operation is judged anew before it gives up.
+const TRIES: u32 = 50;
+/// From this try on an operation waits before it tries again.
+const FREE_TRIES: u32 = 3;
+/// Longest such wait.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How a script ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Its effects are in place; what its steps answered, unless an earlier copy of the request was the one that did it.
+    Done(Option<Vec<i64>>),
+    /// A guard did not hold; nothing changed.
+    Conflict,
+}
+
+impl RedisEngine {
+    /// Reads records as of one moment, in one round trip.
+    pub(super) async fn look(&self, wanted: &[Key]) -> MetaResult<Sight> {
+        let keys = self.keys().await?;
+        let mut questions = Request::new();
+        for key in wanted {
+            fetch::ask(&mut questions, keys, key);
+        }
+        let mut sight = Sight { certain: true, ..Sight::default() };
+        let replies = if questions.is_empty() {
+            Vec::new()
+        } else if questions.len() == 1 {
+            self.call(&questions).await?
+        } else if let Some(texts) = strings(keys, wanted) {
+            let mut request = Request::new();
+            request.begin(1 + texts.len());
+            request.arg(b"MGET");
+            texts.iter().for_each(|text| request.arg(text));
+            fetch::list("records", self.call_one(&request).await?)?
+        } else {
+            let mut request = Request::new();
+            request.command::<&[u8]>(&[b"MULTI"]);
+            wanted.iter().for_each(|key| fetch::ask(&mut request, keys, key));
+            request.command::<&[u8]>(&[b"EXEC"]);
+            let mut replies = self.call(&request).await?;
+            fetch::list("transaction", replies.pop().unwrap_or(Reply::Nil))?
+        };
+        let mut replies = replies.into_iter();
+        for key in wanted {
+            fetch::take(&mut replies, key.clone(), &mut sight)?;
+        }
+        // After the node, which is guarded and changes with every chunk that comes.
+        for key in wanted {
+            if let Key::ChunkIndexes(ino, from, to) = key {
+                let there = Value::ChunkIndexes(self.chunks_between(*ino, *from, *to).await?);
+                sight.read.insert(key.clone(), Some(there));
+            }
+        }
+        self.recent.learn(&sight);
+        Ok(sight)
+    }
+
+    /// What `wanted` is likely to be, or is when something is not known.
+    async fn predict(&self, wanted: &[Key], mut sight: Sight) -> MetaResult<Sight> {
+        let missing = wanted.iter().filter(|key| !sight.read.contains(key)).cloned().collect();
+        if !self.recent.predict(missing, &mut sight).is_empty() {
+            return self.look(wanted).await;
+        }
+        sight.certain = false;
+        Ok(sight)
+    }
+
+    /// Runs a job to its end.
+    pub(super) async fn perform(&self, mut job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
+        let mut wanted = job.keys();
+        let mut sight = self.predict(&wanted, Sight::default()).await?;
+        // Operations of this client that keep meeting each other take turns.
+        let mut _turn = None;
+        for tries in 1..=TRIES {
+            let Some(effects) = self.judge(job.as_mut(), &mut wanted, &mut sight).await? else { return Ok(job) };
+            match self.apply_to(&sight, &effects).await? {
+                ApplyOutcome::Applied(applied) => {
+                    job.applied(&applied);
+                    return Ok(job);
+                }
+                ApplyOutcome::Conflict => self.recent.forget(&sight.read),
+            }
+            if tries == 1
+                && let Some(key) = wanted.first()
+            {
+                _turn = Some(self.turns.of(key).lock().await);
+            }
+            if tries >= FREE_TRIES {
+                tokio::time::sleep(pause(tries)).await;
+            }
+            sight = self.look(&wanted).await?;
+        }
+        tracing::warn!(operation = job.name(), "gave up after {TRIES} conflicts");
+        Err(MetaError::Conflict(TRIES))
+    }
+
+    /// Lets a job judge; `None` when it is done without a change.
+    async fn judge(&self, job: &mut dyn Job, wanted: &mut Vec<Key>, sight: &mut Sight) -> MetaResult<Option<Effects>> {
+        loop {
+            match job.step(&sight.read) {
+                Step::Fetch(more) => {
+                    let more: Vec<_> = more.into_iter().filter(|key| !sight.read.contains(key)).collect();
+                    if more.is_empty() {
+                        return Err(MetaError::Corrupt {
+                            what: job.name().to_owned(),
+                            why: "it asks again for what it has read".to_owned(),
+                        });
+                    }
+                    wanted.extend(more);
+                    *sight = self.predict(wanted, std::mem::take(sight)).await?;
+                }
+                Step::Apply(effects) if !effects.list.is_empty() => return Ok(Some(effects)),
+                // What rests on a prediction, or on parts read one after the other, is no answer yet.
+                Step::Apply(_) | Step::Stop if !sight.certain => *sight = self.look(wanted).await?,
+                Step::Apply(_) | Step::Stop => return Ok(None),
+            }
+        }
+    }
+
+    /// Applies effects if what was seen still holds.
+    pub(super) async fn apply_to(&self, sight: &Sight, effects: &Effects) -> MetaResult<ApplyOutcome> {
+        let keys = self.keys().await?;
+        let outcome = keys.outcome(self.lanes.client());
+        let plan = plan(keys, &outcome, sight, effects);
+        match self.execute(keys, &outcome, &plan).await? {
+            Ended::Conflict => Ok(ApplyOutcome::Conflict),
+            Ended::Done(answers) => {
+                let appended = match answers {
+                    Some(answers) => answers,
+                    None => self.list_lengths(keys, effects).await?,
+                };
+                self.recent.apply(&effects.list);
+                let appended = appended.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect();
+                Ok(ApplyOutcome::Applied(Applied { appended }))
+            }
+        }
+    }
+
+    /// How long the lists are now to which effects append.
+    async fn list_lengths(&self, keys: &KeySpace, effects: &Effects) -> MetaResult<Vec<i64>> {
+        let mut request = Request::new();
+        for effect in &effects.list {
+            if let Effect::AppendSlices(ino, index, _) = effect {
+                request.command::<&[u8]>(&[b"LLEN", keys.chunk(*ino, *index).as_slice()]);
+            }
+        }
+        if request.len() == 0 {
+            return Ok(Vec::new());
+        }
+        self.call(&request).await?.iter().map(|reply| fetch::integer("slice list", reply)).collect()
+    }
+
+    /// Runs the script of a plan, exactly once however often its request has to be sent.
+    pub(super) async fn execute(&self, keys: &KeySpace, outcome: &Text, plan: &Plan) -> MetaResult<Ended> {
+        debug_assert!(outcome.starts_with(keys.prefix().as_bytes()));
+        let (script, args) = self.scripts.script(plan);
+        let lane = self.lanes.take().await;
+        let mut reply = self.call_one(&packed(&script, false, outcome, &lane, plan, &args)).await?;
+        if is_unknown_script(&reply) {
+            // With its text the script is known from now on.
+            reply = self.call_one(&packed(&script, true, outcome, &lane, plan, &args)).await?;
+        }
+        match reply {
+            Reply::Int(1) => Ok(Ended::Done(Some(Vec::new()))),
+            Reply::Int(2) => Ok(Ended::Done(None)),
+            Reply::Int(0) => Ok(Ended::Conflict),
+            Reply::Int(-1) => Err(MetaError::Fenced),
+            Reply::Array(answers) => {
+                let answers =
+                    answers.iter().map(|answer| fetch::integer("script", answer)).collect::<Result<_, _>>()?;
+                Ok(Ended::Done(Some(answers)))
+            }
+            other => Err(fetch::unexpected("script", &other)),
+        }
+    }
+
+    /// Sends a request that has one reply.
+    pub(super) async fn call_one(&self, request: &Request) -> MetaResult<Reply> {
+        Ok(self.call(request).await?.pop().unwrap_or(Reply::Nil))
+    }
+
+    /// Sends a request with small replies.
+    pub(super) async fn call(&self, request: &Request) -> MetaResult<Vec<Reply>> {
+        Ok(self.link.call(link::Lane::Small, request).await?)
+    }
+
+    /// Sends a request whose replies may be large.
+    pub(super) async fn call_bulk(&self, request: &Request) -> MetaResult<Vec<Reply>> {
+        Ok(self.link.call(link::Lane::Bulk, request).await?)
+    }
+
+    /// Sends a request that has one reply, which may be large.
+    pub(super) async fn one_bulk(&self, request: &Request) -> MetaResult<Reply> {
+        Ok(self.call_bulk(request).await?.pop().unwrap_or(Reply::Nil))
+    }
+
+    /// Runs a script that only looks.
+    pub(super) async fn ask_script(
+        &self,
+        lane: link::Lane,
+        script: &Script,
+        key: &[u8],
+        args: &[&[u8]],
+    ) -> MetaResult<Reply> {
+        let pack = |with_text: bool| {
+            let mut request = Request::new();
+            request.begin(4 + args.len());
+            request.arg(if with_text { b"EVAL" } else { b"EVALSHA" });
+            request.arg(if with_text { script.text.as_bytes() } else { script.digest.as_bytes() });
+            request.arg(b"1");
+            request.arg(key);
+            args.iter().for_each(|arg| request.arg(arg));
+            request
+        };
+        let mut reply = self.link.call(lane, &pack(false)).await?.pop().unwrap_or(Reply::Nil);
+        if is_unknown_script(&reply) {
+            reply = self.link.call(lane, &pack(true)).await?.pop().unwrap_or(Reply::Nil);
+        }
+        Ok(reply)
+    }
+}
+
+/// The request that runs a script.
+pub(super) fn packed(
+    script: &Script,
+    with_text: bool,
+    outcome: &Text,
+    lane: &Lane<'_>,
+    plan: &Plan,
+    args: &[Text],
+) -> Request {
+    let mut request = Request::with_capacity(512);
+    request.begin(3 + 1 + plan.keys.len() + 4 + args.len());
+    request.arg(if with_text { b"EVAL" } else { b"EVALSHA" });
+    request.arg(if with_text { script.text.as_bytes() } else { script.digest.as_bytes() });
+    request.arg(&number(1 + plan.keys.len()));
+    request.arg(outcome);
+    plan.keys.iter().for_each(|key| request.arg(key));
+    request.arg(&number(lane.offset()));
+    request.arg(&number(lane.end()));
+    request.arg(&lane.number());
+    request.arg(&number(plan::OUTCOME_SECS));
+    args.iter().for_each(|arg| request.arg(arg));
+    request
+}
+
+/// Whether the server does not know the script: it was started anew, or its scripts were flushed.
+fn is_unknown_script(reply: &Reply) -> bool {
+    matches!(reply, Reply::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// The keys of records that are all plain strings, which one command reads.
+fn strings(keys: &KeySpace, wanted: &[Key]) -> Option<Vec<Text>> {
+    let text = |key: &Key| match key {
+        Key::Node(ino) => Some(keys.node(*ino)),
+        Key::Symlink(ino) => Some(keys.symlink(*ino)),
+        Key::Counter(counter) => Some(keys.counter(*counter)),
+        _ => None,
+    };
+    wanted.iter().map(text).collect()
+}
+
+/// How long to wait after so many tries: at random, so that those who met do not meet again.
+fn pause(tries: u32) -> Duration {
+    let most = Duration::from_millis(u64::from(tries * tries)).min(PAUSE_MAX);
+    most.mul_f64(rand::rng().random())
+}

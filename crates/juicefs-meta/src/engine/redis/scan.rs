@@ -1,0 +1,156 @@
+//! Walking through records of one kind.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use juicefs_core::{
+    error::MetaResult,
+    ids::{Ino, Name, SessionId},
+};
+
+use super::{RedisEngine, fetch, link::Request};
+use crate::{
+    engine::Scan,
+    layout::{
+        binary::decode_slice_keys,
+        redis::{Text, number, parse_delayed_field, parse_number, parse_removed_file, parse_slice_field, removed_file},
+    },
+    record::{DelFile, DelaySlices, Key, Session, Value},
+};
+
+/// Fields of a hash asked for at once.
+const FIELDS: usize = 1000;
+
+type Records = Vec<(Key, Value)>;
+
+impl RedisEngine {
+    pub(super) async fn walk(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Records> {
+        match scan {
+            Scan::Sessions => self.all_sessions(after, limit).await,
+            Scan::Sustained(sid) => self.all_sustained(sid, after, limit).await,
+            Scan::DelFiles { before_secs } => self.all_removed(before_secs, after, limit).await,
+            Scan::DeadSlices => {
+                let hash = self.keys().await?.slice_refs();
+                let dead = |field: Bytes, stored: Bytes| {
+                    let slice = parse_slice_field(&field)?;
+                    let count = 1 + parse_number::<i64>("slice reference", &stored)?;
+                    Ok((count <= 0).then_some((Key::SliceRef(slice), Value::SliceRef(count))))
+                };
+                self.fields(&hash, after, limit, dead).await
+            }
+            Scan::DelaySlices { before_secs } => {
+                let hash = self.keys().await?.delayed_slices();
+                let due = |field: Bytes, stored: Bytes| {
+                    let (id, since_secs) = parse_delayed_field(&field)?;
+                    let slices = decode_slice_keys(&stored)?;
+                    let value = Value::DelaySlices(DelaySlices { since_secs, slices });
+                    Ok((since_secs < before_secs).then_some((Key::DelaySlices(id, since_secs), value)))
+                };
+                self.fields(&hash, after, limit, due).await
+            }
+            Scan::Chunks { ino, length } => self.chunks_of(ino, length, after, limit).await,
+            Scan::Xattrs(ino) => {
+                let hash = self.keys().await?.xattrs(ino);
+                let each = |field: Bytes, value: Bytes| Ok(Some((Key::Xattr(ino, Name(field)), Value::Bytes(value))));
+                self.fields(&hash, after, limit, each).await
+            }
+            Scan::Acls => {
+                let hash = self.keys().await?.acls();
+                let each = |field: Bytes, stored: Bytes| {
+                    let id = parse_number("ACL rule", &field)?;
+                    Ok(Some((Key::Acl(id), Value::Acl(fetch::rule(id, &stored)?))))
+                };
+                self.fields(&hash, after, limit, each).await
+            }
+        }
+    }
+
+    /// The first `limit` records behind `after`, in the order of their keys, that `take` makes of the fields of a hash.
+    async fn fields(
+        &self,
+        hash: &Text,
+        after: Option<Key>,
+        limit: usize,
+        take: impl Fn(Bytes, Bytes) -> MetaResult<Option<(Key, Value)>>,
+    ) -> MetaResult<Records> {
+        let mut found = BTreeMap::new();
+        let mut cursor: Bytes = "0".into();
+        loop {
+            let mut request = Request::new();
+            request.command::<&[u8]>(&[b"HSCAN", hash, &cursor[..], b"COUNT", &number(FIELDS)]);
+            let mut parts = fetch::list("hash", self.one_bulk(&request).await?)?.into_iter();
+            let next = parts.next().map(|part| fetch::bytes("hash", part)).transpose()?.flatten();
+            for (field, value) in parts.next().map(|part| fetch::pairs("hash", part)).transpose()?.unwrap_or_default() {
+                if let Some((key, value)) = take(field, value)?
+                    && after.as_ref().is_none_or(|after| key > *after)
+                {
+                    found.insert(key, value);
+                    if found.len() > limit {
+                        found.pop_last();
+                    }
+                }
+            }
+            match next {
+                Some(next) if next.as_ref() != b"0" => cursor = next,
+                _ => return Ok(found.into_iter().collect()),
+            }
+        }
+    }
+
+    async fn all_sessions(&self, after: Option<Key>, limit: usize) -> MetaResult<Records> {
+        let keys = self.keys().await?;
+        let mut request = Request::new();
+        request.command::<&[u8]>(&[b"ZRANGE", &keys.sessions()[..], b"0", b"-1", b"WITHSCORES"]);
+        request.command::<&[u8]>(&[b"HGETALL", &keys.session_infos()[..]]);
+        let mut replies = self.call_bulk(&request).await?.into_iter();
+        let mut next = || replies.next().unwrap_or(redis::Value::Nil);
+        let expiries = fetch::pairs("sessions", next())?;
+        let infos: BTreeMap<_, _> = fetch::pairs("session", next())?.into_iter().collect();
+        let mut sessions = BTreeMap::new();
+        for (sid, expiry) in expiries {
+            let info = infos.get(&sid).cloned().unwrap_or_default();
+            let session = Session { expire_secs: fetch::score("session", &expiry)?, info };
+            sessions.insert(Key::Session(SessionId(parse_number("session", &sid)?)), Value::Session(session));
+        }
+        let behind = sessions.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+        Ok(behind.take(limit).collect())
+    }
+
+    async fn all_sustained(&self, sid: SessionId, after: Option<Key>, limit: usize) -> MetaResult<Records> {
+        let keys = self.keys().await?;
+        let mut request = Request::new();
+        request.command::<&[u8]>(&[b"SMEMBERS", &keys.sustained(sid)[..]]);
+        let mut found = BTreeMap::new();
+        for member in fetch::list("sustained inodes", self.one_bulk(&request).await?)? {
+            let ino = parse_number("sustained inode", &fetch::bytes("sustained inode", member)?.unwrap_or_default())?;
+            found.insert(Key::Sustained(sid, Ino(ino)), Value::Sustained);
+        }
+        let behind = found.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+        Ok(behind.take(limit).collect())
+    }
+
+    /// The oldest removals first.
+    async fn all_removed(&self, before_secs: i64, after: Option<Key>, limit: usize) -> MetaResult<Records> {
+        let keys = self.keys().await?;
+        let mut skipped = 0;
+        if let Some(Key::DelFile(ino, length)) = after {
+            let mut request = Request::new();
+            request.command::<&[u8]>(&[b"ZRANK", &keys.removed_files()[..], &removed_file(ino, length)]);
+            skipped = fetch::integer("removed file", &self.call_one(&request).await?).map_or(0, |rank| rank + 1);
+        }
+        let mut before = Text::from_slice(b"(");
+        before.extend_from_slice(&number(before_secs));
+        let (skipped, limit) = (number(skipped), number(limit));
+        let range: [&[u8]; 8] =
+            [b"ZRANGEBYSCORE", &keys.removed_files()[..], b"-inf", &before, b"WITHSCORES", b"LIMIT", &skipped, &limit];
+        let mut request = Request::new();
+        request.command::<&[u8]>(&range);
+        let mut found = Vec::new();
+        for (member, removed) in fetch::pairs("removed files", self.one_bulk(&request).await?)? {
+            let (ino, length) = parse_removed_file(&member)?;
+            let file = DelFile { length, removed_secs: fetch::score("removed file", &removed)? };
+            found.push((Key::DelFile(ino, length), Value::DelFile(file)));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,397 @@
+use std::collections::BTreeMap;
+
+use juicefs_core::{
+    attr::{FileType, Timestamp},
+    ids::{Name, SliceId, SliceKey},
+    slice::SliceRecord,
+};
+use juicefs_testkit::redis::{RedisServer, Wire};
+
+use super::*;
+use crate::{
+    layout::binary::{decode_attr, encode_attr},
+    record::{DelFile, DelaySlices, Session},
+    txn::{Applied, Effect, NodeGuard, NodePatch, Step},
+};
+
+fn engine(server: &RedisServer) -> RedisEngine {
+    let url = server.url(0);
+    let (driver, rest) = url.split_once("://").expect("a URL");
+    RedisEngine::new(Address::parse(driver, rest).expect("an address"))
+}
+
+fn directory(nlink: u32) -> Attr {
+    let at = Timestamp::from_secs(100);
+    Attr {
+        kind: FileType::Directory,
+        mode: 0o755,
+        nlink,
+        length: 4096,
+        parent: Ino::ROOT,
+        atime: at,
+        mtime: at,
+        ctime: at,
+        ..Attr::default()
+    }
+}
+
+fn file() -> Attr {
+    Attr { mode: 0o644, nlink: 1, parent: Ino::ROOT, ..Attr::default() }
+}
+
+fn edge(ino: u64) -> Edge {
+    Edge { ino: Ino(ino), kind: FileType::File }
+}
+
+/// A job that reads `keys` and then wants what `step` makes of it.
+struct TestJob<F> {
+    keys: Vec<Key>,
+    step: F,
+    applied: Option<Applied>,
+    steps: u32,
+}
+
+impl<F: FnMut(&ReadSet) -> Step + Send + 'static> TestJob<F> {
+    fn new(keys: Vec<Key>, step: F) -> Box<Self> {
+        Box::new(Self { keys, step, applied: None, steps: 0 })
+    }
+}
+
+impl<F: FnMut(&ReadSet) -> Step + Send + 'static> Job for TestJob<F> {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.keys.clone()
+    }
+
+    fn step(&mut self, read: &ReadSet) -> Step {
+        self.steps += 1;
+        (self.step)(read)
+    }
+
+    fn applied(&mut self, applied: &Applied) {
+        self.applied = Some(applied.clone());
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
+        self
+    }
+}
+
+fn effects(list: Vec<Effect>) -> Effects {
+    Effects { list, ..Effects::none() }
+}
+
+async fn put(engine: &RedisEngine, list: Vec<Effect>) {
+    let outcome = engine.apply(&ReadSet::default(), &effects(list)).await.expect("applied");
+    assert!(matches!(outcome, ApplyOutcome::Applied(_)));
+}
+
+async fn get(engine: &RedisEngine, key: Key) -> Option<Value> {
+    engine.fetch(vec![key.clone()]).await.expect("fetched").get(&key).cloned()
+}
+
+/// How often the server has read from a client so far, this question included.
+fn reads(wire: &mut Wire) -> u64 {
+    let info = wire.call(&["INFO", "stats"]).text();
+    let line = info.lines().find_map(|line| line.strip_prefix("total_reads_processed:")).expect("a count");
+    line.trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn every_record_reads_back() {
+    let server = RedisServer::new();
+    let engine = engine(&server);
+    let slice = SliceKey { id: SliceId(7), size: 4096 };
+    let record = SliceRecord { pos: 0, id: slice.id, size: slice.size, off: 0, len: slice.size };
+    let held = DelaySlices { since_secs: 5, slices: vec![slice, slice] };
+    let gone = DelFile { length: 1 << 57, removed_secs: 77 };
+    let session = Session { expire_secs: 1_800_000_000, info: Bytes::from_static(b"{}") };
+    let stat = DirStat { length: 1, space: 4096, inodes: -1 };
+    put(
+        &engine,
+        vec![
+            Effect::InsertNode(Ino(2), directory(2)),
+            Effect::InsertEdge(Ino(2), Name::from("a\r\n\u{fffd}"), edge(3)),
+            Effect::PutSymlink(Ino(4), Bytes::from_static(b"target")),
+            Effect::PutXattr(Ino(2), Name::from("user.x"), Bytes::from_static(b"\0\xff")),
+            Effect::AppendSlices(Ino(3), 1, vec![record, record]),
+            Effect::AddSliceRef(slice, 2),
+            Effect::AddParent(Ino(3), Ino(2), 2),
+            Effect::AddParent(Ino(3), Ino(5), 1),
+            Effect::AddParent(Ino(3), Ino(5), -1),
+            Effect::PutDirStat(Ino(2), stat),
+            Effect::PutSession(SessionId(9), session.clone()),
+            Effect::PutSustained(SessionId(9), Ino(3)),
+            Effect::PutDelFile(Ino(6), gone),
+            Effect::PutDelaySlices(SliceId(7), held.clone()),
+            Effect::SetCounter(Counter::NextInode, 1000),
+            Effect::AddCounter(Counter::UsedSpace, -4096),
+        ],
+    )
+    .await;
+    let stored = [
+        (Key::Node(Ino(2)), Some(Value::Node(directory(2)))),
+        (Key::Node(Ino(8)), None),
+        (Key::Edge(Ino(2), Name::from("a\r\n\u{fffd}")), Some(Value::Edge(edge(3)))),
+        (Key::Edge(Ino(2), Name::from("b")), None),
+        (Key::HasEntries(Ino(2)), Some(Value::HasEntries(true))),
+        (Key::HasEntries(Ino(3)), Some(Value::HasEntries(false))),
+        (Key::Symlink(Ino(4)), Some(Value::Bytes(Bytes::from_static(b"target")))),
+        (Key::Xattr(Ino(2), Name::from("user.x")), Some(Value::Bytes(Bytes::from_static(b"\0\xff")))),
+        (Key::Chunk(Ino(3), 1), Some(Value::Chunk(vec![record, record]))),
+        (Key::Chunk(Ino(3), 0), None),
+        (Key::ChunkIndexes(Ino(3), 0, 5), Some(Value::ChunkIndexes(vec![1]))),
+        (Key::ChunkIndexes(Ino(3), 0, 1 << 30), Some(Value::ChunkIndexes(vec![1]))),
+        (Key::SliceRef(slice), Some(Value::SliceRef(3))),
+        (Key::SliceRef(SliceKey { id: SliceId(8), size: 1 }), Some(Value::SliceRef(1))),
+        (Key::Parents(Ino(3)), Some(Value::Parents(BTreeMap::from([(Ino(2), 2)])))),
+        (Key::DirStat(Ino(2)), Some(Value::DirStat(stat))),
+        (Key::DirStat(Ino(3)), None),
+        (Key::Session(SessionId(9)), Some(Value::Session(session))),
+        (Key::Sustained(SessionId(9), Ino(3)), Some(Value::Sustained)),
+        (Key::Sustained(SessionId(9), Ino(4)), None),
+        (Key::DelFile(Ino(6), 1 << 57), Some(Value::DelFile(gone))),
+        (Key::DelaySlices(SliceId(7), 5), Some(Value::DelaySlices(held))),
+        (Key::Counter(Counter::NextInode), Some(Value::Counter(1000))),
+        (Key::Counter(Counter::NextChunk), Some(Value::Counter(1))),
+        (Key::Counter(Counter::UsedSpace), Some(Value::Counter(-4096))),
+    ];
+    for (key, value) in &stored {
+        assert_eq!(get(&engine, key.clone()).await, *value, "{key:?} alone");
+    }
+    let together = engine.fetch(stored.iter().map(|(key, _)| key.clone()).collect()).await.expect("fetched");
+    for (key, value) in &stored {
+        assert_eq!(together.get(key), value.as_ref(), "{key:?} among others");
+    }
+    assert_eq!(server.cli(&["GET", "nextinode"]).trim(), "999", "the last number handed out");
+    engine.reset().await.expect("reset");
+    assert_eq!(server.cli(&["DBSIZE"]).trim(), "0");
+    assert!(engine.is_empty().await.expect("looked"));
+}
+
+#[tokio::test]
+async fn a_request_that_comes_twice_is_done_once() {
+    let server = RedisServer::new();
+    let engine = engine(&server);
+    let keys = engine.keys().await.expect("connected");
+    let outcome = keys.outcome(engine.lanes.client());
+    let plan = plan::plan(
+        keys,
+        &outcome,
+        &Sight::default(),
+        &effects(vec![
+            Effect::AddCounter(Counter::TotalInodes, 1),
+            Effect::AppendSlices(Ino(5), 0, vec![SliceRecord::zeros(0, 1)]),
+        ]),
+    );
+    let (script, args) = engine.scripts.script(&plan);
+    let lane = engine.lanes.take().await;
+    let first = run::packed(&script, true, &outcome, &lane, &plan, &args);
+    assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Array(vec![redis::Value::Int(1)]));
+    assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Int(2), "it is known to be done");
+    drop(lane);
+    assert!(matches!(engine.execute(keys, &outcome, &plan).await, Ok(Ended::Done(Some(lengths))) if lengths == [2]));
+    assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Int(2), "a copy that comes late");
+    assert_eq!(server.cli(&["GET", "totalInodes"]).trim(), "2");
+    let ttl: i64 =
+        server.cli(&["TTL", std::str::from_utf8(&outcome).expect("ascii")]).trim().parse().expect("a number");
+    assert!(ttl > 80_000, "{ttl}");
+    engine.close().await;
+    assert_eq!(server.cli(&["EXISTS", std::str::from_utf8(&outcome).expect("ascii")]).trim(), "0");
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_sent_again() {
+    let server = RedisServer::new();
+    let engine = engine(&server);
+    put(&engine, vec![Effect::InsertNode(Ino(2), directory(2))]).await;
+    server.cli(&["SCRIPT", "FLUSH"]);
+    put(&engine, vec![Effect::InsertNode(Ino(3), directory(2))]).await;
+    assert!(engine.lookup(Ino(2), b"a").await.expect("looked up").is_none());
+    server.cli(&["SCRIPT", "FLUSH"]);
+    assert!(engine.lookup(Ino(2), b"a").await.expect("looked up").is_none());
+}
+
+#[tokio::test]
+async fn guards_hold_effects_back() {
+    let server = RedisServer::new();
+    let (ours, theirs) = (engine(&server), engine(&server));
+    let name = Name::from("a");
+    put(&ours, vec![Effect::InsertNode(Ino(2), directory(2)), Effect::InsertNode(Ino(3), file())]).await;
+    let keys = vec![Key::Node(Ino(2)), Key::Node(Ino(3)), Key::Edge(Ino(2), name.clone()), Key::HasEntries(Ino(2))];
+    let read = ours.fetch(keys).await.expect("fetched");
+    let mut wanted = effects(vec![Effect::SetCounter(Counter::AclMaxId, 5)]);
+    wanted.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
+    // A change that the narrower guard allows.
+    put(&theirs, vec![Effect::PatchNode(Ino(2), NodePatch { nlink: 1, touched: Some(Timestamp::from_secs(200)) })])
+        .await;
+    assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
+    wanted.narrowed = vec![(Ino(2), NodeGuard::Place)];
+    assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
+    let conflicts = [
+        (Effect::UpdateNode(Ino(2), Attr { uid: 1, ..directory(3) }), NodeGuard::Permissions),
+        (Effect::UpdateNode(Ino(2), Attr { parent: Ino(9), ..directory(3) }), NodeGuard::Place),
+        (Effect::UpdateNode(Ino(2), Attr { kind: FileType::File, ..directory(3) }), NodeGuard::Exists),
+        (Effect::DeleteNode(Ino(2)), NodeGuard::Exists),
+        (Effect::UpdateNode(Ino(3), Attr { length: 1, ..file() }), NodeGuard::Exists),
+        (Effect::InsertEdge(Ino(2), name.clone(), edge(3)), NodeGuard::Exists),
+    ];
+    for (theirs_effect, guard) in conflicts {
+        put(&ours, vec![Effect::UpdateNode(Ino(2), directory(2)), Effect::UpdateNode(Ino(3), file())]).await;
+        wanted.narrowed = vec![(Ino(2), guard)];
+        assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "{guard:?}");
+        put(&theirs, vec![theirs_effect.clone(), Effect::SetCounter(Counter::AclMaxId, 1)]).await;
+        assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "{theirs_effect:?}");
+        assert_eq!(get(&ours, Key::Counter(Counter::AclMaxId)).await, Some(Value::Counter(1)), "nothing was written");
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_session_is_gone_writes_nothing() {
+    let server = RedisServer::new();
+    let engine = engine(&server);
+    let session = Session { expire_secs: 10, info: Bytes::new() };
+    put(&engine, vec![Effect::PutSession(SessionId(4), session)]).await;
+    let mut wanted = effects(vec![Effect::InsertNode(Ino(2), directory(2))]);
+    wanted.writer = Some(SessionId(4));
+    assert!(matches!(engine.apply(&ReadSet::default(), &wanted).await, Ok(ApplyOutcome::Applied(_))));
+    server.cli(&["ZREM", "allSessions", "4"]);
+    wanted.list = vec![Effect::DeleteNode(Ino(2))];
+    assert!(matches!(engine.apply(&ReadSet::default(), &wanted).await, Err(MetaError::Fenced)));
+    assert!(get(&engine, Key::Node(Ino(2))).await.is_some());
+}
+
+#[tokio::test]
+async fn patches_move_times_on_and_never_back() {
+    let server = RedisServer::new();
+    let engine = engine(&server);
+    let time = |secs, nanos| Timestamp { secs, nanos };
+    // What was, what comes, what is to be.
+    let cases = [
+        (time(100, 5), time(100, 6), time(100, 6)),
+        (time(100, 5), time(100, 4), time(100, 5)),
+        (time(100, 5), time(101, 0), time(101, 0)),
+        (time(1 << 33, 5), time(101, 0), time(1 << 33, 5)),
+        (time(-5, 999_999_999), time(0, 1), time(0, 1)),
+    ];
+    for (was, comes, wanted) in cases {
+        let attr = Attr { mtime: was, ctime: was, access_acl: 3, tier: 1, ..directory(2) };
+        put(&engine, vec![Effect::InsertNode(Ino(2), attr.clone())]).await;
+        let patch = NodePatch { nlink: -1, touched: Some(comes) };
+        put(&engine, vec![Effect::PatchNode(Ino(2), patch)]).await;
+        let expected = Attr { mtime: wanted, ctime: wanted, nlink: 1, ..attr };
+        assert_eq!(get(&engine, Key::Node(Ino(2))).await, Some(Value::Node(expected)), "{was:?} {comes:?}");
+    }
+}
+
+#[tokio::test]
+async fn nodes_of_older_clients_are_guarded_as_they_are_stored() {
+    let server = RedisServer::new();
+    let engine = engine(&server);
+    // A client before 1.0 wrote no parent, and an odd end is possible as well.
+    for cut in [63, 64, 71] {
+        let stored = encode_attr(&file())[..cut].to_vec();
+        server.wire(0).call(&[&b"SET"[..], b"i3", &stored]);
+        engine.recent.clear();
+        let job = TestJob::new(vec![Key::Node(Ino(3))], |read: &ReadSet| {
+            let attr = read.node(Ino(3)).expect("there").clone();
+            Step::Apply(effects(vec![Effect::UpdateNode(Ino(3), Attr { length: 7, ..attr })]))
+        });
+        engine.run(job).await.expect("done");
+        let bytes = server.wire(0).call(&["GET", "i3"]).bytes();
+        assert_eq!(decode_attr(&bytes).expect("a node").length, 7);
+    }
+}
+
+#[tokio::test]
+async fn what_was_seen_saves_round_trips_and_a_wrong_guess_costs_one() {
+    let server = RedisServer::new();
+    let (ours, theirs) = (engine(&server), engine(&server));
+    put(&ours, vec![Effect::InsertNode(Ino(2), directory(2))]).await;
+    let create = |ino: u64, name: &'static str| {
+        TestJob::new(vec![Key::Node(Ino(2)), Key::Edge(Ino(2), Name::from(name))], move |read: &ReadSet| {
+            if read.edge(Ino(2), &Name::from(name)).is_some() || read.node(Ino(2)).is_none() {
+                return Step::Stop;
+            }
+            let mut wanted = effects(vec![
+                Effect::InsertEdge(Ino(2), Name::from(name), edge(ino)),
+                Effect::InsertNode(Ino(ino), file()),
+                Effect::PatchNode(Ino(2), NodePatch { nlink: 0, touched: Some(Timestamp::from_secs(300)) }),
+            ]);
+            wanted.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
+            Step::Apply(wanted)
+        })
+    };
+    assert!(ours.lookup(Ino(2), b"a").await.expect("looked up").is_none());
+    ours.run(create(10, "a")).await.expect("done");
+    assert!(ours.lookup(Ino(2), b"b").await.expect("looked up").is_none());
+    assert!(theirs.lookup(Ino(2), b"b").await.expect("looked up").is_none());
+    theirs.run(create(20, "c")).await.expect("done");
+    // The directory was changed by the other, which does not matter.
+    let mut wire = server.wire(0);
+    let before = reads(&mut wire);
+    ours.run(create(11, "b")).await.expect("done");
+    // The question for the count is one of the reads.
+    assert_eq!(reads(&mut wire) - before, 2, "one round trip");
+    let before = reads(&mut wire);
+    theirs.run(create(21, "b")).await.expect("done");
+    assert!(reads(&mut wire) - before <= 3, "a conflict, and another look");
+    assert!(get(&theirs, Key::Node(Ino(21))).await.is_none(), "the name exists already");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_of_one_node_all_get_their_turn() {
+    let server = RedisServer::new();
+    let (ours, theirs) = (std::sync::Arc::new(engine(&server)), std::sync::Arc::new(engine(&server)));
+    put(&ours, vec![Effect::InsertNode(Ino(3), file())]).await;
+    let mut tasks = Vec::new();
+    for n in 0..32 {
+        let engine = if n % 2 == 0 { &ours } else { &theirs };
+        let engine = std::sync::Arc::clone(engine);
+        tasks.push(tokio::spawn(async move {
+            for _ in 0..10 {
+                let job = TestJob::new(vec![Key::Node(Ino(3))], |read: &ReadSet| {
+                    let attr = read.node(Ino(3)).expect("there").clone();
+                    Step::Apply(effects(vec![Effect::UpdateNode(Ino(3), Attr { length: attr.length + 1, ..attr })]))
+                });
+                engine.run(job).await.expect("done");
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    let Some(Value::Node(attr)) = get(&ours, Key::Node(Ino(3))).await else { panic!("the node is gone") };
+    assert_eq!(attr.length, 320);
+}
+
+#[tokio::test]
+async fn long_changes_share_a_script() {
+    let server = RedisServer::new();
+    let engine = engine(&server);
+    let wanted = |n: u64| {
+        let list = (0..n).map(|n| Effect::AddSliceRef(SliceKey { id: SliceId(n + 1), size: 4 }, 1)).collect();
+        let mut read = ReadSet::default();
+        for n in 0..n {
+            read.insert(Key::SliceRef(SliceKey { id: SliceId(n + 1), size: 4 }), Some(Value::SliceRef(1)));
+        }
+        (read, effects(list))
+    };
+    for n in [5, 700, 1500] {
+        let (read, wanted) = wanted(n);
+        assert!(matches!(engine.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
+        assert_eq!(engine.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict);
+        let undo = wanted.list.iter().map(|effect| match effect {
+            Effect::AddSliceRef(slice, _) => Effect::AddSliceRef(*slice, -1),
+            other => other.clone(),
+        });
+        put(&engine, undo.collect()).await;
+        assert_eq!(server.cli(&["EXISTS", "sliceRef"]).trim(), "0", "one reference is not counted apart");
+    }
+    let scripts = server.cli(&["INFO", "memory"]);
+    let cached = scripts.lines().find_map(|line| line.strip_prefix("number_of_cached_scripts:")).expect("a count");
+    assert!(cached.trim().parse::<u32>().expect("a number") <= 3, "{cached}");
+}
