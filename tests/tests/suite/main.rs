@@ -18,6 +18,7 @@ mod names;
 mod posix;
 mod random_io;
 mod redis_audit;
+mod redis_cli;
 mod redis_faults;
 mod redis_golden;
 mod redis_together;
