@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use juicefs_testkit::redis::{RedisServer, Wire};
 use tempfile::TempDir;
 
 use crate::{
@@ -17,13 +18,16 @@ use crate::{
 /// One unpacked golden volume.
 #[derive(Debug)]
 pub struct GoldenVolume {
+    /// Of volumes on Redis.
+    server: Option<RedisServer>,
     dir: TempDir,
     source: PathBuf,
     bucket: String,
 }
 
 impl GoldenVolume {
-    /// Unpacks the volume `name` (an SQLite one) into a temporary directory.
+    /// Unpacks the volume `name` into a temporary directory; one on Redis is loaded into a server of its own. What its
+    /// last client had in its cache becomes the cache of mounts on `mnt`.
     ///
     /// # Panics
     /// If it is not there or cannot be unpacked.
@@ -31,24 +35,45 @@ impl GoldenVolume {
         let source = golden_dir().join(name).canonicalize().unwrap_or_else(|error| panic!("golden {name}: {error}"));
         let dir = tempfile::Builder::new().prefix("jfs-golden-").tempdir().expect("a temporary directory");
         let from = source.display();
-        run_in(
-            dir.path(),
-            &format!("mkdir objects; tar -xzf {from}/objects.tar.gz -C objects; gzip -dc {from}/meta.db.gz > meta.db"),
-        )
-        .expect_success();
+        let script = format!(
+            "mkdir objects cache-mnt; tar -xzf {from}/objects.tar.gz -C objects;
+             if [ -e {from}/cache.tar.gz ]; then tar -xzf {from}/cache.tar.gz -C cache-mnt; fi;
+             if [ -e {from}/meta.db.gz ]; then gzip -dc {from}/meta.db.gz > meta.db; fi"
+        );
+        run_in(dir.path(), &script).expect_success();
+        let dump = source.join("meta.rdb");
+        let server = dump.exists().then(|| RedisServer::with_rdb(&dump));
         // Shards lie in sub-directories that a pattern in the bucket's name picks.
         let shards = if name.ends_with("hashprefix") { "%d/" } else { "" };
         let bucket = format!("{}/objects/{shards}", dir.path().display());
-        Self { dir, source, bucket }
+        Self { server, dir, source, bucket }
     }
 
     /// Mounts it read-only with its objects at the place where they were unpacked.
     pub fn mount(&self) -> Mount {
-        let flags = ["--read-only", "--no-bgjob", "--enable-xattr", "--enable-ioctl", "--enable-cap", "--bucket"];
-        let flags: Vec<&str> = flags.into_iter().chain([self.bucket.as_str()]).collect();
-        let cache = self.dir.path().join("cache");
-        let meta = format!("sqlite3://{}/meta.db", self.dir.path().display());
-        Mount::start_at(&meta, self.dir.path(), "mnt", &cache, &flags)
+        self.mount_with(&["--read-only", "--no-bgjob", "--enable-xattr", "--enable-ioctl", "--enable-cap"])
+    }
+
+    /// Mounts it with these flags, with its objects at the place where they were unpacked.
+    pub fn mount_with(&self, flags: &[&str]) -> Mount {
+        let flags: Vec<&str> = flags.iter().copied().chain(["--bucket", self.bucket.as_str()]).collect();
+        Mount::start_at(&self.meta_url(), self.dir.path(), "mnt", &self.dir.path().join("cache-mnt"), &flags)
+    }
+
+    /// The URL of its metadata.
+    pub fn meta_url(&self) -> String {
+        match &self.server {
+            Some(server) => server.url(0),
+            None => format!("sqlite3://{}/meta.db", self.dir.path().display()),
+        }
+    }
+
+    /// A connection to its database.
+    ///
+    /// # Panics
+    /// If it does not lie on Redis.
+    pub fn redis(&self) -> Wire {
+        self.server.as_ref().expect("a golden volume on Redis").wire(0)
     }
 
     /// The truth about it.

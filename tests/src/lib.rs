@@ -5,6 +5,9 @@
 //!
 //! Settings come from the environment, and `scripts/test.sh` sets them:
 //! - `JUICEFS_BIN`: the client under test. Without it the workspace's own binary is built once.
+//! - `JUICEFS_TEST_META`: where volumes lie if a test does not say it: `sqlite3` (default), or `redis` (each volume has
+//!   a server of its own).
+//! - `JUICEFS_TEST_REDIS`: another server program than `redis-server`.
 //! - `JUICEFS_TEST_FULL=1`: the long variants (more rounds, more files, larger data).
 //! - `JUICEFS_TEST_SEED`: replays a random test; each one prints the seed that it used.
 //! - `JUICEFS_TEST_TOOLS`: the folder of `pjdfstest` and `fsx`.
@@ -20,7 +23,7 @@ mod pattern;
 mod tree;
 mod volume;
 
-pub use audit::{Rest, audit};
+pub use audit::Rest;
 pub use binary::juicefs;
 pub use command::{Finished, children_of, kill_tree, run, run_in, run_within, wait_until};
 pub use environment::{full, golden_dir, seed_of, test_tool, workspace_root};
@@ -28,4 +31,4 @@ pub use golden::{GoldenVolume, verify};
 pub use mount::{Mount, is_mounted};
 pub use pattern::{BLOCK_SIZE_BYTES, Owner, Pattern, judge_block};
 pub use tree::{Entry, snapshot};
-pub use volume::Volume;
+pub use volume::{Meta, Volume};

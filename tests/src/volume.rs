@@ -1,28 +1,64 @@
-//! A volume in a temporary directory: SQLite metadata beside a local object directory.
+//! A volume in a temporary directory: metadata in SQLite or in a Redis server of its own, beside a local object directory.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
+use juicefs_testkit::redis::{RedisServer, Reply, Wire};
 use tempfile::TempDir;
 
 use crate::{
-    audit::{Rest, audit},
+    audit::{self, Rest},
     binary::juicefs,
     command::{Finished, run_within},
     mount::Mount,
 };
+
+/// Where metadata lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meta {
+    /// A file.
+    Sqlite,
+    /// Database 1 of a server that belongs to the volume.
+    Redis,
+}
+
+impl Meta {
+    /// What `JUICEFS_TEST_META` says; SQLite if it says nothing.
+    ///
+    /// # Panics
+    /// If it says something else.
+    pub fn of_this_run() -> Self {
+        match env::var("JUICEFS_TEST_META").as_deref() {
+            Err(_) | Ok("" | "sqlite3") => Self::Sqlite,
+            Ok("redis") => Self::Redis,
+            Ok(other) => panic!("JUICEFS_TEST_META={other}: neither sqlite3 nor redis"),
+        }
+    }
+}
+
+/// The database that holds the volume. Not 0, so that what ignores the number of the URL is found.
+const DATABASE: u32 = 1;
 
 /// A formatted volume and everything that belongs to it; removed with its directory when it is dropped.
 ///
 /// Mounts of it must be dropped first, which the order of the variables in a test does by itself.
 #[derive(Debug)]
 pub struct Volume {
+    store: Store,
     dir: TempDir,
     bucket: PathBuf,
+}
+
+#[derive(Debug)]
+enum Store {
+    File,
+    Server(Box<RedisServer>),
+    /// Somebody else's, by its URL.
+    Foreign(String),
 }
 
 impl Volume {
@@ -33,17 +69,48 @@ impl Volume {
 
     /// A volume formatted with `flags` beside those that say where it lies.
     pub fn with(flags: &[&str]) -> Self {
-        let volume = Self::unformatted();
+        Self::on(Meta::of_this_run(), flags)
+    }
+
+    /// As [`Volume::with`], for tests that are about one engine in any case.
+    pub fn on(meta: Meta, flags: &[&str]) -> Self {
+        let volume = Self::unformatted_on(meta);
         volume.format(flags).expect_success();
         volume
     }
 
     /// A place for a volume where nothing was formatted yet.
     pub fn unformatted() -> Self {
+        Self::unformatted_on(Meta::of_this_run())
+    }
+
+    /// As [`Volume::unformatted`], for tests that are about one engine in any case.
+    pub fn unformatted_on(meta: Meta) -> Self {
+        Self::beside(match meta {
+            Meta::Sqlite => Store::File,
+            Meta::Redis => Store::Server(Box::default()),
+        })
+    }
+
+    /// A volume on a Redis server that was started for it in a special way.
+    pub fn on_server(server: RedisServer, flags: &[&str]) -> Self {
+        let volume = Self::beside(Store::Server(Box::new(server)));
+        volume.format(flags).expect_success();
+        volume
+    }
+
+    /// A volume whose metadata lie where `url` says: on servers that belong to the test, and outlive the volume.
+    pub fn at(url: &str, flags: &[&str]) -> Self {
+        let volume = Self::beside(Store::Foreign(url.to_owned()));
+        volume.format(flags).expect_success();
+        volume
+    }
+
+    fn beside(store: Store) -> Self {
         let dir = tempfile::Builder::new().prefix("jfs-e2e-").tempdir().expect("a temporary directory");
         let bucket = dir.path().join("objects");
         fs::create_dir(&bucket).expect("the object directory");
-        Self { dir, bucket }
+        Self { store, dir, bucket }
     }
 
     /// Runs `juicefs format` for this place.
@@ -85,13 +152,52 @@ impl Volume {
     }
 
     /// The SQLite file.
+    ///
+    /// # Panics
+    /// If the metadata lie elsewhere.
     pub fn meta_path(&self) -> PathBuf {
+        assert!(matches!(self.store, Store::File), "a volume on SQLite");
         self.dir.path().join("meta.db")
+    }
+
+    /// The Redis server of this volume.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn server(&self) -> &RedisServer {
+        match &self.store {
+            Store::Server(server) => server,
+            _ => panic!("this volume has no Redis server of its own"),
+        }
+    }
+
+    /// A connection to the database of this volume.
+    ///
+    /// # Panics
+    /// If it has no Redis server of its own, or that does not answer.
+    pub fn redis(&self) -> Wire {
+        self.server().wire(DATABASE)
     }
 
     /// The URL of the metadata.
     pub fn meta_url(&self) -> String {
-        format!("sqlite3://{}", self.meta_path().display())
+        match &self.store {
+            Store::File => format!("sqlite3://{}", self.meta_path().display()),
+            Store::Server(server) => server.url(DATABASE),
+            Store::Foreign(url) => url.clone(),
+        }
+    }
+
+    /// Whether anything was ever written where the metadata belong.
+    ///
+    /// # Panics
+    /// If they lie on servers of somebody else.
+    pub fn has_metadata(&self) -> bool {
+        match &self.store {
+            Store::File => self.meta_path().exists(),
+            Store::Server(_) => self.redis().call(&["DBSIZE"]) != Reply::Int(0),
+            Store::Foreign(_) => panic!("what is in {self:?} is for the test to say"),
+        }
     }
 
     /// Makes sure that the records and objects of this volume fit together. No client may have it mounted.
@@ -99,9 +205,29 @@ impl Volume {
     /// # Panics
     /// If they do not, with all that is wrong.
     pub fn assert_sound(&self, rest: Rest) {
-        let faults = audit(self, rest);
-        let shown: Vec<&str> = faults.iter().take(30).map(String::as_str).collect();
-        assert!(faults.is_empty(), "{} faults in the volume:\n{}", faults.len(), shown.join("\n"));
+        assert_none(&self.faults(rest));
+    }
+
+    /// All that does not fit, one sentence each.
+    ///
+    /// # Panics
+    /// If the metadata cannot be read, or lie on servers of somebody else.
+    pub fn faults(&self, rest: Rest) -> Vec<String> {
+        let records = match &self.store {
+            Store::File => audit::of_sqlite(&self.meta_path()),
+            Store::Server(_) => audit::of_redis(&mut self.redis(), "", rest),
+            Store::Foreign(_) => panic!("{self:?} is looked at through the test's own connection"),
+        };
+        audit::faults(records, self, rest)
+    }
+
+    /// As [`Volume::assert_sound`], for a volume on servers of the test: `redis` holds its keys, which begin with
+    /// `prefix`.
+    ///
+    /// # Panics
+    /// If something does not fit, with all that is wrong.
+    pub fn assert_sound_in(&self, redis: &mut Wire, prefix: &str, rest: Rest) {
+        assert_none(&audit::faults(audit::of_redis(redis, prefix, rest), self, rest));
     }
 
     /// The objects below the bucket with their sizes, without the identity object of the volume.
@@ -119,6 +245,11 @@ impl Volume {
         }
         found
     }
+}
+
+fn assert_none(faults: &[String]) {
+    let shown: Vec<&str> = faults.iter().take(30).map(String::as_str).collect();
+    assert!(faults.is_empty(), "{} faults in the volume:\n{}", faults.len(), shown.join("\n"));
 }
 
 impl Default for Volume {

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     allocator::tune();
     let mut app = Cli::command();
     app.build();
-    let words = match understand(&app, std::env::args_os().collect()) {
+    let words = understand(&app, std::env::args_os().collect());
+    secrets::mask_command_line();
+    let words = match words {
         Ok(words) => words,
         Err(UsageError::Positionals(text)) => {
             // Whether or not it could be shown, it is a failure.

@@ -3,6 +3,7 @@
 
 mod content;
 mod dir_stats;
+mod fence;
 mod lease;
 mod looks;
 mod names;
@@ -88,7 +89,7 @@ pub struct Client {
     hourly_trash: Mutex<Option<(i64, Ino)>>,
     /// Number of the session, 0 without one.
     sid: AtomicU64,
-    session_info: Mutex<Bytes>,
+    fence: fence::Fence,
 }
 
 impl Client {
@@ -141,7 +142,7 @@ impl Client {
             counters: tokio::sync::Mutex::default(),
             hourly_trash: Mutex::default(),
             sid: AtomicU64::new(0),
-            session_info: Mutex::default(),
+            fence: fence::Fence::default(),
             root: Ino::ROOT,
             format: RwLock::new(Arc::new(format)),
             config,
@@ -169,9 +170,9 @@ impl Client {
         if ino == Ino::ROOT { self.root } else { ino }
     }
 
-    /// EROFS on a read-only client.
-    fn writable(&self) -> Result<(), Errno> {
-        if self.config.read_only { Err(Errno::EROFS) } else { Ok(()) }
+    /// EROFS on a read-only client, `Fenced` on one that was taken for dead.
+    fn writable(&self) -> MetaResult<()> {
+        if self.config.read_only { Err(Errno::EROFS.into()) } else { self.fence.check() }
     }
 
     /// Finds the directory that is to be the root of the mount, making what is missing of its path.

@@ -93,6 +93,7 @@ impl RedisSetup {
         let mut last = String::new();
         for _ in 0..20 {
             server.port = free_port();
+            server.process = Mutex::new(None);
             match server.launch() {
                 Ok(()) => return server,
                 Err(why) => last = why,
@@ -181,7 +182,7 @@ impl RedisServer {
     /// If the server was killed and not restarted.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.process.lock().as_ref().expect("the Redis server runs").id()
+        self.process.lock().as_ref().and_then(Process::id).expect("the Redis server runs")
     }
 
     /// Where the server keeps its files.
@@ -204,7 +205,7 @@ impl RedisServer {
 
     /// Ends the process with SIGKILL and waits for its end.
     pub fn kill(&self) {
-        drop(self.process.lock().take());
+        self.process.lock().as_mut().expect("the Redis server was started").end();
     }
 
     /// Starts the process again on the same port and directory, after ending it if it still runs, and waits until it answers.
@@ -279,7 +280,9 @@ impl RedisServer {
 
     /// Starts the process and waits until it answers; why it did not.
     fn launch(&self) -> Result<(), String> {
-        let mut process = Process::start(&mut self.command(), self.dir.path());
+        let mut slot = self.process.lock();
+        let process = slot.get_or_insert_with(|| Process::prepare(&self.command(), self.dir.path()));
+        process.run();
         let deadline = Instant::now() + START_WITHIN;
         loop {
             // The socket's file may be one that an earlier process left; only a live one answers.
@@ -289,12 +292,12 @@ impl RedisServer {
                 break;
             }
             if process.has_ended() {
+                process.end();
                 return Err(self.log());
             }
             assert!(Instant::now() < deadline, "the Redis server does not answer: {}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
-        *self.process.lock() = Some(process);
         Ok(())
     }
 

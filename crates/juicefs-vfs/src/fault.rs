@@ -6,11 +6,11 @@ use juicefs_core::{ChunkError, Errno, Ino, MetaError};
 pub(crate) fn of_meta(what: &'static str, ino: Ino, error: &MetaError) -> Errno {
     match error {
         MetaError::Posix(_) | MetaError::Unsupported(_) => {}
-        MetaError::Unavailable(_)
-        | MetaError::Conflict(_)
-        | MetaError::Corrupt { .. }
-        | MetaError::Fenced
-        | MetaError::Setting(_) => tracing::error!(%ino, %error, "{what} failed"),
+        // The client has said so, once and loudly.
+        MetaError::Fenced => tracing::debug!(%ino, %error, "{what} failed"),
+        MetaError::Unavailable(_) | MetaError::Conflict(_) | MetaError::Corrupt { .. } | MetaError::Setting(_) => {
+            tracing::error!(%ino, %error, "{what} failed")
+        }
     }
     error.errno()
 }

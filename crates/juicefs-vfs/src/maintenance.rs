@@ -123,7 +123,9 @@ impl Context {
             tokio::time::sleep(jittered(interval)).await;
             match self.meta.heartbeat().await {
                 Ok(()) => {}
-                Err(error @ (MetaError::Setting(_) | MetaError::Fenced)) => {
+                // Reading goes on, and changes fail: applications are better told than left without a mount.
+                Err(MetaError::Fenced) => continue,
+                Err(error @ MetaError::Setting(_)) => {
                     tracing::error!("this volume can no longer be served: {error}");
                     self.upkeep.fatal.send_replace(Some(error.to_string()));
                 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Mount, Owner, Pattern, Rest, Volume, wait_until};
+use e2e::{Meta, Mount, Owner, Pattern, Rest, Volume, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -191,10 +191,11 @@ fn an_absent_store_is_waited_for() {
     mount.unmount();
 }
 
-/// Another client holds the lock of the metadata file for some seconds: operations wait and then succeed.
+/// Another client holds the lock of the metadata file for some seconds: operations wait and then succeed. Only SQLite
+/// has such a lock; a server that does not answer is in `redis_faults`.
 #[test]
 fn a_locked_metadata_file_is_waited_for() {
-    let volume = Volume::new();
+    let volume = Volume::on(Meta::Sqlite, &["--trash-days", "0"]);
     let mount = volume.mount();
     fs::write(mount.join("before"), "x").unwrap();
     let other = rusqlite::Connection::open(volume.meta_path()).unwrap();

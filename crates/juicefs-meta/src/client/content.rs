@@ -86,6 +86,10 @@ impl Client {
 
     pub(super) async fn close_file(&self, ino: Ino) -> MetaResult<Option<Freed>> {
         let Some(hold) = self.opens.close(ino).await else { return Ok(None) };
+        if self.fence.is_shut() {
+            // Whoever ended the session has freed the file.
+            return Ok(None);
+        }
         let sid = self.sid();
         self.run(Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) }).await
     }

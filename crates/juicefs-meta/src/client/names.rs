@@ -115,12 +115,12 @@ impl Client {
     }
 
     /// Whether a name can be made in `parent` at all.
-    fn may_name(&self, parent: Ino, name: &[u8]) -> Result<Name, Errno> {
+    fn may_name(&self, parent: Ino, name: &[u8]) -> MetaResult<Name> {
         if parent.is_trash() || is_trash_name(parent, name) {
-            return Err(Errno::EPERM);
+            return Err(Errno::EPERM.into());
         }
         self.writable()?;
-        new_name(name)
+        Ok(new_name(name)?)
     }
 
     /// Puts room for a node aside. A name that exists is reported as such even when the volume is full.
@@ -229,9 +229,9 @@ impl Client {
     }
 
     /// Whether a name can be taken out of `parent` at all.
-    fn may_unname(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Result<(), Errno> {
+    fn may_unname(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<()> {
         if is_trash_name(parent, name) || parent.is_trash() && cx.uid != 0 {
-            return Err(Errno::EPERM);
+            return Err(Errno::EPERM.into());
         }
         self.writable()
     }

@@ -68,7 +68,8 @@ impl Client {
     /// A failure is no failure of the reading. Returns the attributes when they changed.
     pub(super) async fn touch_atime(&self, ino: Ino, known: Option<&Attr>) -> Option<Attr> {
         let (mode, now) = (self.config.atime_mode, self.config.clock.now());
-        if mode == AtimeMode::NoAtime || self.config.read_only || known.is_some_and(|attr| !is_due(mode, attr, now)) {
+        let never = mode == AtimeMode::NoAtime || self.writable().is_err();
+        if never || known.is_some_and(|attr| !is_due(mode, attr, now)) {
             return None;
         }
         self.run(TouchAtime { ino, mode, now }).await.unwrap_or_else(|error| {

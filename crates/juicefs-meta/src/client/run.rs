@@ -53,6 +53,8 @@ struct Booked<O: Operation> {
     books: Arc<Books>,
     looks: Arc<Looks>,
     changing: Option<Changing>,
+    /// The session whose end makes it fail.
+    writer: Option<SessionId>,
     usage: Usage,
     dir_stats: Vec<(Ino, DirStat)>,
 }
@@ -67,9 +69,12 @@ impl<O: Operation> Job for Booked<O> {
     }
 
     fn step(&mut self, read: &ReadSet) -> Step {
-        let step = self.job.step(read);
+        let mut step = self.job.step(read);
         self.changing = None;
-        if let Step::Apply(effects) = &step {
+        if let Step::Apply(effects) = &mut step {
+            if !effects.list.is_empty() {
+                effects.writer = self.writer;
+            }
             self.changing = Some(self.looks.begin_change(&effects.list));
             self.usage = effects.usage;
             self.dir_stats.clone_from(&effects.dir_stats);
@@ -108,14 +113,35 @@ impl Client {
         SessionId(self.sid.load(Ordering::Acquire))
     }
 
-    /// Runs an operation to its end.
+    /// The session that wants what this client changes; `None` for a client without one.
+    fn writer(&self) -> Option<SessionId> {
+        Some(self.sid()).filter(|sid| sid.0 != 0)
+    }
+
+    /// Runs an operation to its end. It fails with `Fenced` when the session of this client is gone, which shuts the
+    /// client's fence.
     pub(super) async fn run<O: Operation>(&self, op: O) -> MetaResult<O::Reply> {
+        self.run_for(self.writer(), op).await
+    }
+
+    /// [`Client::run`] on behalf of the session `writer`; `None` for what needs no session to be alive.
+    pub(super) async fn run_for<O: Operation>(&self, writer: Option<SessionId>, op: O) -> MetaResult<O::Reply> {
+        self.fence.check()?;
         let job = OperationJob::new(op);
         let books = Arc::clone(&self.books);
         let looks = Arc::clone(&self.looks);
         let (usage, dir_stats) = (Usage::default(), Vec::new());
-        let job = Box::new(Booked { job, books, looks, changing: None, usage, dir_stats });
-        let job = self.engine.run(job).await?.into_any();
+        let job = Box::new(Booked { job, books, looks, changing: None, writer, usage, dir_stats });
+        let job = match self.engine.run(job).await {
+            Ok(job) => job.into_any(),
+            Err(error) => {
+                // Who has ended its own session meanwhile is not taken for dead.
+                if let (MetaError::Fenced, Some(sid)) = (&error, writer.filter(|sid| *sid == self.sid())) {
+                    self.fence.shut(sid);
+                }
+                return Err(error);
+            }
+        };
         let booked = job.downcast::<Booked<O>>().map_err(|_| MetaError::Unsupported("an engine that swaps jobs"))?;
         Ok(OperationJob::<O>::outcome(booked.job)?.reply)
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use juicefs_core::{
     Caller,
     attr::Timestamp,
-    error::MetaResult,
+    error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SessionId, SliceKey},
     limits::CHUNK_SIZE,
     meta::{Freed, Job, SessionInfo},
@@ -45,18 +45,19 @@ impl Client {
         if self.config.read_only {
             return Ok(SessionId::default());
         }
-        *self.session_info.lock() = info.clone();
+        self.fence.check()?;
         loop {
             let number = self.engine.counter_add(Counter::NextSession, 1).await?;
             let sid = SessionId(number.max(1).unsigned_abs());
             let session = Session { expire_secs: self.expire_secs(self.config.clock.now()), info: info.clone() };
-            if self.run(NewSession { sid, session }).await? {
+            if self.run_for(None, NewSession { sid, session }).await? {
                 self.sid.store(sid.0, Ordering::Release);
                 return Ok(sid);
             }
         }
     }
 
+    /// Ends the session. Nothing is left to do for a client whose session another one has ended.
     pub(super) async fn unregister(&self) -> MetaResult<Vec<Freed>> {
         if self.config.read_only {
             return Ok(Vec::new());
@@ -66,10 +67,17 @@ impl Client {
         if sid.0 == 0 {
             return Ok(Vec::new());
         }
+        match self.end_session(sid).await {
+            Err(MetaError::Fenced) => Ok(Vec::new()),
+            freed => freed,
+        }
+    }
+
+    async fn end_session(&self, sid: SessionId) -> MetaResult<Vec<Freed>> {
         let freed = self.release_sustained(sid).await?;
-        self.run(EndSession { sid, expired_before_secs: None }).await?;
-        self.sid.store(0, Ordering::Release);
         self.write_stats().await?;
+        self.run_for(None, EndSession { sid, expired_before_secs: None }).await?;
+        self.sid.store(0, Ordering::Release);
         Ok(freed)
     }
 
@@ -81,24 +89,30 @@ impl Client {
         if *old != format {
             *self.format.write() = Arc::new(format);
         }
+        self.load_usage().await?;
         let sid = self.sid();
         if sid.0 != 0 && !self.config.read_only {
-            let info = self.session_info.lock().clone();
             let expire_secs = self.expire_secs(self.config.clock.now());
-            if !self.run(Refresh { sid, expire_secs, info }).await? {
-                tracing::warn!(
-                    sid = sid.0,
-                    "the session had been cleaned up by another client; it is registered again"
-                );
+            if !self.run(Refresh { sid, expire_secs }).await? {
+                self.fence.shut(sid);
+                return self.fence.check();
             }
         }
-        self.load_usage().await
+        Ok(())
     }
 
+    /// Tells the engine what was used. What a client has not told when it is taken for dead stays untold.
     pub(super) async fn write_stats(&self) -> MetaResult<()> {
-        if self.config.read_only {
+        if self.writable().is_err() {
             return Ok(());
         }
+        match self.tell_stats().await {
+            Err(MetaError::Fenced) => Ok(()),
+            told => told,
+        }
+    }
+
+    async fn tell_stats(&self) -> MetaResult<()> {
         {
             let _turn = self.counters.lock().await;
             let delta = self.books.usage.pending();

@@ -280,6 +280,10 @@ impl Store {
 
     /// Applies all or nothing.
     fn apply(&mut self, effects: &Effects, caps: Caps) -> MetaResult<Applied> {
+        let writer = effects.writer.filter(|_| !effects.list.is_empty());
+        if writer.is_some_and(|sid| !self.records.contains_key(&Key::Session(sid))) {
+            return Err(MetaError::Fenced);
+        }
         let mut applied = Applied::default();
         let outcome = effects.list.iter().try_for_each(|effect| self.apply_one(effect, &mut applied));
         if let Err(error) = outcome {

@@ -1,6 +1,5 @@
 //! Session records (format: metadata.md §6.16).
 
-use bytes::Bytes;
 use juicefs_core::ids::SessionId;
 
 use super::{Verdict, decision};
@@ -40,13 +39,12 @@ impl NewSession {
     }
 }
 
-/// Moves the expiry of a session on; one that was cleaned up is registered again as it was. Whether it was still there.
+/// Moves the expiry of a session on. Whether it was still there: one that was cleaned up does not come back, because what
+/// its client has not heard of meanwhile cannot be made up for.
 #[derive(Debug)]
 pub(crate) struct Refresh {
     pub(crate) sid: SessionId,
     pub(crate) expire_secs: i64,
-    /// What the session was registered with.
-    pub(crate) info: Bytes,
 }
 
 impl Operation for Refresh {
@@ -64,10 +62,12 @@ impl Operation for Refresh {
 
 impl Refresh {
     fn judge(&self, read: &ReadSet) -> Verdict<bool> {
-        let stored = read.session(self.sid);
-        let info = stored.map_or(&self.info, |session| &session.info).clone();
         let mut effects = Effects::none();
-        effects.push(Effect::PutSession(self.sid, Session { expire_secs: self.expire_secs, info }));
+        let stored = read.session(self.sid);
+        if let Some(Session { info, .. }) = stored {
+            let session = Session { expire_secs: self.expire_secs, info: info.clone() };
+            effects.push(Effect::PutSession(self.sid, session));
+        }
         Ok((stored.is_some(), effects))
     }
 }
@@ -107,6 +107,8 @@ impl EndSession {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::record::Value;
 

@@ -66,7 +66,7 @@ impl Context {
     async fn compact(self: &Arc<Self>, ino: Ino, index: ChunkIndex) {
         let _running = Running { cx: self, chunk: (ino, index) };
         match self.try_compact(ino, index).await {
-            Ok(()) => {}
+            Ok(()) | Err(GaveUp::Meta(MetaError::Fenced)) => {}
             Err(GaveUp::Meta(MetaError::Posix(errno))) => tracing::debug!(%ino, index, %errno, "not compacted"),
             Err(GaveUp::Meta(error)) => tracing::warn!(%ino, index, %error, "compaction gave up"),
             Err(GaveUp::Data(error)) => tracing::warn!(%ino, index, %error, "compaction gave up"),

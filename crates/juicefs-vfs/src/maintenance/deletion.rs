@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use juicefs_core::{SliceKey, meta::Freed};
+use juicefs_core::{MetaError, SliceKey, meta::Freed};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::context::Context;
@@ -52,6 +52,7 @@ impl Context {
                         .for_each_concurrent(PARALLEL_SLICES, |slice| self.delete_dead(slice))
                         .await;
                 }
+                Err(MetaError::Fenced) => {}
                 Err(error) => tracing::warn!(ino = %file.ino, %error, "data of a removed file is left for later"),
             },
             Garbage::Dead(slice) => self.delete_dead(slice).await,
@@ -69,8 +70,9 @@ impl Context {
             tracing::warn!(id = %slice.id, %error, "objects of a deleted slice are left for later");
             return;
         }
-        if let Err(error) = self.meta.forget_slice(slice).await {
-            tracing::warn!(id = %slice.id, %error, "record of a deleted slice is left for later");
+        match self.meta.forget_slice(slice).await {
+            Ok(()) | Err(MetaError::Fenced) => {}
+            Err(error) => tracing::warn!(id = %slice.id, %error, "record of a deleted slice is left for later"),
         }
     }
 }

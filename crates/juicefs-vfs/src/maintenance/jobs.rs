@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use juicefs_core::{
-    MetaResult, SliceKey, Timestamp,
+    MetaError, MetaResult, SliceKey, Timestamp,
     meta::{Freed, Job},
 };
 use tokio::time::Instant;
@@ -37,6 +37,7 @@ impl Context {
         };
         match freed.await {
             Ok(freed) => freed.into_iter().for_each(|file| self.upkeep.free(file)),
+            Err(MetaError::Fenced) => {}
             Err(error) => tracing::warn!(%error, "clean-up of stale sessions failed"),
         }
     }
@@ -46,14 +47,16 @@ impl Context {
         tokio::time::sleep(jittered(Duration::from_secs(120))).await;
         loop {
             for job in [Job::DeletedFiles, Job::Slices, Job::Trash] {
-                match self.meta.claim(job, CLAIM_SECS).await {
-                    Ok(true) => {
-                        if let Err(error) = self.run_job(job).await {
-                            tracing::warn!(?job, %error, "job is left for the next round");
-                        }
-                    }
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(?job, %error, "job could not be claimed"),
+                let done = match self.meta.claim(job, CLAIM_SECS).await {
+                    Ok(true) => self.run_job(job).await,
+                    Ok(false) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                match done {
+                    Ok(()) => {}
+                    // This client may do nothing for the volume any more.
+                    Err(MetaError::Fenced) => return,
+                    Err(error) => tracing::warn!(?job, %error, "job is left for the next round"),
                 }
             }
             tokio::time::sleep(jittered(ROUND)).await;

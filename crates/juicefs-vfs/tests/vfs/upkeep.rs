@@ -108,3 +108,61 @@ async fn a_compaction_that_cannot_read_changes_nothing() {
     assert_eq!(m.read(ino, fh, 0, 1000).await.expect("read"), [1; 1000]);
     m.vfs.shutdown().await.expect("shutdown");
 }
+
+/// What a client answers once another one has ended its session: changes fail, reading and closing do not.
+fn fenced(method: &'static str, _: Ino) -> Option<MetaError> {
+    const CHANGES: &[&str] = &[
+        "heartbeat",
+        "claim",
+        "clean_stale_sessions",
+        "create",
+        "new_slice_id",
+        "write_slice",
+        "truncate",
+        "setattr",
+        "unlink",
+        "delete_file_data",
+        "forget_slice",
+        "commit_compaction",
+    ];
+    CHANGES.contains(&method).then_some(MetaError::Fenced)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_taken_for_dead_loses_what_it_buffered_and_says_so_once_per_file() {
+    let m = Mount::started(VfsConfig::standard(), 1 << 20);
+    let (kept, kept_fh) = m.create("kept").await;
+    m.write(kept, kept_fh, 0, &pattern(1, 3 * BLOCK)).await.expect("write");
+    m.flush(kept, kept_fh).await.expect("flush");
+    let (synced, synced_fh) = m.create("synced").await;
+    let (closed, closed_fh) = m.create("closed").await;
+    for (ino, fh) in [(synced, synced_fh), (closed, closed_fh)] {
+        m.write(ino, fh, 0, &[7; 3 * BLOCK + 5]).await.expect("accepted");
+    }
+    m.meta.fail(fenced);
+    assert_eq!(m.vfs.fsync(&m.cx, synced, synced_fh, false).await, Err(Errno::EIO));
+    assert_eq!(m.write(synced, synced_fh, 0, b"more").await, Err(Errno::EIO), "it stays so");
+    assert_eq!(m.flush(closed, closed_fh).await, Err(Errno::EIO), "close reports what nobody synced");
+    // Reading goes on, what fails is not tried again, and the mount is not taken away.
+    assert_eq!(m.read(kept, kept_fh, 0, 3 * BLOCK).await.expect("read"), pattern(1, 3 * BLOCK));
+    let tried = (m.meta.calls("new_slice_id"), m.meta.calls("write_slice"));
+    let fatal = tokio::time::timeout(Duration::from_secs(4 * 3600), m.vfs.fatal()).await;
+    assert!(fatal.is_err(), "{fatal:?}");
+    assert_eq!((m.meta.calls("new_slice_id"), m.meta.calls("write_slice")), tried);
+    assert!(m.meta.calls("claim") <= 1 + 4, "the hourly jobs have stopped: {}", m.meta.calls("claim"));
+    for (ino, fh) in [(synced, synced_fh), (closed, closed_fh), (kept, kept_fh)] {
+        // What was lost has been reported above.
+        let _ = m.close(ino, fh).await;
+    }
+    m.vfs.shutdown().await.expect("nothing is left that could fail");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_taken_for_dead_with_open_files_shuts_down_in_time() {
+    let m = Mount::started(VfsConfig::standard(), 1 << 20);
+    let (ino, fh) = m.create("open").await;
+    m.write(ino, fh, 0, &[7; 3 * BLOCK + 5]).await.expect("accepted");
+    m.meta.fail(fenced);
+    let end = tokio::time::timeout(Duration::from_secs(10), m.vfs.shutdown()).await.expect("in time");
+    assert_eq!(end, Err(Errno::EIO), "data was lost, and nobody has been told");
+}

@@ -155,6 +155,9 @@ impl Link {
         match &trouble {
             Trouble::Busy(_) | Trouble::Ask(_) => {}
             Trouble::Lost(_) | Trouble::WrongServer(_) | Trouble::Moved(_) => {
+                if let (Trouble::WrongServer(_), Target::Tcp(host)) = (&trouble, connection.target()) {
+                    self.scout.demote(host);
+                }
                 if lane.retire(connection, &trouble) && !self.closed.load(Ordering::Acquire) {
                     tracing::warn!("Redis {}: {}", connection.target(), trouble.reason());
                 }

@@ -29,6 +29,7 @@ statements! {
     GetDirStat = "SELECT `data_length`,`used_space`,`used_inodes` FROM {dir_stats} WHERE `inode`=?1";
     GetAcl = "SELECT `owner`,`group`,`mask`,`other`,`named_users`,`named_groups` FROM {acl} WHERE `id`=?1";
     GetSession = "SELECT `expire`,`info` FROM {session2} WHERE `sid`=?1";
+    HasSession = "SELECT 1 FROM {session2} WHERE `sid`=?1";
     GetSustained = "SELECT 1 FROM {sustained} WHERE `sid`=?1 AND `inode`=?2";
     GetDelFile = "SELECT `length`,`expire` FROM {delfile} WHERE `inode`=?1";
     GetDelaySlices = "SELECT `deleted`,`slices` FROM {delslices} WHERE `chunkid`=?1";

@@ -3,13 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use juicefs_core::{Errno, Ino, Meta, meta::Job};
-use juicefs_meta::{Client, ClientConfig};
+use juicefs_core::{Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, meta::Job};
+use juicefs_meta::{
+    Client, ClientConfig,
+    engine::ApplyOutcome,
+    record::Key,
+    txn::{Effect, Effects, NodePatch},
+};
 
 use crate::{
     invariants,
     snapshot::Snapshot,
-    volume::{Kind, Volume, config, on_all, posix, root},
+    volume::{Kind, Volume, config, node, on_all, posix, root},
 };
 
 #[test]
@@ -54,21 +59,19 @@ fn a_dead_session_is_cleaned_up_by_another_client() {
         v.write(f, 0, 10).await.expect("written");
         v.open_rw(f).await;
         v.unlink(Ino::ROOT, "f").await.expect("unlinked");
+        v.client.flush_stats().await.expect("flushed");
         assert!(other.clean_stale_sessions(10).await.expect("cleaned").is_empty(), "it is alive");
         v.clock.advance(Duration::from_secs(61));
         other.heartbeat().await.expect("beat");
-        let before = v.client.sessions().await.expect("listed")[0].clone();
         let freed = other.clean_stale_sessions(10).await.expect("cleaned");
         assert_eq!(freed.len(), 1);
         assert_eq!(other.sessions().await.expect("listed").len(), 1);
-        // The frozen client comes back as what it was, without its files.
-        v.client.heartbeat().await.expect("beat");
-        let after = v.client.sessions().await.expect("listed");
-        assert_eq!((after[0].sid, &after[0].info), (before.sid, &before.info));
+        // The frozen client is not what it was any more.
+        assert!(matches!(v.client.heartbeat().await, Err(MetaError::Fenced)));
+        assert_eq!(other.sessions().await.expect("listed").len(), 1, "it does not register again");
         assert_eq!(v.client.close(f).await.expect("closed"), None);
-        assert_eq!(v.write(f, 0, 10).await.map(|_| ()), Err(Errno::ENOENT));
+        assert_fenced(v.client.new_slice_id().await);
         other.flush_stats().await.expect("flushed");
-        v.client.flush_stats().await.expect("flushed");
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
     });
 }
@@ -138,6 +141,137 @@ fn opening_and_removing_at_once_is_one_after_the_other() {
                 Err(errno) => assert_eq!((errno, removed.freed.is_some()), (Errno::ENOENT, true)),
             }
         }
+        v.client.flush_stats().await.expect("flushed");
+        invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+/// Takes the session away as another client does that holds this one for dead.
+async fn clean_up(v: &Volume) {
+    let other = v.second(config(&v.clock)).await;
+    v.clock.advance(Duration::from_secs(61));
+    other.heartbeat().await.expect("beat");
+    other.clean_stale_sessions(10).await.expect("cleaned");
+    other.close_session().await.expect("closed");
+}
+
+fn assert_fenced<T: std::fmt::Debug>(result: MetaResult<T>) {
+    assert!(matches!(result, Err(MetaError::Fenced)), "{result:?}");
+}
+
+/// Every call that changes something, each on a client that does not know yet that it is taken for dead.
+#[test]
+fn a_client_whose_session_was_cleaned_up_changes_nothing() {
+    type Call = fn(Arc<Client>, Ino, Ino) -> std::pin::Pin<Box<dyn Future<Output = MetaResult<()>>>>;
+    macro_rules! call {
+        (|$client:ident, $dir:ident, $file:ident| $call:expr) => {
+            (|$client, $dir, $file| {
+                Box::pin(async move {
+                    let _ = ($dir, $file);
+                    $call.await.map(drop)
+                })
+            }) as Call
+        };
+    }
+    let calls: [Call; 10] = [
+        call!(|c, d, f| c.mknod(&root(), d, b"new", node(FileType::File, 0o644))),
+        call!(|c, d, f| c.create(&root(), d, b"new", node(FileType::File, 0o644), true, Default::default())),
+        call!(|c, d, f| c.unlink(&root(), d, b"f", false)),
+        call!(|c, d, f| c.rmdir(&root(), Ino::ROOT, b"empty", false)),
+        call!(|c, d, f| c.rename(&root(), d, b"f", Ino::ROOT, b"g", Default::default())),
+        call!(|c, d, f| c.link(&root(), f, d, b"g")),
+        call!(|c, d, f| c.setattr(&root(), f, SetAttr { mode: Some(0o600), ..SetAttr::default() })),
+        call!(|c, d, f| c.truncate(&root(), f, 0, true)),
+        call!(|c, d, f| c.setxattr(&root(), f, b"user.a", Bytes::from_static(b"1"), Default::default())),
+        call!(|c, d, f| c.claim(Job::Trash, 1)),
+    ];
+    on_all(|kind: Kind| async move {
+        for call in calls {
+            let v = Volume::new(kind, 0).await;
+            let dir = v.mkdir(Ino::ROOT, "dir").await;
+            v.mkdir(Ino::ROOT, "empty").await;
+            let f = v.file(dir, "f").await;
+            v.write(f, 0, 10).await.expect("written");
+            v.client.flush_stats().await.expect("flushed");
+            clean_up(&v).await;
+            let before = Snapshot::take(v.engine.as_ref()).await;
+            assert_fenced(call(Arc::clone(&v.client), dir, f).await);
+            assert_fenced(v.client.new_slice_id().await);
+            assert_fenced(v.client.heartbeat().await);
+            v.client.flush_stats().await.expect("nothing is told any more, quietly");
+            assert!(v.client.close_session().await.expect("closed").is_empty());
+            assert_eq!(Snapshot::take(v.engine.as_ref()).await, before);
+            assert!(v.client.sessions().await.expect("listed").is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_fenced_client_goes_on_reading() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let f = v.file(Ino::ROOT, "f").await;
+        let gone = v.file(Ino::ROOT, "gone").await;
+        v.write(f, 0, 10).await.expect("written");
+        v.open_rw(f).await;
+        v.open_rw(gone).await;
+        v.unlink(Ino::ROOT, "gone").await.expect("unlinked");
+        v.client.flush_stats().await.expect("flushed");
+        clean_up(&v).await;
+        assert_fenced(v.client.heartbeat().await);
+        assert_eq!(v.find(Ino::ROOT, "f").await, Ok(f));
+        assert_eq!(v.attr(f).await.length, 10);
+        assert_eq!(v.client.read_chunk(f, 0).await.expect("read").records.len(), 1);
+        let read = juicefs_core::meta::OpenFlags { read: true, ..Default::default() };
+        v.client.open(&root(), f, read).await.expect("opened");
+        let write = juicefs_core::meta::OpenFlags { write: true, ..Default::default() };
+        assert_fenced(v.client.open(&root(), f, write).await);
+        assert_eq!(v.client.close(f).await.expect("closed"), None);
+        assert_eq!(v.client.close(gone).await.expect("the other client has freed it"), None);
+        assert_eq!(v.client.readdir(Ino::ROOT, None, true, 10).await.expect("listed").entries.len(), 1);
+        v.client.statfs(Ino::ROOT).await.expect("known");
+        invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+/// What is under way when the session ends fails too: the engine looks in the same step as it applies.
+#[test]
+fn an_engine_applies_only_what_a_living_session_wants() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let sid = v.client.sessions().await.expect("listed")[0].sid;
+        let f = v.file(Ino::ROOT, "f").await;
+        let read = v.engine.fetch(vec![Key::Node(f)]).await.expect("fetched");
+        let patch = |writer| {
+            let list = vec![Effect::PatchNode(f, NodePatch { nlink: 1, touched: None })];
+            Effects { list, writer, narrowed: vec![(f, juicefs_meta::txn::NodeGuard::Exists)], ..Effects::none() }
+        };
+        let alive = v.engine.apply(&read, &patch(Some(sid))).await.expect("applied");
+        assert!(matches!(alive, ApplyOutcome::Applied(_)));
+        v.client.close_session().await.expect("closed");
+        assert_fenced(v.engine.apply(&read, &patch(Some(sid))).await);
+        assert_eq!(v.attr(f).await.nlink, 2, "nothing of it was done");
+        v.engine
+            .apply(&read, &Effects { writer: Some(sid), ..Effects::none() })
+            .await
+            .expect("no change needs no session");
+        v.engine.apply(&read, &patch(None)).await.expect("tools have no session");
+        assert_eq!(v.attr(f).await.nlink, 3);
+    });
+}
+
+#[test]
+fn ending_the_own_session_fences_nobody() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let f = v.file(Ino::ROOT, "f").await;
+        v.open_rw(f).await;
+        v.unlink(Ino::ROOT, "f").await.expect("unlinked");
+        v.client.close_session().await.expect("closed");
+        v.client.new_session(Bytes::from_static(b"{}")).await.expect("a session");
+        v.file(Ino::ROOT, "g").await;
+        v.client.close_session().await.expect("closed");
+        v.file(Ino::ROOT, "h").await;
         v.client.flush_stats().await.expect("flushed");
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
     });

@@ -191,8 +191,8 @@ impl Scout {
         self.candidates.lock().clone()
     }
 
-    /// Puts a candidate that did not answer behind the others.
-    fn demote(&self, host: &Host) {
+    /// Puts a candidate that was of no use behind the others.
+    pub(super) fn demote(&self, host: &Host) {
         let mut candidates = self.candidates.lock();
         if let Some(at) = candidates.iter().position(|candidate| candidate == host) {
             let last = candidates.remove(at);

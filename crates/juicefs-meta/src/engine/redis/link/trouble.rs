@@ -68,10 +68,11 @@ impl Trouble {
     fn of(error: &ServerError, asked: &str) -> Option<Self> {
         let text = || format!("the server said {} {}", error.code(), error.details().unwrap_or_default());
         match error.kind() {
-            Some(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown) => {
-                Some(Self::Busy(text()))
+            Some(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain) => Some(Self::Busy(text())),
+            // The cluster may be down in the eyes of this node only, which was cut off.
+            Some(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown) => {
+                Some(Self::WrongServer(text()))
             }
-            Some(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => Some(Self::WrongServer(text())),
             Some(ServerErrorKind::Moved) => {
                 Some(redirection(error, asked).map_or_else(|| Self::Busy(text()), Self::Moved))
             }

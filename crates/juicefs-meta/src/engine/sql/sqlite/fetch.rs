@@ -59,6 +59,11 @@ pub(super) fn is_empty(link: &Link) -> Result<bool, Fault> {
     Ok(true)
 }
 
+/// Whether a session is registered.
+pub(super) fn has_session(link: &Link, sid: SessionId) -> Result<bool, Fault> {
+    Ok(link.one(Statement::HasSession, [signed(sid.0)], |_| Ok(()))?.is_some())
+}
+
 /// Reads records as of one moment.
 pub(super) fn snapshot(link: &Link, keys: &[Key]) -> Result<ReadSet, Fault> {
     let mut read = ReadSet::default();

@@ -169,7 +169,7 @@ async fn many_tasks_get_their_own_replies_through_a_storm() {
 }
 
 #[tokio::test]
-async fn a_server_that_loads_or_only_reads_is_waited_for() {
+async fn a_server_that_only_reads_is_waited_for() {
     let server = RedisServer::new();
     let link = link(&server.url(0));
     call(&link, &["SET", "k", "1"]).await;
@@ -193,6 +193,28 @@ async fn a_server_that_loads_or_only_reads_is_waited_for() {
     transaction.command(&["EXEC"]);
     let (replies, ()) = tokio::join!(link.call(Lane::Small, &transaction), promote);
     assert_eq!(replies.expect("replies")[2], Value::Array(vec![Value::Int(1)]));
+    link.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_loads_is_waited_for() {
+    // Slow to load, and answering meanwhile.
+    let server = RedisServer::start(&["--key-load-delay", "500", "--loading-process-events-interval-bytes", "1024"]);
+    let link = link(&server.url(3));
+    call(&link, &["SET", "k", "1"]).await;
+    server.cli(&["DEBUG", "POPULATE", "4000"]);
+    server.cli(&["SAVE"]);
+    server.kill();
+    let server = Arc::new(server);
+    let started = tokio::task::spawn_blocking({
+        let server = Arc::clone(&server);
+        move || server.restart()
+    });
+    assert_eq!(call(&link, &["GET", "k"]).await, bulk("1"));
+    started.await.expect("started");
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let of_get = stats.lines().find(|line| line.starts_with("cmdstat_get:")).expect("GET was called");
+    assert!(!of_get.contains("rejected_calls=0"), "nothing was asked while it loaded: {of_get}");
     link.close().await;
 }
 

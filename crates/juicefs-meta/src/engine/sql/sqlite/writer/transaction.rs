@@ -12,6 +12,7 @@ use std::{
 use juicefs_core::{
     errno::Errno,
     error::{MetaError, MetaResult},
+    ids::SessionId,
 };
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
@@ -22,7 +23,7 @@ use crate::{
         apply, fetch,
         link::{Fault, Link},
     },
-    txn::{Applied, Effects, Job, ReadSet, Step},
+    txn::{Applied, Effect, Effects, Job, ReadSet, Step},
 };
 
 /// The jobs of one transaction.
@@ -153,9 +154,9 @@ fn is_healthy(fault: &Fault) -> bool {
 fn together(link: &Link, slots: &mut Slots, mut join: impl FnMut(&mut Slots)) -> Result<(), Fault> {
     link.frame("BEGIN IMMEDIATE")?;
     let outcome = (|| {
-        let mut at = 0;
+        let (mut at, mut alive) = (0, Alive::default());
         while at < slots.len() {
-            one(link, &mut slots[at])?;
+            one(link, &mut slots[at], &mut alive)?;
             at += 1;
             if at == slots.len() {
                 join(slots);
@@ -171,20 +172,47 @@ fn together(link: &Link, slots: &mut Slots, mut join: impl FnMut(&mut Slots)) ->
 
 fn alone(link: &Link, slot: &mut Slot) -> Result<(), Fault> {
     link.frame("BEGIN IMMEDIATE")?;
-    let outcome = one(link, slot).and_then(|()| link.frame("COMMIT"));
+    let outcome = one(link, slot, &mut Alive::default()).and_then(|()| link.frame("COMMIT"));
     if outcome.is_err() {
         link.rollback();
     }
     outcome
 }
 
+/// What is known in a transaction about the sessions that its jobs write for. They mostly write for the same one, so
+/// that one look is enough.
+#[derive(Default)]
+struct Alive {
+    known: Option<SessionId>,
+}
+
+impl Alive {
+    /// Whether the session that wants these effects is there.
+    fn allows(&mut self, link: &Link, effects: &Effects) -> Result<bool, Fault> {
+        if effects.list.is_empty() {
+            return Ok(true);
+        }
+        if let Some(sid) = effects.writer.filter(|sid| self.known != Some(*sid)) {
+            self.known = fetch::has_session(link, sid)?.then_some(sid);
+            if self.known.is_none() {
+                return Ok(false);
+            }
+        }
+        if effects.list.iter().any(|effect| matches!(effect, Effect::DeleteSession(_))) {
+            self.known = None;
+        }
+        Ok(true)
+    }
+}
+
 /// Runs a job in the open transaction. `Err` means that the transaction must be undone.
-fn one(link: &Link, slot: &mut Slot) -> Result<(), Fault> {
+fn one(link: &Link, slot: &mut Slot, alive: &mut Alive) -> Result<(), Fault> {
     if slot.is_abandoned() {
         slot.outcome = Some(Err(MetaError::Unavailable("the caller is gone".to_owned())));
         return Ok(());
     }
     let outcome = match decide(link, slot.pending.job.as_mut()) {
+        Ok(Some(effects)) if !alive.allows(link, &effects)? => Err(MetaError::Fenced),
         Ok(Some(effects)) => Ok(Some(apply::effects(link, &effects.list)?)),
         Ok(None) => Ok(None),
         // Nothing of this job was written.
