@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -41,20 +41,21 @@ pub(crate) struct Optimistic {
     inner: Arc<MemEngine>,
     conflicts: AtomicUsize,
     /// Of a hundred operations or looks, so many end with "unavailable", whether or not they were done.
-    lost: u32,
+    lost: AtomicU32,
 }
 
 impl Optimistic {
     pub(crate) fn new(inner: Arc<MemEngine>) -> Arc<Self> {
-        Self::losing(inner, 0)
+        Arc::new(Self { inner, conflicts: AtomicUsize::new(0), lost: AtomicU32::new(0) })
     }
 
-    pub(crate) fn losing(inner: Arc<MemEngine>, lost: u32) -> Arc<Self> {
-        Arc::new(Self { inner, conflicts: AtomicUsize::new(0), lost })
+    /// From now on so many of a hundred are lost.
+    pub(crate) fn lose(&self, percent: u32) {
+        self.lost.store(percent, Ordering::Relaxed);
     }
 
     fn may_lose(&self) -> MetaResult<()> {
-        if rand::random_range(0..100) < self.lost {
+        if rand::random_range(0..100) < self.lost.load(Ordering::Relaxed) {
             return Err(MetaError::Unavailable("as the test wants it".to_owned()));
         }
         Ok(())
