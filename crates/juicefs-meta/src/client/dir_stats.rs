@@ -1,10 +1,11 @@
 //! Directory statistics, gathered here and written in batches (format: metadata.md §6.21).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use juicefs_core::{error::MetaResult, ids::Ino, limits::READDIR_PAGE};
 use parking_lot::Mutex;
 
+use super::run::Books;
 use crate::{
     engine::Engine,
     ops::account::entry_stat,
@@ -12,42 +13,99 @@ use crate::{
     txn::{Decision, Effect, Effects, Operation, OperationJob, ReadSet},
 };
 
-/// How often a directory that keeps changing is counted anew before the last count is taken.
+/// How often a directory that keeps changing is counted anew before it is left to the next flush.
 const RECOUNTS: usize = 3;
 
 /// What changed and is not written.
 #[derive(Debug, Default)]
 pub(super) struct DirStatBook {
-    pending: Mutex<HashMap<Ino, DirStat>>,
+    pages: Mutex<HashMap<Ino, Page>>,
+}
+
+/// What the book says of one directory.
+#[derive(Debug, Default, Clone, Copy)]
+struct Page {
+    /// Done and not written.
+    pending: DirStat,
+    /// Changes under way: a count may see them or not.
+    under_way: u32,
+    /// Changes begun since the page is there.
+    begun: u64,
+    /// It could not be counted, so the next flush has to look at it in any case.
+    again: bool,
+}
+
+/// Changes of statistics that an operation is about to make. Dropped before they are settled, they are taken back.
+#[derive(Debug)]
+pub(super) struct Announced {
+    books: Arc<Books>,
+    deltas: Vec<(Ino, DirStat)>,
+}
+
+fn plus(a: DirStat, b: DirStat) -> DirStat {
+    DirStat { length: a.length + b.length, space: a.space + b.space, inodes: a.inodes + b.inodes }
 }
 
 impl DirStatBook {
-    /// Notes changes.
-    pub(super) fn add(&self, deltas: Vec<(Ino, DirStat)>) {
+    /// Says that an operation is about to change statistics by `deltas`. It has to be said before the change can be seen in
+    /// the store, so that nobody counts it there and adds it once more.
+    pub(super) fn announce(books: &Arc<Books>, deltas: Vec<(Ino, DirStat)>) -> Announced {
+        if !deltas.is_empty() {
+            let mut pages = books.dir_stats.pages.lock();
+            for (ino, _) in &deltas {
+                let page = pages.entry(*ino).or_default();
+                page.under_way += 1;
+                page.begun += 1;
+            }
+        }
+        Announced { books: Arc::clone(books), deltas }
+    }
+
+    /// Ends what was announced, done or not.
+    fn end(&self, deltas: &[(Ino, DirStat)], done: bool) {
         if deltas.is_empty() {
             return;
         }
-        let mut pending = self.pending.lock();
+        let mut pages = self.pages.lock();
         for (ino, delta) in deltas {
-            let stat = pending.entry(ino).or_default();
-            stat.length += delta.length;
-            stat.space += delta.space;
-            stat.inodes += delta.inodes;
+            let page = pages.entry(*ino).or_default();
+            page.under_way = page.under_way.saturating_sub(1);
+            if done {
+                page.pending = plus(page.pending, *delta);
+            } else if page.under_way == 0 && page.pending == DirStat::default() && !page.again {
+                pages.remove(ino);
+            }
         }
     }
 
-    /// Writes everything noted so far. Directories without record are counted and get one. On an error the changes stay
+    /// Takes what is done out of the book. Pages with nothing on them go.
+    fn take(&self) -> Vec<(Ino, DirStat)> {
+        let mut taken = Vec::new();
+        self.pages.lock().retain(|ino, page| {
+            if page.pending != DirStat::default() || page.again {
+                taken.push((*ino, std::mem::take(&mut page.pending)));
+                page.again = false;
+            }
+            page.under_way > 0
+        });
+        taken
+    }
+
+    /// Writes everything done so far. Directories without record are counted and get one. On an error the changes stay
     /// noted; those that the engine may have taken before it failed are counted twice at worst.
     pub(super) async fn flush(&self, engine: &dyn Engine) -> MetaResult<()> {
-        let taken = std::mem::take(&mut *self.pending.lock());
-        let deltas: Vec<_> = taken.into_iter().filter(|(_, delta)| *delta != DirStat::default()).collect();
+        let deltas = self.take();
         if deltas.is_empty() {
             return Ok(());
         }
         let missing = match engine.add_dir_stats(deltas.clone()).await {
             Ok(missing) => missing,
             Err(error) => {
-                self.add(deltas);
+                let mut pages = self.pages.lock();
+                for (ino, delta) in deltas {
+                    let page = pages.entry(ino).or_default();
+                    page.pending = plus(page.pending, delta);
+                }
                 return Err(error);
             }
         };
@@ -57,20 +115,53 @@ impl DirStatBook {
         Ok(())
     }
 
-    /// Counts the entries of a directory and stores that. What is noted about it when the count begins is part of the
-    /// count; when something is noted meanwhile, it is counted again.
+    /// Counts the entries of a directory and stores that. What is done when the count begins is part of it. When a change
+    /// was under way or began meanwhile, nobody knows whether it was counted, so it is counted again; a directory that never
+    /// rests is left to a later flush.
     async fn recount(&self, engine: &dyn Engine, ino: Ino) -> MetaResult<()> {
-        for round in 1..=RECOUNTS {
-            self.pending.lock().remove(&ino);
-            let stat = count(engine, ino).await?;
-            if round < RECOUNTS && self.pending.lock().contains_key(&ino) {
+        for _ in 0..RECOUNTS {
+            let Some(begun) = self.begin_count(ino) else {
+                tokio::task::yield_now().await;
                 continue;
+            };
+            let stat = count(engine, ino).await?;
+            if self.end_count(ino, begun) {
+                let job = engine.run(OperationJob::new(StoreDirStat { ino, stat })).await?;
+                OperationJob::<StoreDirStat>::outcome(job)?;
+                return Ok(());
             }
-            let job = engine.run(OperationJob::new(StoreDirStat { ino, stat })).await?;
-            OperationJob::<StoreDirStat>::outcome(job)?;
-            break;
         }
+        self.pages.lock().entry(ino).or_default().again = true;
         Ok(())
+    }
+
+    /// Forgets what is done, which the count that follows sees; `None` while a change is under way.
+    fn begin_count(&self, ino: Ino) -> Option<u64> {
+        let mut pages = self.pages.lock();
+        let page = pages.entry(ino).or_default();
+        if page.under_way > 0 {
+            return None;
+        }
+        page.pending = DirStat::default();
+        Some(page.begun)
+    }
+
+    /// Whether nothing changed since [`Self::begin_count`].
+    fn end_count(&self, ino: Ino, begun: u64) -> bool {
+        self.pages.lock().get(&ino).is_some_and(|page| page.under_way == 0 && page.begun == begun)
+    }
+}
+
+impl Announced {
+    /// The changes are done.
+    pub(super) fn settle(mut self) {
+        self.books.dir_stats.end(&std::mem::take(&mut self.deltas), true);
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.books.dir_stats.end(&std::mem::take(&mut self.deltas), false);
     }
 }
 
@@ -114,5 +205,78 @@ impl Operation for StoreDirStat {
             effects.push(Effect::PutDirStat(self.ino, self.stat));
         }
         Decision::Done((), effects)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use juicefs_core::{
+        attr::{Attr, FileType},
+        ids::Name,
+    };
+
+    use super::*;
+    use crate::{
+        engine::{ApplyOutcome, mem::MemEngine},
+        record::{Edge, Value},
+    };
+
+    const DIR: Ino = Ino(2);
+    const ONE: DirStat = DirStat { length: 0, space: 4096, inodes: 1 };
+
+    fn books() -> Arc<Books> {
+        Arc::new(Books::new(MemEngine::new().caps()))
+    }
+
+    async fn apply(engine: &MemEngine, list: Vec<Effect>) {
+        let outcome = engine.apply(&ReadSet::default(), &Effects { list, ..Effects::none() }).await;
+        assert!(matches!(outcome, Ok(ApplyOutcome::Applied(_))));
+    }
+
+    /// A file in the directory, as an operation makes it.
+    async fn create(engine: &MemEngine, ino: u64) {
+        let edge = Edge { ino: Ino(ino), kind: FileType::File };
+        let attr = Attr { nlink: 1, parent: DIR, ..Attr::default() };
+        let name = Name::from(format!("f{ino}").as_str());
+        apply(engine, vec![Effect::InsertEdge(DIR, name, edge), Effect::InsertNode(Ino(ino), attr)]).await;
+    }
+
+    async fn stored(engine: &MemEngine) -> Option<DirStat> {
+        match engine.fetch(vec![Key::DirStat(DIR)]).await.expect("fetched").get(&Key::DirStat(DIR)) {
+            Some(Value::DirStat(stat)) => Some(*stat),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_a_recount_may_have_seen_is_counted_once() {
+        let (engine, books) = (MemEngine::new(), books());
+        apply(&engine, vec![Effect::InsertNode(DIR, Attr { kind: FileType::Directory, nlink: 2, ..Attr::default() })])
+            .await;
+        create(&engine, 10).await;
+        DirStatBook::announce(&books, vec![(DIR, ONE)]).settle();
+        // The second one is in the store, and its operation has not heard of that yet.
+        let second = DirStatBook::announce(&books, vec![(DIR, ONE)]);
+        create(&engine, 11).await;
+        books.dir_stats.flush(&engine).await.expect("flushed");
+        second.settle();
+        for _ in 0..2 {
+            books.dir_stats.flush(&engine).await.expect("flushed");
+        }
+        assert_eq!(stored(&engine).await, Some(DirStat { space: 8192, inodes: 2, ..ONE }));
+        assert!(books.dir_stats.pages.lock().is_empty(), "nothing is left to do");
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_back_counts_nowhere() {
+        let (engine, books) = (MemEngine::new(), books());
+        apply(&engine, vec![Effect::PutDirStat(DIR, ONE)]).await;
+        drop(DirStatBook::announce(&books, vec![(DIR, ONE)]));
+        books.dir_stats.flush(&engine).await.expect("flushed");
+        assert_eq!(stored(&engine).await, Some(ONE));
+        DirStatBook::announce(&books, vec![(DIR, ONE)]).settle();
+        books.dir_stats.flush(&engine).await.expect("flushed");
+        assert_eq!(stored(&engine).await, Some(DirStat { space: 8192, inodes: 2, ..ONE }));
+        assert!(books.dir_stats.pages.lock().is_empty());
     }
 }

@@ -12,7 +12,7 @@ use juicefs_core::{
 
 use super::{
     Client,
-    dir_stats::DirStatBook,
+    dir_stats::{Announced, DirStatBook},
     looks::{Changing, Looks},
     usage::UsageBook,
 };
@@ -22,7 +22,7 @@ use crate::{
         Halt, Scope,
         account::{Growth, space_delta},
     },
-    record::{DirStat, Key},
+    record::Key,
     txn::{Applied, Job, Operation, OperationJob, ReadSet, Step, Usage},
 };
 
@@ -56,7 +56,7 @@ struct Booked<O: Operation> {
     /// The session whose end makes it fail.
     writer: Option<SessionId>,
     usage: Usage,
-    dir_stats: Vec<(Ino, DirStat)>,
+    dir_stats: Option<Announced>,
 }
 
 impl<O: Operation> Job for Booked<O> {
@@ -70,14 +70,14 @@ impl<O: Operation> Job for Booked<O> {
 
     fn step(&mut self, read: &ReadSet) -> Step {
         let mut step = self.job.step(read);
-        self.changing = None;
+        (self.changing, self.dir_stats) = (None, None);
         if let Step::Apply(effects) = &mut step {
             if !effects.list.is_empty() {
                 effects.writer = self.writer;
             }
             self.changing = Some(self.looks.begin_change(&effects.list));
             self.usage = effects.usage;
-            self.dir_stats.clone_from(&effects.dir_stats);
+            self.dir_stats = Some(DirStatBook::announce(&self.books, effects.dir_stats.clone()));
         }
         step
     }
@@ -88,7 +88,9 @@ impl<O: Operation> Job for Booked<O> {
             changing.settle();
         }
         self.books.usage.settle(self.usage, self.books.usage_in_transaction);
-        self.books.dir_stats.add(std::mem::take(&mut self.dir_stats));
+        if let Some(dir_stats) = self.dir_stats.take() {
+            dir_stats.settle();
+        }
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
@@ -130,8 +132,8 @@ impl Client {
         let job = OperationJob::new(op);
         let books = Arc::clone(&self.books);
         let looks = Arc::clone(&self.looks);
-        let (usage, dir_stats) = (Usage::default(), Vec::new());
-        let job = Box::new(Booked { job, books, looks, changing: None, writer, usage, dir_stats });
+        let usage = Usage::default();
+        let job = Box::new(Booked { job, books, looks, changing: None, writer, usage, dir_stats: None });
         let job = match self.engine.run(job).await {
             Ok(job) => job.into_any(),
             Err(error) => {
