@@ -63,12 +63,12 @@ async fn tls_sentences() {
     }
 
     // One side speaks TLS and the other does not.
-    match hasty(&format!("redis://127.0.0.1:{port}/1"), Duration::from_millis(500)).ready().await {
+    match hasty(&format!("redis://127.0.0.1:{port}/1"), Duration::from_secs(4)).ready().await {
         Err(LinkError::Unavailable(why) | LinkError::Refused(why)) => assert!(why.contains("rediss://"), "{why}"),
         Ok(server) => panic!("{server:?}"),
     }
     let plain = RedisServer::new();
-    match hasty(&format!("rediss://127.0.0.1:{}/1", plain.port()), Duration::from_millis(500)).ready().await {
+    match hasty(&format!("rediss://127.0.0.1:{}/1", plain.port()), Duration::from_secs(4)).ready().await {
         Err(LinkError::Unavailable(why) | LinkError::Refused(why)) => assert!(why.contains("redis://"), "{why}"),
         Ok(server) => panic!("{server:?}"),
     }
