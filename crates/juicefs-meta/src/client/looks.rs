@@ -31,8 +31,8 @@ const SLOTS: usize = 2048;
 #[derive(Debug)]
 pub(super) struct Looks {
     slots: Box<[Mutex<Slot>]>,
-    /// Changes begun so far.
-    begun: AtomicU64,
+    /// Beginnings and ends of changes so far.
+    events: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ struct Slot {
     changes: u32,
     /// Changes met each other: what the node is now is not known here.
     tangled: bool,
-    /// Which change of all began last here.
+    /// The last event of all that was here.
     last: u64,
 }
 
@@ -57,7 +57,7 @@ struct Look {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     since: Instant,
-    begun: u64,
+    events: u64,
 }
 
 /// What a change makes of a node.
@@ -78,7 +78,7 @@ pub(super) struct Changing {
 
 impl Default for Looks {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| Mutex::default()).collect(), begun: AtomicU64::new(0) }
+        Self { slots: (0..SLOTS).map(|_| Mutex::default()).collect(), events: AtomicU64::new(0) }
     }
 }
 
@@ -86,6 +86,11 @@ impl Looks {
     fn slot(&self, ino: Ino) -> &Mutex<Slot> {
         let spread = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
         &self.slots[spread as usize % SLOTS]
+    }
+
+    /// The number of something that happens now.
+    fn event(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// What is known of a node and how old that is, if it is younger than `most`.
@@ -98,13 +103,13 @@ impl Looks {
 
     /// Before nodes are read.
     pub(super) fn begin_reading(&self) -> Reading {
-        Reading { since: Instant::now(), begun: self.begun.load(Ordering::SeqCst) }
+        Reading { since: Instant::now(), events: self.events.load(Ordering::SeqCst) }
     }
 
-    /// Remembers what was read of a node, unless a change of it began since, or is not over.
+    /// Remembers what was read of a node, unless a change of it began or ended since, or is not over.
     pub(super) fn remember(&self, reading: Reading, ino: Ino, attr: &Attr) {
         let mut slot = self.slot(ino).lock();
-        if slot.changes == 0 && slot.last <= reading.begun {
+        if slot.changes == 0 && slot.last <= reading.events {
             slot.look = Some(Look { ino, attr: attr.clone(), since: reading.since });
         }
     }
@@ -124,7 +129,7 @@ impl Looks {
             let mut slot = self.slot(ino).lock();
             slot.tangled |= slot.changes > 0;
             slot.changes += 1;
-            slot.last = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            slot.last = self.event();
             drop(slot);
             nodes.push((ino, turn));
         }
@@ -148,7 +153,7 @@ impl Changing {
                 }),
                 Turn::Goes => known.filter(|look| look.ino != ino),
             };
-            slot.end_change();
+            slot.end_change(self.looks.event());
         }
     }
 }
@@ -158,14 +163,15 @@ impl Drop for Changing {
         for (ino, _) in std::mem::take(&mut self.nodes) {
             let mut slot = self.looks.slot(ino).lock();
             slot.look = None;
-            slot.end_change();
+            slot.end_change(self.looks.event());
         }
     }
 }
 
 impl Slot {
-    fn end_change(&mut self) {
+    fn end_change(&mut self, event: u64) {
         self.changes -= 1;
+        self.last = event;
         if self.tangled {
             self.look = None;
             self.tangled = self.changes > 0;
@@ -224,11 +230,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_before_a_change_is_not_remembered_after_it() {
+    async fn what_was_read_before_the_end_of_a_change_is_not_remembered_after_it() {
         let looks = looks();
         let reading = looks.begin_reading();
-        looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(2))]).settle();
+        let changing = looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(2))]);
+        let meanwhile = looks.begin_reading();
+        changing.settle();
         looks.remember(reading, Ino(5), &attr(1));
+        assert_eq!(looks.recall(Ino(5), SECOND).map(|(attr, _)| attr.length), Some(2));
+        looks.remember(meanwhile, Ino(5), &attr(1));
         assert_eq!(looks.recall(Ino(5), SECOND).map(|(attr, _)| attr.length), Some(2));
     }
 
