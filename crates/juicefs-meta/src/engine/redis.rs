@@ -13,6 +13,7 @@ mod fetch;
 mod lanes;
 pub(crate) mod link;
 mod listing;
+mod locks;
 mod plan;
 mod recent;
 mod run;
@@ -53,7 +54,6 @@ const RESET_PAGE: usize = 1000;
 /// A volume in Redis.
 pub(crate) struct RedisEngine {
     link: Link,
-    described: String,
     keys: OnceCell<KeySpace>,
     lanes: Lanes,
     scripts: Scripts,
@@ -65,7 +65,6 @@ impl RedisEngine {
     /// An engine that connects when it is first used.
     pub(crate) fn new(address: Address) -> Self {
         Self {
-            described: address.describe(),
             link: Link::new(address),
             keys: OnceCell::new(),
             lanes: Lanes::new(rand::random()),
@@ -124,7 +123,7 @@ fn server_error(what: &str, error: &redis::ServerError) -> MetaError {
 #[async_trait]
 impl Engine for RedisEngine {
     fn describe(&self) -> String {
-        self.described.clone()
+        self.link.describe()
     }
 
     fn caps(&self) -> Caps {

@@ -82,6 +82,8 @@ impl KeySpace {
         xattrs(ino: Ino) = "x{}", ino.0;
         /// Keys in which a session holds locks.
         locked(sid: SessionId) = "locked{}", sid.0;
+        /// Matches the locks of all inodes.
+        any_lock() = "lock[fp]*";
         /// Inodes that a session keeps alive.
         sustained(sid: SessionId) = "session{}", sid.0;
         /// Sessions by expiry.

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use juicefs_meta::Engine;
+use juicefs_meta::{Engine, engine::mem::MemEngine};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 pub(crate) use arena::{Arena, Options};
@@ -111,11 +111,11 @@ fn calls_without_an_answer_happen_once_or_never() {
     // One thread each: between an effect and the news that it cannot be told, nobody of the same client comes in.
     let runtimes = Runtimes::new(1);
     runtimes.block_on(async {
-        let losing = |home: &Home, _: usize| match home {
-            Home::Mem(engine) => Optimistic::losing(Arc::clone(engine), 3) as Arc<dyn Engine>,
-            home => home.engine(),
-        };
-        let mut arena = Arena::new(Home::new(Kind::Mem), runtimes.handles(), losing, options).await;
+        let mem = Arc::new(MemEngine::new());
+        let engines = [Optimistic::new(Arc::clone(&mem)), Optimistic::new(Arc::clone(&mem))];
+        let engine = |_: &Home, client: usize| Arc::clone(&engines[client]) as Arc<dyn Engine>;
+        let mut arena = Arena::new(Home::Mem(mem), runtimes.handles(), engine, options).await;
+        engines.iter().for_each(|engine| engine.lose(3));
         for _ in 0..if full() { 500 } else { 30 } {
             for _ in 0..20 {
                 arena.round().await;

@@ -166,6 +166,7 @@ impl Address {
     }
 
     /// The options, to be changed before the address is used.
+    #[cfg(test)]
     pub(crate) fn options_mut(&mut self) -> &mut Options {
         &mut self.options
     }

@@ -9,8 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use juicefs_core::{FileType, Ino, Meta, MetaError, MetaResult, SessionId, Timestamp};
-use juicefs_meta::{Client, Engine};
+use juicefs_core::{Clock, FileType, Ino, Meta, MetaError, MetaResult, SessionId, Timestamp};
+use juicefs_meta::{Client, ClientConfig, Engine};
+use juicefs_testkit::clock::TestClock;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::runtime::Handle;
 
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     invariants, leaks,
     snapshot::Snapshot,
-    volume::{Home, Volume, config, format, root},
+    volume::{Home, START_SECS, Volume, config, format, root},
 };
 
 /// Processes of each client.
@@ -82,6 +83,8 @@ impl Arena {
         volume.client.flush_stats().await.expect("flushed");
         volume.client.rmdir(&root(), Ino::ROOT, b"first", true).await.expect("removed");
         volume.client.flush_stats().await.expect("flushed");
+        // It moves with every look, as time does: two changes of one node never leave the same times behind.
+        let clock = TestClock::at(START_SECS);
         let mut clients = Vec::new();
         let mut sessions = Vec::new();
         for (number, handle) in handles.iter().enumerate() {
@@ -89,7 +92,7 @@ impl Arena {
                 let _inside = handle.enter();
                 engine(&volume.home, number)
             };
-            let config = config(&volume.clock);
+            let config = ClientConfig { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..config(&volume.clock) };
             let opening = handle.spawn(async move {
                 let client = Client::open(engine, config).await.expect("opened");
                 let session = client.new_session(Bytes::from_static(b"{}")).await.expect("a session");

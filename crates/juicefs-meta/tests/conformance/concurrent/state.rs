@@ -29,6 +29,8 @@ pub(crate) struct State {
     opens: [BTreeMap<Id, u32>; 2],
     /// Files without a name that a client's session keeps.
     sustained: BTreeSet<(usize, Id)>,
+    /// Those of them whose last close could not free them: that is left to the end of the session.
+    abandoned: BTreeSet<(usize, Id)>,
 }
 
 /// What the model answers.
@@ -50,7 +52,7 @@ impl State {
     pub(crate) fn new() -> Self {
         let model = Model::new(false, juicefs_core::Timestamp::from_secs(crate::volume::START_SECS));
         let (numbers, ids) = (BTreeMap::from([(ROOT, Ino::ROOT)]), BTreeMap::from([(Ino::ROOT, ROOT)]));
-        Self { model, numbers, ids, opens: Default::default(), sustained: BTreeSet::new() }
+        Self { model, numbers, ids, opens: Default::default(), sustained: BTreeSet::new(), abandoned: BTreeSet::new() }
     }
 
     /// Whether the inode may have this number; notes it.
@@ -189,6 +191,7 @@ impl State {
     fn note_sustained(&mut self, client: usize, id: Id) {
         if self.model.nodes.get(&id).is_some_and(|node| node.nlink == 0) {
             self.sustained.insert((client, id));
+            self.abandoned.remove(&(client, id));
         }
     }
 
@@ -225,6 +228,7 @@ impl State {
         }
         self.model.link(WHO, id, dir, name)?;
         self.sustained.remove(&(client, id));
+        self.abandoned.remove(&(client, id));
         Ok(Told::Node(id))
     }
 
@@ -233,14 +237,20 @@ impl State {
         // The file may have gone although this client had it open: somebody else removed it.
         let Some(node) = self.model.nodes.get_mut(&id) else { return };
         node.opens = node.opens.saturating_sub(1);
-        if node.opens == 0 && !unanswered {
+        if node.opens > 0 || !self.sustained.contains(&(client, id)) {
+            return;
+        }
+        if unanswered {
+            self.abandoned.insert((client, id));
+        } else if !self.abandoned.contains(&(client, id)) {
             self.release(client, id);
         }
     }
 
     fn release(&mut self, client: usize, id: Id) {
-        let nameless = self.model.nodes.get(&id).is_some_and(|node| node.nlink == 0 && node.opens == 0);
-        if nameless && self.sustained.remove(&(client, id)) {
+        self.abandoned.remove(&(client, id));
+        let nameless = self.model.nodes.get(&id).is_some_and(|node| node.nlink == 0);
+        if self.sustained.remove(&(client, id)) && nameless {
             self.model.nodes.remove(&id);
         }
     }

@@ -58,12 +58,6 @@ impl Request {
         self.commands == 0
     }
 
-    /// Forgets the commands and keeps the memory.
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.commands = 0;
-    }
-
     /// Adds the commands of another request.
     pub(crate) fn append(&mut self, other: &Self) {
         self.bytes.extend_from_slice(&other.bytes);
