@@ -205,7 +205,7 @@ impl Volume {
     /// # Panics
     /// If they do not, with all that is wrong.
     pub fn assert_sound(&self, rest: Rest) {
-        assert_none(&self.faults(rest));
+        self.assert_none(&self.faults(rest));
     }
 
     /// All that does not fit, one sentence each.
@@ -227,7 +227,25 @@ impl Volume {
     /// # Panics
     /// If something does not fit, with all that is wrong.
     pub fn assert_sound_in(&self, redis: &mut Wire, prefix: &str, rest: Rest) {
-        assert_none(&audit::faults(audit::of_redis(redis, prefix, rest), self, rest));
+        self.assert_none(&audit::faults(audit::of_redis(redis, prefix, rest), self, rest));
+    }
+
+    /// Panics with the faults, after what the clients have logged about trouble.
+    fn assert_none(&self, faults: &[String]) {
+        if faults.is_empty() {
+            return;
+        }
+        for entry in fs::read_dir(self.dir()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let log = fs::read_to_string(&path).unwrap_or_default();
+                let trouble: Vec<&str> = log.lines().filter(|line| !line.contains("<INFO>")).collect();
+                let shown = &trouble[trouble.len().saturating_sub(40)..];
+                eprintln!("--- {}\n{}", path.display(), shown.join("\n"));
+            }
+        }
+        let shown: Vec<&str> = faults.iter().take(30).map(String::as_str).collect();
+        panic!("{} faults in the volume:\n{}", faults.len(), shown.join("\n"));
     }
 
     /// The objects below the bucket with their sizes, without the identity object of the volume.
@@ -245,11 +263,6 @@ impl Volume {
         }
         found
     }
-}
-
-fn assert_none(faults: &[String]) {
-    let shown: Vec<&str> = faults.iter().take(30).map(String::as_str).collect();
-    assert!(faults.is_empty(), "{} faults in the volume:\n{}", faults.len(), shown.join("\n"));
 }
 
 impl Default for Volume {

@@ -24,6 +24,8 @@ const MAX_GARBAGE: usize = 1 << 16;
 const MAX_COMPACTIONS: usize = 10;
 /// Between two passes over dirty files.
 const FLUSH_TICK: Duration = Duration::from_millis(500);
+/// Between two rounds of writing statistics.
+const STATISTICS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What upkeep has queued and under way.
 pub(crate) struct Upkeep {
@@ -85,7 +87,9 @@ impl Context {
         if config.read_only {
             return;
         }
-        tasks.spawn_until_stopped("statistics", Arc::clone(self).statistics());
+        // Never cut off: what a round has taken to write it would be lost, while the last one at the end writes the rest.
+        let cx = Arc::clone(self);
+        tasks.spawn_rounds("statistics", STATISTICS_PAUSE, move || Arc::clone(&cx).statistics());
         if self.upkeep.max_deletes > 0
             && let Some(queue) = self.upkeep.garbage_queue.lock().take()
         {
@@ -138,11 +142,8 @@ impl Context {
     }
 
     async fn statistics(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            if let Err(error) = self.meta.flush_stats().await {
-                tracing::warn!(%error, "statistics are kept for the next round");
-            }
+        if let Err(error) = self.meta.flush_stats().await {
+            tracing::warn!(%error, "statistics are kept for the next round");
         }
     }
 }

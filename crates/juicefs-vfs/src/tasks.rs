@@ -1,6 +1,6 @@
 //! Background tasks: each has a name, stops when told, and is joined at the end.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -43,6 +43,24 @@ impl Tasks {
         });
     }
 
+    /// Starts a task that does `round` after each pause, until [`Tasks::stop`] is called. A round that has begun is
+    /// finished.
+    pub(crate) fn spawn_rounds<F>(
+        &self,
+        name: &'static str,
+        pause: Duration,
+        mut round: impl FnMut() -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.stop.clone();
+        self.spawn(name, async move {
+            while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+                round().await;
+            }
+        });
+    }
+
     /// Stops the tasks that run until stopped.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
@@ -52,5 +70,36 @@ impl Tasks {
     pub(crate) async fn join(&self) {
         self.tracker.close();
         self.tracker.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_that_has_begun_is_finished() {
+        let tasks = Tasks::default();
+        let (begun, done) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+        let (begin, finish) = (Arc::clone(&begun), Arc::clone(&done));
+        tasks.spawn_rounds("rounds", Duration::from_secs(1), move || {
+            let (begin, finish) = (Arc::clone(&begin), Arc::clone(&finish));
+            async move {
+                begin.notify_one();
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                finish.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        begun.notified().await;
+        tasks.stop();
+        tasks.join().await;
+        assert_eq!(done.load(Ordering::Relaxed), 1);
     }
 }
