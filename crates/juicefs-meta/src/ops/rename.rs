@@ -1,5 +1,7 @@
 //! Moving a name, replacing or swapping what is there (format: metadata.md §6.10).
 
+use std::collections::BTreeSet;
+
 use juicefs_core::{
     attr::{Attr, FileType},
     errno::Errno,
@@ -16,8 +18,36 @@ use super::{
 };
 use crate::{
     record::{Edge, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Decision, Effect, Effects, NodeGuard, Operation, ReadSet},
 };
+
+/// Whether nothing that moves can be above this parent: it is the root, lies in the trash, or there is none.
+fn is_top(parent: Ino) -> bool {
+    parent == Ino::ROOT || parent == Ino(0) || parent.is_trash()
+}
+
+/// The directories above `dir`, which has these attributes. EINVAL when `moved` is among them or is `dir`: moved into
+/// it, neither could be reached any more. The way up ends early where the volume is damaged: a directory that is
+/// missing, or a circle.
+fn lineage(read: &ReadSet, moved: Ino, dir: Ino, attr: &Attr) -> Result<BTreeSet<Ino>, Halt> {
+    if dir == moved {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut above = BTreeSet::new();
+    let mut parent = attr.parent;
+    loop {
+        if parent == moved {
+            return Err(Errno::EINVAL.into());
+        }
+        if is_top(parent) || parent == dir || above.contains(&parent) {
+            return Ok(above);
+        }
+        need(read, [Key::Node(parent)])?;
+        let Some(attr) = read.node(parent) else { return Ok(above) };
+        above.insert(parent);
+        parent = attr.parent;
+    }
+}
 
 /// Moves `(from, name)` to `(to, new_name)`.
 #[derive(Debug)]
@@ -67,8 +97,15 @@ impl Rename {
             let reply = Renamed { ino: source.ino, attr: found.node.clone(), replaced: Removed::default() };
             return Ok((reply, Effects::none()));
         }
-        self.check(read, &found)?;
-        if self.flags.exchange { self.exchange(&found) } else { self.replace(read, &found) }
+        let mut above = BTreeSet::new();
+        self.check(read, &found, &mut above)?;
+        let (reply, mut effects) =
+            if self.flags.exchange { self.exchange(&found)? } else { self.replace(read, &found)? };
+        // The parents are guarded more strictly; a node that is replaced as a whole must not have changed at all.
+        let target = found.target.map(|(target, _)| target.ino);
+        above.retain(|ino| ![self.from, self.to, source.ino].contains(ino) && Some(*ino) != target);
+        effects.narrowed.extend(above.into_iter().map(|ino| (ino, NodeGuard::Place)));
+        Ok((reply, effects))
     }
 
     /// Looks both names up.
@@ -96,28 +133,35 @@ impl Rename {
                 keys.push(Key::HasEntries(target.ino));
             }
         }
+        // What is looked at first to see whether a directory moves below itself.
+        let goes_into = |edge: Edge, dir: &Attr| {
+            let moves = edge.kind == FileType::Directory && self.from != self.to && !is_top(dir.parent);
+            moves.then_some(Key::Node(dir.parent))
+        };
+        keys.extend(goes_into(source, to));
+        keys.extend(target.filter(|_| self.flags.exchange).and_then(|target| goes_into(target, from)));
         need(read, keys)?;
         let node = read.node(source.ino).ok_or(Errno::ENOENT)?;
         let target = target.map(|edge| (edge, read.node(edge.ino)));
         Ok(Found { from, to, source, node, target })
     }
 
-    /// Who may, and whether one can take the place of the other.
-    fn check(&self, read: &ReadSet, found: &Found<'_>) -> Result<(), Halt> {
+    /// Who may, and whether one can take the place of the other. Notes the directories whose place was looked at.
+    fn check(&self, read: &ReadSet, found: &Found<'_>, above: &mut BTreeSet<Ino>) -> Result<(), Halt> {
         let caller = &self.scope.caller;
         let source = found.source;
-        // The kernel looks for cycles of any depth; these are the ones that can be seen from here.
-        if source.ino == self.to || source.ino == found.to.parent {
-            return Err(Errno::EINVAL.into());
-        }
         let moves = self.from != self.to;
+        // The kernel looks for that too, but it knows nothing of what other clients move at the same time.
+        if moves && source.kind == FileType::Directory {
+            above.extend(lineage(read, source.ino, self.to, found.to)?);
+        }
         may_remove(read, caller, found.from, Some(found.node))?;
         let Some((target, attr)) = found.target else {
             may_create(read, caller, found.to)?;
             return self.may_move(read, moves, source, Some(found.node));
         };
-        if self.flags.exchange && (target.ino == self.from || target.ino == found.from.parent) {
-            return Err(Errno::EINVAL.into());
+        if self.flags.exchange && moves && target.kind == FileType::Directory {
+            above.extend(lineage(read, target.ino, self.from, found.from)?);
         }
         may_remove(read, caller, found.to, attr)?;
         let (is_dir, over_dir) = (source.kind == FileType::Directory, target.kind == FileType::Directory);

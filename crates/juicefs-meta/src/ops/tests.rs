@@ -12,7 +12,7 @@ use super::{Scope, link::Link, mknod::Mknod, remove::Removal, rename::Rename, rm
 use crate::{
     opens::OpenTable,
     record::{Edge, Key, Value},
-    txn::{Decision, Operation, ReadSet},
+    txn::{Decision, NodeGuard, Operation, ReadSet},
 };
 
 const FROM: Ino = Ino(10);
@@ -215,6 +215,97 @@ fn renaming() {
     assert_eq!(decide(&world), Ok(()));
     world.edge(TO, "m", TARGET, FileType::File);
     assert_eq!(decide(&world), Err(Errno::ENOTDIR));
+}
+
+/// A rename of the directory `(FROM, n)` to `(TO, m)`, both in the root unless a test says otherwise.
+fn moving_a_directory() -> World {
+    let mut world = World::new();
+    world.node(FROM, dir(0o777, 0));
+    world.node(TO, dir(0o777, 0));
+    world.edge(FROM, "n", SOURCE, FileType::Directory);
+    world.node(SOURCE, Attr { kind: FileType::Directory, ..file(0, USER) });
+    world
+}
+
+fn rename(exchange: bool) -> Rename {
+    let (name, new_name) = (Name::from("n"), Name::from("m"));
+    let flags = RenameFlags { exchange, ..RenameFlags::default() };
+    Rename { scope: scope(), from: FROM, name, to: TO, new_name, flags, removal: removal() }
+}
+
+/// `TO` below a chain of directories that ends at `top`.
+fn chain(world: &mut World, top: Ino) {
+    let above = [Ino(100), Ino(101), Ino(102)];
+    world.node(TO, Attr { parent: above[0], ..dir(0o777, 0) });
+    for (at, ino) in above.into_iter().enumerate() {
+        let parent = above.get(at + 1).copied().unwrap_or(top);
+        world.node(ino, Attr { parent, ..dir(0o777, 0) });
+    }
+}
+
+#[test]
+fn a_directory_does_not_move_below_itself() {
+    let mut world = moving_a_directory();
+    assert_eq!(world.decide(&rename(false)), Ok(()));
+    chain(&mut world, Ino::ROOT);
+    assert_eq!(world.decide(&rename(false)), Ok(()));
+    chain(&mut world, SOURCE);
+    assert_eq!(world.decide(&rename(false)), Err(Errno::EINVAL));
+    world.edge(TO, "m", TARGET, FileType::File);
+    world.node(TARGET, file(0, USER));
+    assert_eq!(world.decide(&rename(true)), Err(Errno::EINVAL));
+    // The other way round: what comes to FROM lies above it.
+    let mut world = moving_a_directory();
+    world.edge(FROM, "n", SOURCE, FileType::File);
+    world.node(SOURCE, file(0, USER));
+    world.edge(TO, "m", TARGET, FileType::Directory);
+    world.node(TARGET, Attr { parent: TO, ..dir(0o777, 0) });
+    assert_eq!(world.decide(&rename(true)), Ok(()));
+    world.node(FROM, Attr { parent: Ino(100), ..dir(0o777, 0) });
+    world.node(Ino(100), Attr { parent: TARGET, ..dir(0o777, 0) });
+    assert_eq!(world.decide(&rename(true)), Err(Errno::EINVAL));
+}
+
+#[test]
+fn damage_above_does_not_keep_a_directory_from_moving() {
+    let mut world = moving_a_directory();
+    chain(&mut world, Ino(101));
+    assert_eq!(world.decide(&rename(false)), Ok(()), "a circle that is there already");
+    chain(&mut world, TO);
+    assert_eq!(world.decide(&rename(false)), Ok(()), "a circle of the target itself");
+    chain(&mut world, Ino(999));
+    assert_eq!(world.decide(&rename(false)), Ok(()), "a directory that is missing");
+    chain(&mut world, Ino(Ino::TRASH_ROOT.0 + 5));
+    assert_eq!(world.decide(&rename(false)), Ok(()), "the trash is the end too");
+}
+
+#[test]
+fn only_a_directory_that_changes_its_parent_looks_upwards() {
+    let fetches = |world: &World, op: &Rename| {
+        let (mut read, mut keys, mut rounds) = (ReadSet::default(), op.keys(), 1);
+        loop {
+            keys.drain(..).for_each(|key| read.insert(key.clone(), world.0.get(&key).cloned()));
+            match op.decide(&read) {
+                Decision::Done(_, effects) => {
+                    let place = effects.narrowed.iter().filter(|(_, guard)| *guard == NodeGuard::Place).count();
+                    return (rounds, place);
+                }
+                Decision::Fail(errno) => panic!("{errno}"),
+                Decision::NeedMore(more) => keys = more,
+            }
+            rounds += 1;
+        }
+    };
+    let mut world = moving_a_directory();
+    chain(&mut world, Ino::ROOT);
+    assert_eq!(fetches(&world, &rename(false)), (4, 3), "the first directory above comes with the source");
+    world.node(FROM, Attr { parent: Ino(100), ..dir(0o777, 0) });
+    world.edge(FROM, "m", TARGET, FileType::Directory);
+    world.node(TARGET, Attr { parent: FROM, ..dir(0o777, 0) });
+    assert_eq!(fetches(&world, &Rename { to: FROM, ..rename(false) }), (2, 0), "within one directory");
+    world.edge(FROM, "n", SOURCE, FileType::File);
+    world.node(SOURCE, file(0, USER));
+    assert_eq!(fetches(&world, &rename(false)), (2, 0), "a file");
 }
 
 #[test]

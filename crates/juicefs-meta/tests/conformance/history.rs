@@ -267,12 +267,6 @@ impl Player {
             Step::Rename { from, to, flags } => {
                 let ((from_id, from, name), (to_id, to, new_name)) = (self.place(from)?, self.place(to)?);
                 let (no_replace, exchange) = (*flags == 1, *flags == 2);
-                let entry = |dir, name: &str| self.model.lookup(Who { uid: 0, gid: 0 }, dir, name);
-                let cycle = entry(from_id, &name).is_ok_and(|id| self.model.is_above(id, to_id))
-                    || exchange && entry(to_id, &new_name).is_ok_and(|id| self.model.is_above(id, from_id));
-                if cycle {
-                    return None;
-                }
                 let flags = RenameFlags { no_replace, exchange, ..RenameFlags::default() };
                 let real = client.rename(cx, from, name.as_bytes(), to, new_name.as_bytes(), flags).await;
                 let real = posix(real);

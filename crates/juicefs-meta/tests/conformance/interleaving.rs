@@ -333,6 +333,10 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
         .collect()
 }
 
+fn move_of_dir() -> impl Strategy<Value = (usize, &'static str)> {
+    prop::sample::select(vec![(0, "a"), (0, "b"), (1, "c"), (2, "n"), (3, "n")])
+}
+
 fn acts() -> impl Strategy<Value = Act> {
     let name = || prop::sample::select(vec!["f", "g", "h", "c", "n"]);
     let dir = || 1..DIRS;
@@ -348,10 +352,10 @@ fn acts() -> impl Strategy<Value = Act> {
         Just(Act::Rmdir { dir: 0, name: "b" }),
         Just(Act::Rmdir { dir: 1, name: "c" }),
         (dir(), name(), dir(), name(), any::<bool>()).prop_map(|(from, name, to, new_name, exchange)| {
-            // Only within the deepest levels: cycles are the kernel's to find.
-            let (from, to) =
-                if name == "c" || new_name == "c" { (1, if to == 3 { 2 } else { to }) } else { (from, to) };
-            Act::Rename { from: (from, name), to: (to, new_name), exchange: exchange && new_name != "c" }
+            Act::Rename { from: (from, name), to: (to, new_name), exchange }
+        }),
+        (move_of_dir(), 0..DIRS, any::<bool>()).prop_map(|(from, to, exchange)| {
+            Act::Rename { from, to: (to, if exchange { "c" } else { "n" }), exchange }
         }),
         (dir(), name()).prop_map(|(dir, name)| Act::Link { dir, name }),
         (1..=FILE, prop::sample::select(vec![0o700u16, 0o777])).prop_map(|(ino, mode)| Act::Chmod { ino, mode }),
@@ -409,6 +413,25 @@ fn a_busy_directory_does_not_conflict_but_its_permissions_do() {
     assert_eq!(conflicts_of(make("x"), make("x")), 1);
     assert_eq!(conflicts_of(make("x"), Act::Chmod { ino: 1, mode: 0o700 }), 1);
     assert_eq!(conflicts_of(Act::Write, Act::Write), 1);
+}
+
+/// Two directories moved into each other: whoever comes second finds what the first has done, however deep.
+#[test]
+fn directories_do_not_vanish_into_each_other() {
+    let moved = |from, to, exchange| Act::Rename { from, to, exchange };
+    let pairs = [
+        // `/b` into `/a/c` and `/a` into `/b`: neither sees the other from where it moves.
+        (moved((0, "b"), (3, "x"), false), moved((0, "a"), (2, "y"), false)),
+        (moved((0, "b"), (3, "x"), false), moved((1, "c"), (2, "y"), false)),
+        // `/b` changes places with what is below `/a`.
+        (moved((0, "b"), (1, "c"), true), moved((0, "a"), (2, "y"), false)),
+        (moved((0, "b"), (1, "f"), true), moved((0, "a"), (2, "y"), false)),
+        (moved((1, "f"), (0, "b"), true), moved((0, "a"), (2, "y"), false)),
+    ];
+    for (one, other) in pairs {
+        conflicts_of(one.clone(), other.clone());
+        conflicts_of(other, one);
+    }
 }
 
 /// A caller that goes away in the middle leaves the operation done or not done, and nothing counted that is not there.

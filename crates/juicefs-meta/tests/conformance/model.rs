@@ -304,7 +304,7 @@ impl Model {
     }
 
     /// Whether `id` is `below` or a directory above it.
-    pub(crate) fn is_above(&self, id: Id, below: Id) -> bool {
+    fn is_above(&self, id: Id, below: Id) -> bool {
         let mut at = below;
         loop {
             if at == id {

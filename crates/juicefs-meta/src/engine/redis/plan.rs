@@ -35,7 +35,7 @@ fn bytes(bytes: &[u8]) -> Text {
 /// client notes its changes.
 pub(super) fn plan(keys: &KeySpace, outcome: &Text, sight: &Sight, effects: &Effects) -> Plan {
     let mut plan = Plan::default();
-    if let Some(sid) = effects.writer {
+    if let Some(sid) = effects.writer.filter(|_| !effects.list.is_empty()) {
         plan.push(S::Alive, [keys.sessions()], [number(sid.0)]);
     }
     // In the order of the keys, so that equal operations make equal scripts.
