@@ -31,10 +31,20 @@ impl SliceRecord {
         Self { pos, id: SliceId::HOLE, size: 0, off: 0, len }
     }
 
+    /// The least that tells that the file was once cut here: zeros in the last byte of the chunk.
+    pub const CUT: Self = Self { pos: CHUNK_SIZE as u32 - 1, id: SliceId::HOLE, size: 0, off: 0, len: 1 };
+
     /// The slice that this record uses, `None` for zeros.
     #[must_use]
     pub fn key(&self) -> Option<SliceKey> {
         (!self.id.is_hole()).then_some(SliceKey { id: self.id, size: self.size })
+    }
+
+    /// Whether it has zeros up to the end of its chunk, as cutting a file leaves them: there may be chunks beyond the end
+    /// of the file. Stores without an index of chunks have nothing else to tell them that.
+    #[must_use]
+    pub fn tells_cut(&self) -> bool {
+        self.id.is_hole() && self.len > 0 && u64::from(self.pos) + u64::from(self.len) == CHUNK_SIZE
     }
 
     /// The 24 bytes of the format, big endian.
@@ -188,13 +198,18 @@ pub fn plan_compaction(records: &[SliceRecord], max_records: usize) -> Option<Co
     let clear = records[..skipped].iter().all(|r| {
         u64::from(r.pos) + u64::from(r.len) <= u64::from(pos) || u64::from(pos) + u64::from(size) <= u64::from(r.pos)
     });
-    (rest.len() >= 2 && size > 0 && clear).then(|| CompactionPlan {
+    (rest.len() >= 2 && size > 0 && clear && !is_compacted(rest, pos, size)).then(|| CompactionPlan {
         records: records.to_vec(),
         skipped,
         pos,
         size,
         pieces,
     })
+}
+
+/// Whether a compaction that kept the mark of a cut made these records.
+fn is_compacted(records: &[SliceRecord], pos: u32, size: u32) -> bool {
+    matches!(records, [SliceRecord::CUT, only] if (only.pos, only.off, only.len, only.size) == (pos, 0, size, size))
 }
 
 /// The view of `records` without leading and trailing zeros, its position and size; all zeros shrink to one byte.
@@ -242,6 +257,15 @@ mod tests {
         let plan = plan_compaction(&[big, tail[0], tail[1]], 1000).expect("two small records are worth joining");
         assert_eq!((plan.skipped, plan.pos, plan.size), (1, 4 << 20, 200));
         assert_eq!(plan_compaction(&[big], 1000), None);
+    }
+
+    #[test]
+    fn a_slice_with_the_mark_of_a_cut_is_as_compact_as_can_be() {
+        let whole = record(10, 4, 100, 0, 100);
+        assert_eq!(plan_compaction(&[SliceRecord::CUT, whole], 1000), None);
+        assert!(plan_compaction(&[whole, SliceRecord::zeros(50, CHUNK_SIZE as u32 - 50)], 1000).is_some());
+        assert!(plan_compaction(&[SliceRecord::CUT, record(10, 4, 200, 0, 100)], 1000).is_some());
+        assert!(SliceRecord::CUT.tells_cut() && !whole.tells_cut() && !SliceRecord::zeros(0, 10).tells_cut());
     }
 
     /// The obvious reference: paint bytes one record after the other.

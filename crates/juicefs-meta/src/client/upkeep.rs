@@ -8,7 +8,6 @@ use juicefs_core::{
     attr::Timestamp,
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SessionId, SliceKey},
-    limits::CHUNK_SIZE,
     meta::{Freed, Job, SessionInfo},
 };
 
@@ -206,36 +205,38 @@ impl Client {
     /// Chunk by chunk, each in a transaction of its own; the note of the removal goes with the last.
     pub(super) async fn drop_file_data(&self, Freed { ino, length }: Freed) -> MetaResult<Vec<SliceKey>> {
         self.writable()?;
+        let mut chunks = self.chunks_of(ino, length).await?;
+        // Backwards: an engine without an index of chunks sees by those within the file that it was cut and has chunks
+        // beyond, also when all of this has to be begun anew.
+        chunks.sort_unstable();
         let mut dead = Vec::new();
         loop {
-            let page = self.engine.scan(Scan::Chunks { ino, length }, None, CHUNK_PAGE).await?;
-            let all = page.len() < CHUNK_PAGE;
-            let chunk = |(key, _): &(Key, Value)| match key {
-                Key::Chunk(_, index) => Some(*index),
-                _ => None,
+            let index = chunks.pop();
+            let last = chunks.is_empty();
+            let Some(slices) = self.run(DropChunk { ino, length, index, last }).await? else {
+                tracing::error!(%ino, "data of a file that exists is noted for deletion; it is kept");
+                return Ok(dead);
             };
-            let mut indexes: Vec<Option<ChunkIndex>> = page.iter().map(chunk).collect();
-            // The chunk at the end goes last: an engine without an index of chunks sees by it alone that the file was cut
-            // and has chunks beyond, also when all of this has to be begun anew.
-            let at_end = |index: &Option<ChunkIndex>| index.map(u64::from) == Some(length / CHUNK_SIZE);
-            indexes.sort_by_key(at_end);
-            if !all {
-                indexes.pop_if(|index| at_end(index));
-            } else if indexes.is_empty() {
-                indexes.push(None);
-            }
-            let count = indexes.len();
-            for (n, index) in indexes.into_iter().enumerate() {
-                let last = all && n + 1 == count;
-                let Some(slices) = self.run(DropChunk { ino, length, index, last }).await? else {
-                    tracing::error!(%ino, "data of a file that exists is noted for deletion; it is kept");
-                    return Ok(dead);
-                };
-                dead.extend(slices);
-            }
-            if all {
+            dead.extend(slices);
+            if last {
                 return Ok(dead);
             }
+        }
+    }
+
+    /// The chunks of a removed file that have a list.
+    async fn chunks_of(&self, ino: Ino, length: u64) -> MetaResult<Vec<ChunkIndex>> {
+        let (mut indexes, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.engine.scan(Scan::Chunks { ino, length }, after, CHUNK_PAGE).await?;
+            indexes.extend(page.iter().filter_map(|(key, _)| match key {
+                Key::Chunk(_, index) => Some(*index),
+                _ => None,
+            }));
+            if page.len() < CHUNK_PAGE {
+                return Ok(indexes);
+            }
+            after = page.last().map(|(key, _)| key.clone());
         }
     }
 

@@ -3,6 +3,7 @@
 use juicefs_core::{
     Timestamp,
     ids::{ChunkIndex, Ino, SliceId, SliceKey},
+    limits::CHUNK_SIZE,
     meta::Compacted,
     slice::{CompactionPlan, SliceRecord},
 };
@@ -53,7 +54,11 @@ impl CommitCompaction {
         };
         let (kept, replaced) = self.plan.records.split_at(self.plan.skipped);
         let record = SliceRecord { pos: self.plan.pos, id: made.id, size: made.size, off: 0, len: made.size };
-        let list = kept.iter().copied().chain([record]).chain(later.iter().copied()).collect();
+        // Slices have no zeros at their ends. What told of a cut goes on telling it, below everything that shows.
+        let shows_last_byte = |record: &SliceRecord| record.pos + record.len == CHUNK_SIZE as u32;
+        let cut = replaced.iter().any(SliceRecord::tells_cut) && !kept.iter().any(shows_last_byte);
+        let mark = cut.then_some(SliceRecord::CUT);
+        let list = kept.iter().copied().chain(mark).chain([record]).chain(later.iter().copied()).collect();
         effects.push(Effect::PutChunk(self.ino, self.index, list));
         effects.push(Effect::InsertSliceRef(made));
         let mut dead = Vec::new();
@@ -104,6 +109,14 @@ mod tests {
         let (reply, effects) = commit(&stored, &planned, false);
         assert_eq!(reply, Compacted::Done(vec![SliceKey { id: SliceId(2), size: 10 }]));
         let list = vec![record(0, 50, 20), stored[2]];
+        assert!(effects.list.contains(&Effect::PutChunk(Ino(9), 0, list)));
+    }
+
+    #[test]
+    fn a_cut_stays_known() {
+        let planned = [record(0, 1, 10), record(10, 2, 10), SliceRecord::zeros(15, CHUNK_SIZE as u32 - 15)];
+        let (_, effects) = commit(&planned, &planned, false);
+        let list = vec![SliceRecord::CUT, record(0, 50, 15)];
         assert!(effects.list.contains(&Effect::PutChunk(Ino(9), 0, list)));
     }
 

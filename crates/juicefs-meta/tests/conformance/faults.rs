@@ -75,6 +75,29 @@ fn a_storm_loses_nothing_and_doubles_nothing() {
     });
 }
 
+#[test]
+#[ignore = "an outage of more than a minute"]
+fn an_outage_longer_than_the_patience_is_told_and_survived() {
+    let options = Options { seed: seed(), may_fail: true, looks_past: true };
+    let runtimes = Runtimes::new(2);
+    runtimes.block_on(async {
+        let home = Home::new(Kind::Redis);
+        let paths = [through(&home, 1), through(&home, 2)];
+        let mut arena = Arena::new(home, runtimes.handles(), |_, client| paths[client].1(), options).await;
+        for _ in 0..20 {
+            arena.round().await;
+        }
+        paths.iter().for_each(|(proxy, _)| proxy.cut(Duration::from_secs(62)));
+        for _ in 0..20 {
+            arena.round().await;
+        }
+        arena.check_records().await;
+        let told = arena.finish().await;
+        println!("{told:?}");
+        assert!(told.unanswered > 0, "nobody gave up: {told:?}");
+    });
+}
+
 /// Lets the reply to the next change be lost after it was made.
 fn lose_reply(proxy: &FaultProxy) {
     // Only scripts that change something name the key where they note it.

@@ -93,8 +93,8 @@ impl RedisEngine {
         Ok(there)
     }
 
-    /// Slice lists of a removed file: of the chunks that a file of its length has, and, when the one at its end shows that
-    /// it was cut, of those that it may have had before.
+    /// Slice lists of a removed file: of the chunks that a file of its length has, and, when one of them shows that it was
+    /// cut, of those that it may have had before.
     pub(super) async fn chunks_of(
         &self,
         ino: Ino,
@@ -108,15 +108,15 @@ impl RedisEngine {
             Some(Key::Chunk(_, index)) => index.saturating_add(1),
             _ => 0,
         };
-        // The page before may have ended with the chunk that shows the cut.
-        let beyond = at >= chunks;
+        // On an earlier page there may have been one.
+        let may_be_cut = at > 0;
         let mut found = Vec::new();
         while at < chunks && found.len() < limit {
             let upto = chunks.min(at.saturating_add(CHUNK_WINDOW));
             self.look_at_chunks((at..upto).map(|index| Key::Chunk(ino, index)).collect(), &mut found).await?;
             at = upto;
         }
-        if found.len() < limit && (beyond || found.iter().any(|(_, value)| was_cut(value))) {
+        if found.len() < limit && (may_be_cut || found.iter().any(|(_, value)| was_cut(value))) {
             let more = self.chunks_between(ino, at, at.saturating_add(CHUNKS_BEYOND)).await?;
             for window in more.chunks(CHUNK_WINDOW as usize) {
                 if found.len() < limit {
@@ -145,8 +145,6 @@ impl RedisEngine {
     }
 }
 
-/// Whether a list has zeros up to the end of its chunk, as cutting a file leaves them.
 fn was_cut(value: &Value) -> bool {
-    let to_the_end = |record: &SliceRecord| u64::from(record.pos) + u64::from(record.len) == CHUNK_SIZE;
-    matches!(value, Value::Chunk(list) if list.iter().any(|record| record.id.is_hole() && to_the_end(record)))
+    matches!(value, Value::Chunk(list) if list.iter().any(SliceRecord::tells_cut))
 }

@@ -3,7 +3,7 @@
 use juicefs_core::{
     Errno, FileType, Ino, Meta, SliceId, SliceRecord, Timestamp,
     limits::CHUNK_SIZE,
-    meta::{Copied, FallocateMode},
+    meta::{Compacted, Copied, FallocateMode},
     slice::{Piece, resolve},
 };
 
@@ -174,9 +174,20 @@ fn nothing_is_left_of_a_file_that_was_cut() {
                 v.write(f, index * CHUNK_SIZE + 100, 1000).await.expect("written");
             }
             v.client.truncate(&root(), f, length, true).await.expect("cut");
+            // Compaction drops zeros, and must not drop the memory of the cut with them.
+            for index in 0..3 {
+                let Some(plan) = v.client.plan_compaction(f, index).await.expect("planned") else { continue };
+                let slice = v.client.new_slice_id().await.expect("an id");
+                let done = v.client.commit_compaction(f, index, &plan, slice).await.expect("committed");
+                let Compacted::Done(dead) = done else { panic!("nobody else writes") };
+                for slice in dead {
+                    v.client.forget_slice(slice).await.expect("forgotten");
+                }
+                assert!(v.client.plan_compaction(f, index).await.expect("planned").is_none(), "nothing left to gain");
+            }
             let freed = v.unlink(Ino::ROOT, "f").await.expect("unlinked").expect("data");
             let dead = v.client.delete_file_data(freed).await.expect("deleted");
-            assert_eq!(dead.len(), 4, "cut to {length}");
+            assert!((2..=4).contains(&dead.len()), "cut to {length}: {dead:?}");
             for slice in dead {
                 v.client.forget_slice(slice).await.expect("forgotten");
             }
