@@ -42,21 +42,11 @@ find_cargo() {
     PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 }
 
-# The installer from where the toolchains are; the address that rustup documents for a manual installation.
-run_rustup_init() (
-    dir=$(mktemp -d)
-    trap 'rm -rf "$dir"' EXIT
-    curl --proto '=https' --tlsv1.2 -sSf -o "$dir/rustup-init" \
-        "https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init" &&
-        chmod +x "$dir/rustup-init" &&
-        "$dir/rustup-init" -y --profile minimal --no-modify-path
-)
-
 install_rust() {
     find_cargo && return
     say "installing Rust with rustup (for this user only)"
-    if ! run_rustup_init; then
-        say "rust-lang.org cannot be reached: trying the package"
+    if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path; then
+        say "rustup.rs cannot be reached: trying the package"
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rustup
         (cd "$root" && rustup show >/dev/null)
     fi

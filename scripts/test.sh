@@ -67,21 +67,13 @@ without_services() (
     "$@"
 )
 
-# The installer from where the toolchains are; the address that rustup documents for a manual installation.
-run_rustup_init() (
-    dir=$(mktemp -d)
-    trap 'rm -rf "$dir"' EXIT
-    curl --proto '=https' --tlsv1.2 -sSf -o "$dir/rustup-init" \
-        "https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init" &&
-        chmod +x "$dir/rustup-init" &&
-        "$dir/rustup-init" -y --profile minimal --no-modify-path
-)
-
 install_rust() {
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
     if ! command -v cargo >/dev/null; then
         say "installing Rust"
-        run_rustup_init || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rustup
+        if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path; then
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rustup
+        fi
     fi
     # The toolchain file names the version and its components; rustup fetches what is not there yet.
     cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || die "cargo, rustfmt or clippy is missing"
