@@ -5,10 +5,12 @@
 //!
 //! * `address`: the URL; `link`: connections, and finding the server that has the volume.
 //! * `fetch`: records from replies; `plan` and `script`: guards and effects as Lua; `lanes`: exactly once.
-//! * `recent`: what was seen; `run`: the loop around all of it. `listing` and `scan`: directories and whole kinds.
+//! * `recent`: what was seen; `run`: the loop around all of it. `listing` and `scan`: directories and whole kinds; `cursor`:
+//!   the walk below.
 
 pub(crate) mod address;
 mod chunks;
+mod cursor;
 mod fetch;
 mod lanes;
 pub(crate) mod link;
@@ -33,6 +35,7 @@ use tokio::sync::OnceCell;
 
 use self::{
     address::Address,
+    cursor::Cursor,
     fetch::Sight,
     lanes::Lanes,
     link::{Link, Request},
@@ -47,9 +50,6 @@ use crate::{
     record::{Counter, DirStat, Edge, Key, Value},
     txn::{Effects, Job, ReadSet},
 };
-
-/// Keys looked at and removed at once by a reset.
-const RESET_PAGE: usize = 1000;
 
 /// A volume in Redis.
 pub(crate) struct RedisEngine {
@@ -157,17 +157,9 @@ impl Engine for RedisEngine {
         let keys = self.keys().await?;
         let mut pattern: Vec<u8> = keys.prefix().as_bytes().to_vec();
         pattern.push(b'*');
-        let mut cursor: Bytes = "0".into();
-        loop {
-            let mut request = Request::new();
-            request.command::<&[u8]>(&[b"SCAN", &cursor[..], b"MATCH", &pattern, b"COUNT", &number(RESET_PAGE)]);
-            let mut parts = fetch::list("keys", self.one_bulk(&request).await?)?.into_iter();
-            let mut part = || parts.next().unwrap_or(redis::Value::Nil);
-            let next = fetch::bytes("keys", part())?.unwrap_or_else(|| "0".into());
-            let mut found = Vec::new();
-            for key in fetch::list("keys", part())? {
-                found.extend(fetch::bytes("key", key)?.filter(|key| keys.owns(key)));
-            }
+        let mut cursor = Cursor::start();
+        while let Some(mut found) = self.next_keys(&mut cursor, &pattern).await? {
+            found.retain(|key| keys.owns(key));
             if !found.is_empty() {
                 let mut request = Request::new();
                 request.begin(1 + found.len());
@@ -175,12 +167,9 @@ impl Engine for RedisEngine {
                 found.iter().for_each(|key| request.arg(key));
                 fetch::integer("keys", &self.call_one(&request).await?)?;
             }
-            if next.as_ref() == b"0" {
-                self.recent.clear();
-                return Ok(());
-            }
-            cursor = next;
         }
+        self.recent.clear();
+        Ok(())
     }
 
     async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use juicefs_core::{
     error::MetaResult,
     ids::{ChunkIndex, Ino},
@@ -12,6 +11,7 @@ use juicefs_core::{
 
 use super::{
     RedisEngine,
+    cursor::Cursor,
     fetch::{self, Sight},
     link::{Lane, Request},
     script::Script,
@@ -29,8 +29,6 @@ const CHUNKS_BEYOND: u32 = 4096;
 const PROBE_WINDOW: u32 = 4096;
 /// From so many chunks on (16 TiB) it is less work to look at all keys of the database than to ask for each.
 const PROBE_MAX: u32 = 1 << 18;
-/// Keys looked at in one step then.
-const SCAN_COUNT: usize = 5000;
 
 /// Which of the keys `KEYS[1]..n` there are.
 static PROBE: LazyLock<Script> = LazyLock::new(|| {
@@ -70,22 +68,10 @@ impl RedisEngine {
         let stem = self.keys().await?.chunk_stem(ino);
         let mut pattern = stem.clone();
         pattern.push(b'*');
-        let (mut there, mut cursor): (Vec<ChunkIndex>, Bytes) = (Vec::new(), "0".into());
-        loop {
-            let mut request = Request::new();
-            request.command::<&[u8]>(&[b"SCAN", &cursor, b"MATCH", &pattern, b"COUNT", &number(SCAN_COUNT)]);
-            let mut parts = fetch::list("keys", self.one_bulk(&request).await?)?.into_iter();
-            let next = parts.next().map(|part| fetch::bytes("keys", part)).transpose()?.flatten();
-            for key in parts.next().map(|part| fetch::list("keys", part)).transpose()?.unwrap_or_default() {
-                let key = fetch::bytes("key", key)?.unwrap_or_default();
-                if let Some(index) = key.strip_prefix(stem.as_slice()) {
-                    there.extend(parse_number::<ChunkIndex>("chunk", index).ok());
-                }
-            }
-            match next {
-                Some(next) if next.as_ref() != b"0" => cursor = next,
-                _ => break,
-            }
+        let (mut there, mut cursor): (Vec<ChunkIndex>, _) = (Vec::new(), Cursor::start());
+        while let Some(keys) = self.next_keys(&mut cursor, &pattern).await? {
+            let indexes = keys.iter().filter_map(|key| key.strip_prefix(stem.as_slice()));
+            there.extend(indexes.filter_map(|index| parse_number::<ChunkIndex>("chunk", index).ok()));
         }
         there.retain(|index| (from..to).contains(index));
         there.sort_unstable();

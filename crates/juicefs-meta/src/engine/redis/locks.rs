@@ -1,13 +1,9 @@
 //! Locks of a session that is gone.
 
-use bytes::Bytes;
 use juicefs_core::{error::MetaResult, ids::SessionId};
 
-use super::{RedisEngine, fetch, link::Request};
+use super::{RedisEngine, cursor::Cursor, fetch, link::Request};
 use crate::layout::redis::number;
-
-/// Keys looked at in one step.
-const SCAN_COUNT: usize = 5000;
 
 impl RedisEngine {
     /// Notes every key in which a session holds locks in the index of the session. JuiceFS (Go) does not note shared
@@ -18,14 +14,9 @@ impl RedisEngine {
         let mut owner = number(sid.0);
         owner.push(b'_');
         let pattern = keys.any_lock();
-        let mut cursor: Bytes = "0".into();
-        loop {
-            let mut request = Request::new();
-            request.command::<&[u8]>(&[b"SCAN", &cursor, b"MATCH", &pattern, b"COUNT", &number(SCAN_COUNT)]);
-            let mut parts = fetch::list("keys", self.one_bulk(&request).await?)?.into_iter();
-            let next = parts.next().map(|part| fetch::bytes("keys", part)).transpose()?.flatten();
-            for key in parts.next().map(|part| fetch::list("keys", part)).transpose()?.unwrap_or_default() {
-                let key = fetch::bytes("key", key)?.unwrap_or_default();
+        let mut cursor = Cursor::start();
+        while let Some(page) = self.next_keys(&mut cursor, &pattern).await? {
+            for key in page {
                 let mut request = Request::new();
                 request.command::<&[u8]>(&[b"HKEYS", &key]);
                 let holders = fetch::list("locks", self.call_one(&request).await?)?;
@@ -36,10 +27,7 @@ impl RedisEngine {
                     fetch::integer("locks", &self.call_one(&request).await?)?;
                 }
             }
-            match next {
-                Some(next) if next.as_ref() != b"0" => cursor = next,
-                _ => return Ok(()),
-            }
         }
+        Ok(())
     }
 }

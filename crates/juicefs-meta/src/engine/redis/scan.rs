@@ -8,7 +8,7 @@ use juicefs_core::{
     ids::{Ino, Name, SessionId},
 };
 
-use super::{RedisEngine, fetch, link::Request};
+use super::{RedisEngine, cursor::Cursor, fetch, link::Request};
 use crate::{
     engine::Scan,
     layout::{
@@ -17,9 +17,6 @@ use crate::{
     },
     record::{DelFile, DelaySlices, Key, Session, Value},
 };
-
-/// Fields of a hash asked for at once.
-const FIELDS: usize = 1000;
 
 type Records = Vec<(Key, Value)>;
 
@@ -74,13 +71,9 @@ impl RedisEngine {
         take: impl Fn(Bytes, Bytes) -> MetaResult<Option<(Key, Value)>>,
     ) -> MetaResult<Records> {
         let mut found = BTreeMap::new();
-        let mut cursor: Bytes = "0".into();
-        loop {
-            let mut request = Request::new();
-            request.command::<&[u8]>(&[b"HSCAN", hash, &cursor[..], b"COUNT", &number(FIELDS)]);
-            let mut parts = fetch::list("hash", self.one_bulk(&request).await?)?.into_iter();
-            let next = parts.next().map(|part| fetch::bytes("hash", part)).transpose()?.flatten();
-            for (field, value) in parts.next().map(|part| fetch::pairs("hash", part)).transpose()?.unwrap_or_default() {
+        let mut cursor = Cursor::start();
+        while let Some(page) = self.next_fields(&mut cursor, hash).await? {
+            for (field, value) in page {
                 if let Some((key, value)) = take(field, value)?
                     && after.as_ref().is_none_or(|after| key > *after)
                 {
@@ -90,11 +83,8 @@ impl RedisEngine {
                     }
                 }
             }
-            match next {
-                Some(next) if next.as_ref() != b"0" => cursor = next,
-                _ => return Ok(found.into_iter().collect()),
-            }
         }
+        Ok(found.into_iter().collect())
     }
 
     async fn all_sessions(&self, after: Option<Key>, limit: usize) -> MetaResult<Records> {
