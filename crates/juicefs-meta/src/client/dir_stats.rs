@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use juicefs_core::{error::MetaResult, ids::Ino, limits::READDIR_PAGE};
+use juicefs_core::{
+    error::MetaResult,
+    ids::{Ino, SessionId},
+    limits::READDIR_PAGE,
+};
 use parking_lot::Mutex;
 
 use super::run::Books;
@@ -12,9 +16,6 @@ use crate::{
     record::{DirStat, Key},
     txn::{Decision, Effect, Effects, Operation, OperationJob, ReadSet},
 };
-
-/// How often a directory that keeps changing is counted anew before it is left to the next flush.
-const RECOUNTS: usize = 3;
 
 /// What changed and is not written.
 #[derive(Debug, Default)]
@@ -92,8 +93,9 @@ impl DirStatBook {
     }
 
     /// Writes everything done so far. Directories without record are counted and get one. On an error the changes stay
-    /// noted; those that the engine may have taken before it failed are counted twice at worst.
-    pub(super) async fn flush(&self, engine: &dyn Engine) -> MetaResult<()> {
+    /// noted; those that the engine may have taken before it failed are counted twice at worst. What is counted anew is stored
+    /// only while the session `writer` is alive: a client that stood still meanwhile knows an old number.
+    pub(super) async fn flush(&self, engine: &dyn Engine, writer: Option<SessionId>) -> MetaResult<()> {
         let deltas = self.take();
         if deltas.is_empty() {
             return Ok(());
@@ -109,30 +111,29 @@ impl DirStatBook {
                 return Err(error);
             }
         };
+        let mut outcome = Ok(());
         for ino in missing {
-            self.recount(engine, ino).await?;
+            let counted = self.recount(engine, writer, ino).await;
+            if !matches!(counted, Ok(true)) {
+                self.pages.lock().entry(ino).or_default().again = true;
+            }
+            outcome = outcome.and(counted.map(drop));
         }
-        Ok(())
+        outcome
     }
 
     /// Counts the entries of a directory and stores that. What is done when the count begins is part of it. When a change
-    /// was under way or began meanwhile, nobody knows whether it was counted, so it is counted again; a directory that never
-    /// rests is left to a later flush.
-    async fn recount(&self, engine: &dyn Engine, ino: Ino) -> MetaResult<()> {
-        for _ in 0..RECOUNTS {
-            let Some(begun) = self.begin_count(ino) else {
-                tokio::task::yield_now().await;
-                continue;
-            };
-            let stat = count(engine, ino).await?;
-            if self.end_count(ino, begun) {
-                let job = engine.run(OperationJob::new(StoreDirStat { ino, stat })).await?;
-                OperationJob::<StoreDirStat>::outcome(job)?;
-                return Ok(());
-            }
+    /// was under way or began meanwhile, nobody knows whether it was counted: false, and a later flush counts again. A
+    /// directory that does not rest is thus counted once a flush at most.
+    async fn recount(&self, engine: &dyn Engine, writer: Option<SessionId>, ino: Ino) -> MetaResult<bool> {
+        let Some(begun) = self.begin_count(ino) else { return Ok(false) };
+        let stat = count(engine, ino).await?;
+        if !self.end_count(ino, begun) {
+            return Ok(false);
         }
-        self.pages.lock().entry(ino).or_default().again = true;
-        Ok(())
+        let job = engine.run(OperationJob::new(StoreDirStat { writer, ino, stat })).await?;
+        OperationJob::<StoreDirStat>::outcome(job)?;
+        Ok(true)
     }
 
     /// Forgets what is done, which the count that follows sees; `None` while a change is under way.
@@ -187,6 +188,7 @@ async fn count(engine: &dyn Engine, ino: Ino) -> MetaResult<DirStat> {
 /// Stores statistics that were counted, if the directory is still there.
 #[derive(Debug)]
 struct StoreDirStat {
+    writer: Option<SessionId>,
     ino: Ino,
     stat: DirStat,
 }
@@ -200,7 +202,7 @@ impl Operation for StoreDirStat {
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<()> {
-        let mut effects = Effects::none();
+        let mut effects = Effects { writer: self.writer, ..Effects::none() };
         if read.node(self.ino).is_some_and(juicefs_core::Attr::is_dir) {
             effects.push(Effect::PutDirStat(self.ino, self.stat));
         }
@@ -258,10 +260,10 @@ mod tests {
         // The second one is in the store, and its operation has not heard of that yet.
         let second = DirStatBook::announce(&books, vec![(DIR, ONE)]);
         create(&engine, 11).await;
-        books.dir_stats.flush(&engine).await.expect("flushed");
+        books.dir_stats.flush(&engine, None).await.expect("flushed");
         second.settle();
         for _ in 0..2 {
-            books.dir_stats.flush(&engine).await.expect("flushed");
+            books.dir_stats.flush(&engine, None).await.expect("flushed");
         }
         assert_eq!(stored(&engine).await, Some(DirStat { space: 8192, inodes: 2, ..ONE }));
         assert!(books.dir_stats.pages.lock().is_empty(), "nothing is left to do");
@@ -272,10 +274,10 @@ mod tests {
         let (engine, books) = (MemEngine::new(), books());
         apply(&engine, vec![Effect::PutDirStat(DIR, ONE)]).await;
         drop(DirStatBook::announce(&books, vec![(DIR, ONE)]));
-        books.dir_stats.flush(&engine).await.expect("flushed");
+        books.dir_stats.flush(&engine, None).await.expect("flushed");
         assert_eq!(stored(&engine).await, Some(ONE));
         DirStatBook::announce(&books, vec![(DIR, ONE)]).settle();
-        books.dir_stats.flush(&engine).await.expect("flushed");
+        books.dir_stats.flush(&engine, None).await.expect("flushed");
         assert_eq!(stored(&engine).await, Some(DirStat { space: 8192, inodes: 2, ..ONE }));
         assert!(books.dir_stats.pages.lock().is_empty());
     }

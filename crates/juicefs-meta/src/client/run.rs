@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// The session that wants what this client changes; `None` for a client without one.
-    fn writer(&self) -> Option<SessionId> {
+    pub(super) fn writer(&self) -> Option<SessionId> {
         Some(self.sid()).filter(|sid| sid.0 != 0)
     }
 

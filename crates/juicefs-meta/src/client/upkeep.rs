@@ -119,7 +119,7 @@ impl Client {
                 self.run(TellUsage { delta, books: Arc::clone(&self.books) }).await?;
             }
         }
-        self.books.dir_stats.flush(self.engine.as_ref()).await
+        self.books.dir_stats.flush(self.engine.as_ref(), self.writer()).await
     }
 
     pub(super) async fn list_sessions(&self) -> MetaResult<Vec<SessionInfo>> {
