@@ -114,9 +114,16 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             let stored = if let Some(Value::Counter(value)) = value { value - counter_shift(*counter) } else { 0 };
             plan.push(S::SameNumber, [keys.counter(*counter)], [number(stored)]);
         }
-        // Rules never change. Who names a file, and which chunks it has, changes together with its node, which whoever
-        // asks for them reads and guards as well.
-        (Key::Acl(_) | Key::Parents(_) | Key::ChunkIndexes(..), _) => {}
+        (Key::Parents(ino), Some(Value::Parents(parents))) => {
+            plan.push(S::PositiveFields, [keys.parents(*ino)], [number(parents.len())]);
+            for (parent, names) in parents {
+                plan.push(S::SameFieldNumber, [keys.parents(*ino)], [number(parent.0), number(*names)]);
+            }
+        }
+        (Key::Parents(ino), _) => plan.push(S::PositiveFields, [keys.parents(*ino)], [number(0)]),
+        // Rules never change. Which chunks a file has changes together with its node, which whoever asks for them reads and
+        // guards as well.
+        (Key::Acl(_) | Key::ChunkIndexes(..), _) => {}
     }
 }
 

@@ -55,6 +55,9 @@ steps! {
     NoField(1, 1) = "if c('HEXISTS',K1,A1)~=0 then return 0 end";
     /// A number in a field is what it was; a missing one is 0.
     SameFieldNumber(1, 2) = "if (c('HGET',K1,A1) or '0')~=A2 then return 0 end";
+    /// So many fields have a number above 0.
+    PositiveFields(1, 1) =
+        "do local n=0 for _,v in ipairs(c('HVALS',K1)) do if tonumber(v)>0 then n=n+1 end end if n~=tonumber(A1) then return 0 end end";
     /// A list is what it was.
     SameList(1, 1) = "if table.concat(c('LRANGE',K1,0,-1))~=A1 then return 0 end";
     /// A set has the member, or has it not.

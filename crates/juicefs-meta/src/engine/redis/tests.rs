@@ -249,6 +249,31 @@ async fn guards_hold_effects_back() {
     }
 }
 
+/// The node does not tell: under a clock that stands, a name can move and leave its node as it was.
+#[tokio::test]
+async fn who_names_a_file_is_guarded() {
+    let server = RedisServer::new();
+    let (ours, theirs) = (engine(&server), engine(&server));
+    let node = Ino(3);
+    put(&ours, vec![Effect::InsertNode(node, file()), Effect::AddParent(node, Ino(2), 2)]).await;
+    let wanted = effects(vec![Effect::SetCounter(Counter::AclMaxId, 5)]);
+    for change in [
+        vec![Effect::AddParent(node, Ino(2), -1), Effect::AddParent(node, Ino(4), 1)],
+        vec![Effect::AddParent(node, Ino(5), 1)],
+        vec![Effect::AddParent(node, Ino(4), -1)],
+        vec![Effect::DeleteParents(node)],
+        vec![Effect::AddParent(node, Ino(6), 1)],
+    ] {
+        let read = ours.fetch(vec![Key::Node(node), Key::Parents(node)]).await.expect("fetched");
+        assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "{read:?}");
+        // What Go leaves behind of a directory that names the file no more.
+        server.cli(&["HSET", "p3", "99", "0"]);
+        assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "{read:?}");
+        put(&theirs, change.clone()).await;
+        assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "{change:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_whose_session_is_gone_writes_nothing() {
     let server = RedisServer::new();
