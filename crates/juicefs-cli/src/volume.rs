@@ -43,6 +43,7 @@ pub(crate) async fn open_reader(engine: &Arc<dyn Engine>) -> Result<Arc<Client>>
         skip_dir_mtime: Duration::ZERO,
         subdir: None,
         heartbeat: Duration::from_secs(12),
+        keep_replaced: Duration::ZERO,
         atime_mode: AtimeMode::NoAtime,
         sort_dir: false,
         fast_statfs: false,

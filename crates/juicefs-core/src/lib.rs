@@ -15,6 +15,7 @@ pub mod ids;
 pub mod limits;
 pub mod meta;
 pub mod slice;
+pub mod stamps;
 pub mod store;
 pub mod version;
 

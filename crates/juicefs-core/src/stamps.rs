@@ -1,24 +1,27 @@
-//! Which inodes changed here since when, in fixed space.
+//! Which inodes changed since when, in fixed space.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use juicefs_core::Ino;
+use crate::Ino;
 
 const SLOTS: usize = 8192;
 
-/// A moment in the order of local changes.
+/// A moment in the order of the changes noted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Moment(u64);
+pub struct Moment(u64);
 
-/// Remembers for every inode the last local change, without growing: inodes share slots, so the answer "changed" may be
-/// about another inode, the answer "unchanged" is always true.
-pub(crate) struct Stamps {
+/// Remembers for every inode the last change that was noted, without growing: inodes share slots, so the answer "changed"
+/// may be about another inode, the answer "unchanged" is always true.
+#[derive(Debug)]
+pub struct Stamps {
     changes: AtomicU64,
     slots: Box<[AtomicU64]>,
 }
 
 impl Stamps {
-    pub(crate) fn new() -> Self {
+    /// Nothing has changed.
+    #[must_use]
+    pub fn new() -> Self {
         Self { changes: AtomicU64::new(1), slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
     }
 
@@ -28,19 +31,27 @@ impl Stamps {
     }
 
     /// The present moment: take it before asking for attributes.
-    pub(crate) fn now(&self) -> Moment {
+    #[must_use]
+    pub fn now(&self) -> Moment {
         Moment(self.changes.load(Ordering::SeqCst))
     }
 
     /// Notes that `ino` changes. Call it when the change is visible to whoever asks next.
-    pub(crate) fn touch(&self, ino: Ino) {
+    pub fn touch(&self, ino: Ino) {
         let at = self.changes.fetch_add(1, Ordering::SeqCst) + 1;
         self.slot(ino).fetch_max(at, Ordering::SeqCst);
     }
 
     /// Whether `ino` may have changed after `since`.
-    pub(crate) fn changed(&self, ino: Ino, since: Moment) -> bool {
+    #[must_use]
+    pub fn changed(&self, ino: Ino, since: Moment) -> bool {
         self.slot(ino).load(Ordering::SeqCst) > since.0
+    }
+}
+
+impl Default for Stamps {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

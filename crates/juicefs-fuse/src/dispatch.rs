@@ -43,11 +43,13 @@ type NameBuf = SmallVec<[u8; 40]>;
 /// too, and few programs expect EINTR from `stat`: short operations are better finished.
 const INTERRUPT_AFTER: Duration = Duration::from_secs(1);
 
-/// The answer to a request for a node that is not there any more, while the kernel still knows it: another client
-/// removed it. With ESTALE the kernel looks its name up again, and finds the file that took its place or, truly, none;
-/// ENOENT would go to the application, for which a name that is replaced by rename would be missing for a moment.
-fn gone(errno: Errno) -> Errno {
-    if errno == Errno::ENOENT { Errno::ESTALE } else { errno }
+/// The answer to a request for a node that is not there any more, while the kernel still knows it. When another client
+/// removed it, it is ESTALE: the kernel looks its name up again, and finds the file that took its place or, truly, none;
+/// ENOENT would go to the application, for which a name that is replaced by rename would be missing for a moment. What was
+/// unlinked here has been missing since the request's name was looked up, so that ENOENT is true; the kernel looks a name
+/// up anew only once, and might meet the next removal.
+fn gone<O: Operations>(ops: &O, node: Ino) -> impl FnOnce(Errno) -> Errno {
+    move |errno| if errno == Errno::ENOENT && !ops.unlinked(node) { Errno::ESTALE } else { errno }
 }
 
 /// What the mount decided about operations.

@@ -16,12 +16,21 @@ macro_rules! operations {
             $(fn $name(&self, $($arg: $type),*) -> impl Future<Output = Result<$out, Errno>> + Send {
                 async { Err(Errno::ENOSYS) }
             })*
+
+            /// Whether this mount itself unlinked the node lately, and replaced none of its names.
+            fn unlinked(&self, ino: Ino) -> bool {
+                false
+            }
         }
 
         impl Operations for Arc<Vfs> {
             $(fn $name(&self, $($arg: $type),*) -> impl Future<Output = Result<$out, Errno>> + Send {
                 Vfs::$name(self, $($arg),*)
             })*
+
+            fn unlinked(&self, ino: Ino) -> bool {
+                Vfs::unlinked(self, ino)
+            }
         }
     };
 }

@@ -105,6 +105,7 @@ fn main() {
         skip_dir_mtime: Duration::from_millis(100),
         subdir: None,
         heartbeat: Duration::from_secs(12),
+        keep_replaced: Duration::ZERO,
         atime_mode: AtimeMode::NoAtime,
         sort_dir: false,
         fast_statfs: false,

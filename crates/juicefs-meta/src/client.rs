@@ -58,6 +58,9 @@ pub struct ClientConfig {
     pub subdir: Option<String>,
     /// Interval of [`juicefs_core::Meta::heartbeat`]; a session expires after five. Zero: sessions last a year.
     pub heartbeat: Duration,
+    /// How long a file that a rename replaced can still be opened by those who looked its name up before. Whoever opens the
+    /// client calls `release_replaced` every second. Zero: it goes at once unless it is open.
+    pub keep_replaced: Duration,
     /// When reading moves access times.
     pub atime_mode: AtimeMode,
     /// Directories are listed by name on engines that list in another order.

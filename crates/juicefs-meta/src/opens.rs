@@ -3,19 +3,41 @@
 //! A removed file that is open stays until its last close ("sustained"). Whether it is open must be known when the
 //! removal is decided, and must still be true when it is committed. So a removal takes a hold on the file it is about to
 //! free; while the hold lasts, a first open waits for the outcome, and so does a last close.
+//!
+//! A file that a rename replaces is kept for a while even if nobody has it open: whoever looked its name up a moment ago is
+//! about to open it, and a name that is replaced is never missing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
 use juicefs_core::ids::Ino;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
+
+/// Replaced files that are kept at the same time; of more at once, those that nobody has open go immediately.
+const REPLACED_MAX: usize = 1 << 16;
 
 /// The open files of one client.
 #[derive(Debug, Default)]
 pub(crate) struct OpenTable {
     slots: Mutex<HashMap<Ino, Slot>>,
     hold_ended: Notify,
+    /// What renames replaced, or tried to, the oldest first.
+    replaced: Mutex<VecDeque<Replaced>>,
+}
+
+/// A node that a rename took the name of.
+#[derive(Debug)]
+struct Replaced {
+    ino: Ino,
+    at: Instant,
+    /// Of a symlink, which goes at once: all there is to know about it.
+    target: Option<Bytes>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -24,7 +46,7 @@ struct Slot {
     opens: u32,
     /// Removals under way that may free the file.
     holds: u32,
-    /// A removal found the file open, so its last close has to look after it.
+    /// A removal left the file in place, so its last close has to look after it, or the end of its time as a replaced one.
     sustained: bool,
 }
 
@@ -79,7 +101,7 @@ impl OpenTable {
                     slot.sustained = false;
                     slot.holds = 1;
                     drop(slots);
-                    return Some(Hold { table: Arc::clone(self), held: Mutex::new(SmallVec::from_elem(ino, 1)) });
+                    return Some(self.hold_on(SmallVec::from_elem(ino, 1)));
                 }
             }
             ended.await;
@@ -105,7 +127,47 @@ impl OpenTable {
 
     /// A hold on nothing yet, for one removal.
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
-        Hold { table: Arc::clone(self), held: Mutex::default() }
+        self.hold_on(SmallVec::new())
+    }
+
+    /// A hold that is counted already.
+    fn hold_on(self: &Arc<Self>, held: SmallVec<[Ino; 1]>) -> Hold {
+        Hold { table: Arc::clone(self), held: Mutex::new(held), replaced: Mutex::default() }
+    }
+
+    /// The target of a symlink that was replaced lately.
+    pub(crate) fn target(&self, ino: Ino) -> Option<Bytes> {
+        let replaced = self.replaced.lock();
+        replaced.iter().rev().find(|replaced| replaced.ino == ino).and_then(|replaced| replaced.target.clone())
+    }
+
+    /// Forgets what was replaced at least `age` ago. Files that nobody has open are returned, each with a hold under which
+    /// it has to be freed.
+    pub(crate) fn replaced_before(self: &Arc<Self>, age: Duration) -> Vec<(Ino, Hold)> {
+        let mut freed = Vec::new();
+        let now = Instant::now();
+        let mut replaced = self.replaced.lock();
+        while let Some(Replaced { ino, target, .. }) =
+            replaced.pop_front_if(|replaced| now.saturating_duration_since(replaced.at) >= age)
+        {
+            if target.is_some() {
+                continue;
+            }
+            let mut slots = self.slots.lock();
+            let Some(slot) = slots.get_mut(&ino) else { continue };
+            if slot.opens > 0 || !slot.sustained {
+                continue;
+            }
+            if slot.holds > 0 {
+                // Another removal of it is under way.
+                replaced.push_back(Replaced { ino, at: now, target: None });
+                continue;
+            }
+            slot.sustained = false;
+            slot.holds = 1;
+            freed.push((ino, self.hold_on(SmallVec::from_elem(ino, 1))));
+        }
+        freed
     }
 }
 
@@ -115,19 +177,48 @@ impl OpenTable {
 pub(crate) struct Hold {
     table: Arc<OpenTable>,
     held: Mutex<SmallVec<[Ino; 1]>>,
+    /// What is to be kept for a while once the removal is over, with the target of a symlink.
+    replaced: Mutex<SmallVec<[Kept; 1]>>,
 }
+
+/// An inode, and its target if it is a symlink.
+type Kept = (Ino, Option<Bytes>);
 
 impl Hold {
     /// Whether the file is open here. From now until the hold ends, the answer stays true to the table: an open file may
     /// be closed, yet its close waits; a file that is not open cannot be opened. Asking again gives the same answer.
     pub(crate) fn finds_open(&self, ino: Ino) -> bool {
+        self.take(ino, false)
+    }
+
+    /// Has the file kept as if it were open, unless too many are. The answer does not change either. What is kept shows up in
+    /// [`OpenTable::replaced_before`], whatever becomes of the removal.
+    pub(crate) fn keeps(&self, ino: Ino) -> bool {
+        let room = self.table.replaced.lock().len() < REPLACED_MAX;
+        self.take(ino, room)
+    }
+
+    /// Has the target of a symlink kept, which goes itself.
+    pub(crate) fn keeps_target(&self, ino: Ino, target: Bytes) {
+        let mut replaced = self.replaced.lock();
+        if !replaced.iter().any(|(known, _)| *known == ino) {
+            replaced.push((ino, Some(target)));
+        }
+    }
+
+    fn take(&self, ino: Ino, keep: bool) -> bool {
         let mut held = self.held.lock();
         let mut slots = self.table.slots.lock();
         let slot = slots.entry(ino).or_default();
         if !held.contains(&ino) {
             held.push(ino);
             slot.holds += 1;
-            slot.sustained |= slot.opens > 0;
+            if slot.opens > 0 {
+                slot.sustained = true;
+            } else if keep && !slot.sustained {
+                slot.sustained = true;
+                self.replaced.lock().push((ino, None));
+            }
         }
         slot.sustained
     }
@@ -135,6 +226,12 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        let replaced = self.replaced.get_mut();
+        if !replaced.is_empty() {
+            let at = Instant::now();
+            let kept = std::mem::take(replaced).into_iter().map(|(ino, target)| Replaced { ino, at, target });
+            self.table.replaced.lock().extend(kept);
+        }
         let held = self.held.get_mut();
         if held.is_empty() {
             return;
@@ -194,6 +291,43 @@ mod tests {
         assert!(poll(pin!(table.open(Ino(7)))).is_pending(), "nobody opens a file that is being freed");
         drop(freeing);
         assert!(table.slots.lock().is_empty());
+    }
+
+    #[test]
+    fn a_replaced_file_can_be_opened_for_a_while() {
+        let table = Arc::new(OpenTable::default());
+        let hold = table.hold();
+        assert!(hold.keeps(Ino(7)) && hold.keeps(Ino(7)));
+        drop(hold);
+        assert!(table.replaced_before(Duration::from_secs(60)).is_empty());
+        assert!(poll(pin!(table.open(Ino(7)))).is_ready());
+        assert!(table.replaced_before(Duration::ZERO).is_empty(), "it is open");
+        assert!(matches!(poll(pin!(table.close(Ino(7)))), Poll::Ready(Some(_))), "its last close frees it");
+        assert!(table.slots.lock().is_empty() && table.replaced.lock().is_empty());
+    }
+
+    #[test]
+    fn a_replaced_file_that_nobody_opens_is_freed_once() {
+        let table = Arc::new(OpenTable::default());
+        let hold = table.hold();
+        assert!(hold.keeps(Ino(7)));
+        assert!(table.replaced_before(Duration::ZERO).is_empty(), "the removal is under way");
+        drop(hold);
+        let freed = table.replaced_before(Duration::ZERO);
+        assert_eq!(freed.iter().map(|(ino, _)| *ino).collect::<Vec<_>>(), [Ino(7)]);
+        assert!(poll(pin!(table.open(Ino(7)))).is_pending(), "nobody opens a file that is being freed");
+        drop(freed);
+        assert!(table.replaced_before(Duration::ZERO).is_empty());
+        assert!(table.slots.lock().is_empty());
+    }
+
+    #[test]
+    fn a_replaced_symlink_can_be_followed_for_a_while() {
+        let table = Arc::new(OpenTable::default());
+        table.hold().keeps_target(Ino(7), Bytes::from_static(b"there"));
+        assert_eq!(table.target(Ino(7)).as_deref(), Some(&b"there"[..]));
+        assert!(table.replaced_before(Duration::ZERO).is_empty());
+        assert_eq!(table.target(Ino(7)), None);
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use juicefs_core::{ChunkStore, Clock, Lease, Meta, MetaResult};
+use juicefs_core::{ChunkStore, Clock, Lease, Meta, MetaResult, stamps::Stamps};
 
 use crate::{
     VfsConfig,
+    departed::Departed,
     file::DirtyFiles,
     maintenance::Upkeep,
     metrics::{MetaOp, Metrics},
-    stamps::Stamps,
     table::FileTable,
     tasks::Tasks,
 };
@@ -26,6 +26,7 @@ pub(crate) struct Context {
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Metrics,
     pub(crate) stamps: Stamps,
+    pub(crate) departed: Departed,
     pub(crate) files: FileTable,
     pub(crate) dirty: DirtyFiles,
     pub(crate) upkeep: Upkeep,
@@ -49,6 +50,7 @@ impl Context {
             tasks: Tasks::default(),
             metrics: Metrics::new(),
             stamps: Stamps::new(),
+            departed: Departed::new(),
             files: FileTable::new(),
             dirty: DirtyFiles::default(),
             upkeep,

@@ -19,11 +19,12 @@ use juicefs_core::{
     Attr, Errno, FileType, Ino, MetaError, Name,
     limits::READDIR_PAGE,
     meta::{DirCursor, DirEntry, DirPage},
+    stamps::Moment,
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{context::Context, fault, metrics::MetaOp, stamps::Moment};
+use crate::{context::Context, fault, metrics::MetaOp};
 
 /// Pages of a listing that keep their entries.
 const PAGES_KEPT: usize = 2;

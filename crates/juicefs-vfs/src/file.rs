@@ -20,13 +20,13 @@ use std::sync::{
     atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering},
 };
 
-use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE};
+use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Moment};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent};
 use self::{view::Views, writer::Writer};
-use crate::{context::Context, stamps::Moment};
+use crate::context::Context;
 
 /// What attributes said about the content when they were last asked for. Answers to changes of our own are not noted here:
 /// they would hide what another client changed at the same time, so after a change of ours the next look makes us forget

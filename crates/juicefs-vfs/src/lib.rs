@@ -7,6 +7,7 @@
 mod ahead;
 mod config;
 mod context;
+mod departed;
 mod dir;
 mod fault;
 mod file;
@@ -15,7 +16,6 @@ mod maintenance;
 mod metrics;
 mod ops;
 mod reply;
-mod stamps;
 mod table;
 mod tasks;
 mod vfs;

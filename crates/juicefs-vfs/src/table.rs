@@ -9,10 +9,10 @@ use std::{
     },
 };
 
-use juicefs_core::{Attr, Ino};
+use juicefs_core::{Attr, Ino, stamps::Moment};
 use parking_lot::{Mutex, RwLock};
 
-use crate::{ahead::Ahead, context::Context, dir::DirHandle, file::File, internal::InternalHandle, stamps::Moment};
+use crate::{ahead::Ahead, context::Context, dir::DirHandle, file::File, internal::InternalHandle};
 
 const SHARDS: usize = 64;
 /// Closed files whose state at the last open is remembered, at least.

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Instant};
 
-use juicefs_core::{Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult};
+use juicefs_core::{Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, stamps::Moment};
 
 use crate::{
     Entry, VfsConfig,
@@ -11,7 +11,6 @@ use crate::{
     fault,
     internal::Internal,
     metrics::{MetaOp, Op},
-    stamps::Moment,
     table::{Handle, HandleTable, LastOpens},
 };
 

@@ -24,7 +24,7 @@ impl<O: Operations> Call<'_, O> {
         let Call { ops, caller, node, .. } = self;
         let notifier = notifier.clone();
         Ok(Box::pin(async move {
-            let opened = ops.open(&caller, node, flags.cast_signed()).await.map_err(gone)?;
+            let opened = ops.open(&caller, node, flags.cast_signed()).await.map_err(gone(&ops, node))?;
             if !opened.keep_cache && !opened.direct_io {
                 // Another client may have changed the file: with its pages the kernel must drop the size it knows, or
                 // reads would end at the old one until the attributes time out.

@@ -13,7 +13,9 @@ use crate::{
 impl<O: Operations> Call<'_, O> {
     pub(super) fn opendir(self) -> Work {
         let Call { ops, caller, node, .. } = self;
-        Box::pin(async move { Ok(Answer::fixed(&open_out(&ops.opendir(&caller, node).await.map_err(gone)?))) })
+        Box::pin(
+            async move { Ok(Answer::fixed(&open_out(&ops.opendir(&caller, node).await.map_err(gone(&ops, node))?))) },
+        )
     }
 
     pub(super) fn readdir(mut self, plus: bool) -> Result<Work, Errno> {

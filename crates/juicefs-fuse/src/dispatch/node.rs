@@ -23,7 +23,7 @@ impl<O: Operations> Call<'_, O> {
         let fh = (flags & GETATTR_FH != 0).then_some(fh);
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
-            let reply = ops.getattr(&caller, node, fh).await.map_err(gone)?;
+            let reply = ops.getattr(&caller, node, fh).await.map_err(gone(&ops, node))?;
             Ok(Answer::fixed(&attr_out(&reply)))
         }))
     }
@@ -35,21 +35,23 @@ impl<O: Operations> Call<'_, O> {
         let changes = changes(&set)?;
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
-            let reply = ops.setattr(&caller, node, fh, changes, size).await.map_err(gone)?;
+            let reply = ops.setattr(&caller, node, fh, changes, size).await.map_err(gone(&ops, node))?;
             Ok(Answer::fixed(&attr_out(&reply)))
         }))
     }
 
     pub(super) fn readlink(self) -> Work {
         let Call { ops, caller, node, .. } = self;
-        Box::pin(async move { ops.readlink(&caller, node).await.map(Answer::Bytes).map_err(gone) })
+        Box::pin(async move { ops.readlink(&caller, node).await.map(Answer::Bytes).map_err(gone(&ops, node)) })
     }
 
     pub(super) fn access(mut self) -> Result<Work, Errno> {
         let AccessIn { mask, .. } = self.args.fixed()?;
         let mask = (mask & 7) as u8;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.access(&caller, node, mask).await.map(|()| Answer::Empty).map_err(gone) }))
+        Ok(Box::pin(
+            async move { ops.access(&caller, node, mask).await.map(|()| Answer::Empty).map_err(gone(&ops, node)) },
+        ))
     }
 
     pub(super) fn statfs(self) -> Work {
@@ -61,13 +63,13 @@ impl<O: Operations> Call<'_, O> {
         let GetxattrIn { size, .. } = self.args.fixed()?;
         let name = NameBuf::from_slice(self.args.text()?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { sized(ops.getxattr(&caller, node, &name).await.map_err(gone)?, size) }))
+        Ok(Box::pin(async move { sized(ops.getxattr(&caller, node, &name).await.map_err(gone(&ops, node))?, size) }))
     }
 
     pub(super) fn listxattr(mut self) -> Result<Work, Errno> {
         let GetxattrIn { size, .. } = self.args.fixed()?;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { sized(ops.listxattr(&caller, node).await.map_err(gone)?, size) }))
+        Ok(Box::pin(async move { sized(ops.listxattr(&caller, node).await.map_err(gone(&ops, node))?, size) }))
     }
 
     pub(super) fn setxattr(mut self) -> Result<Work, Errno> {

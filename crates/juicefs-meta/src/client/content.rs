@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
 use juicefs_core::{
     Caller,
     attr::{Attr, Timestamp},
@@ -26,6 +27,9 @@ use crate::{
     },
     record::Key,
 };
+
+/// Replaced files that are freed side by side.
+const PARALLEL_RELEASES: usize = 16;
 
 /// An open that is counted but not yet granted.
 pub(super) struct CountedOpen {
@@ -92,6 +96,29 @@ impl Client {
         }
         let sid = self.sid();
         self.run(Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) }).await
+    }
+
+    /// Frees the files that were replaced long enough ago and are not open.
+    pub(super) async fn free_replaced(&self) -> MetaResult<Vec<Freed>> {
+        let sid = self.sid();
+        let release = |(ino, hold)| Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) };
+        let due = self.opens.replaced_before(self.config.keep_replaced).into_iter().map(release);
+        if self.fence.is_shut() {
+            // Whoever ended the session has freed them.
+            return Ok(Vec::new());
+        }
+        let mut released = stream::iter(due).map(|release| self.run(release)).buffer_unordered(PARALLEL_RELEASES);
+        let (mut freed, mut outcome) = (Vec::new(), Ok(()));
+        while let Some(one) = released.next().await {
+            match one {
+                Ok(one) => freed.extend(one),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        match outcome {
+            Err(error) if freed.is_empty() => Err(error),
+            _ => Ok(freed),
+        }
     }
 
     pub(super) async fn chunk_records(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {

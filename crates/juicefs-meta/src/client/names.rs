@@ -225,7 +225,7 @@ impl Client {
     /// How a removal from `parent` goes about it.
     async fn removal(&self, parent: Ino, skip_trash: bool) -> MetaResult<Removal> {
         let trash = if skip_trash { None } else { self.trash_for(parent).await? };
-        Ok(Removal { trash, opens: self.opens.hold() })
+        Ok(Removal { trash, opens: self.opens.hold(), keep: false })
     }
 
     /// Whether a name can be taken out of `parent` at all.
@@ -287,7 +287,8 @@ impl Client {
         if flags.whiteout {
             return Err(Errno::EOPNOTSUPP.into());
         }
-        let removal = self.removal(to, false).await?;
+        let keep = !self.config.keep_replaced.is_zero();
+        let removal = Removal { keep, ..self.removal(to, false).await? };
         let scope = self.scope(cx);
         self.run(Rename { scope, from, name: Name::new(name), to, new_name, flags, removal }).await
     }

@@ -55,7 +55,9 @@ impl Client {
             }
         }
         let read = self.engine.fetch(vec![Key::Symlink(ino), Key::Node(ino)]).await?;
-        let attr = read.node(ino).ok_or(Errno::ENOENT)?;
+        let Some(attr) = read.node(ino) else {
+            return Ok(self.opens.target(ino).ok_or(Errno::ENOENT)?);
+        };
         if attr.kind != FileType::Symlink {
             return Err(Errno::EINVAL.into());
         }

@@ -45,6 +45,10 @@ impl Meta for Client {
         self.write_stats().await
     }
 
+    async fn release_replaced(&self) -> MetaResult<Vec<Freed>> {
+        self.free_replaced().await
+    }
+
     async fn sessions(&self) -> MetaResult<Vec<SessionInfo>> {
         self.list_sessions().await
     }

@@ -141,7 +141,7 @@ impl Client {
 
     async fn remove_trashed(&self, parent: Ino, name: &Name, kind: FileType) -> MetaResult<Removed> {
         let scope = self.scope(&Caller::root());
-        let removal = Removal { trash: None, opens: self.opens.hold() };
+        let removal = Removal { trash: None, opens: self.opens.hold(), keep: false };
         let name = name.clone();
         match kind {
             FileType::Directory => self.run(Rmdir { scope, parent, name, removal }).await,

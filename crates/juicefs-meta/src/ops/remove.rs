@@ -26,6 +26,8 @@ pub(crate) struct Removal {
     pub(crate) trash: Option<Ino>,
     /// Knows which files are open here.
     pub(crate) opens: Hold,
+    /// What goes is replaced under a name that is never missing: whoever found it there may still open it.
+    pub(crate) keep: bool,
 }
 
 /// A name that goes. The entry itself is the caller's: it may be removed or point elsewhere from now on.
@@ -75,8 +77,15 @@ pub(crate) fn lose_file(
         }
         return Ok(removed);
     }
-    let is_file = attr.kind == FileType::File;
-    let freed = if is_file && scope.sid.0 != 0 && removal.opens.finds_open(ino) {
+    if removal.keep && attr.kind == FileType::Symlink {
+        need(read, [Key::Symlink(ino)])?;
+        if let Some(target) = read.symlink(ino) {
+            removal.opens.keeps_target(ino, target.clone());
+        }
+    }
+    let may_stay = attr.kind == FileType::File && scope.sid.0 != 0;
+    let stays = || if removal.keep { removal.opens.keeps(ino) } else { removal.opens.finds_open(ino) };
+    let freed = if may_stay && stays() {
         effects.push(Effect::UpdateNode(ino, left));
         effects.push(Effect::PutSustained(scope.sid, ino));
         None

@@ -65,7 +65,7 @@ fn scope() -> Scope {
 }
 
 fn removal() -> Removal {
-    Removal { trash: None, opens: Arc::new(OpenTable::default()).hold() }
+    Removal { trash: None, opens: Arc::new(OpenTable::default()).hold(), keep: false }
 }
 
 fn dir(mode: u16, bits: u8) -> Attr {

@@ -80,6 +80,7 @@ pub(crate) fn config(clock: &Arc<StandingClock>) -> ClientConfig {
         skip_dir_mtime: Duration::ZERO,
         subdir: None,
         heartbeat: Duration::from_secs(12),
+        keep_replaced: Duration::ZERO,
         atime_mode: AtimeMode::NoAtime,
         sort_dir: true,
         fast_statfs: false,

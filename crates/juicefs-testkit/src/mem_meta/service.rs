@@ -230,6 +230,10 @@ impl Meta for MemMeta {
         self.note("heartbeat", Ino::ROOT)
     }
 
+    async fn release_replaced(&self) -> MetaResult<Vec<Freed>> {
+        Ok(Vec::new())
+    }
+
     async fn flush_stats(&self) -> MetaResult<()> {
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use juicefs_core::{Attr, Caller, Errno, Ino, SetAttr, SetTime, limits::MAX_NAME_BYTES};
+use juicefs_core::{Attr, Caller, Errno, Ino, SetAttr, SetTime, limits::MAX_NAME_BYTES, stamps::Moment};
 
 use crate::{
     AttrReply, StatFs, Vfs,
@@ -51,7 +51,7 @@ impl Vfs {
         answer
     }
 
-    async fn attr_reply(&self, ino: Ino, mut attr: Attr, since: crate::stamps::Moment) -> AttrReply {
+    async fn attr_reply(&self, ino: Ino, mut attr: Attr, since: Moment) -> AttrReply {
         let fresh = self.refresh(ino, &mut attr, since).await;
         AttrReply { attr, ino, attr_ttl: if fresh { self.cx.config.attr_ttl } else { Duration::ZERO } }
     }

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, sync::Arc, time::Instant};
 use bytes::Bytes;
 use juicefs_core::{
     Attr, Caller, Errno, FileType, Ino, Segments, buffer::segments_len, limits::MAX_FILE_BYTES, meta::OpenFlags,
+    stamps::Moment,
 };
 use rand::Rng;
 
@@ -15,7 +16,6 @@ use crate::{
     dir::Change,
     internal::{EntryText, Mode, Text},
     metrics::{MetaOp, Op},
-    stamps::Moment,
     table::{FileHandle, Handle},
     vfs::Answer,
 };

@@ -12,6 +12,7 @@ use juicefs_core::{
 use super::check_name;
 use crate::{
     Entry, Vfs,
+    departed::Loss,
     dir::Change,
     internal::{EntryText, Mode, Special, Text, is_special},
     metrics::{MetaOp, Op},
@@ -172,13 +173,20 @@ impl Vfs {
         self.name_changed(parent, name, change);
     }
 
-    fn removed(&self, removed: Removed) {
+    fn removed(&self, removed: Removed, loss: Loss) {
         if let Some(ino) = removed.ino {
             self.cx.stamps.touch(ino);
+            self.cx.departed.note(ino, loss);
         }
         if let Some(freed) = removed.freed {
             self.cx.upkeep.free(freed);
         }
+    }
+
+    /// Whether this mount itself removed the node's names lately, so that they were missing and not replaced.
+    #[must_use]
+    pub fn unlinked(&self, ino: Ino) -> bool {
+        self.cx.departed.only_removed(ino)
     }
 
     /// Removes the name of a non-directory. EPERM for internal files and directories, ENOENT, ENOTDIR, EROFS.
@@ -197,7 +205,7 @@ impl Vfs {
         let call = self.cx.meta.unlink(cx, parent, name, skip_trash);
         let removed = self.ask(MetaOp::Unlink, parent, call).await?;
         self.name_changed(parent, name, Change::Gone);
-        self.removed(removed);
+        self.removed(removed, Loss::Removed);
         Ok(())
     }
 
@@ -209,7 +217,7 @@ impl Vfs {
             let call = self.cx.meta.rmdir(cx, parent, name, false);
             let removed = self.ask(MetaOp::Rmdir, parent, call).await?;
             self.name_changed(parent, name, Change::Gone);
-            self.removed(removed);
+            self.removed(removed, Loss::Removed);
             Ok(())
         }
         .await;
@@ -262,7 +270,7 @@ impl Vfs {
         } else if from != to {
             self.name_changed(from.0, from.1, Change::Gone);
         }
-        self.removed(moved.replaced);
+        self.removed(moved.replaced, Loss::Replaced);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! From checked flags and the volume's setting to the settings of each layer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use juicefs_chunk::{CachePlace, ChecksumLevel, ChunkConfig, Eviction};
@@ -41,6 +41,10 @@ pub(super) fn overridden(format: &Format, overrides: &StorageOverrides) -> Resul
     Ok(format)
 }
 
+/// How long a replaced file can be opened by whoever looked its name up before: far longer than the kernel takes from one
+/// to the other.
+const KEEP_REPLACED: Duration = Duration::from_secs(1);
+
 /// Settings of the metadata client.
 pub(super) fn client(config: &MountConfig) -> ClientConfig {
     let meta = &config.meta;
@@ -49,6 +53,7 @@ pub(super) fn client(config: &MountConfig) -> ClientConfig {
         skip_dir_mtime: meta.skip_dir_mtime,
         subdir: meta.subdir.clone(),
         heartbeat: meta.heartbeat,
+        keep_replaced: KEEP_REPLACED,
         atime_mode: match meta.atime {
             AtimeMode::Noatime => juicefs_meta::AtimeMode::NoAtime,
             AtimeMode::Relatime => juicefs_meta::AtimeMode::RelAtime,

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use juicefs_core::{Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, meta::Job};
+use juicefs_core::{
+    Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr,
+    meta::{Freed, Job, NewNode, OpenFlags, RenameFlags},
+};
 use juicefs_meta::{
     Client, ClientConfig,
     engine::ApplyOutcome,
@@ -47,6 +50,58 @@ fn what_a_session_kept_goes_with_it() {
         assert_eq!(freed.iter().map(|freed| freed.ino).collect::<Vec<_>>(), [f]);
         assert_eq!(posix(v.client.getattr(f).await), Err(Errno::ENOENT));
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+/// Whoever looked a name up just before a rename took it over may still open what it found.
+#[test]
+fn a_replaced_file_can_be_opened_for_a_while() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let keeping = Duration::from_millis(50);
+        let client = v.second(ClientConfig { keep_replaced: keeping, ..config(&v.clock) }).await;
+        let replace = |name: &'static [u8]| {
+            let client = &client;
+            async move {
+                client.rename(&root(), Ino::ROOT, name, Ino::ROOT, b"f", RenameFlags::default()).await.expect("renamed")
+            }
+        };
+        let [f, opened] = [v.file(Ino::ROOT, "f").await, v.file(Ino::ROOT, "second").await];
+        v.write(f, 0, 10).await.expect("written");
+        v.write(opened, 0, 20).await.expect("written");
+        v.file(Ino::ROOT, "third").await;
+        v.client.flush_stats().await.expect("flushed");
+        assert_eq!(replace(b"second").await.replaced.freed, None);
+        assert_eq!(replace(b"third").await.replaced.freed, None);
+        let found = client.open(&root(), opened, OpenFlags::default()).await.expect("opened");
+        assert_eq!((found.nlink, found.length), (0, 20));
+        tokio::time::sleep(keeping).await;
+        assert_eq!(client.release_replaced().await.expect("freed"), [Freed { ino: f, length: 10 }]);
+        assert!(client.release_replaced().await.expect("freed").is_empty());
+        assert_eq!(posix(client.open(&root(), f, OpenFlags::default()).await).map(|_| ()), Err(Errno::ENOENT));
+        assert_eq!(client.close(opened).await.expect("closed"), Some(Freed { ino: opened, length: 20 }));
+        client.flush_stats().await.expect("flushed");
+        invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+#[test]
+fn a_replaced_symlink_can_be_followed_for_a_while() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let client = v.second(ClientConfig { keep_replaced: Duration::from_millis(50), ..config(&v.clock) }).await;
+        let link = |name: &'static [u8]| {
+            let client = &client;
+            let target = NewNode { target: Bytes::from_static(name), ..node(FileType::Symlink, 0o777) };
+            async move { client.mknod(&root(), Ino::ROOT, name, target).await.expect("made").0 }
+        };
+        let (first, second) = (link(b"first").await, link(b"second").await);
+        let replaced = client.rename(&root(), Ino::ROOT, b"second", Ino::ROOT, b"first", RenameFlags::default()).await;
+        assert_eq!(replaced.expect("renamed").ino, second);
+        assert_eq!(client.readlink(first).await.expect("read"), Bytes::from_static(b"first"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(client.release_replaced().await.expect("freed").is_empty());
+        assert_eq!(posix(client.readlink(first).await), Err(Errno::ENOENT));
     });
 }
 
@@ -104,13 +159,13 @@ fn a_read_only_client_leaves_no_trace() {
         let before = Snapshot::take(v.engine.as_ref()).await;
         let reader = v.second(ClientConfig { read_only: true, ..config(&v.clock) }).await;
         assert!(reader.sessions().await.expect("listed").is_empty());
-        let write = juicefs_core::meta::OpenFlags { write: true, ..Default::default() };
+        let write = OpenFlags { write: true, ..Default::default() };
         assert_eq!(posix(reader.open(&root(), f, write).await).map(|_| ()), Err(Errno::EROFS));
         assert_eq!(posix(reader.unlink(&root(), Ino::ROOT, b"f", false).await).map(|_| ()), Err(Errno::EROFS));
         assert_eq!(posix(reader.truncate(&root(), f, 0, true).await).map(|_| ()), Err(Errno::EROFS));
         assert_eq!(posix(reader.new_slice_id().await), Err(Errno::EROFS));
         assert_eq!(posix(reader.claim(Job::Trash, 1).await), Err(Errno::EROFS));
-        let read = juicefs_core::meta::OpenFlags { read: true, ..Default::default() };
+        let read = OpenFlags { read: true, ..Default::default() };
         reader.open(&root(), f, read).await.expect("opened");
         reader.close(f).await.expect("closed");
         reader.heartbeat().await.expect("beat");
@@ -129,7 +184,7 @@ fn opening_and_removing_at_once_is_one_after_the_other() {
             let f = v.file(Ino::ROOT, &name).await;
             v.write(f, 0, 10).await.expect("written");
             let (opener, remover) = (Arc::clone(&v.client), Arc::clone(&v.client));
-            let read = juicefs_core::meta::OpenFlags { read: true, ..Default::default() };
+            let read = OpenFlags { read: true, ..Default::default() };
             let open = tokio::spawn(async move { posix(opener.open(&root(), f, read).await).map(|_| ()) });
             let removed = remover.unlink(&root(), Ino::ROOT, name.as_bytes(), false).await.expect("unlinked");
             match open.await.expect("no panic") {
@@ -222,9 +277,9 @@ fn a_fenced_client_goes_on_reading() {
         assert_eq!(v.find(Ino::ROOT, "f").await, Ok(f));
         assert_eq!(v.attr(f).await.length, 10);
         assert_eq!(v.client.read_chunk(f, 0).await.expect("read").records.len(), 1);
-        let read = juicefs_core::meta::OpenFlags { read: true, ..Default::default() };
+        let read = OpenFlags { read: true, ..Default::default() };
         v.client.open(&root(), f, read).await.expect("opened");
-        let write = juicefs_core::meta::OpenFlags { write: true, ..Default::default() };
+        let write = OpenFlags { write: true, ..Default::default() };
         assert_fenced(v.client.open(&root(), f, write).await);
         assert_eq!(v.client.close(f).await.expect("closed"), None);
         assert_eq!(v.client.close(gone).await.expect("the other client has freed it"), None);
