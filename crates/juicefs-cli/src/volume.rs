@@ -11,15 +11,16 @@ use crate::secrets::mask_url;
 /// What users know to do when they read it.
 pub(crate) const UNFORMATTED: &str = "load setting: database is not formatted, please run `juicefs format ...` first";
 
-/// Opens the metadata engine of `url`.
+/// Opens the metadata engine of `url`. What is `read_only` may be one that cannot be written to.
 ///
 /// # Errors
 /// With the address, without its password, when it is not supported or cannot be reached.
-pub(crate) async fn open_engine(url: &str) -> Result<Arc<dyn Engine>> {
+pub(crate) async fn open_engine(url: &str, read_only: bool) -> Result<Arc<dyn Engine>> {
     tracing::info!("Meta address: {}", mask_url(url));
     let url = if url.contains("://") { url.to_owned() } else { format!("redis://{url}") };
     let passwords = Passwords::from_variables(|name| std::env::var(name).ok());
-    juicefs_meta::open_with(&url, &passwords).with_context(|| format!("Meta {} is not available", mask_url(&url)))
+    juicefs_meta::open_with(&url, &passwords, read_only)
+        .with_context(|| format!("Meta {} is not available", mask_url(&url)))
 }
 
 /// The setting of the volume that is stored in `engine`.

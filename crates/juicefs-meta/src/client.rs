@@ -154,6 +154,7 @@ impl Client {
         client.load_usage().await?;
         client.load_rules().await?;
         client.root = client.enter_subdir().await?;
+        client.engine.warm_up(client.root).await?;
         Ok(Arc::new(client))
     }
 

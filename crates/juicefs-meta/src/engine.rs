@@ -104,6 +104,11 @@ pub trait Engine: Send + Sync {
     /// Applies effects if everything in `read` (narrowed as the effects say) still holds.
     async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome>;
 
+    /// Reads ahead what the address asks for, below the root of the mount.
+    async fn warm_up(&self, _root: Ino) -> MetaResult<()> {
+        Ok(())
+    }
+
     /// Entry and attributes in one round trip; attributes are `None` when the node is missing.
     async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(crate::record::Edge, Option<Attr>)>>;
     /// A page of a directory after `from`, entries present throughout a listing exactly once.

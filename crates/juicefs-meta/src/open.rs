@@ -22,20 +22,20 @@ const SUPPORTED: &str = "redis://, rediss://, unix://, sqlite3://";
 /// # Errors
 /// As [`open_with`].
 pub fn open(url: &str) -> MetaResult<Arc<dyn Engine>> {
-    open_with(url, &Passwords::default())
+    open_with(url, &Passwords::default(), false)
 }
 
 /// An engine for `DRIVER://ADDRESS`; text without `://` means Redis. A password that the URL lacks is taken from
-/// `passwords`. Connects lazily and creates nothing before [`Engine::prepare`].
+/// `passwords`. Whoever says `read_only` never writes, and may be given an engine that cannot. Connects lazily and creates nothing before [`Engine::prepare`].
 ///
 /// # Errors
 /// `Setting` with a sentence for the user: an unknown driver, a bad option, a directory that is not there.
-pub fn open_with(url: &str, passwords: &Passwords) -> MetaResult<Arc<dyn Engine>> {
+pub fn open_with(url: &str, passwords: &Passwords, read_only: bool) -> MetaResult<Arc<dyn Engine>> {
     let (driver, address) = url.split_once("://").unwrap_or(("redis", url));
     match driver {
         "sqlite3" => Ok(Arc::new(SqliteEngine::open(address)?)),
         "redis" | "rediss" | "unix" => {
-            Ok(Arc::new(RedisEngine::new(Address::parse(driver, address)?.complete(passwords)?)))
+            Ok(Arc::new(RedisEngine::new(Address::parse(driver, address)?.complete(passwords)?, read_only)))
         }
         _ if PLANNED.contains(&driver) => {
             Err(MetaError::Setting(format!("{driver}:// is not supported by this build yet; supported: {SUPPORTED}")))

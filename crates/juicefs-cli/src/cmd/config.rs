@@ -24,7 +24,7 @@ use crate::{
 /// # Errors
 /// A sentence for the user. The setting is changed as a whole or not at all.
 pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundings) -> Result<()> {
-    let engine = open_engine(&args.meta_url).await?;
+    let engine = open_engine(&args.meta_url, false).await?;
     if !changes_asked_for(words) {
         return terminal::print(&stored(&engine).await?.redacted().to_json_indented("  ")?).context("print");
     }

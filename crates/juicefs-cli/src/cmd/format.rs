@@ -21,7 +21,7 @@ use crate::{
 pub(crate) async fn run(args: &FormatArgs, here: &Surroundings) -> Result<()> {
     // Flags are checked before anything is touched: even opening an engine may make a file.
     let Warned { value: fresh, mut warnings } = volume::new_format(args, here)?;
-    let engine = open_engine(&args.meta_url).await?;
+    let engine = open_engine(&args.meta_url, false).await?;
     let old = Client::load_format(&engine).await.context("load setting")?;
     let format = match &old {
         Some(_) if args.no_update => return Ok(()),

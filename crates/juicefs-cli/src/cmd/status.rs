@@ -103,7 +103,7 @@ struct Status {
 /// # Errors
 /// A sentence for the user when the volume cannot be read.
 pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
-    let engine = open_engine(&args.meta_url).await?;
+    let engine = open_engine(&args.meta_url, false).await?;
     let format = load_format(&engine).await?;
     let client = open_reader(&engine).await?;
     let sessions = client.sessions().await.context("list sessions")?;

@@ -9,6 +9,7 @@
 //!   the walk below.
 
 pub(crate) mod address;
+mod cache;
 mod chunks;
 mod cursor;
 mod fetch;
@@ -23,6 +24,8 @@ mod scan;
 mod script;
 mod turns;
 
+use std::sync::{Arc, OnceLock};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
@@ -35,6 +38,7 @@ use tokio::sync::OnceCell;
 
 use self::{
     address::Address,
+    cache::Cache,
     cursor::Cursor,
     fetch::Sight,
     lanes::Lanes,
@@ -54,18 +58,24 @@ use crate::{
 /// A volume in Redis.
 pub(crate) struct RedisEngine {
     link: Link,
+    /// Nothing is written, and the server may be one that cannot.
+    read_only: bool,
     keys: OnceCell<KeySpace>,
     lanes: Lanes,
     scripts: Scripts,
     recent: Recent,
+    /// Set with the first connection, if the URL asks for it.
+    cache: OnceLock<Arc<Cache>>,
     turns: Turns,
 }
 
 impl RedisEngine {
-    /// An engine that connects when it is first used.
-    pub(crate) fn new(address: Address) -> Self {
+    /// An engine that connects when it is first used. What is `read_only` may read from a replica, if the URL says so.
+    pub(crate) fn new(address: Address, read_only: bool) -> Self {
         Self {
-            link: Link::new(address),
+            cache: OnceLock::new(),
+            link: Link::new(address, read_only),
+            read_only,
             keys: OnceCell::new(),
             lanes: Lanes::new(rand::random()),
             scripts: Scripts::default(),
@@ -76,8 +86,22 @@ impl RedisEngine {
 
     /// The keys of the volume, which depend on whether the server is part of a cluster.
     async fn keys(&self) -> MetaResult<&KeySpace> {
-        let connect = || async { Ok::<_, MetaError>(KeySpace::new(&self.link.ready().await?.key_prefix)) };
+        let connect = || async {
+            let keys = KeySpace::new(&self.link.ready().await?.key_prefix);
+            self.start_cache(&keys);
+            Ok::<_, MetaError>(keys)
+        };
         self.keys.get_or_try_init(connect).await
+    }
+
+    /// Begins to cache what is read, if the URL asks for it.
+    fn start_cache(&self, keys: &KeySpace) {
+        let options = &self.link.options().client_cache;
+        if options.enabled {
+            let cache = self.cache.get_or_init(|| Arc::new(Cache::new(keys.prefix(), options)));
+            let prefixes = ["i", "d"].map(|kind| format!("{}{kind}", keys.prefix()));
+            self.link.watch(prefixes.into(), keys.setting().to_vec(), Arc::clone(cache) as _);
+        }
     }
 
     /// Adds to statistics with one script; returns the directories that have none.
@@ -180,7 +204,10 @@ impl Engine for RedisEngine {
         if keys.is_empty() {
             return Ok(ReadSet::default());
         }
-        Ok(self.look(&keys).await?.read)
+        match self.cache.get().and_then(|cache| cache.get_all(&keys)) {
+            Some(read) => Ok(read),
+            None => Ok(self.look(&keys).await?.read),
+        }
     }
 
     async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
@@ -204,6 +231,10 @@ impl Engine for RedisEngine {
         Ok(stored.saturating_add(counter_shift(counter)))
     }
 
+    async fn warm_up(&self, root: Ino) -> MetaResult<()> {
+        self.preload(root).await
+    }
+
     async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>> {
         self.walk(scan, after, limit).await
     }
@@ -213,7 +244,7 @@ impl Engine for RedisEngine {
     }
 
     async fn close(&self) {
-        if let Some(keys) = self.keys.get() {
+        if let Some(keys) = self.keys.get().filter(|_| !self.read_only) {
             let mut request = Request::new();
             request.command::<&[u8]>(&[b"DEL", keys.outcome(self.lanes.client()).as_slice()]);
             // It expires on its own if this fails.

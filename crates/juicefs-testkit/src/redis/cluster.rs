@@ -61,6 +61,33 @@ impl RedisCluster {
         &self.nodes
     }
 
+    /// Adds a replica of a node, and returns when it is up to date and the others know it.
+    #[must_use]
+    pub fn add_replica(&self, of: usize) -> RedisServer {
+        let replica = start_node(&[]);
+        let bus = wire_config(&replica, "cluster-port");
+        self.nodes[of].wire(0).call(&["CLUSTER", "MEET", "127.0.0.1", &replica.port().to_string(), &bus]);
+        let mut wire = replica.wire(0);
+        wait_until("the replica knows its master", || wire.call(&["CLUSTER", "NODES"]).text().contains(&self.ids[of]));
+        wire.call(&["CLUSTER", "REPLICATE", &self.ids[of]]);
+        wait_until("the replica is up to date", || {
+            wire.call(&["INFO", "replication"]).text().contains("master_link_status:up")
+        });
+        // Nodes name a replica only once it has received something, be it a ping.
+        self.nodes[of].wire(0).call(&["CONFIG", "SET", "repl-ping-replica-period", "1"]);
+        let port = i64::from(replica.port());
+        wait_until("all nodes name the replica", || {
+            self.nodes.iter().all(|node| {
+                let ranges = node.wire(0).call(&["CLUSTER", "SLOTS"]).items();
+                ranges
+                    .into_iter()
+                    .flat_map(|range| range.items().split_off(3))
+                    .any(|node| matches!(node.items().get(1), Some(told) if told.clone().int() == port))
+            })
+        });
+        replica
+    }
+
     /// The slot of a key, as the hash tag says: volume `db` lives in the slot of `{db}`.
     #[must_use]
     pub fn slot_of(&self, key: &str) -> u16 {

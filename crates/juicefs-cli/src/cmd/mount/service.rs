@@ -56,7 +56,7 @@ struct Assembled {
 }
 
 async fn assemble(config: &MountConfig) -> Result<Assembled> {
-    let engine = open_engine(&config.meta_url).await?;
+    let engine = open_engine(&config.meta_url, config.meta.read_only).await?;
     let stored = load_format(&engine).await?;
     let format = settings::overridden(&stored, &config.overrides)?;
     let storage = open_storage(&format)?;

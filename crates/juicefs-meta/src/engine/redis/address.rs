@@ -14,7 +14,7 @@ use std::{fmt, path::PathBuf};
 use juicefs_core::error::{MetaError, MetaResult};
 use percent_encoding::percent_decode_str;
 
-pub(crate) use options::{Options, TlsFiles};
+pub(crate) use options::{ClientCache, Options, ReplicaRoute, TlsFiles};
 pub use passwords::Passwords;
 pub(crate) use passwords::Secret;
 

@@ -12,6 +12,7 @@ mod stream;
 mod tests;
 mod tls;
 mod trouble;
+mod watch;
 
 use std::{
     sync::{
@@ -27,7 +28,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     connection::{Connection, Limits, Replies},
@@ -35,8 +36,9 @@ use self::{
     scout::Scout,
     stream::Target,
     trouble::{SetupError, Trouble},
+    watch::Watched,
 };
-pub(crate) use self::{request::Request, server::Server, trouble::LinkError};
+pub(crate) use self::{request::Request, server::Server, trouble::LinkError, watch::Witness};
 use super::address::{Address, Host, Options};
 
 /// Repetitions that follow at once, because the server itself named the next one to ask.
@@ -53,24 +55,27 @@ pub(crate) enum Lane {
 
 /// The way to one Redis, to one master of Sentinels, or to one slot of a cluster.
 pub(crate) struct Link {
-    scout: Scout,
+    scout: Arc<Scout>,
     small: LaneState,
     bulk: LaneState,
     /// To the node that the slot is moving to.
     asking: Mutex<Option<Arc<Connection>>>,
     closed: AtomicBool,
+    /// Ends the tasks that do not end with their connection.
+    stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Link {
-    /// Connects when it is first needed.
-    pub(crate) fn new(address: Address) -> Self {
+    /// Connects when it is first needed. What is `read_only` may be given a replica, if the URL says so.
+    pub(crate) fn new(address: Address, read_only: bool) -> Self {
         Self {
-            scout: Scout::new(address),
+            scout: Arc::new(Scout::new(address, read_only)),
             small: LaneState::default(),
             bulk: LaneState::default(),
             asking: Mutex::new(None),
             closed: AtomicBool::new(false),
+            stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -126,11 +131,23 @@ impl Link {
         self.small.close();
         self.bulk.close();
         self.asking.lock().await.take();
+        self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    fn options(&self) -> &Options {
+    /// Has the server tell `witness` of changes of keys that begin with one of `prefixes`, until the link is closed. `probe`
+    /// is a key that is where these are. Where the server cannot tell, the log says so and nothing else happens.
+    pub(crate) fn watch(&self, prefixes: Vec<String>, probe: Vec<u8>, witness: Arc<dyn Witness>) {
+        let watch = watch::keep(Arc::clone(&self.scout), Watched { prefixes, probe }, witness);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(watch).await;
+        });
+    }
+
+    /// What the URL says besides.
+    pub(crate) fn options(&self) -> &Options {
         self.scout.address().options()
     }
 
@@ -283,6 +300,12 @@ impl Link {
 
     fn gave_up(&self, why: String, began: Instant) -> LinkError {
         LinkError::Unavailable(format!("{why} (tried for {:.1?})", began.elapsed()))
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

@@ -1,17 +1,19 @@
 //! Names: looking one up, and listing a directory page by page, with attributes in the same round trip.
 
-use std::sync::LazyLock;
+use std::{collections::VecDeque, sync::LazyLock, time::Duration};
 
 use juicefs_core::{
-    attr::Attr,
+    attr::{Attr, FileType},
     error::MetaResult,
     ids::{Ino, Name},
     meta::{DirCursor, DirEntry, DirPage},
 };
 use redis::Value as Reply;
+use tokio::time::{Instant, sleep};
 
 use super::{
     RedisEngine,
+    cache::Asked,
     fetch::{self, bytes},
     link::Lane,
     script::Script,
@@ -26,6 +28,8 @@ use crate::{
 
 /// Most entries that one script lists: it holds the server for about a millisecond.
 const PAGE_MAX: usize = 2000;
+/// How long a mount that is to know nodes from the start waits for the server to begin to tell of changes.
+const PRELOAD_WAIT: Duration = Duration::from_secs(1);
 
 /// Numbers above 2^53 do not fit into a number of Lua; only the trash has such inodes. They are left to the client.
 const NODE_OF: &str = "local function node(e) local h,l=struct.unpack('>I4I4',e,2) if h>=2097152 then return nil end \
@@ -52,26 +56,74 @@ static LIST: LazyLock<Script> = LazyLock::new(|| {
 impl RedisEngine {
     pub(super) async fn find(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
         let keys = self.keys().await?;
+        let key = Key::Edge(parent, Name::new(name));
+        if let Some(known) = self.find_cached(&key) {
+            return Ok(known);
+        }
+        let asked = self.cache.get().map(|cache| cache.now());
         let nodes = node_prefix(keys.prefix());
         let reply = self.ask_script(Lane::Small, &LOOKUP, &keys.entries(parent), &[nodes.as_bytes(), name]).await?;
         let mut parts = fetch::list("entry", reply)?.into_iter();
-        let key = Key::Edge(parent, Name::new(name));
-        let Some(stored) = parts.next().map(|part| bytes("entry", part)).transpose()?.flatten() else {
-            self.recent.learn_one(key, None);
-            return Ok(None);
-        };
-        let edge = decode_edge(&stored)?;
-        self.recent.learn_one(key, Some(Value::Edge(edge)));
+        let stored = parts.next().map(|part| bytes("entry", part)).transpose()?.flatten();
+        let edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
+        self.learn(asked, key, edge.map(Value::Edge));
+        let Some(edge) = edge else { return Ok(None) };
         let attr = match parts.next() {
             Some(node) => {
                 let mut sight = fetch::Sight::default();
                 fetch::take(&mut std::iter::once(node), Key::Node(edge.ino), &mut sight)?;
                 self.recent.learn(&sight);
+                self.cache_sight(asked, &sight);
                 sight.read.node(edge.ino).cloned()
             }
             None => self.look(&[Key::Node(edge.ino)]).await?.read.node(edge.ino).cloned(),
         };
         Ok(Some((edge, attr)))
+    }
+
+    /// What a lookup finds, if that is known without asking.
+    fn find_cached(&self, key: &Key) -> Option<Option<(Edge, Option<Attr>)>> {
+        let cache = self.cache.get()?;
+        let Some(Value::Edge(edge)) = cache.get(key)? else { return Some(None) };
+        let attr = match cache.get(&Key::Node(edge.ino))? {
+            Some(Value::Node(attr)) => Some(attr),
+            _ => None,
+        };
+        Some(Some((edge, attr)))
+    }
+
+    /// Remembers a record as it was listed or looked up.
+    fn learn(&self, asked: Option<Asked>, key: Key, value: Option<Value>) {
+        if let (Some(cache), Some(asked)) = (self.cache.get(), asked) {
+            cache.learn(asked, &key, value.as_ref());
+        }
+        self.recent.learn_one(key, value);
+    }
+
+    /// Caches the first nodes of the tree, level by level, as many as the URL asks for.
+    pub(super) async fn preload(&self, root: Ino) -> MetaResult<()> {
+        self.keys().await?;
+        let (Some(cache), wanted) = (self.cache.get(), self.link.options().client_cache.preload) else { return Ok(()) };
+        let deadline = Instant::now() + PRELOAD_WAIT;
+        while wanted > 0 && !cache.is_told() && Instant::now() < deadline {
+            sleep(PRELOAD_WAIT / 100).await;
+        }
+        let mut loaded = 0;
+        let mut directories = VecDeque::from([root]);
+        while let Some(directory) = directories.pop_front() {
+            let mut from = None;
+            while loaded < wanted {
+                let page = self.list(directory, from, true, PAGE_MAX).await?;
+                loaded += page.entries.len() as u64;
+                let below = page.entries.iter().filter(|entry| entry.kind == FileType::Directory);
+                directories.extend(below.map(|entry| entry.ino));
+                from = page.next;
+                if from.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn list(
@@ -101,6 +153,7 @@ impl RedisEngine {
         limit: usize,
     ) -> MetaResult<(bytes::Bytes, Vec<DirEntry>)> {
         let keys = self.keys().await?;
+        let asked = self.cache.get().map(|cache| cache.now());
         let nodes = node_prefix(keys.prefix());
         let count = number(limit.clamp(1, PAGE_MAX));
         let attrs: &[u8] = if with_attrs { b"1" } else { b"0" };
@@ -122,8 +175,8 @@ impl RedisEngine {
             }
             let name = Name(name);
             if let Some(attr) = &attr {
-                self.recent.learn_one(Key::Edge(ino, name.clone()), Some(Value::Edge(edge)));
-                self.recent.learn_one(Key::Node(edge.ino), Some(Value::Node(attr.clone())));
+                self.learn(asked, Key::Edge(ino, name.clone()), Some(Value::Edge(edge)));
+                self.learn(asked, Key::Node(edge.ino), Some(Value::Node(attr.clone())));
             }
             entries.push(DirEntry { name, ino: edge.ino, kind: edge.kind, attr });
         }

@@ -8,6 +8,7 @@ use redis::Value as Reply;
 
 use super::{
     RedisEngine,
+    cache::Asked,
     fetch::{self, Sight},
     lanes::Lane,
     link::{self, Request},
@@ -45,6 +46,7 @@ impl RedisEngine {
         for key in wanted {
             fetch::ask(&mut questions, keys, key);
         }
+        let asked = self.cache.get().map(|cache| cache.now());
         let mut sight = Sight { certain: true, ..Sight::default() };
         let replies = if questions.is_empty() {
             Vec::new()
@@ -76,7 +78,15 @@ impl RedisEngine {
             }
         }
         self.recent.learn(&sight);
+        self.cache_sight(asked, &sight);
         Ok(sight)
+    }
+
+    /// Keeps what was asked for after `asked`, if anything is cached.
+    pub(super) fn cache_sight(&self, asked: Option<Asked>, sight: &Sight) {
+        if let (Some(cache), Some(asked)) = (self.cache.get(), asked) {
+            sight.read.iter().for_each(|(key, value)| cache.learn(asked, key, value));
+        }
     }
 
     /// What `wanted` is likely to be, or is when something is not known.
@@ -161,6 +171,9 @@ impl RedisEngine {
                     None => self.list_lengths(keys, effects).await?,
                 };
                 self.recent.apply(&effects.list);
+                if let Some(cache) = self.cache.get() {
+                    cache.applied(&effects.list);
+                }
                 let appended = appended.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect();
                 Ok(ApplyOutcome::Applied(Applied { appended }))
             }

@@ -1,3 +1,5 @@
+mod caching;
+
 use std::collections::BTreeMap;
 
 use juicefs_core::{
@@ -17,7 +19,7 @@ use crate::{
 fn engine(server: &RedisServer) -> RedisEngine {
     let url = server.url(0);
     let (driver, rest) = url.split_once("://").expect("a URL");
-    RedisEngine::new(Address::parse(driver, rest).expect("an address"))
+    RedisEngine::new(Address::parse(driver, rest).expect("an address"), false)
 }
 
 fn directory(nlink: u32) -> Attr {
@@ -370,12 +372,12 @@ async fn what_was_seen_saves_round_trips_and_a_wrong_guess_costs_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_of_one_node_all_get_their_turn() {
     let server = RedisServer::new();
-    let (ours, theirs) = (std::sync::Arc::new(engine(&server)), std::sync::Arc::new(engine(&server)));
+    let (ours, theirs) = (Arc::new(engine(&server)), Arc::new(engine(&server)));
     put(&ours, vec![Effect::InsertNode(Ino(3), file())]).await;
     let mut tasks = Vec::new();
     for n in 0..32 {
         let engine = if n % 2 == 0 { &ours } else { &theirs };
-        let engine = std::sync::Arc::clone(engine);
+        let engine = Arc::clone(engine);
         tasks.push(tokio::spawn(async move {
             for _ in 0..10 {
                 let job = TestJob::new(vec![Key::Node(Ino(3))], |read: &ReadSet| {

@@ -22,9 +22,9 @@ pub(crate) struct Options {
     pub(crate) retry_budget: Duration,
     /// The same for all until a connection has been set up for the first time.
     pub(crate) first_budget: Duration,
-    /// Which node a read-only mount should read from. Without effect so far.
+    /// Which server a client that never writes reads from, with Sentinels or in a cluster.
     pub(crate) route_read: Option<ReplicaRoute>,
-    /// Caching with the help of the server. Without effect so far.
+    /// Caching with the help of the server.
     pub(crate) client_cache: ClientCache,
     pub(super) tls: TlsFiles,
 }

@@ -133,7 +133,7 @@ fn options_have_defaults_and_two_spellings() {
     assert_eq!(options.max_retry_backoff, Duration::from_millis(61_500));
     assert_eq!(options.read_timeout, Duration::from_secs(3600));
     assert_eq!(options.write_timeout, Duration::from_micros(500));
-    assert_eq!(options.route_read, Some(options::ReplicaRoute::Replica));
+    assert_eq!(options.route_read, Some(ReplicaRoute::Replica));
     assert!(options.client_cache.enabled);
     assert_eq!((options.client_cache.size, options.client_cache.preload), (7, 9));
     assert_eq!(options.client_cache.expire, Duration::from_secs(120));

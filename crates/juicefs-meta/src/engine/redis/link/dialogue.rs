@@ -61,6 +61,28 @@ impl Dialogue {
         }
     }
 
+    /// Sends commands and does not wait.
+    pub(super) async fn tell(&mut self, request: &Request) -> Result<(), SetupError> {
+        let limit = self.limit;
+        match timeout(limit, self.stream.send(request.bytes())).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.broke_off(&error)),
+            Err(_elapsed) => Err(SetupError::Unreachable(format!("{} takes nothing within {limit:.1?}", self.target))),
+        }
+    }
+
+    /// Waits for what comes next: replies, and what the server says of its own accord. Cancel safe.
+    pub(super) async fn listen(&mut self) -> Result<Vec<Value>, SetupError> {
+        match self.stream.receive(&mut self.incoming).await {
+            Ok(0) => return Err(self.broke_off(&io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => {}
+            Err(error) => return Err(self.broke_off(&error)),
+        }
+        let mut messages = VecDeque::new();
+        self.parser.feed(&mut self.incoming, &mut messages).map_err(|_| self.not_redis())?;
+        Ok(messages.into_iter().map(|message| message.value).collect())
+    }
+
     async fn exchange(&mut self, request: &Request) -> Result<Vec<Value>, SetupError> {
         // What the server has to say before it closes may still be there to be read.
         let sent = self.stream.send(request.bytes()).await;

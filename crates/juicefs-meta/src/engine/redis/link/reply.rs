@@ -24,6 +24,9 @@ pub(super) struct Reply {
 pub(super) struct NotRedis;
 
 /// Turns bytes into replies, however they are cut. Each byte is looked at once, also in replies of many megabytes.
+///
+/// Of RESP3 it knows what a server sends to who watches keys: maps become flat arrays, sets and messages of the server's
+/// own accord plain ones.
 #[derive(Default)]
 pub(super) struct Parser {
     /// Arrays that are not complete, outermost first, and how many elements each still lacks.
@@ -59,7 +62,7 @@ impl Parser {
     fn element(&mut self, bytes: &mut BytesMut) -> Result<Option<Value>, NotRedis> {
         loop {
             let Some(&kind) = bytes.first() else { return Ok(None) };
-            if !matches!(kind, b'+' | b'-' | b':' | b'$' | b'*') {
+            if !matches!(kind, b'+' | b'-' | b':' | b'$' | b'*' | b'%' | b'~' | b'>' | b'_') {
                 return Err(NotRedis);
             }
             let Some(end) = self.line_end(bytes)? else { return Ok(None) };
@@ -68,6 +71,7 @@ impl Parser {
                 b'+' if line == b"OK" => Value::Okay,
                 b'+' => Value::SimpleString(String::from_utf8_lossy(line).into_owned()),
                 b':' => Value::Int(integer(line)?),
+                b'_' => Value::Nil,
                 b'-' => {
                     self.has_error = true;
                     // The type of the error has no public constructor.
@@ -97,6 +101,7 @@ impl Parser {
                     Err(_) => Value::Nil,
                     Ok(0) => Value::Array(Vec::new()),
                     Ok(count) => {
+                        let count = if kind == b'%' { count.saturating_mul(2) } else { count };
                         if self.open.len() == MAX_DEPTH {
                             return Err(NotRedis);
                         }
@@ -188,6 +193,17 @@ mod tests {
             let value = parser.parse_value(&mut rest).expect("a value");
             assert_eq!(reply.value, value);
         }
+    }
+
+    #[test]
+    fn maps_and_messages_are_arrays() {
+        let replies =
+            parse(&[b"%1\r\n+a\r\n:1\r\n>2\r\n$10\r\ninvalidate\r\n~1\r\n$2\r\ni7\r\n_\r\n"]).expect("replies");
+        let values: Vec<_> = replies.into_iter().map(|reply| reply.value).collect();
+        let bulk = |text: &str| Value::BulkString(text.into());
+        let message = vec![bulk("invalidate"), Value::Array(vec![bulk("i7")])];
+        let map = vec![Value::SimpleString("a".to_owned()), Value::Int(1)];
+        assert_eq!(values, [Value::Array(map), Value::Array(message), Value::Nil]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Finding the server that serves the volume, and setting a connection up with it.
 
 mod cluster;
+mod replica;
 mod sentinel;
 
 use std::{
@@ -28,6 +29,8 @@ const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Knows the address, and what was learned about what is there.
 pub(super) struct Scout {
     address: Address,
+    /// Nothing is ever written, so that a replica may do.
+    read_only: bool,
     /// Read with the first connection.
     tls: OnceLock<Arc<TlsClient>>,
     server: OnceLock<Server>,
@@ -36,14 +39,14 @@ pub(super) struct Scout {
 }
 
 impl Scout {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: Address, read_only: bool) -> Self {
         let candidates = match address.place() {
             Place::Sentinel { sentinels, .. } => sentinels.clone(),
             Place::Cluster(nodes) => nodes.clone(),
             Place::Host(host) => vec![host.clone()],
             Place::Socket(_) => Vec::new(),
         };
-        Self { address, tls: OnceLock::new(), server: OnceLock::new(), candidates: Mutex::new(candidates) }
+        Self { address, read_only, tls: OnceLock::new(), server: OnceLock::new(), candidates: Mutex::new(candidates) }
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -55,23 +58,27 @@ impl Scout {
         self.server.get()
     }
 
-    /// A connection to the server that serves the volume. In a cluster, `hint` is the node that others say has it. Each
+    /// A connection to the server that serves the volume, or to a replica that will do. In a cluster, `hint` is the node that others say has it. Each
     /// server that is asked has up to `limit` for each answer.
     pub(super) async fn connect(&self, hint: Option<Host>, limit: Duration) -> Result<(Stream, Target), SetupError> {
-        let dialogue = match (self.address.place(), hint) {
-            (_, Some(host)) => self.visit(host, limit).await?,
-            (Place::Socket(path), None) => self.standalone(Target::Socket(path.clone()), limit).await?,
-            (Place::Sentinel { master, .. }, None) => self.master(master, limit).await?,
-            (Place::Cluster(_), None) => self.owner(limit).await?,
+        Ok(self.converse(hint, limit).await?.finish())
+    }
+
+    /// [`Self::connect`] for who has more to settle first.
+    pub(super) async fn converse(&self, hint: Option<Host>, limit: Duration) -> Result<Dialogue, SetupError> {
+        match (self.address.place(), hint) {
+            (_, Some(host)) => self.visit(host, limit).await,
+            (Place::Socket(path), None) => self.standalone(Target::Socket(path.clone()), limit).await,
+            (Place::Sentinel { master, .. }, None) => self.master(master, limit).await,
+            (Place::Cluster(_), None) => self.owner(limit).await,
             (Place::Host(host), None) => {
                 if self.server().is_some_and(|server| server.cluster) {
-                    self.owner(limit).await?
+                    self.owner(limit).await
                 } else {
-                    self.standalone(Target::Tcp(host.clone()), limit).await?
+                    self.standalone(Target::Tcp(host.clone()), limit).await
                 }
             }
-        };
-        Ok(dialogue.finish())
+        }
     }
 
     /// A logged-in connection to a node of the cluster, where there is but one database.

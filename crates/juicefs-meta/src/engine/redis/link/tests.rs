@@ -4,6 +4,7 @@ mod breaks;
 mod calls;
 mod groups;
 mod refusals;
+mod watching;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ fn address(url: &str) -> Address {
 }
 
 fn link(url: &str) -> Arc<Link> {
-    Arc::new(Link::new(address(url)))
+    Arc::new(Link::new(address(url), false))
 }
 
 /// A link that gives up soon.
@@ -27,7 +28,7 @@ fn hasty(url: &str, budget: Duration) -> Arc<Link> {
     let mut address = address(url);
     let options = address.options_mut();
     (options.retry_budget, options.first_budget) = (budget, budget);
-    Arc::new(Link::new(address))
+    Arc::new(Link::new(address, false))
 }
 
 fn bulk(text: &str) -> Value {

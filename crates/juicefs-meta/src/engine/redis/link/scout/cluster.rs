@@ -64,12 +64,17 @@ impl Scout {
             }
         };
         let ranges: Vec<_> = ranges.iter().filter_map(|range| Range::read(range, &asked)).collect();
-        let owner =
-            ranges.iter().find(|range| (range.first..=range.last).contains(&slot)).map(|range| range.owner.clone());
+        let holders = ranges.iter().find(|range| (range.first..=range.last).contains(&slot));
+        let holders = holders.map(|range| (range.owner.clone(), range.replicas.clone()));
         self.remember(ranges);
-        let Some(owner) = owner else {
+        let Some((owner, replicas)) = holders else {
             return Err(SetupError::Unreachable(format!("slot {slot} of the cluster is nobody's at the moment")));
         };
+        if let Some(route) = self.route()
+            && let Some(replica) = self.node_to_read(route, &owner, replicas, limit).await
+        {
+            return Ok(replica);
+        }
         if owner == asked {
             return Ok(dialogue);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::{CANDIDATE_TIMEOUT, Scout, text};
+use super::{CANDIDATE_TIMEOUT, Scout, replica::replicas_told, text};
 use crate::engine::redis::{
     address::Host,
     link::{
@@ -37,6 +37,12 @@ impl Scout {
                 }
                 continue;
             };
+            if self.route().is_some() {
+                let replicas = self.ask_for_replicas(sentinel.clone(), name, limit.min(CANDIDATE_TIMEOUT)).await;
+                if let Some(dialogue) = self.any_replica(replicas, limit).await {
+                    return Ok(dialogue);
+                }
+            }
             match self.visit_master(host, limit).await {
                 Ok(dialogue) => return Ok(dialogue),
                 // Another Sentinel may know better.
@@ -44,6 +50,17 @@ impl Scout {
             }
         }
         Err(failure)
+    }
+
+    /// The replicas that a Sentinel knows and takes for alive; none when it does not tell.
+    async fn ask_for_replicas(&self, sentinel: Host, name: &str, limit: Duration) -> Vec<Host> {
+        let ask = async {
+            let mut dialogue = self.open(Target::Tcp(sentinel), limit).await?;
+            // The word of Redis 4, which its successors understand.
+            let question = Request::of(&["SENTINEL", "slaves", name]);
+            dialogue.log_in(None, self.address.sentinel_password(), &question).await
+        };
+        ask.await.ok().and_then(|replies| replies.first().map(replicas_told)).unwrap_or_default()
     }
 
     async fn ask_sentinel(&self, sentinel: Host, name: &str, limit: Duration) -> Result<Option<Host>, SetupError> {

@@ -98,6 +98,50 @@ async fn sentinels_name_the_next_master() {
     assert!(why.contains("is not a Sentinel"), "{why}");
 }
 
+/// A link for who never writes.
+fn reader(url: &str) -> Link {
+    Link::new(address(url), true)
+}
+
+#[tokio::test]
+async fn a_reader_may_be_given_a_replica_by_sentinels() {
+    let group = RedisSentinels::start(&[]);
+    let url = group.url(1);
+    let writer = link(&format!("{url}?route-read=replica"));
+    let (reader, plain) = (reader(&format!("{url}?route-read=replica")), reader(&url));
+    assert_eq!(call(&writer, &["SET", "k", "1"]).await, Value::Okay);
+    assert_eq!(call(&writer, &["WAIT", "1", "5000"]).await, Value::Int(1));
+    assert_eq!(call(&reader, &["GET", "k"]).await, bulk("1"));
+    for (link, expected) in [(&*writer, "master"), (&reader, "slave"), (&plain, "master")] {
+        let Value::Array(role) = call(link, &["ROLE"]).await else { panic!("no role") };
+        assert_eq!(role[0], bulk(expected));
+        link.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_may_be_given_a_replica_of_a_cluster() {
+    let cluster = RedisCluster::start(&[]);
+    let owner = cluster.owner(cluster.slot_of("{7}"));
+    let writer = link(&cluster.url(7));
+    assert_eq!(call(&writer, &["SET", "{7}k", "1"]).await, Value::Okay);
+    let lonely = reader(&format!("{}?route-read=replica", cluster.url(7)));
+    assert_eq!(call(&lonely, &["GET", "{7}k"]).await, bulk("1"), "the master will do where there is no replica");
+    let replica = cluster.add_replica(owner);
+    for (route, may) in
+        [("replica", vec!["slave"]), ("random", vec!["slave", "master"]), ("latency", vec!["slave", "master"])]
+    {
+        let link = reader(&format!("{}?route-read={route}", cluster.url(7)));
+        assert_eq!(call(&link, &["GET", "{7}k"]).await, bulk("1"), "{route}");
+        let Value::Array(role) = call(&link, &["ROLE"]).await else { panic!("no role") };
+        assert!(may.iter().any(|may| role[0] == bulk(may)), "{route}: {role:?}");
+        link.close().await;
+    }
+    drop(replica);
+    writer.close().await;
+    lonely.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_is_followed_through_the_cluster() {
     const VOLUME: u32 = 7;

@@ -1,0 +1,144 @@
+//! A connection on which the server tells which keys have changed (`CLIENT TRACKING`, RESP3).
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Value;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    backoff,
+    dialogue::{Dialogue, said},
+    request::Request,
+    scout::Scout,
+    trouble::SetupError,
+};
+
+/// Between two questions whether the server is there, and still has the keys.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Who wants to know of changes.
+pub(crate) trait Witness: Send + Sync + 'static {
+    /// From now on, every change is told.
+    fn begin(&self, now: Instant);
+    /// What had changed before `asked` has been told.
+    fn heard(&self, asked: Instant);
+    /// Something was done to a key.
+    fn changed(&self, key: &[u8]);
+    /// Changes may be missed from now on.
+    fn end(&self);
+}
+
+/// Which keys to watch.
+pub(super) struct Watched {
+    /// What they begin with.
+    pub(super) prefixes: Vec<String>,
+    /// One that is where they are: its server says so when they have moved.
+    pub(super) probe: Vec<u8>,
+}
+
+/// Why a watch ended.
+enum End {
+    /// It may go better the next time.
+    Lost(String),
+    /// It will not.
+    Impossible(String),
+}
+
+impl From<SetupError> for End {
+    fn from(error: SetupError) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+/// Watches until it is dropped, or until the server turns out to be unable to tell.
+pub(super) async fn keep(scout: Arc<Scout>, watched: Watched, witness: Arc<dyn Witness>) {
+    let mut failures = 0;
+    loop {
+        let began = Instant::now();
+        let ended = watch(&scout, &watched, witness.as_ref()).await;
+        witness.end();
+        match ended {
+            End::Impossible(why) => {
+                tracing::warn!("client-cache has no effect: {why}");
+                return;
+            }
+            End::Lost(why) => {
+                failures = if began.elapsed() > BEAT { 0 } else { failures + 1 };
+                tracing::info!("nothing is cached until Redis tells of changes again: {why}");
+            }
+        }
+        sleep(backoff(scout.address().options(), failures)).await;
+    }
+}
+
+async fn watch(scout: &Scout, watched: &Watched, witness: &dyn Witness) -> End {
+    match begin(scout, watched).await {
+        Ok(mut dialogue) => {
+            witness.begin(Instant::now());
+            let Err(end) = listen(&mut dialogue, watched, witness).await;
+            end
+        }
+        Err(end) => end,
+    }
+}
+
+/// A connection on which the server tells of changes.
+async fn begin(scout: &Scout, watched: &Watched) -> Result<Dialogue, End> {
+    let mut dialogue = scout.converse(None, scout.address().options().connect_timeout).await?;
+    let mut request = Request::of(&["HELLO", "3"]);
+    let mut track = vec!["CLIENT", "TRACKING", "ON", "BCAST"];
+    track.extend(watched.prefixes.iter().flat_map(|prefix| ["PREFIX", prefix.as_str()]));
+    request.command(&track);
+    let replies = dialogue.ask(&request).await?;
+    match replies.iter().find_map(|reply| if let Value::ServerError(error) = reply { Some(error) } else { None }) {
+        None => Ok(dialogue),
+        Some(error) => Err(End::Impossible(format!("{} does not tell of changes: {}", dialogue.target(), said(error)))),
+    }
+}
+
+/// Passes on what the server tells, and sees to it that it is there.
+async fn listen(
+    dialogue: &mut Dialogue,
+    watched: &Watched,
+    witness: &dyn Witness,
+) -> Result<std::convert::Infallible, End> {
+    let probe = Request::of(&[b"EXISTS", watched.probe.as_slice()]);
+    loop {
+        let asked = Instant::now();
+        dialogue.tell(&probe).await?;
+        let mut answered = false;
+        // The reply has time until the next question is due.
+        while let Ok(messages) = timeout_at(asked + BEAT, dialogue.listen()).await {
+            for message in messages? {
+                match message {
+                    Value::Int(_) => {
+                        answered = true;
+                        witness.heard(asked);
+                    }
+                    Value::ServerError(error) => return Err(End::Lost(said(&error))),
+                    Value::Array(parts) => pass_on(&parts, witness)?,
+                    _ => {}
+                }
+            }
+        }
+        if !answered {
+            return Err(End::Lost(format!("{} does not answer within {BEAT:?}", dialogue.target())));
+        }
+    }
+}
+
+/// A message of the kind `invalidate` with the keys that changed, or without when all may have.
+fn pass_on(parts: &[Value], witness: &dyn Witness) -> Result<(), End> {
+    match parts {
+        [Value::BulkString(kind), Value::Array(keys)] if kind == b"invalidate" => {
+            for key in keys {
+                if let Value::BulkString(key) = key {
+                    witness.changed(key);
+                }
+            }
+            Ok(())
+        }
+        [Value::BulkString(kind), _] if kind == b"invalidate" => Err(End::Lost("all keys were flushed".to_owned())),
+        _ => Ok(()),
+    }
+}
