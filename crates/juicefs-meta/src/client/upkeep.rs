@@ -56,9 +56,14 @@ impl Client {
         }
     }
 
-    /// Ends the session. Nothing is left to do for a client whose session another one has ended.
+    /// Ends the session. Nothing is left to do for a client whose session another one has ended, or whose volume is gone.
     pub(super) async fn unregister(&self) -> MetaResult<Vec<Freed>> {
         if self.config.read_only {
+            return Ok(Vec::new());
+        }
+        // The address may lead to another volume by now, whose sessions have the same numbers.
+        if let Err(MetaError::Setting(why)) = self.reload_setting().await {
+            tracing::warn!("the session is not ended: {why}");
             return Ok(Vec::new());
         }
         self.write_stats().await?;
@@ -72,6 +77,17 @@ impl Client {
         }
     }
 
+    /// Takes up the setting as it is stored now. `Setting` when the volume is gone or replaced.
+    async fn reload_setting(&self) -> MetaResult<()> {
+        let format = setting::load(self.engine.as_ref()).await?.ok_or_else(setting::unformatted)?;
+        let old = self.setting();
+        setting::check_same_volume(&old, &format)?;
+        if *old != format {
+            *self.format.write() = Arc::new(format);
+        }
+        Ok(())
+    }
+
     async fn end_session(&self, sid: SessionId) -> MetaResult<Vec<Freed>> {
         let freed = self.release_sustained(sid).await?;
         self.write_stats().await?;
@@ -82,12 +98,7 @@ impl Client {
 
     pub(super) async fn beat(&self) -> MetaResult<()> {
         // The setting first: nothing may be written to a volume that is gone or another one.
-        let format = setting::load(self.engine.as_ref()).await?.ok_or_else(setting::unformatted)?;
-        let old = self.setting();
-        setting::check_same_volume(&old, &format)?;
-        if *old != format {
-            *self.format.write() = Arc::new(format);
-        }
+        self.reload_setting().await?;
         self.load_usage().await?;
         let sid = self.sid();
         if sid.0 != 0 && !self.config.read_only {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Records of one generation; two are kept. A record takes some 250 bytes.
-const GENERATION: usize = 16 * 1024;
+const GENERATION: usize = 8 * 1024;
 /// Longer slice lists are not remembered: they would be sent as guards.
 const CHUNK_RECORDS: usize = 8;
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
-    Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr,
+    Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, SetAttr,
     meta::{Freed, Job, NewNode, OpenFlags, RenameFlags},
 };
 use juicefs_meta::{
@@ -17,7 +17,7 @@ use juicefs_meta::{
 use crate::{
     invariants,
     snapshot::Snapshot,
-    volume::{Kind, Volume, config, node, on_all, posix, root},
+    volume::{Kind, Volume, config, format, node, on_all, posix, root},
 };
 
 #[test]
@@ -50,6 +50,24 @@ fn what_a_session_kept_goes_with_it() {
         assert_eq!(freed.iter().map(|freed| freed.ino).collect::<Vec<_>>(), [f]);
         assert_eq!(posix(v.client.getattr(f).await), Err(Errno::ENOENT));
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+/// Its number may be that of a session of the volume that is there now.
+#[test]
+fn the_session_of_a_volume_that_was_replaced_is_left_alone() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let old = v.client.sessions().await.expect("listed");
+        v.engine.reset().await.expect("reset");
+        let other = Format { uuid: "00000000-25f1-4924-8b72-4e010fc6616a".into(), ..format(0) };
+        Client::init(&v.engine, &other, false, v.clock.as_ref()).await.expect("formatted");
+        let client = Client::open(Arc::clone(&v.engine), config(&v.clock)).await.expect("opened");
+        let sid = client.new_session(Bytes::from_static(b"{}")).await.expect("a session");
+        assert_eq!(sid, old[0].sid);
+        assert!(v.client.close_session().await.expect("nothing to do").is_empty());
+        client.heartbeat().await.expect("the session is alive");
+        assert_eq!(client.sessions().await.expect("listed").len(), 1);
     });
 }
 
