@@ -14,9 +14,11 @@ mod open_files;
 mod place;
 mod ring;
 mod scan;
+mod stage;
 mod tidy;
 
 use std::{
+    io,
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -37,6 +39,7 @@ use disk::DiskCache;
 pub(crate) use file::CachedFile;
 use memory::MemoryCache;
 pub use place::cache_dirs;
+pub(crate) use stage::StagedBlock;
 
 /// How often limits are looked after.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
@@ -182,6 +185,40 @@ impl Cache {
         if let Some(disk) = &self.parts.disk {
             disk.remove(id, true);
         }
+    }
+
+    /// Whether blocks can be staged here.
+    pub(crate) fn can_stage(&self) -> bool {
+        self.parts.disk.is_some()
+    }
+
+    /// Writes a block that is to go to the store later so that it survives a crash. Waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the disk, `StorageFull` when it has too little free space, `Unsupported` without one. Nothing is left.
+    pub(crate) fn stage(&self, id: BlockId, body: &Segments, tier: u8) -> io::Result<()> {
+        let disk = self.parts.disk.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        disk.stage(id, body, tier)
+    }
+
+    /// A staged block is in the store: its copy here may go from now on. Waits for the disk.
+    pub(crate) fn unstage(&self, id: BlockId) -> io::Result<()> {
+        self.parts.disk.as_ref().map_or(Ok(()), |disk| disk.unstage(id))
+    }
+
+    /// Opens a staged block to be uploaded. Waits for the disk.
+    pub(crate) fn open_staged(&self, id: BlockId) -> io::Result<CachedFile> {
+        self.parts.disk.as_ref().ok_or(io::ErrorKind::NotFound)?.open_staged(id)
+    }
+
+    /// What was staged by earlier clients. Waits for the disk.
+    pub(crate) fn find_staged(&self) -> Vec<StagedBlock> {
+        self.parts.disk.as_ref().map_or_else(Vec::new, DiskCache::find_staged)
+    }
+
+    /// Whether the disk has less free space than it should.
+    pub(crate) fn is_short_of_space(&self) -> bool {
+        self.parts.disk.as_ref().is_some_and(DiskCache::is_short_of_space)
     }
 
     /// Blocks and bytes held.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use juicefs_core::{Clock, Format, SystemClock};
+use juicefs_core::{Clock, Format, SystemClock, Timestamp};
 use thiserror::Error;
 
 use crate::codec::Compression;
@@ -58,6 +58,8 @@ pub struct ChunkConfig {
     pub retry_delay: Duration,
     /// `--prefetch`: whole blocks fetched in the background at once after reads of parts of them; 0 turns it off.
     pub prefetch: usize,
+    /// `--writeback`: blocks count as written once they are on the local disk. `None`: once the store has them.
+    pub writeback: Option<Writeback>,
     /// The local cache.
     pub cache: CacheConfig,
     /// Time of day, which the age of cached blocks is told by.
@@ -108,6 +110,46 @@ pub enum KeepWritten {
     Short,
     /// `--cache-large-write`: all.
     All,
+}
+
+/// Settings of `--writeback`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Writeback {
+    /// `--writeback-threshold-size`: blocks of this many bytes and more go to the store at once; 0: all are staged.
+    pub threshold_bytes: u64,
+    /// `--upload-delay`: how long a block waits on the disk at least.
+    pub upload_delay: Duration,
+    /// `--upload-hours`: when blocks go up; `None`: always.
+    pub upload_hours: Option<UploadHours>,
+    /// `--max-stage-write`: blocks written to the disk at once; what comes beyond goes to the store.
+    pub max_stage_writes: usize,
+}
+
+/// Hours of the day, local time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UploadHours {
+    /// The first, 0 to 23.
+    pub from: u8,
+    /// The first after it that is not among them, across midnight if it is smaller; all hours if it is the same.
+    pub to: u8,
+}
+
+impl UploadHours {
+    /// Whether `hour` is one of them.
+    #[must_use]
+    pub fn contains(self, hour: u8) -> bool {
+        match self.from.cmp(&self.to) {
+            std::cmp::Ordering::Equal => true,
+            std::cmp::Ordering::Less => (self.from..self.to).contains(&hour),
+            std::cmp::Ordering::Greater => !(self.to..self.from).contains(&hour),
+        }
+    }
+}
+
+/// The hour of the day at this machine.
+pub(crate) fn local_hour(at: Timestamp) -> u8 {
+    let instant = jiff::Timestamp::from_second(at.secs).unwrap_or_default();
+    u8::try_from(instant.to_zoned(jiff::tz::TimeZone::system()).hour()).unwrap_or_default()
 }
 
 /// Settings of the local cache.
@@ -166,6 +208,7 @@ impl ChunkConfig {
             io_retries: 10,
             retry_delay: Duration::from_millis(100),
             prefetch: 1,
+            writeback: None,
             cache: CacheConfig {
                 place: CachePlace::None,
                 mode: 0o600,

@@ -12,6 +12,7 @@ mod hash;
 mod lease;
 mod pool;
 mod request;
+mod staging;
 mod sys;
 mod upload;
 mod writer;
@@ -23,6 +24,8 @@ pub mod store;
 
 pub use cache::cache_dirs;
 pub use codec::Compression;
-pub use config::{CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, KeepWritten};
+pub use config::{
+    CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, KeepWritten, UploadHours, Writeback,
+};
 pub use object::{check_empty, open_storage, selftest, write_uuid};
 pub use store::Store;

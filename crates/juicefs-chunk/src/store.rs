@@ -32,6 +32,7 @@ use crate::{
     counters::Counters,
     download::{Flights, ReuseTable},
     request::Requests,
+    staging::Staging,
     writer::Writer,
 };
 
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) budget: Budget,
     pub(crate) requests: Requests,
     pub(crate) cache: Cache,
+    pub(crate) staging: Staging,
     pub(crate) flights: Flights,
     pub(crate) reuse: ReuseTable,
     /// Slots of background fetches of whole blocks.
@@ -80,10 +82,12 @@ impl Store {
     pub fn open(config: ChunkConfig, storage: Arc<dyn ObjectStorage>) -> Arc<Self> {
         let config = config.corrected();
         let counters = Arc::<Counters>::default();
+        let cache = Cache::open(&config, &counters);
         let inner = Inner {
             budget: Budget::new(config.buffer_bytes),
+            staging: Staging::new(&config, cache.can_stage()),
             requests: Requests::new(&config, storage, Arc::clone(&counters)),
-            cache: Cache::open(&config, &counters),
+            cache,
             flights: Flights::default(),
             reuse: ReuseTable::default(),
             prefetches: Arc::new(Semaphore::new(config.prefetch)),
@@ -95,7 +99,13 @@ impl Store {
             config,
         };
         tracing::debug!("data path over {} is open", inner.requests.describe());
-        Arc::new(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        if inner.staging.is_on() {
+            inner.tasks.spawn_on(Arc::clone(&inner).upload_staged(), &inner.handle);
+        } else if inner.config.writeback.is_some() {
+            tracing::warn!("without a cache directory nothing can be staged: blocks go to the store at once");
+        }
+        Arc::new(Self { inner })
     }
 
     fn blocks(&self, slice: SliceKey) -> impl Iterator<Item = BlockId> {
@@ -125,6 +135,9 @@ impl Inner {
     /// Deletes blocks from the caches and the store; the last error of all.
     pub(crate) async fn remove_blocks(self: &Arc<Self>, blocks: Vec<BlockId>) -> Result<(), ChunkError> {
         let mut result = Ok(());
+        blocks.iter().for_each(|id| {
+            self.staging.forget(*id);
+        });
         if blocks.iter().any(|id| self.cache.holds(*id)) {
             let (inner, blocks) = (Arc::clone(self), blocks.clone());
             let forget = move || blocks.into_iter().for_each(|id| inner.cache.remove(id));
@@ -227,6 +240,7 @@ impl ChunkStore for Store {
             cache_write: counters.cache_write.stats(),
             cached_blocks,
             cached_bytes,
+            staging: self.inner.staging.stats(self.inner.config.clock.now()),
             object_errors: counters.object_errors.load(std::sync::atomic::Ordering::Relaxed),
         }
     }
@@ -275,4 +289,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

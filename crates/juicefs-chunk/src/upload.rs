@@ -19,6 +19,10 @@ pub(crate) struct UploadJob {
     pub(crate) body: Segments,
     pub(crate) packed: bool,
     pub(crate) lease: Lease,
+    /// It must not wait on the local disk.
+    pub(crate) direct: bool,
+    /// Storage class of the file.
+    pub(crate) tier: u8,
 }
 
 /// A block that was not stored, to be tried again.
@@ -41,12 +45,15 @@ impl Inner {
         }
     }
 
-    /// Stores a block; on failure the job comes back whole. Retrying ends when `stop` is cancelled.
+    /// Stores a block, or stages it; on failure the job comes back whole. Retrying ends when `stop` is cancelled.
     pub(crate) async fn upload(
         self: Arc<Self>,
         mut job: UploadJob,
         stop: CancellationToken,
     ) -> Result<(), Box<FailedUpload>> {
+        if self.stage(&job).await {
+            return Ok(());
+        }
         // The semaphore is never closed.
         let _slot = self.requests.uploads.acquire().await;
         let key = self.key(job.block);

@@ -23,6 +23,7 @@ const SHARED_BYTES: usize = 512 << 10;
 /// A slice that is being written. Block `n` is in `sent` for `n` below its length, in `open` above.
 pub(crate) struct Writer {
     inner: Arc<Inner>,
+    options: WriteOptions,
     id: Option<SliceId>,
     len: u32,
     sent: Vec<Sent>,
@@ -44,9 +45,10 @@ enum Sent {
 }
 
 impl Writer {
-    pub(crate) fn new(inner: Arc<Inner>, _options: WriteOptions) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, options: WriteOptions) -> Self {
         Self {
             inner,
+            options,
             id: None,
             len: 0,
             sent: Vec::new(),
@@ -88,8 +90,12 @@ impl Writer {
         // A slice has at most 64 MiB.
         let (index, size) = (u32::try_from(self.sent.len()), u32::try_from(size));
         let block = BlockId { slice: id.0, index: index.unwrap_or(u32::MAX), size: size.unwrap_or(u32::MAX) };
-        self.inner.keep_written(block, &body);
-        let sent = self.start(UploadJob { block, body, packed: false, lease });
+        let WriteOptions { direct, tier } = self.options;
+        // A staged block is among the cached ones anyway.
+        if direct || !self.inner.staging.wants(block) {
+            self.inner.keep_written(block, &body);
+        }
+        let sent = self.start(UploadJob { block, body, packed: false, lease, direct, tier });
         self.sent.push(sent);
     }
 

@@ -54,6 +54,21 @@ pub struct ChunkStats {
     pub cached_bytes: u64,
     /// Failed object requests.
     pub object_errors: u64,
+    /// Blocks that wait on the local disk for their upload.
+    pub staging: StagingStats,
+}
+
+/// What waits on the local disk for its upload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StagingStats {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// For how many seconds the oldest has waited.
+    pub oldest_secs: u64,
+    /// Uploads that failed and were or will be tried again.
+    pub errors: u64,
 }
 
 /// Count, bytes and seconds of one kind of operation.

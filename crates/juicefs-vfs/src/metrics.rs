@@ -250,6 +250,10 @@ fn data_into(lines: &mut Lines, cx: &Context) {
     lines.count("blockcache_miss_bytes", stats.cache_miss.bytes);
     lines.count("blockcache_writes", stats.cache_write.count);
     lines.count("blockcache_write_bytes", stats.cache_write.bytes);
+    lines.count("staging_blocks", stats.staging.blocks);
+    lines.count("staging_block_bytes", stats.staging.bytes);
+    lines.count("staging_block_errors", stats.staging.errors);
+    lines.count("staging_oldest_seconds", stats.staging.oldest_secs);
     lines.histogram("blockcache_read_hist_seconds", stats.cache_hit.count, stats.cache_hit.seconds);
     lines.histogram("blockcache_write_hist_seconds", stats.cache_write.count, stats.cache_write.seconds);
     for (method, op) in [("GET", stats.get), ("PUT", stats.put), ("DELETE", stats.delete)] {

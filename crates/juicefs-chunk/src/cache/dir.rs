@@ -45,6 +45,8 @@ pub(super) struct CacheDir {
     pub(super) max_items: AtomicU64,
     /// Whether the file system has less free space than it should.
     pub(super) short_of_space: AtomicBool,
+    /// Whether it has less than half of that, so that nothing more is staged.
+    pub(super) short_for_stages: AtomicBool,
 }
 
 /// Index and blocks that are not written yet, together: a block is in one of them at any time.
@@ -80,6 +82,7 @@ impl CacheDir {
             max_bytes: AtomicU64::new(u64::MAX),
             max_items: AtomicU64::new(u64::MAX),
             short_of_space: AtomicBool::new(false),
+            short_for_stages: AtomicBool::new(false),
         };
         dir.make_dirs(&root.join("raw"))?;
         let id = dir.lasting_id()?;
@@ -117,9 +120,17 @@ impl CacheDir {
         read()
     }
 
+    pub(super) fn level(&self) -> ChecksumLevel {
+        self.level
+    }
+
+    pub(super) fn key(&self, id: BlockId) -> String {
+        id.key(self.hash_prefix)
+    }
+
     pub(super) fn path(&self, id: BlockId) -> PathBuf {
         let mut path = self.raw();
-        path.push(id.key(self.hash_prefix));
+        path.push(self.key(id));
         path
     }
 
@@ -141,7 +152,12 @@ impl CacheDir {
     /// Opens the file of a block. What is no file of that block is forgotten, and deleted if it is damage.
     pub(super) fn open_file(&self, id: BlockId) -> Option<CachedFile> {
         let path = self.path(id);
-        match CachedFile::open(&path, id.size, self.level) {
+        let mut opened = CachedFile::open(&path, id.size, self.level);
+        if opened.is_err() && self.state.lock().index.is_staged(id) {
+            // It may have no name among the cached blocks.
+            opened = self.open_staged(id);
+        }
+        match opened {
             Ok(file) => {
                 let mut state = self.state.lock();
                 if !state.index.contains(id) {
@@ -158,6 +174,10 @@ impl CacheDir {
                 None
             }
         }
+    }
+
+    pub(super) fn is_staged(&self, id: BlockId) -> bool {
+        self.state.lock().index.is_staged(id)
     }
 
     /// Whether a block is here, as far as the index knows.
@@ -206,7 +226,7 @@ impl CacheDir {
         let path = self.path(id);
         // The suffix lets every client's scan see that this is no block, and clear it away.
         let temp = path.with_file_name(format!("{}_{}.{:x}.tmp", id.slice, id.index, rand::random::<u32>()));
-        let mut file = self.create(&temp)?;
+        let (mut file, _) = self.create(&temp)?;
         let done = (|| {
             if self.level == ChecksumLevel::None {
                 sys::write_all(&mut file, std::slice::from_ref(bytes))?;
@@ -223,7 +243,8 @@ impl CacheDir {
         done
     }
 
-    fn create(&self, path: &Path) -> io::Result<File> {
+    /// Makes a file and what is missing above it; whether that was something.
+    pub(super) fn create(&self, path: &Path) -> io::Result<(File, bool)> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(self.file_mode);
         match options.open(path) {
@@ -231,14 +252,14 @@ impl CacheDir {
                 if let Some(dir) = path.parent() {
                     self.make_dirs(dir)?;
                 }
-                options.open(path)
+                Ok((options.open(path)?, true))
             }
-            other => other,
+            other => Ok((other?, false)),
         }
     }
 
     /// Makes a directory and what is missing above it, with the cache's mode whatever the umask is.
-    fn make_dirs(&self, dir: &Path) -> io::Result<()> {
+    pub(super) fn make_dirs(&self, dir: &Path) -> io::Result<()> {
         match DirBuilder::new().mode(self.dir_mode).create(dir) {
             Ok(()) => fs::set_permissions(dir, Permissions::from_mode(self.dir_mode)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -258,15 +279,20 @@ impl CacheDir {
 
     /// Forgets and deletes a block. A staged one stays when `keep_staged`.
     pub(super) fn remove(&self, id: BlockId, keep_staged: bool) {
+        let is_staged;
         {
             let mut state = self.state.lock();
-            if keep_staged && state.index.is_staged(id) {
+            is_staged = state.index.is_staged(id);
+            if keep_staged && is_staged {
                 return;
             }
             state.pending.remove(&id);
             if !state.index.remove(id) && state.index.is_complete() {
                 return;
             }
+        }
+        if is_staged {
+            self.drop_staged(id);
         }
         let path = self.path(id);
         if let Err(e) = fs::remove_file(&path)

@@ -1,6 +1,7 @@
 //! The disk cache: its directories, the ring that places blocks in them, and the threads that write and tidy.
 
 use std::{
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -18,8 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     Found, TidyCall,
     dir::{CacheDir, InDir},
+    file::CachedFile,
     open_files::OpenFiles,
     ring::Ring,
+    stage::StagedBlock,
     tidy,
 };
 use crate::{block::BlockId, config::ChunkConfig, counters::Counters};
@@ -133,11 +136,29 @@ impl DiskCache {
         (at != self.ring.of(&key)).then(|| &self.dirs[at])
     }
 
-    pub(super) fn find(&self, id: BlockId) -> Found {
-        match self.find_in(&self.place(id).dir, id) {
-            Found::Nothing => self.legacy_place(id).map_or(Found::Nothing, |place| self.find_in(&place.dir, id)),
-            found => found,
+    /// Where a staged block is: an earlier set of directories may have placed it elsewhere.
+    fn staged_place(&self, id: BlockId) -> &Place {
+        let place = self.place(id);
+        if self.dirs.len() == 1 || place.dir.is_staged(id) {
+            return place;
         }
+        self.dirs.iter().find(|place| place.dir.is_staged(id)).unwrap_or(place)
+    }
+
+    pub(super) fn find(&self, id: BlockId) -> Found {
+        let place = self.place(id);
+        match self.find_in(&place.dir, id) {
+            Found::Nothing if self.dirs.len() > 1 => {}
+            found => return found,
+        }
+        let others = [self.legacy_place(id), Some(self.staged_place(id))];
+        for other in others.into_iter().flatten().filter(|other| !std::ptr::eq(*other, place)) {
+            match self.find_in(&other.dir, id) {
+                Found::Nothing => {}
+                found => return found,
+            }
+        }
+        Found::Nothing
     }
 
     fn find_in(&self, dir: &CacheDir, id: BlockId) -> Found {
@@ -164,7 +185,9 @@ impl DiskCache {
     }
 
     pub(super) fn contains(&self, id: BlockId) -> bool {
-        self.place(id).dir.contains(id) || self.legacy_place(id).is_some_and(|place| place.dir.contains(id))
+        self.place(id).dir.contains(id)
+            || self.legacy_place(id).is_some_and(|place| place.dir.contains(id))
+            || self.staged_place(id).dir.is_staged(id)
     }
 
     /// Queues a block to be written if there is room for it now.
@@ -185,10 +208,46 @@ impl DiskCache {
 
     pub(super) fn remove(&self, id: BlockId, keep_staged: bool) {
         drop(self.open_files.remove(id));
+        let staged = self.staged_place(id);
         self.place(id).dir.remove(id, keep_staged);
+        if staged.dir.is_staged(id) {
+            staged.dir.remove(id, keep_staged);
+        }
         if let Some(place) = self.legacy_place(id) {
             place.dir.remove(id, keep_staged);
         }
+    }
+
+    /// Writes a block that is to go to the store later. Waits for the disk.
+    pub(super) fn stage(&self, id: BlockId, body: &[Bytes], tier: u8) -> io::Result<()> {
+        self.place(id).dir.stage(id, body, tier)
+    }
+
+    /// A staged block is in the store. Waits for the disk.
+    pub(super) fn unstage(&self, id: BlockId) -> io::Result<()> {
+        self.staged_place(id).dir.unstage(id)
+    }
+
+    /// Opens a staged block to be uploaded.
+    pub(super) fn open_staged(&self, id: BlockId) -> io::Result<CachedFile> {
+        self.staged_place(id).dir.open_staged(id)
+    }
+
+    /// All staged blocks of all directories.
+    pub(super) fn find_staged(&self) -> Vec<StagedBlock> {
+        let mut found = Vec::new();
+        for place in &self.dirs {
+            match place.dir.find_staged() {
+                Ok(blocks) => found.extend(blocks),
+                Err(e) => tracing::warn!("cannot look for staged blocks in {}: {e}", place.dir.root().display()),
+            }
+        }
+        found
+    }
+
+    /// Whether a directory has less free space than it should.
+    pub(super) fn is_short_of_space(&self) -> bool {
+        self.dirs.iter().any(|place| place.dir.short_of_space.load(Relaxed))
     }
 
     /// Blocks and bytes held.

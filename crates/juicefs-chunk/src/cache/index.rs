@@ -139,7 +139,9 @@ impl Index {
     /// The scan is over: what it did not see is gone.
     pub(super) fn end_scan(&mut self) {
         let scan = self.scan;
-        let gone: Vec<_> = self.slots.iter().filter(|slot| slot.scan != scan).map(|slot| slot.id).collect();
+        // A staged block may lack the name that a scan sees.
+        let gone = self.slots.iter().filter(|slot| slot.scan != scan && !slot.staged).map(|slot| slot.id);
+        let gone: Vec<_> = gone.collect();
         for id in gone {
             self.remove(id);
         }

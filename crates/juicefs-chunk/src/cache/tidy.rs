@@ -53,6 +53,7 @@ impl Rules {
         dir.max_items.store(max_items, Relaxed);
         let (bytes_short, files_short) = self.shortage(&space);
         dir.short_of_space.store(bytes_short > 0 || files_short > 0, Relaxed);
+        dir.short_for_stages.store(self.half().shortage(&space) != (0, 0), Relaxed);
         let mut gone = Vec::new();
         if dir.eviction() != Eviction::None {
             let mut state = dir.state.lock();
@@ -95,6 +96,11 @@ impl Rules {
             (items, files) => items.min(usable(files)),
         };
         (self.max_bytes.min(usable(space.total_bytes)), items)
+    }
+
+    /// The rules with half of the free space.
+    fn half(&self) -> Self {
+        Self { free_ratio: self.free_ratio / 2.0, ..*self }
     }
 
     /// Bytes and files that should be free but are not.

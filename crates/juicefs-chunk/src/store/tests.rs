@@ -106,3 +106,4 @@ async fn slices_come_back() {
 mod faults;
 mod model;
 mod reads;
+mod staged;

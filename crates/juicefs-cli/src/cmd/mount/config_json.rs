@@ -94,7 +94,7 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
         "MaxRetries": data.retries,
         "UploadLimit": 0,
         "DownloadLimit": 0,
-        "Writeback": false,
+        "Writeback": data.writeback.is_some(),
         "HashPrefix": format.hash_prefix,
         "BlockSize": format.block_bytes(),
         "GetTimeout": nanos(data.get_timeout),

@@ -80,6 +80,7 @@ pub(super) fn chunk(config: &MountConfig, format: &Format) -> Result<ChunkConfig
     chunk.put_timeout = data.put_timeout;
     chunk.io_retries = data.retries;
     chunk.prefetch = data.prefetch;
+    chunk.writeback.clone_from(&data.writeback);
     let cache = &mut chunk.cache;
     cache.place = match &data.cache {
         mount::CachePlace::None => CachePlace::None,

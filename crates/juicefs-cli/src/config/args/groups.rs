@@ -194,7 +194,7 @@ pub(crate) struct DataCacheArgs {
     /// Whole blocks fetched after a partial read, 0 for none
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) prefetch: u32,
-    /// Acknowledge writes once they are on the local disk (not supported yet)
+    /// Acknowledge writes once they are on the local disk, and upload them later
     #[arg(long)]
     pub(crate) writeback: bool,
     /// Stage only blocks below this size (default unit bytes), 0 for all

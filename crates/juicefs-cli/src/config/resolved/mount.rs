@@ -217,7 +217,6 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
 /// What would give a mount other properties than it was asked for is refused until it is built.
 fn refuse_unbuilt(args: &MountArgs) -> Result<()> {
     let unbuilt = [
-        (args.cache.writeback, "--writeback"),
         (args.data.upload_limit > 0, "--upload-limit"),
         (args.data.download_limit > 0, "--download-limit"),
         (args.metrics.consul.is_some(), "--consul"),
@@ -245,9 +244,6 @@ fn note_unbuilt(args: &MountArgs, warnings: &mut Vec<String>) {
     }
     if args.metrics.metrics.is_some() {
         warnings.push("--metrics has no effect yet: metrics are in the file .stats of the mount".to_owned());
-    }
-    if !args.cache.upload_delay.is_zero() || args.cache.upload_hours.is_some() {
-        warnings.push("--upload-delay and --upload-hours are ignored without --writeback".to_owned());
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use juicefs_chunk::{UploadHours, Writeback};
 
 use crate::config::{
     args::{DataCacheArgs, DataStorageArgs},
@@ -69,6 +70,8 @@ pub(crate) struct DataConfig {
     pub(crate) scan_interval: Duration,
     /// Idle time after which blocks go; zero for never.
     pub(crate) expire: Duration,
+    /// Blocks count as written once they are on the local disk.
+    pub(crate) writeback: Option<Writeback>,
 }
 
 /// Checks the flags; corrections are added to `warnings`.
@@ -128,7 +131,6 @@ pub(super) fn resolve(
         buffer_bytes: bytes(cache.buffer_size.max(LEAST_BUFFER)),
         max_readahead_bytes: bytes(cache.max_readahead.unwrap_or(0)),
         prefetch: prefetch as usize,
-        cache: place,
         cache_mode: cache_mode(&cache.cache_mode, warnings),
         cache_bytes: cache.cache_size,
         cache_items: cache.cache_items,
@@ -139,7 +141,51 @@ pub(super) fn resolve(
         eviction,
         scan_interval: cache.cache_scan_interval,
         expire,
+        writeback: writeback(storage, cache, &place, warnings),
+        cache: place,
     })
+}
+
+/// What waits on the local disk, if there is one. Without it the flags that go with it mean nothing.
+fn writeback(
+    storage: &DataStorageArgs,
+    cache: &DataCacheArgs,
+    place: &CachePlace,
+    warnings: &mut Vec<String>,
+) -> Option<Writeback> {
+    if !cache.writeback {
+        if !cache.upload_delay.is_zero() || cache.upload_hours.is_some() {
+            warnings.push("--upload-delay and --upload-hours are ignored without --writeback".to_owned());
+        }
+        return None;
+    }
+    if !matches!(place, CachePlace::Dirs(_)) {
+        warnings.push("--writeback is ignored without a cache directory".to_owned());
+        return None;
+    }
+    if cache.cache_partial_only {
+        warnings.push("with --writeback whole blocks stay in the cache until they are uploaded".to_owned());
+    }
+    let hours = cache.upload_hours.as_deref().and_then(|text| {
+        let hours = upload_hours(text);
+        if hours.is_none() {
+            warnings.push(format!("--upload-hours {text:?} is ignored: give two hours from 0 to 23, as 22-6"));
+        }
+        hours
+    });
+    Some(Writeback {
+        threshold_bytes: cache.writeback_threshold_size,
+        upload_delay: cache.upload_delay,
+        upload_hours: hours,
+        max_stage_writes: usize::try_from(storage.max_stage_write).unwrap_or(0).max(1),
+    })
+}
+
+/// `A-B` or `A,B`.
+fn upload_hours(text: &str) -> Option<UploadHours> {
+    let (from, to) = text.split_once(['-', ','])?;
+    let hour = |text: &str| text.trim().parse().ok().filter(|hour: &u8| *hour < 24);
+    Some(UploadHours { from: hour(from)?, to: hour(to)? })
 }
 
 fn bytes(size: u64) -> usize {
@@ -209,6 +255,18 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hours_are_two_numbers() {
+        assert_eq!(upload_hours("22-6"), Some(UploadHours { from: 22, to: 6 }));
+        assert_eq!(upload_hours("0, 23"), Some(UploadHours { from: 0, to: 23 }));
+        for text in ["", "5", "5-24", "-1-3", "a-b"] {
+            assert_eq!(upload_hours(text), None, "{text}");
+        }
+        let night = UploadHours { from: 22, to: 6 };
+        assert!(night.contains(22) && night.contains(5) && !night.contains(6) && !night.contains(21));
+        assert!(UploadHours { from: 3, to: 3 }.contains(17));
+    }
 
     #[test]
     fn cache_directories_expand() {

@@ -72,6 +72,10 @@ fn corrections_are_said() {
         ("--cache-expire 100ms", "1s"),
         ("--tag nothing", "key=value"),
         ("--upload-delay 3", "--writeback"),
+        ("--writeback --cache-dir memory", "--writeback is ignored"),
+        ("--writeback --cache-size 0", "--writeback is ignored"),
+        ("--writeback --upload-hours 25-3", "22-6"),
+        ("--writeback --cache-partial-only", "stay in the cache"),
         ("--readdir-cache --skip-dir-mtime 0 --attr-cache 0", "--attr-cache"),
         ("--readdir-cache", "old listings"),
         ("--metrics 0.0.0.0:9567", ".stats"),
@@ -90,7 +94,7 @@ fn corrections_are_said() {
 #[test]
 fn what_is_not_built_is_refused_in_one_sentence() {
     let here = Surroundings::of_tests();
-    for flag in ["--writeback", "--upload-limit 100", "--download-limit 1G", "--consul h:1"] {
+    for flag in ["--upload-limit 100", "--download-limit 1G", "--consul h:1"] {
         let error = resolve(&args(flag), &here).expect_err("refused").to_string();
         assert!(error.contains("not supported yet") && !error.contains('\n'), "{error}");
     }

@@ -1,0 +1,205 @@
+//! Staged blocks of one directory: written here first, and not in the store yet (format: data.md §4.4).
+//!
+//! Unlike a cached block, a staged one is the only copy of its bytes. So the file and the directories that lead to it are
+//! fsynced before it counts, it is verified when it is read back, and nothing but its upload or the end of its slice
+//! deletes it.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering::Relaxed,
+};
+
+use bytes::Bytes;
+
+use super::{
+    dir::CacheDir,
+    file::{CachedFile, checksums},
+};
+use crate::{block::BlockId, config::ChecksumLevel, sys};
+
+/// Temporary files younger than this may be in use by another client of the directory.
+const LITTER_AGE_SECS: i64 = 60;
+
+/// A block found below `rawstaging/`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StagedBlock {
+    pub(crate) id: BlockId,
+    /// When it was staged, in seconds since the epoch.
+    pub(crate) since_secs: i64,
+}
+
+impl CacheDir {
+    fn staging(&self) -> PathBuf {
+        self.root().join("rawstaging")
+    }
+
+    fn staged_path(&self, id: BlockId) -> PathBuf {
+        self.staging().join(self.key(id))
+    }
+
+    /// Writes a block so that it survives a crash of the machine, and makes it readable. It is there when this returns
+    /// `Ok`; on an error nothing is left.
+    pub(super) fn stage(&self, id: BlockId, body: &[Bytes], tier: u8) -> io::Result<()> {
+        if self.short_for_stages.load(Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the cache disk has too little free space"));
+        }
+        let path = self.staged_path(id);
+        let temp = path.with_file_name(format!("{}_{}.{:x}.tmp", id.slice, id.index, rand::random::<u32>()));
+        let (mut file, made_dirs) = self.create(&temp)?;
+        let done = (|| {
+            let has_sums = self.level() != ChecksumLevel::None;
+            let mut parts = body.to_vec();
+            if has_sums {
+                parts.push(checksums(body).into());
+            }
+            parts.extend(footer(tier, has_sums));
+            sys::write_all(&mut file, &parts)?;
+            file.sync_all()?;
+            sys::close(file)?;
+            fs::rename(&temp, &path)?;
+            self.sync_dirs(&path, made_dirs)
+        })();
+        if let Err(e) = done {
+            // Of the two, one is not there.
+            let _ = fs::remove_file(&temp);
+            let _ = fs::remove_file(&path);
+            return Err(e);
+        }
+        self.link(id, &path);
+        self.state.lock().index.insert(id, self.now(), true);
+        Ok(())
+    }
+
+    /// Makes the names on the way to `path` durable: that of the file, and with `all` those of the directories.
+    fn sync_dirs(&self, path: &Path, all: bool) -> io::Result<()> {
+        for dir in path.ancestors().skip(1) {
+            File::open(dir)?.sync_all()?;
+            if !all || dir == self.root() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a staged file its name among the cached ones, where other clients of the directory look for it. Without that
+    /// name it is read from where it is.
+    fn link(&self, id: BlockId, staged: &Path) {
+        let raw = self.path(id);
+        let linked = match fs::hard_link(staged, &raw) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let made = raw.parent().map_or(Ok(()), |dir| self.make_dirs(dir));
+                made.and_then(|()| fs::hard_link(staged, &raw))
+            }
+            // A copy that somebody cached: it would not show that the block is staged.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&raw).and_then(|()| fs::hard_link(staged, &raw))
+            }
+            linked => linked,
+        };
+        if let Err(e) = linked {
+            tracing::warn!("cannot link {} to {}: {e}", staged.display(), raw.display());
+        }
+    }
+
+    /// The block is in the store: from now on its file is an ordinary copy.
+    pub(super) fn unstage(&self, id: BlockId) -> io::Result<()> {
+        {
+            let mut state = self.state.lock();
+            if state.index.is_staged(id) {
+                state.index.insert(id, self.now(), false);
+            }
+        }
+        remove_if_there(&self.staged_path(id))
+    }
+
+    /// Deletes a staged block that nobody needs any more.
+    pub(super) fn drop_staged(&self, id: BlockId) {
+        if let Err(e) = remove_if_there(&self.staged_path(id)) {
+            tracing::warn!("cannot delete the staged block {}: {e}", self.staged_path(id).display());
+        }
+    }
+
+    /// Opens a staged block to be uploaded. All checksums that it has will be compared.
+    pub(super) fn open_staged(&self, id: BlockId) -> io::Result<CachedFile> {
+        CachedFile::open(&self.staged_path(id), id.size, ChecksumLevel::Full)
+    }
+
+    /// All staged blocks, which are added to the index. Old temporary files are cleared away; what is no block is left
+    /// alone and named in the log.
+    pub(super) fn find_staged(&self) -> io::Result<Vec<StagedBlock>> {
+        let mut found = Vec::new();
+        match self.find_staged_below(&self.staging(), &mut found) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+        let now = self.now();
+        for staged in &found {
+            if fs::metadata(self.path(staged.id)).is_err() {
+                self.link(staged.id, &self.staged_path(staged.id));
+            }
+            self.state.lock().index.insert(staged.id, now, true);
+        }
+        Ok(found)
+    }
+
+    fn find_staged_below(&self, dir: &Path, found: &mut Vec<StagedBlock>) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
+            let is_old = i64::from(self.now()) - meta.mtime() > LITTER_AGE_SECS;
+            if meta.is_dir() {
+                self.find_staged_below(&path, found)?;
+                if is_old {
+                    // Succeeds only when it is empty.
+                    let _ = fs::remove_dir(&path);
+                }
+                continue;
+            }
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let block = BlockId::parse_name(name).filter(|id| id.size > 0 && self.staged_path(*id) == path);
+            match block {
+                Some(id) => found.push(StagedBlock { id, since_secs: meta.mtime() }),
+                None if name.ends_with(".tmp") => {
+                    if is_old {
+                        let _ = fs::remove_file(&path);
+                    }
+                }
+                None => tracing::warn!("{} is no staged block", path.display()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// What follows a block that is to be stored in another class than the first (format: data.md §4.3): a small msgpack map, of
+/// a length that shows whether checksums come before it.
+fn footer(tier: u8, has_sums: bool) -> Option<Bytes> {
+    let (len, pad): (u8, &[u8]) = if has_sums { (16, &[2, 0, 0]) } else { (14, &[0]) };
+    let head = [0x46, 0x53, 0, len, 0x82, 0xa4, b't', b'i', b'e', b'r', 0xcc, tier, 0xa3, b'p', b'a', b'd', 0xc4];
+    (tier != 0).then(|| [&head, pad].concat().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn footers_are_those_of_the_format() {
+        let bytes =
+            |hex: &str| hex.split(' ').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect::<Vec<_>>();
+        let with_sums = bytes("46 53 00 10 82 a4 74 69 65 72 cc 02 a3 70 61 64 c4 02 00 00");
+        assert_eq!(footer(2, true).expect("a footer"), with_sums);
+        assert_eq!(footer(2, false).expect("a footer"), bytes("46 53 00 0e 82 a4 74 69 65 72 cc 02 a3 70 61 64 c4 00"));
+        assert_eq!(footer(0, true), None);
+    }
+}

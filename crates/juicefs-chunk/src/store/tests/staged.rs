@@ -1,0 +1,199 @@
+//! Writeback: what is on the local disk first.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use juicefs_core::StorageError;
+use juicefs_testkit::fault_store::{Fault, FaultStore, Verb};
+use tokio::time::Instant;
+
+use super::*;
+use crate::{CachePlace, Writeback};
+
+const BLOCK: u32 = 64 << 10;
+
+fn writeback() -> Writeback {
+    Writeback { threshold_bytes: 0, upload_delay: Duration::ZERO, upload_hours: None, max_stage_writes: 100 }
+}
+
+fn staging_config(root: &Path, rules: Writeback) -> ChunkConfig {
+    let mut config = config("lz4");
+    config.cache.place = CachePlace::Disk(vec![root.to_owned()]);
+    config.cache.free_space_ratio = 0.0001;
+    config.io_retries = 0;
+    config.writeback = Some(rules);
+    config
+}
+
+/// A store that takes nothing.
+fn away() -> (Arc<FaultStore>, Arc<dyn ObjectStorage>) {
+    let objects = mem();
+    let faults = FaultStore::new(Arc::clone(&objects), 1);
+    faults.fail_always(Some((Verb::Put, Fault::ErrorBefore(StorageError::Transient("away".to_owned())))));
+    (faults, objects)
+}
+
+fn open(config: ChunkConfig, faults: &Arc<FaultStore>) -> Arc<Store> {
+    Store::open(config, Arc::clone(faults) as Arc<dyn ObjectStorage>)
+}
+
+async fn keys(objects: &Arc<dyn ObjectStorage>) -> Vec<String> {
+    objects.list("", "", 1000).await.expect("listed").into_iter().map(|object| object.key).collect()
+}
+
+fn staged_files(root: &Path) -> Vec<PathBuf> {
+    fn below(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.path().is_dir() { below(&entry.path(), found) } else { found.push(entry.path()) }
+        }
+    }
+    let mut found = Vec::new();
+    below(&root.join("rawstaging"), &mut found);
+    found.sort();
+    found
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not so after 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_staged_block_is_read_from_here_and_goes_up_when_the_store_is_back() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (faults, objects) = away();
+    let store = open(staging_config(root.path(), writeback()), &faults);
+    let data = sample(200_000);
+    let slice = put(&store, 7, &data).await;
+    assert!(keys(&objects).await.is_empty());
+    assert_eq!(staged_files(root.path()).len(), 4);
+    assert_eq!(get(&store, slice, 0, slice.size).await, data);
+    let staging = store.stats().staging;
+    assert_eq!((staging.blocks, staging.bytes), (4, 200_000));
+    store.evict(slice).await;
+    assert_eq!(get(&store, slice, 70_000, 10).await, data[70_000..70_010], "what is nowhere else is not evicted");
+    until("an upload failed", || store.stats().staging.errors > 0).await;
+    faults.fail_always(None);
+    until("all is uploaded", || store.stats().staging.blocks == 0).await;
+    until("no staged file is left", || staged_files(root.path()).is_empty()).await;
+    assert_eq!(keys(&objects).await.len(), 4);
+    store.evict(slice).await;
+    assert_eq!(get(&store, slice, 0, slice.size).await, data, "from the store");
+    store.shutdown().await;
+    assert_eq!(store.budget().used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_an_earlier_client_left_is_found_and_uploaded() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (faults, objects) = away();
+    let data = sample(100_000);
+    let slice = {
+        let store = open(staging_config(root.path(), writeback()), &faults);
+        let slice = put(&store, 7, &data).await;
+        store.shutdown().await;
+        slice
+    };
+    // As JuiceFS (Go) stages it, and what is no block.
+    let theirs = root.path().join("rawstaging/chunks/0/0/123_0_4");
+    fs::create_dir_all(theirs.parent().expect("a directory")).expect("made");
+    fs::write(&theirs, b"good").expect("written");
+    let stray = root.path().join("rawstaging/chunks/0/0/notes.txt");
+    fs::write(&stray, b"mine").expect("written");
+    // Only a name among the cached ones shows others that the block is there.
+    fs::remove_dir_all(root.path().join("raw")).expect("removed");
+    let store = open(staging_config(root.path(), writeback()), &faults);
+    until("the blocks are found", || store.stats().staging.blocks == 3).await;
+    assert_eq!(get(&store, slice, 0, slice.size).await, data);
+    assert_eq!(get(&store, SliceKey { id: SliceId(123), size: 4 }, 0, 4).await, b"good");
+    faults.fail_always(None);
+    until("all is uploaded", || store.stats().staging.blocks == 0).await;
+    assert_eq!(keys(&objects).await, ["chunks/0/0/123_0_4", "chunks/0/0/7_0_65536", "chunks/0/0/7_1_34464"]);
+    until("only the stray file is left", || staged_files(root.path()) == [stray.clone()]).await;
+    store.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_deleted_slice_does_not_come_back() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (faults, objects) = away();
+    let store = open(staging_config(root.path(), writeback()), &faults);
+    let slice = put(&store, 7, &sample(100_000)).await;
+    store.remove(slice).await.expect("removed");
+    assert!(staged_files(root.path()).is_empty());
+    assert_eq!(store.stats().staging.blocks, 0);
+    // While its upload is under way.
+    faults.fail_always(Some((Verb::Put, Fault::Latency(Duration::from_millis(300)))));
+    let slice = put(&store, 8, &sample(1000)).await;
+    until("the upload is under way", || faults.counts.puts_now.load(std::sync::atomic::Ordering::SeqCst) > 0).await;
+    store.remove(slice).await.expect("removed");
+    store.shutdown().await;
+    assert!(keys(&objects).await.is_empty(), "{:?}", keys(&objects).await);
+}
+
+#[tokio::test]
+async fn damage_is_never_uploaded() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (faults, objects) = away();
+    let slice = {
+        let store = open(staging_config(root.path(), writeback()), &faults);
+        let slice = put(&store, 7, &sample(BLOCK as usize)).await;
+        store.shutdown().await;
+        slice
+    };
+    let [file] = &staged_files(root.path())[..] else { panic!("one file") };
+    for at in [0, 40_000, BLOCK as usize - 1, BLOCK as usize, BLOCK as usize + 5] {
+        let good = fs::read(file).expect("read");
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(file, &bad).expect("written");
+        faults.fail_always(None);
+        let store = open(staging_config(root.path(), writeback()), &faults);
+        until("the damage is noticed", || store.stats().staging.errors > 0).await;
+        store.shutdown().await;
+        assert!(keys(&objects).await.is_empty(), "byte {at}");
+        assert_eq!(staged_files(root.path()).len(), 1, "it is left for whoever can make something of it");
+        fs::write(file, &good).expect("written");
+    }
+    let store = open(staging_config(root.path(), writeback()), &faults);
+    until("all is uploaded", || store.stats().staging.blocks == 0).await;
+    assert_eq!(get(&store, slice, 0, BLOCK).await, sample(BLOCK as usize));
+    store.shutdown().await;
+}
+
+#[tokio::test]
+async fn some_blocks_go_to_the_store_at_once() {
+    let root = tempfile::tempdir().expect("a directory");
+    let objects = mem();
+    let delay = Writeback { upload_delay: Duration::from_secs(3600), ..writeback() };
+    let mut config = staging_config(root.path(), Writeback { threshold_bytes: 1000, ..delay });
+    config.cache.size_bytes = 2500;
+    let store = Store::open(config, Arc::clone(&objects));
+    put(&store, 1, &sample(1000)).await;
+    assert_eq!(keys(&objects).await.len(), 1, "of the size of the threshold");
+    put(&store, 2, &sample(999)).await;
+    assert_eq!(keys(&objects).await.len(), 1);
+    let mut writer = store.writer(WriteOptions { direct: true, ..WriteOptions::default() });
+    writer.set_id(SliceId(3));
+    writer.write(0, Bytes::from_static(b"compacted"), Lease::empty()).expect("written");
+    writer.finish().await.expect("finished");
+    assert_eq!(keys(&objects).await.len(), 2, "what must be there");
+    put(&store, 4, &sample(999)).await;
+    assert_eq!(keys(&objects).await.len(), 2);
+    put(&store, 5, &sample(999)).await;
+    assert_eq!(keys(&objects).await.len(), 3, "more than may be staged");
+    // A disk that takes nothing.
+    fs::remove_dir_all(root.path().join("rawstaging")).expect("removed");
+    fs::write(root.path().join("rawstaging"), b"no directory").expect("written");
+    store.remove(SliceKey { id: SliceId(4), size: 999 }).await.expect("removed");
+    put(&store, 6, &sample(999)).await;
+    assert_eq!(keys(&objects).await.len(), 4, "staging failed");
+    drop(writer);
+    store.shutdown().await;
+}
