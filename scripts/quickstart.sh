@@ -15,6 +15,11 @@ name=quickstart
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 
+# A mount hides what its directory held before.
+case "$root/" in
+    "$dir"/*) fail "this repository is in $dir and would be hidden by the mount: give another directory, as ~/jfs-mount" ;;
+esac
+
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"
     elif command -v sudo >/dev/null; then sudo "$@"

@@ -274,6 +274,70 @@ fn acknowledged_files_survive_with_small_compressed_blocks() {
     crash_rounds("crash-64k", &volume, &["--cache-size", "8"], if full() { 6 } else { 1 });
 }
 
+/// What was acknowledged may be nowhere but on the local disk. The next client of that disk has it and uploads it; once it
+/// has, every other client has it too.
+#[test]
+fn acknowledged_files_survive_with_writeback() {
+    let volume = Volume::with(&["--trash-days", "0", "--block-size", "256K"]);
+    let run = seed_of("crash-writeback", 0xC0FFEE);
+    let mut rng = StdRng::seed_from_u64(run);
+    let manifest = Arc::new(Manifest::default());
+    let holding = ["--writeback", "--upload-delay", "1h"];
+    for number in 0..if full() { 20 } else { 2 } {
+        let load = Duration::from_millis(rng.random_range(700..2500));
+        let acknowledged = round(&volume, &holding, run, &manifest, load);
+        let staged = staged_blocks(&volume);
+        println!("round {number}: {acknowledged} files acknowledged in {load:?}, {staged} blocks staged");
+        assert!(acknowledged >= 8, "a vacuous round: {acknowledged} files in {load:?}");
+        assert!(staged > 0, "nothing was staged");
+        let mount = volume.mount_with("mnt", &holding);
+        let faults = check(&mount, run, &manifest);
+        assert!(faults.is_empty(), "round {number}:\n{}", faults.join("\n"));
+        assert!(staged_blocks(&volume) > 0, "nothing was left to upload");
+        mount.unmount();
+    }
+    let mount = volume.mount_with("mnt", &["--writeback"]);
+    volume.juicefs(&["umount", "--flush", mount.path().to_str().unwrap()]).expect_success();
+    assert!(mount.ended().success());
+    assert_eq!(staged_blocks(&volume), 0);
+    let mount = volume.mount_with("elsewhere", &[]);
+    let here = Arc::new(manifest_at(&manifest, &volume.dir().join("mnt"), mount.path()));
+    let faults = check(&mount, run, &here);
+    assert!(faults.is_empty(), "from another client:\n{}", faults.join("\n"));
+    mount.unmount();
+    volume.assert_sound(Rest::Crashed);
+}
+
+/// Blocks that wait on the local disk of the mount `mnt`.
+fn staged_blocks(volume: &Volume) -> usize {
+    let mut pending = vec![volume.dir().join("cache-mnt")];
+    let mut staged = 0;
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                pending.push(path);
+            } else {
+                let is_staged = path.components().any(|part| part.as_os_str() == "rawstaging");
+                staged += usize::from(is_staged && path.extension().is_none_or(|extension| extension != "tmp"));
+            }
+        }
+    }
+    staged
+}
+
+/// The same promises, seen through another mount point.
+fn manifest_at(manifest: &Manifest, from: &Path, to: &Path) -> Manifest {
+    let moved = |(path, what): (&PathBuf, &(u64, usize))| (to.join(path.strip_prefix(from).unwrap()), *what);
+    Manifest {
+        whole: Mutex::new(manifest.whole.lock().unwrap().iter().map(moved).collect()),
+        begun: Mutex::new(manifest.begun.lock().unwrap().clone()),
+        slots: Mutex::new(manifest.slots.lock().unwrap().clone()),
+        next_file: AtomicU64::new(0),
+        cut_off: AtomicU64::new(0),
+    }
+}
+
 /// A file that was open and unlinked when its client died is removed by a later client, with its objects.
 #[test]
 fn orphans_of_a_dead_session_are_removed() {

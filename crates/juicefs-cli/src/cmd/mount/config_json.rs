@@ -69,6 +69,7 @@ fn meta(config: &MountConfig, sid: u64) -> Value {
 
 fn chunk(config: &MountConfig, format: &Format) -> Value {
     let data = &config.data;
+    let writeback = data.writeback.as_ref();
     let cache_dir = match &data.cache {
         CachePlace::None | CachePlace::Memory => "memory".to_owned(),
         CachePlace::Dirs(dirs) => {
@@ -95,6 +96,12 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
         "UploadLimit": 0,
         "DownloadLimit": 0,
         "Writeback": data.writeback.is_some(),
+        "MaxStageWrite": writeback.map_or(0, |rules| rules.max_stage_writes),
+        "WritebackThresholdSize": writeback.map_or(0, |rules| rules.threshold_bytes),
+        "UploadDelay": nanos(writeback.map_or(Duration::ZERO, |rules| rules.upload_delay)),
+        "UploadHours": writeback
+            .and_then(|rules| rules.upload_hours)
+            .map_or_else(String::new, |hours| format!("{}-{}", hours.from, hours.to)),
         "HashPrefix": format.hash_prefix,
         "BlockSize": format.block_bytes(),
         "GetTimeout": nanos(data.get_timeout),
