@@ -28,9 +28,9 @@ use parking_lot::Mutex;
 
 use crate::{
     block::BlockId,
+    body::join,
     config::{CacheConfig, CachePlace, ChunkConfig},
     counters::Counters,
-    download::join,
     pool,
 };
 use disk::DiskCache;
