@@ -61,7 +61,7 @@ impl Cipher {
     ///
     /// # Errors
     /// With a sentence for the user.
-    pub fn of_volume(format: &Format, passphrase: Option<&str>) -> Result<Option<Arc<Self>>, CipherError> {
+    pub fn of_volume(format: &Format, passphrase: Option<&[u8]>) -> Result<Option<Arc<Self>>, CipherError> {
         if format.encrypt_key.is_empty() {
             return Ok(None);
         }

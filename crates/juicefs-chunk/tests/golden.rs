@@ -58,7 +58,7 @@ async fn check(volume: &str) {
     let format = unpack(volume, dir.path());
     let storage = open_storage(&format).expect("a store");
     let passphrase = if format.encrypt_key.is_empty() { String::new() } else { text(volume, "passphrase.txt") };
-    let cipher = Cipher::of_volume(&format, Some(passphrase.trim_end())).expect("a good key");
+    let cipher = Cipher::of_volume(&format, Some(passphrase.trim_end().as_bytes())).expect("a good key");
     let uuid = match &cipher {
         Some(cipher) => read_uuid(&Encrypted::new(Arc::clone(&storage), Arc::clone(cipher))).await,
         None => read_uuid(storage.as_ref()).await,

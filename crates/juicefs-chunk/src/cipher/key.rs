@@ -45,7 +45,7 @@ pub enum KeyError {
     )]
     Protection(String),
     /// Another kind of key, or no private key at all.
-    #[error("it is a {0}; only RSA private keys are supported")]
+    #[error("it holds no RSA private key but {0}; other kinds are not supported")]
     NotRsa(String),
     /// Too small to be safe, or too large.
     #[error("the RSA key has {0} bits; supported are {min} to {max}", min = KEY_BITS.start(), max = KEY_BITS.end())]
@@ -73,7 +73,7 @@ impl VolumeKey {
     ///
     /// # Errors
     /// With a sentence for the user.
-    pub fn from_pem(text: &[u8], passphrase: Option<&str>) -> Result<Self, KeyError> {
+    pub fn from_pem(text: &[u8], passphrase: Option<&[u8]>) -> Result<Self, KeyError> {
         if text == REMOVED.as_bytes() {
             return Err(KeyError::Removed);
         }
@@ -90,10 +90,10 @@ impl VolumeKey {
     fn from_der(der: &[u8], label: &str) -> Result<Self, KeyError> {
         let pkcs1 = match PrivateKeyInfoRef::from_der(der) {
             Ok(info) if info.algorithm.oid == RSA => info.private_key.as_bytes(),
-            Ok(info) => return Err(KeyError::NotRsa(format!("private key of the algorithm {}", info.algorithm.oid))),
+            Ok(info) => return Err(KeyError::NotRsa(format!("a private key of the algorithm {}", info.algorithm.oid))),
             Err(_) if matches!(label, "RSA PRIVATE KEY" | "PRIVATE KEY") || is_pkcs1(der) => der,
             Err(_) if label == "ENCRYPTED PRIVATE KEY" => return Err(KeyError::Damaged("not PKCS#8".to_owned())),
-            Err(_) => return Err(KeyError::NotRsa(label.to_owned())),
+            Err(_) => return Err(KeyError::NotRsa(format!("a block {label:?}"))),
         };
         let bits = modulus_bits(pkcs1).map_err(damaged)?;
         if !KEY_BITS.contains(&bits) {
@@ -140,7 +140,7 @@ fn damaged(why: impl ToString) -> KeyError {
 }
 
 /// The DER of a block, and whether a passphrase was needed for it.
-fn unlock(block: &Pem, passphrase: Option<&str>) -> Result<(Vec<u8>, bool), KeyError> {
+fn unlock(block: &Pem, passphrase: Option<&[u8]>) -> Result<(Vec<u8>, bool), KeyError> {
     let is_legacy = block.headers().get("Proc-Type").is_some_and(|kind| kind.contains("ENCRYPTED"));
     if !is_legacy && block.tag() != "ENCRYPTED PRIVATE KEY" {
         return Ok((block.contents().to_vec(), false));
@@ -148,14 +148,14 @@ fn unlock(block: &Pem, passphrase: Option<&str>) -> Result<(Vec<u8>, bool), KeyE
     let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
     let der = if is_legacy {
         let info = block.headers().get("DEK-Info").ok_or_else(|| damaged("it has no DEK-Info line"))?;
-        legacy::decrypt(info, block.contents(), passphrase.as_bytes())?
+        legacy::decrypt(info, block.contents(), passphrase)?
     } else {
         decrypt_pkcs8(block.contents(), passphrase)?
     };
     Ok((der, true))
 }
 
-fn decrypt_pkcs8(der: &[u8], passphrase: &str) -> Result<Vec<u8>, KeyError> {
+fn decrypt_pkcs8(der: &[u8], passphrase: &[u8]) -> Result<Vec<u8>, KeyError> {
     let Ok(sealed) = EncryptedPrivateKeyInfoRef::from_der(der) else {
         return Err(match protection(der) {
             Ok(oid) => KeyError::Protection(format!("the algorithm {oid}")),
