@@ -63,6 +63,22 @@ fn one_key_in_every_form_opens_what_it_sealed() {
     }
 }
 
+/// As files come from other systems and tools.
+#[test]
+fn what_is_around_the_key_does_not_matter() {
+    let body = sealed(&cipher(""), b"plain text");
+    for pem in [PKCS1, PKCS8, PROTECTED[2].1, PROTECTED[5].1] {
+        let windows = pem.replace('\n', "\r\n");
+        let with_text =
+            format!("Bag Attributes\n    friendlyName: jfs\nKey Attributes: <No Attributes>\n{pem}\n\n{PKCS1}");
+        for (form, text) in [("CRLF", windows), ("text", with_text), ("end", pem.trim_end().to_owned())] {
+            let cipher = Cipher::of_volume(&format(&text, ""), Some(PASSPHRASE.as_bytes()));
+            let cipher = cipher.unwrap_or_else(|e| panic!("{form}: {e}: {text}")).expect("encrypted");
+            assert_eq!(&cipher.open(&body).expect("opens")[..], b"plain text", "{form}");
+        }
+    }
+}
+
 #[test]
 fn passphrases_are_asked_for_and_checked() {
     for (name, pem) in PROTECTED {
