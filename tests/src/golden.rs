@@ -1,6 +1,7 @@
 //! The golden volumes: unpacked, mounted read-only, compared.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -57,7 +58,14 @@ impl GoldenVolume {
     /// Mounts it with these flags, with its objects at the place where they were unpacked.
     pub fn mount_with(&self, flags: &[&str]) -> Mount {
         let flags: Vec<&str> = flags.iter().copied().chain(["--bucket", self.bucket.as_str()]).collect();
-        Mount::start_at(&self.meta_url(), self.dir.path(), "mnt", &self.dir.path().join("cache-mnt"), &flags)
+        let cache = self.dir.path().join("cache-mnt");
+        Mount::start_at(&self.meta_url(), self.dir.path(), "mnt", &cache, &flags, &self.variables())
+    }
+
+    /// The passphrase of an encrypted volume.
+    fn variables(&self) -> Vec<(String, String)> {
+        let passphrase = fs::read_to_string(self.source.join("passphrase.txt")).ok();
+        passphrase.map(|text| ("JFS_RSA_PASSPHRASE".to_owned(), text.trim_end().to_owned())).into_iter().collect()
     }
 
     /// The URL of its metadata.

@@ -39,14 +39,21 @@ impl Mount {
     /// Starts a client in the foreground and waits until the volume's root answers.
     pub(crate) fn start(volume: &Volume, place: &str, flags: &[&str]) -> Self {
         let cache = volume.dir().join(format!("cache-{place}"));
-        Self::start_at(&volume.meta_url(), volume.dir(), place, &cache, flags)
+        Self::start_at(&volume.meta_url(), volume.dir(), place, &cache, flags, volume.variables())
     }
 
-    /// Mounts `meta_url` on `dir/place` and waits until the volume's root answers.
+    /// Mounts `meta_url` on `dir/place`, with these environment variables, and waits until the volume's root answers.
     ///
     /// # Panics
     /// If the client ends, or does not serve within a minute; its log is part of the message.
-    pub fn start_at(meta_url: &str, dir: &Path, place: &str, cache: &Path, flags: &[&str]) -> Self {
+    pub fn start_at(
+        meta_url: &str,
+        dir: &Path,
+        place: &str,
+        cache: &Path,
+        flags: &[&str],
+        variables: &[(String, String)],
+    ) -> Self {
         let point = dir.join(place);
         // A dead mount is there and yet cannot be looked at; the client must deal with it.
         if !is_mounted(&point) {
@@ -57,7 +64,7 @@ impl Mount {
         let errors = output.try_clone().expect("a second handle of the log");
         let mut command = Command::new(juicefs());
         command.args(["mount", "--no-usage-report", "--backup-meta", "0", "--cache-dir"]).arg(cache);
-        command.args(flags).arg(meta_url).arg(&point);
+        command.args(flags).arg(meta_url).arg(&point).envs(variables.iter().cloned());
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let before = device_of(&point);
         let mut child = command.spawn().expect("the client starts");

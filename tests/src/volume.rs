@@ -51,6 +51,7 @@ pub struct Volume {
     store: Store,
     dir: TempDir,
     bucket: PathBuf,
+    variables: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -110,7 +111,7 @@ impl Volume {
         let dir = tempfile::Builder::new().prefix("jfs-e2e-").tempdir().expect("a temporary directory");
         let bucket = dir.path().join("objects");
         fs::create_dir(&bucket).expect("the object directory");
-        Self { store, dir, bucket }
+        Self { store, dir, bucket, variables: Vec::new() }
     }
 
     /// Runs `juicefs format` for this place.
@@ -123,10 +124,21 @@ impl Volume {
         self.juicefs(&args)
     }
 
+    /// Sets an environment variable for all clients of this volume from now on; an empty value is as good as none.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The environment variables of its clients.
+    pub fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
     /// Runs the client with these arguments. It gets 60 seconds.
     pub fn juicefs(&self, args: &[&str]) -> Finished {
         let mut command = Command::new(juicefs());
-        command.args(args).current_dir(self.dir.path());
+        command.args(args).current_dir(self.dir.path()).envs(self.variables.iter().cloned());
         run_within(command, Duration::from_secs(60))
     }
 

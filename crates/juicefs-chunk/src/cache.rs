@@ -30,9 +30,9 @@ use parking_lot::Mutex;
 
 use crate::{
     block::BlockId,
+    body::join,
     config::{CacheConfig, CachePlace, ChunkConfig},
     counters::Counters,
-    download::join,
     pool,
 };
 use disk::DiskCache;

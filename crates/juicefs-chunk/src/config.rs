@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use juicefs_core::{Clock, Format, SystemClock, Timestamp};
 use thiserror::Error;
 
-use crate::codec::Compression;
+use crate::{cipher::Cipher, codec::Compression};
 
 /// Smallest data budget that is worked with.
 pub const MIN_BUFFER_BYTES: usize = 32 << 20;
@@ -23,6 +23,9 @@ pub enum ConfigError {
     /// The volume is compressed in a way that this client does not know.
     #[error("compression \"{0}\" of the volume is not supported; supported are: none, lz4, zstd")]
     Compression(String),
+    /// The volume is encrypted, and its cipher is missing.
+    #[error("the volume is encrypted, and its key is not at hand")]
+    Encrypted,
     /// The block size is outside of what volumes have.
     #[error("block size {0} KiB of the volume is not a power of two from 64 to 16384")]
     BlockSize(u32),
@@ -35,6 +38,8 @@ pub struct ChunkConfig {
     pub block_size: usize,
     /// Compression of bodies, from the volume setting.
     pub compression: Compression,
+    /// Encryption of bodies, from the volume setting.
+    pub cipher: Option<Arc<Cipher>>,
     /// Whether keys begin with two hex digits, from the volume setting.
     pub hash_prefix: bool,
     /// Whether the store is on this machine, so that its requests cost no more than those of the cache.
@@ -183,11 +188,23 @@ pub struct CacheConfig {
 }
 
 impl ChunkConfig {
-    /// JuiceFS' defaults for a volume, without a local cache.
+    /// JuiceFS' defaults for a volume that is not encrypted, without a local cache.
     ///
     /// # Errors
-    /// When the setting has a block size or compression that no volume of ours has.
+    /// When the setting has a block size or compression that no volume of ours has, or it is encrypted.
     pub fn for_format(format: &Format) -> Result<Self, ConfigError> {
+        Self::for_volume(format, None)
+    }
+
+    /// JuiceFS' defaults for a volume, without a local cache; `cipher` is the one of its setting.
+    ///
+    /// # Errors
+    /// When the setting has a block size or compression that no volume of ours has, or says that the volume is encrypted
+    /// and there is no cipher: nothing may be stored in the clear then.
+    pub fn for_volume(format: &Format, cipher: Option<Arc<Cipher>>) -> Result<Self, ConfigError> {
+        if !format.encrypt_key.is_empty() && cipher.is_none() {
+            return Err(ConfigError::Encrypted);
+        }
         let compression = Compression::parse(&format.compression)
             .ok_or_else(|| ConfigError::Compression(format.compression.clone()))?;
         if !format.block_size.is_power_of_two() || !(64..=16384).contains(&format.block_size) {
@@ -197,6 +214,7 @@ impl ChunkConfig {
         Ok(Self {
             block_size: format.block_bytes(),
             compression,
+            cipher,
             hash_prefix: format.hash_prefix,
             local_store: is_local(&format.storage),
             buffer_bytes,

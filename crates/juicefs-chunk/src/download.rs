@@ -14,9 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     block::{self, BlockId, Piece},
+    body::join,
     cache::{Found, Keep},
     lease::{LeaseCell, leased},
-    pool::PoolBuf,
     store::{Inner, Started},
 };
 
@@ -24,8 +24,6 @@ use crate::{
 const SMALL_BLOCK_BYTES: u32 = 128 << 10;
 /// Reads of parts of a block after which the whole of it is worth having.
 const REUSE_READS: u32 = 3;
-/// Work on fewer bytes than this is not worth a change of threads.
-const INLINE_CODEC_BYTES: usize = 64 << 10;
 /// How often a body that does not decode is fetched.
 const CORRUPT_TRIES: u32 = 2;
 
@@ -177,7 +175,7 @@ impl Inner {
     /// Whether it is better to fetch a piece than its block.
     fn wants_part(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> bool {
         let size = piece.block.size;
-        if !self.config.compression.is_none() || size <= SMALL_BLOCK_BYTES || piece.len > size / 4 {
+        if !self.body.is_plain() || size <= SMALL_BLOCK_BYTES || piece.len > size / 4 {
             return false;
         }
         match purpose {
@@ -203,10 +201,9 @@ impl Inner {
         }
     }
 
-    /// Budget bytes that fetching a block takes: a compressed body lies beside what becomes of it.
+    /// Budget bytes that fetching a block takes: what is stored lies beside what becomes of it.
     pub(crate) fn fetch_bytes(&self, id: BlockId) -> usize {
-        let plain = id.size as usize;
-        if self.config.compression.is_none() { plain } else { plain + self.config.compression.bound_bytes(plain) }
+        self.body.fetch_bytes(id.size as usize)
     }
 
     /// The flight of a block, started if there is none. Its bytes stay whole blocks.
@@ -253,22 +250,13 @@ impl Inner {
 
     async fn fetch_plain(&self, id: BlockId, key: &str) -> Result<Bytes, ChunkError> {
         let size = id.size as usize;
-        let codec = self.config.compression;
-        if codec.is_none() {
+        if self.body.is_plain() {
             return Ok(join(self.requests.get(key, None, Some(size)).await?));
         }
         let mut tries = 1;
         loop {
-            let body = join(self.requests.get(key, None, None).await?);
-            let decode = move || {
-                let mut plain = PoolBuf::stale(size);
-                codec.decode(&body, &mut plain).map(|()| Bytes::from_owner(plain))
-            };
-            let done = if size <= INLINE_CODEC_BYTES {
-                decode()
-            } else {
-                self.handle.spawn_blocking(decode).await.unwrap_or_else(|e| Err(e.to_string()))
-            };
+            let (form, body) = (self.body.clone(), join(self.requests.get(key, None, None).await?));
+            let done = self.compute(size, move || form.unpack(body, size)).await;
             match done {
                 Ok(plain) => return Ok(plain),
                 Err(why) if tries == CORRUPT_TRIES => return Err(ChunkError::Corrupt { key: key.to_owned(), why }),
@@ -278,7 +266,7 @@ impl Inner {
         }
     }
 
-    /// Fetches only a piece of an uncompressed block.
+    /// Fetches only a piece of a block that is stored as it is.
     async fn fetch_part(self: Arc<Self>, piece: Piece, lease: Lease) -> Result<Bytes, ChunkError> {
         let key = self.key(piece.block);
         let range = (u64::from(piece.off), u64::from(piece.len));
@@ -345,17 +333,5 @@ impl Inner {
             },
             &self.handle,
         );
-    }
-}
-
-/// One piece of memory with all of `body`.
-pub(crate) fn join(body: Segments) -> Bytes {
-    match <[Bytes; 1]>::try_from(body.into_vec()) {
-        Ok([only]) => only,
-        Err(parts) => {
-            let mut whole = PoolBuf::with_capacity(parts.iter().map(Bytes::len).sum());
-            parts.iter().for_each(|part| whole.append(part));
-            Bytes::from_owner(whole)
-        }
     }
 }

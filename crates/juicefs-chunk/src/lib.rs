@@ -1,10 +1,11 @@
-//! Blocks of a JuiceFS volume: object stores, compression, the local cache, and the reading and writing of slices.
+//! Blocks of a JuiceFS volume: object stores, compression and encryption, the local cache, and the reading and writing of slices.
 //!
 //! [`open_storage`] makes the object store of a volume from its setting, [`Store`] is the data path above it and
 //! implements [`juicefs_core::ChunkStore`]. Bytes travel as shared `Bytes` and are taken from one
 //! [`juicefs_core::Budget`].
 
 mod block;
+mod body;
 mod cache;
 mod counters;
 mod download;
@@ -17,15 +18,17 @@ mod sys;
 mod upload;
 mod writer;
 
+pub mod cipher;
 pub mod codec;
 pub mod config;
 pub mod object;
 pub mod store;
 
 pub use cache::cache_dirs;
+pub use cipher::{Cipher, CipherError, KeyError};
 pub use codec::Compression;
 pub use config::{
     CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, KeepWritten, UploadHours, Writeback,
 };
-pub use object::{check_empty, open_storage, selftest, write_uuid};
+pub use object::{Encrypted, check_empty, open_storage, selftest, write_uuid};
 pub use store::Store;

@@ -2,10 +2,12 @@
 //!
 //! The stack of a volume is, from the outside in: key prefix (the volume's name) → sharding → backend (format: data.md
 //! §1.1). Whoever holds what [`open_storage`] returns therefore speaks of `chunks/…`, `juicefs_uuid` and `testing/…`,
-//! while backends see complete keys and shards are chosen by them. Encryption belongs between prefix and caller.
+//! while backends see complete keys and shards are chosen by them. Of an encrypted volume these are the encrypted objects:
+//! [`Encrypted`] goes around them for all but the data path, which encrypts blocks itself.
 //! Retries, deadlines and slots are not here: they are the data path's ([`crate::store`]).
 
 mod dal;
+mod encrypted;
 mod file;
 mod prefix;
 mod probe;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use juicefs_core::{Format, ObjectStorage, StorageError};
 
 pub use dal::DalStorage;
+pub use encrypted::Encrypted;
 pub use file::FileStorage;
 pub use prefix::Prefixed;
 pub use probe::{UUID_KEY, check_empty, read_uuid, selftest, write_uuid};
@@ -26,7 +29,7 @@ pub const SUPPORTED_STORAGES: &str = "file, mem";
 
 /// The object store of a volume, with keys relative to the volume: its name is put before them here.
 ///
-/// Nothing is contacted or made. Secrets of `format` must be decrypted.
+/// Bodies are as they are stored, whether the volume is encrypted or not. Nothing is contacted or made. Secrets of `format` must be decrypted.
 ///
 /// # Errors
 /// `Permanent` with a sentence for the user when the setting names a storage that is not supported, or a bucket that

@@ -189,7 +189,8 @@ impl Inner {
     /// Writes a block to the local disk in place of the store. `false` when that is not wanted or not possible, and the
     /// block must go to the store.
     pub(crate) async fn stage(self: &Arc<Self>, job: &UploadJob) -> bool {
-        if job.direct || !self.staging.wants(job.block) {
+        // What was packed for the store is not what belongs on the disk.
+        if job.direct || job.packed || !self.staging.wants(job.block) {
             return false;
         }
         let Ok(_slot) = self.staging.writes.try_acquire() else { return false };

@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     block::{self, BlockId},
+    body::BodyForm,
     cache::{Cache, Keep},
     config::ChunkConfig,
     counters::Counters,
@@ -57,8 +58,9 @@ pub(crate) struct Inner {
     pub(crate) reuse: ReuseTable,
     /// Slots of background fetches of whole blocks.
     pub(crate) prefetches: Arc<Semaphore>,
-    /// Slots of compressing, which takes a processor and memory beside the budget.
-    pub(crate) codecs: Semaphore,
+    pub(crate) body: BodyForm,
+    /// Slots of compressing and encrypting, and of the way back: it takes a processor each, and memory beside the budget.
+    pub(crate) codecs: Arc<Semaphore>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) handle: Handle,
     pub(crate) tasks: TaskTracker,
@@ -74,7 +76,8 @@ pub(crate) enum Started<T> {
 }
 
 impl Store {
-    /// Opens the data path over the store of a volume, as [`crate::open_storage`] returns it.
+    /// Opens the data path over the store of a volume, as [`crate::open_storage`] returns it: encryption is done here, with
+    /// the cipher of `config`, and not by the store.
     ///
     /// Numbers out of bounds are corrected, a cache directory that cannot be used is logged and left out. Must be
     /// called within a tokio runtime, with time enabled, that lives until [`ChunkStore::shutdown`] returned.
@@ -91,7 +94,8 @@ impl Store {
             flights: Flights::default(),
             reuse: ReuseTable::default(),
             prefetches: Arc::new(Semaphore::new(config.prefetch)),
-            codecs: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+            codecs: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
+            body: BodyForm { compression: config.compression, cipher: config.cipher.clone() },
             counters,
             handle: Handle::current(),
             tasks: TaskTracker::new(),
@@ -126,6 +130,25 @@ impl Inner {
             Poll::Ready(done) => Started::Done(done),
             Poll::Pending => Started::Running(self.tasks.spawn_on(work, &self.handle)),
         }
+    }
+
+    /// Does `work` on the body of a block of `plain_bytes`: in place when that is quickest, else on the blocking pool, where
+    /// no more of it goes on at once than there are processors.
+    pub(crate) async fn compute<T, F>(&self, plain_bytes: usize, work: F) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, String> + Send + 'static,
+    {
+        if !self.body.wants_pool(plain_bytes) {
+            return work();
+        }
+        // The semaphore is never closed. The slot goes with the work, which a dropped future does not end.
+        let slot = Arc::clone(&self.codecs).acquire_owned().await;
+        let with_slot = move || {
+            let _slot = slot;
+            work()
+        };
+        self.handle.spawn_blocking(with_slot).await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
     pub(crate) fn key(&self, id: BlockId) -> String {

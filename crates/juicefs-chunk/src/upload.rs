@@ -2,20 +2,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use juicefs_core::{ChunkError, Lease, Segments, StorageError, buffer::segments_len};
 use tokio_util::sync::CancellationToken;
 
-use crate::{block::BlockId, config::KeepWritten, download::join, pool::PoolBuf, store::Inner};
-
-/// Compressing fewer bytes than this is not worth a change of threads.
-const INLINE_CODEC_BYTES: usize = 64 << 10;
+use crate::{block::BlockId, config::KeepWritten, store::Inner};
 
 /// A block that is to be stored. Holds its part of the budget until it is.
 #[derive(Debug)]
 pub(crate) struct UploadJob {
     pub(crate) block: BlockId,
-    /// Plain bytes, or what they were compressed to.
+    /// Plain bytes, or what they were compressed and encrypted to.
     pub(crate) body: Segments,
     pub(crate) packed: bool,
     pub(crate) lease: Lease,
@@ -70,29 +66,21 @@ impl Inner {
         done.map_err(|e| Box::new(FailedUpload { job, error: e.into() }))
     }
 
-    /// Compresses the body as the volume wants it. The plain bytes are let go, and their part of the budget that the
-    /// result does not need.
+    /// Compresses and encrypts the body as the volume wants it, once for all tries. The plain bytes are let go, and their
+    /// part of the budget that the result does not need.
     ///
     /// The result is not taken from the budget: it replaces bytes that were, and waiting for memory with a full budget of
-    /// dirty blocks would be waiting for oneself. Beside the budget there is one block joined and one compressed per
+    /// dirty blocks would be waiting for oneself. Beside the budget there is one block joined and one packed per
     /// processor, and what became of blocks whose plain bytes were let go.
     async fn pack(&self, job: &mut UploadJob) -> Result<(), String> {
-        let codec = self.config.compression;
-        if codec.is_none() {
-            job.packed = true;
-            return Ok(());
+        if !self.body.is_plain() {
+            let plain_bytes = segments_len(&job.body);
+            let (form, plain) = (self.body.clone(), job.body.clone());
+            job.body = self.compute(plain_bytes, move || form.pack(plain)).await?;
+            let surplus = job.lease.bytes().saturating_sub(segments_len(&job.body));
+            drop(job.lease.split(surplus));
         }
-        let small = segments_len(&job.body) <= INLINE_CODEC_BYTES;
-        // The semaphore is never closed.
-        let _slot = if small { None } else { self.codecs.acquire().await.ok() };
-        let plain = join(job.body.clone());
-        let encode = move || codec.encode(&plain);
-        let packed: PoolBuf =
-            if small { encode()? } else { self.handle.spawn_blocking(encode).await.map_err(|e| e.to_string())?? };
-        job.body = Segments::from_iter([Bytes::from_owner(packed)]);
         job.packed = true;
-        let surplus = job.lease.bytes().saturating_sub(segments_len(&job.body));
-        drop(job.lease.split(surplus));
         Ok(())
     }
 }

@@ -4,14 +4,19 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
-use juicefs_chunk::{ChunkConfig, Store, object::read_uuid, open_storage};
+use juicefs_chunk::{ChunkConfig, Cipher, Encrypted, Store, object::read_uuid, open_storage};
 use juicefs_core::{ChunkStore, Format, SliceId, SliceKey, store::ReadPurpose};
 
 fn golden() -> PathBuf {
     std::env::var_os("JFS_GOLDEN")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden"), PathBuf::from)
+}
+
+fn text(volume: &str, file: &str) -> String {
+    std::fs::read_to_string(golden().join(volume).join(file)).unwrap_or_else(|e| panic!("{volume}/{file}: {e}"))
 }
 
 /// Unpacks the objects of a golden volume and returns the setting that opens them.
@@ -21,11 +26,18 @@ fn unpack(volume: &str, dir: &Path) -> Format {
     let done = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(dir).status().expect("tar runs");
     assert!(done.success(), "tar cannot unpack {}", archive.display());
     let (compression, block_size) = match volume {
-        "sqlite-lz4" => ("lz4", 4096),
+        "sqlite-aes" => ("none", 256),
+        "sqlite-lz4" | "sqlite-chacha" => ("lz4", 4096),
         "sqlite-zstd" => ("zstd", 4096),
         "sqlite-block64k" => ("none", 64),
         _ => ("none", 4096),
     };
+    let encrypt_algo = match volume {
+        "sqlite-aes" => "aes256gcm-rsa",
+        "sqlite-chacha" => "chacha20-rsa",
+        _ => "",
+    };
+    let encrypt_key = if encrypt_algo.is_empty() { String::new() } else { text(volume, "key.pem") };
     let (shards, bucket) = if volume == "sqlite-hashprefix" { (4, "%d/") } else { (0, "") };
     Format {
         name: volume.into(),
@@ -35,6 +47,8 @@ fn unpack(volume: &str, dir: &Path) -> Format {
         hash_prefix: shards > 0,
         compression: compression.into(),
         block_size,
+        encrypt_algo: encrypt_algo.into(),
+        encrypt_key,
         ..Format::default()
     }
 }
@@ -43,7 +57,14 @@ async fn check(volume: &str) {
     let dir = tempfile::tempdir().expect("a directory");
     let format = unpack(volume, dir.path());
     let storage = open_storage(&format).expect("a store");
-    assert_eq!(read_uuid(storage.as_ref()).await.expect("readable").expect("written").len(), 36);
+    let passphrase = if format.encrypt_key.is_empty() { String::new() } else { text(volume, "passphrase.txt") };
+    let cipher = Cipher::of_volume(&format, Some(passphrase.trim_end().as_bytes())).expect("a good key");
+    let uuid = match &cipher {
+        Some(cipher) => read_uuid(&Encrypted::new(Arc::clone(&storage), Arc::clone(cipher))).await,
+        None => read_uuid(storage.as_ref()).await,
+    };
+    let uuid = uuid.expect("readable").expect("written");
+    assert!(text(volume, "status.json").contains(&format!("\"UUID\": \"{uuid}\"")), "{uuid} is of another volume");
     let objects = storage.list("chunks/", "", 100_000).await.expect("a list");
     // Sizes of the blocks of each slice, by number.
     let mut slices: BTreeMap<u64, BTreeMap<u32, u32>> = BTreeMap::new();
@@ -53,7 +74,7 @@ async fn check(volume: &str) {
         slices.entry(parts[0]).or_default().insert(parts[1] as u32, parts[2] as u32);
     }
     assert!(slices.len() > 50, "{} slices in {volume}", slices.len());
-    let config = ChunkConfig::for_format(&format).expect("a config");
+    let config = ChunkConfig::for_volume(&format, cipher).expect("a config");
     let block_size = config.block_size as u32;
     let store = Store::open(config, storage);
     let mut blocks = 0;
@@ -95,4 +116,14 @@ async fn zstd_blocks() {
 #[tokio::test]
 async fn small_blocks() {
     check("sqlite-block64k").await;
+}
+
+#[tokio::test]
+async fn blocks_encrypted_with_aes() {
+    check("sqlite-aes").await;
+}
+
+#[tokio::test]
+async fn compressed_blocks_encrypted_with_chacha20() {
+    check("sqlite-chacha").await;
 }

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use juicefs_chunk::{Cipher, CipherError, Encrypted, KeyError};
 use juicefs_core::{Format, ObjectStorage, SystemClock};
 use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, Passwords};
 
@@ -10,6 +11,9 @@ use crate::secrets::mask_url;
 
 /// What users know to do when they read it.
 pub(crate) const UNFORMATTED: &str = "load setting: database is not formatted, please run `juicefs format ...` first";
+
+/// The variable with the passphrase of private keys.
+const PASSPHRASE: &str = "JFS_RSA_PASSPHRASE";
 
 /// Opens the metadata engine of `url`. What is `read_only` may be one that cannot be written to.
 ///
@@ -53,17 +57,42 @@ pub(crate) async fn open_reader(engine: &Arc<dyn Engine>) -> Result<Arc<Client>>
     Client::open(Arc::clone(engine), config).await.context("open the volume")
 }
 
+/// The object storage of a volume, as two users of it see it.
+pub(crate) struct Storage {
+    /// For all but blocks: encrypted on the way if the volume is.
+    pub(crate) objects: Arc<dyn ObjectStorage>,
+    /// For the data path, which encrypts with the cipher.
+    pub(crate) blocks: Arc<dyn ObjectStorage>,
+    /// Of an encrypted volume.
+    pub(crate) cipher: Option<Arc<Cipher>>,
+}
+
 /// The object storage of a volume.
 ///
 /// # Errors
-/// With a sentence for the user when it is not supported.
-pub(crate) fn open_storage(format: &Format) -> Result<Arc<dyn ObjectStorage>> {
-    if !format.encrypt_key.is_empty() {
-        bail!("volume {} is encrypted, which is not supported yet", format.name);
-    }
-    let storage = juicefs_chunk::open_storage(format).context("object storage")?;
-    tracing::info!("Data use {}", storage.describe());
-    Ok(storage)
+/// With a sentence for the user when it is not supported, or the volume is encrypted and its key cannot be used.
+pub(crate) fn open_storage(format: &Format) -> Result<Storage> {
+    let cipher = cipher(format).with_context(|| format!("volume {}", format.name))?;
+    let blocks = juicefs_chunk::open_storage(format).context("object storage")?;
+    let objects = match &cipher {
+        Some(cipher) => Arc::new(Encrypted::new(Arc::clone(&blocks), Arc::clone(cipher))),
+        None => Arc::clone(&blocks),
+    };
+    tracing::info!("Data use {}", objects.describe());
+    Ok(Storage { objects, blocks, cipher })
+}
+
+/// The cipher of a volume, if it is encrypted; the passphrase of its key comes from the environment.
+///
+/// # Errors
+/// With a sentence for the user.
+pub(crate) fn cipher(format: &Format) -> Result<Option<Arc<Cipher>>> {
+    let passphrase = std::env::var_os(PASSPHRASE).map(std::ffi::OsString::into_encoded_bytes);
+    Cipher::of_volume(format, passphrase.as_deref()).map_err(|error| match error {
+        CipherError::Key(KeyError::PassphraseMissing) => anyhow!("{error}: set {PASSPHRASE}"),
+        CipherError::Key(KeyError::PassphraseWrong) => anyhow!("{error}: {PASSPHRASE} must hold it"),
+        other => other.into(),
+    })
 }
 
 /// The setting as people may see it: with the secrets removed, otherwise as it is stored.

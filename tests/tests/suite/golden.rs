@@ -23,6 +23,8 @@ golden! {
     plain: "sqlite-plain",
     lz4: "sqlite-lz4",
     zstd: "sqlite-zstd",
+    aes: "sqlite-aes",
+    chacha20_over_lz4: "sqlite-chacha",
     trash: "sqlite-trash",
     block64k: "sqlite-block64k",
     hashprefix_and_shards: "sqlite-hashprefix",

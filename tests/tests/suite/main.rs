@@ -10,6 +10,7 @@ mod cli;
 mod concurrent;
 mod crash;
 mod differential;
+mod encryption;
 mod faults;
 mod fencing;
 mod full_disk;

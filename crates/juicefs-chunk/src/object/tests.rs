@@ -99,3 +99,38 @@ fn what_is_not_supported_is_said_clearly() {
         assert!(text.contains("%d"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn encrypted_objects_are_whole_or_an_error() {
+    let raw: Arc<dyn ObjectStorage> = Arc::new(DalStorage::memory().expect("memory"));
+    let cipher = crate::cipher::tests::cipher("aes256gcm-rsa");
+    let store = Encrypted::new(Arc::clone(&raw), Arc::clone(&cipher));
+    for len in [0, 1, 5000] {
+        let data = vec![7; len];
+        store.put("k", body(&data)).await.expect("put");
+        assert_eq!(store.get("k", None).await.expect("get").concat(), data);
+        let kept = raw.get("k", None).await.expect("there").concat();
+        assert_eq!(kept.len(), len + cipher.overhead_bytes());
+        assert_eq!(store.head("k").await.expect("head").size, kept.len() as u64, "as it is stored");
+        assert!(!kept.windows(16).any(|part| part == [7; 16]), "in the clear");
+    }
+    store.put("k", body(b"hello world")).await.expect("put");
+    for (off, len, want) in [(0, 5, "hello"), (6, 100, "world"), (6, u64::MAX, "world"), (11, 1, ""), (u64::MAX, 1, "")]
+    {
+        assert_eq!(store.get("k", Some((off, len))).await.expect("get").concat(), want.as_bytes(), "{off} {len}");
+    }
+    assert!(matches!(store.get("none", None).await, Err(StorageError::NotFound(_))));
+    let mut damaged = raw.get("k", None).await.expect("there").concat();
+    *damaged.last_mut().expect("a byte") ^= 1;
+    raw.put("k", body(&damaged)).await.expect("put");
+    for range in [None, Some((0, 1))] {
+        let failed = store.get("k", range).await.expect_err("damaged");
+        assert!(matches!(&failed, StorageError::Permanent(text) if text.starts_with("k: ")), "{failed}");
+    }
+    store.delete("k").await.expect("deleted");
+    selftest(&store).await.expect("sound");
+    write_uuid(&store, "0-1-2").await.expect("written");
+    assert_eq!(read_uuid(&store).await.expect("asked").as_deref(), Some("0-1-2"));
+    assert_ne!(read_uuid(raw.as_ref()).await.expect("asked").as_deref(), Some("0-1-2"));
+    assert_eq!(keys(&store, "", "", 10).await, [UUID_KEY]);
+}

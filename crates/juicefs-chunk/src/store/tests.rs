@@ -2,7 +2,7 @@ use bytes::Bytes;
 use juicefs_core::{Format, SliceId};
 
 use super::*;
-use crate::{Compression, open_storage};
+use crate::open_storage;
 
 pub(crate) fn format(compression: &str) -> Format {
     Format {
@@ -19,6 +19,11 @@ pub(crate) fn config(compression: &str) -> ChunkConfig {
         retry_delay: std::time::Duration::from_millis(1),
         ..ChunkConfig::for_format(&format(compression)).expect("a config")
     }
+}
+
+/// As [`config`], of an encrypted volume.
+pub(crate) fn encrypted(compression: &str, algorithm: &str) -> ChunkConfig {
+    ChunkConfig { cipher: Some(crate::cipher::tests::cipher(algorithm)), ..config(compression) }
 }
 
 pub(crate) fn mem() -> Arc<dyn ObjectStorage> {
@@ -52,7 +57,7 @@ pub(crate) fn sample(len: usize) -> Vec<u8> {
 /// The round trip that the reference client tests.
 async fn round_trip(config: ChunkConfig) {
     let block = config.block_size as u32;
-    let codec = config.compression;
+    let is_plain = config.compression.is_none() && config.cipher.is_none();
     let storage = mem();
     let store = Store::open(config, Arc::clone(&storage));
     let mut writer = store.writer(WriteOptions::default());
@@ -80,7 +85,7 @@ async fn round_trip(config: ChunkConfig) {
     assert!(store.read(slice, block, 9, ReadPurpose::Random).await.is_err(), "past the end");
     let keys: Vec<_> = storage.list("", "", 10).await.expect("list").into_iter().map(|o| (o.key, o.size)).collect();
     assert_eq!(keys.iter().map(|k| k.0.as_str()).collect::<Vec<_>>(), ["chunks/0/0/1_0_65536", "chunks/0/0/1_1_8"]);
-    assert_eq!(codec == Compression::None, keys[0].1 == 65536);
+    assert_eq!(is_plain, keys[0].1 == 65536);
 
     let (a, b, c) = (sample(200_000), sample(10), sample(65_536));
     let slices = tokio::join!(put(&store, 2, &a), put(&store, 3, &b), put(&store, 4, &c));
@@ -101,8 +106,12 @@ async fn slices_come_back() {
         round_trip(config(codec)).await;
     }
     round_trip(ChunkConfig { buffer_bytes: 1 << 20, ..config("none") }).await;
+    for (codec, algorithm) in [("none", "chacha20-rsa"), ("lz4", "aes256gcm-rsa"), ("zstd", "chacha20-rsa")] {
+        round_trip(encrypted(codec, algorithm)).await;
+    }
 }
 
+mod encryption;
 mod faults;
 mod model;
 mod reads;

@@ -84,7 +84,7 @@ fn changes_asked_for(words: &[OsString]) -> bool {
 
 async fn check(change: &Change, engine: &Arc<dyn Engine>, yes: bool) -> Result<()> {
     if change.storage {
-        let storage = open_storage(&change.format)?;
+        let storage = open_storage(&change.format)?.objects;
         juicefs_chunk::selftest(storage.as_ref()).await.with_context(|| format!("Storage {}", storage.describe()))?;
     }
     if change.limits {

@@ -11,7 +11,7 @@ use crate::{
         args::FormatArgs,
         resolved::{Surroundings, Warned, volume},
     },
-    volume::{open_engine, open_storage, shown},
+    volume::{cipher, open_engine, open_storage, shown},
 };
 
 /// Formats.
@@ -21,6 +21,9 @@ use crate::{
 pub(crate) async fn run(args: &FormatArgs, here: &Surroundings) -> Result<()> {
     // Flags are checked before anything is touched: even opening an engine may make a file.
     let Warned { value: fresh, mut warnings } = volume::new_format(args, here)?;
+    if let Some(path) = &args.encrypt_rsa_key {
+        cipher(&fresh).with_context(|| format!("--encrypt-rsa-key {}", path.display()))?;
+    }
     let engine = open_engine(&args.meta_url, false).await?;
     let old = Client::load_format(&engine).await.context("load setting")?;
     let format = match &old {
@@ -36,7 +39,7 @@ pub(crate) async fn run(args: &FormatArgs, here: &Surroundings) -> Result<()> {
     if let Some(old) = old.as_ref().filter(|_| args.force) {
         tracing::warn!("Existing volume will be overwritten: {}", shown(old)?.to_json_indented("  ")?);
     }
-    let storage = open_storage(&format)?;
+    let storage = open_storage(&format)?.objects;
     if here.var("JFS_NO_CHECK_OBJECT_STORAGE").is_none() {
         check_storage(storage.as_ref(), &format, old.is_none()).await?;
     }

@@ -160,18 +160,20 @@ async fn read_in_storm(store: &Store, slice: SliceKey, off: u32, len: u32) -> Ve
 
 /// Writers and readers under all faults at once, with little memory: what was finished reads back, all of it ends, and
 /// the budget holds.
-async fn storm(seed: u64, codec: &str) {
+async fn storm(seed: u64, mut config: ChunkConfig) {
     let root = tempfile::tempdir().expect("a directory");
-    let mut config = config(codec);
     config.buffer_bytes = 0;
     config.io_retries = 30;
     config.cache.place = CachePlace::Disk(vec![root.path().to_owned()]);
     config.cache.free_space_ratio = 0.0001;
     config.cache.size_bytes = 2 << 20;
+    let is_encrypted = config.cipher.is_some();
     let faults = FaultStore::new(mem(), seed);
     let store = Store::open(config, Arc::clone(&faults) as Arc<dyn ObjectStorage>);
-    // No flipped bits: the format has no checksum of bodies, so those that still decode are not seen.
-    faults.set_rates(Rates { error_before: 50, error_after: 50, latency: 100, corrupt_byte: 0, truncated: 30 });
+    // Flipped bits only where bodies are authenticated: elsewhere the format has no checksum of them, so those that still
+    // decode are not seen.
+    let corrupt_byte = if is_encrypted { 30 } else { 0 };
+    faults.set_rates(Rates { error_before: 50, error_after: 50, latency: 100, corrupt_byte, truncated: 30 });
     let cap = store.budget().cap_bytes();
     let work = (1..=8_u64).map(|n| {
         let store = Arc::clone(&store);
@@ -200,6 +202,9 @@ async fn storm(seed: u64, codec: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn data_survives_a_storm() {
     for (seed, codec) in [(1, "none"), (2, "lz4"), (3, "zstd")] {
-        storm(seed, codec).await;
+        storm(seed, config(codec)).await;
+    }
+    for (seed, codec, algorithm) in [(4, "none", "aes256gcm-rsa"), (5, "lz4", "chacha20-rsa")] {
+        storm(seed, encrypted(codec, algorithm)).await;
     }
 }

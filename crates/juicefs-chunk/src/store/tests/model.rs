@@ -24,8 +24,8 @@ fn write_len() -> impl Strategy<Value = usize> {
     prop_oneof![3 => 1..5000_usize, 2 => 1..200_000_usize, 1 => 500_000..700_000_usize]
 }
 
-async fn run(ops: Vec<Op>, codec: &str) {
-    let store = Store::open(config(codec), mem());
+async fn run(ops: Vec<Op>, config: ChunkConfig) {
+    let store = Store::open(config, mem());
     let mut writer = store.writer(WriteOptions::default());
     let mut model: Vec<u8> = Vec::new();
     writer.set_id(SliceId(5));
@@ -65,7 +65,21 @@ proptest! {
     #[test]
     fn what_is_written_is_read(ops in ops(), codec in prop_oneof![Just("none"), Just("lz4"), Just("zstd")]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(run(ops, codec));
+        runtime.block_on(run(ops, config(codec)));
+    }
+}
+
+proptest! {
+    // Each block costs a private key operation.
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn what_is_written_is_read_on_encrypted_volumes(
+        ops in ops(),
+        codec in prop_oneof![Just("none"), Just("lz4"), Just("zstd")],
+        algorithm in prop_oneof![Just("aes256gcm-rsa"), Just("chacha20-rsa")],
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(run(ops, encrypted(codec, algorithm)));
     }
 }
 

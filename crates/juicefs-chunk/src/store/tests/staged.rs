@@ -197,3 +197,29 @@ async fn some_blocks_go_to_the_store_at_once() {
     drop(writer);
     store.shutdown().await;
 }
+
+/// A block that was compressed for the store, which did not take it, and for which there is room on the disk now.
+#[tokio::test]
+async fn what_was_packed_for_the_store_is_not_staged() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (faults, objects) = away();
+    let delay = Writeback { upload_delay: Duration::from_secs(3600), ..writeback() };
+    let mut config = staging_config(root.path(), delay);
+    config.cache.size_bytes = 1500;
+    let store = open(config, &faults);
+    let first = put(&store, 1, &sample(1000)).await;
+    let data = vec![7; 1000];
+    let mut writer = store.writer(WriteOptions::default());
+    writer.set_id(SliceId(2));
+    writer.write(0, Bytes::from(data.clone()), Lease::empty()).expect("written");
+    writer.finish().await.expect_err("there is no room, and no store");
+    store.remove(first).await.expect("removed");
+    writer.finish().await.expect_err("there is no store");
+    assert!(staged_files(root.path()).is_empty(), "what would be staged is compressed");
+    faults.fail_always(None);
+    writer.finish().await.expect("the store is back");
+    assert_eq!(keys(&objects).await, ["chunks/0/0/2_0_1000"]);
+    assert_eq!(get(&store, SliceKey { id: SliceId(2), size: 1000 }, 0, 1000).await, data);
+    drop(writer);
+    store.shutdown().await;
+}

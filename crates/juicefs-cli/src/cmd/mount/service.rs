@@ -61,8 +61,10 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
     let format = settings::overridden(&stored, &config.overrides)?;
     let storage = open_storage(&format)?;
     if config.data.check_storage {
-        let place = storage.describe();
-        juicefs_chunk::selftest(storage.as_ref()).await.with_context(|| format!("Storage {place} does not work"))?;
+        let place = storage.objects.describe();
+        juicefs_chunk::selftest(storage.objects.as_ref())
+            .await
+            .with_context(|| format!("Storage {place} does not work"))?;
     }
     if format.upload_limit > 0 || format.download_limit > 0 {
         tracing::warn!(
@@ -72,9 +74,9 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
     let mountpoint = mountpoint::prepare(&config.mountpoint)?;
     mountpoint::refuse_second(&mountpoint, &format.name, config.process.force)?;
     let config = MountConfig { mountpoint, ..config.clone() };
-    let chunk_config = settings::chunk(&config, &format)?;
+    let chunk_config = settings::chunk(&config, &format, storage.cipher)?;
     let meta = Client::open(engine, settings::client(&config)).await.context("open the volume")?;
-    let chunks: Arc<dyn ChunkStore> = Store::open(chunk_config, storage);
+    let chunks: Arc<dyn ChunkStore> = Store::open(chunk_config, storage.blocks);
     let sid = if config.meta.read_only {
         0
     } else {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use juicefs_chunk::{CachePlace, ChecksumLevel, ChunkConfig, Eviction};
+use juicefs_chunk::{CachePlace, ChecksumLevel, ChunkConfig, Cipher, Eviction};
 use juicefs_core::{Format, SystemClock};
 use juicefs_fuse::MountOptions;
 use juicefs_meta::ClientConfig;
@@ -65,13 +65,13 @@ pub(super) fn client(config: &MountConfig) -> ClientConfig {
     }
 }
 
-/// Settings of the data path.
+/// Settings of the data path; `cipher` is that of an encrypted volume.
 ///
 /// # Errors
 /// When the volume has a block size or compression that is not supported.
-pub(super) fn chunk(config: &MountConfig, format: &Format) -> Result<ChunkConfig> {
+pub(super) fn chunk(config: &MountConfig, format: &Format, cipher: Option<Arc<Cipher>>) -> Result<ChunkConfig> {
     let data = &config.data;
-    let mut chunk = ChunkConfig::for_format(format).with_context(|| format!("volume {}", format.name))?;
+    let mut chunk = ChunkConfig::for_volume(format, cipher).with_context(|| format!("volume {}", format.name))?;
     chunk.buffer_bytes = data.buffer_bytes;
     chunk.max_uploads = data.max_uploads;
     chunk.max_downloads = data.max_downloads;

@@ -1,6 +1,6 @@
 //! What `format` and `config` make of a volume's setting (cli.md §4.1, §4.2, §5.1, §5.2).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use anyhow::{Context, Result, bail};
 use juicefs_core::{
@@ -21,6 +21,8 @@ const BASE_CLIENT: &str = "1.1.0-A";
 const LEAST_BLOCK: u64 = 64 << 10;
 const LARGEST_BLOCK: u64 = 16 << 20;
 const MOST_SHARDS: u32 = 256;
+/// No private key is as long as this.
+const LARGEST_KEY: u64 = 1 << 20;
 
 /// The setting of a new volume.
 ///
@@ -54,6 +56,7 @@ pub(crate) fn new_format(args: &FormatArgs, here: &Surroundings) -> Result<Warne
         hash_prefix: args.hash_prefix.unwrap_or(false),
         capacity: args.management.capacity.unwrap_or(0),
         inodes: args.management.inodes.unwrap_or(0),
+        encrypt_key: args.encrypt_rsa_key.as_deref().map(|path| read_key(path, here)).transpose()?.unwrap_or_default(),
         encrypt_algo: args.encrypt_algo.clone().unwrap_or_else(|| "aes256gcm-rsa".to_owned()),
         trash_days: args.management.trash_days.unwrap_or(1),
         meta_version: META_VERSION,
@@ -89,8 +92,12 @@ pub(crate) fn changed_format(old: &Format, args: &FormatArgs, here: &Surrounding
     if let Some(name) = &args.compress {
         format.compression = name.to_ascii_lowercase();
     }
-    if args.encrypt_algo.is_some() {
-        warnings.push("--encrypt-algo is ignored: the encryption of a volume cannot change".to_owned());
+    for (given, flag) in
+        [(args.encrypt_rsa_key.is_some(), "--encrypt-rsa-key"), (args.encrypt_algo.is_some(), "--encrypt-algo")]
+    {
+        if given {
+            warnings.push(format!("{flag} is ignored: the encryption of a volume cannot change"));
+        }
     }
     format.block_size = args.block_size.map_or(format.block_size, |size| block_size(size, &mut warnings));
     format.shards = args.shards.unwrap_or(format.shards);
@@ -112,15 +119,20 @@ fn check(args: &FormatArgs) -> Result<()> {
     if let Some(shards) = args.shards.filter(|shards| *shards > MOST_SHARDS) {
         bail!("too many shards: {shards}, the most is {MOST_SHARDS}");
     }
-    if let Some(key) = &args.encrypt_rsa_key {
-        bail!("--encrypt-rsa-key {} is not supported yet: data cannot be encrypted", key.display());
-    }
     if let Some(name) = &args.encrypt_algo
         && !matches!(name.as_str(), "aes256gcm-rsa" | "chacha20-rsa" | "sm4gcm")
     {
         bail!("unsupported encrypt algorithm {name:?}: choose aes256gcm-rsa or chacha20-rsa");
     }
     refuse_unbuilt(&args.management)
+}
+
+/// The text of a PEM file. Whether there is a key in it is for those to say who use it.
+fn read_key(path: &Path, here: &Surroundings) -> Result<String> {
+    let mut text = String::new();
+    let read = File::open(here.absolute(path)).and_then(|file| file.take(LARGEST_KEY).read_to_string(&mut text));
+    read.with_context(|| format!("--encrypt-rsa-key {}: cannot read it", path.display()))?;
+    Ok(text)
 }
 
 /// Features that a client must serve once the setting names them.
@@ -250,7 +262,8 @@ mod tests {
         assert!(refused("vol --compress gzip").contains("\"gzip\""));
         assert!(refused("vol --shards 257").contains("257"));
         assert!(refused("vol --storage s3").contains("\"s3\" is not supported yet"));
-        assert!(refused("vol --encrypt-rsa-key k").contains("--encrypt-rsa-key"));
+        assert!(refused("vol --encrypt-rsa-key /no/such/k").contains("--encrypt-rsa-key /no/such/k"));
+        assert!(refused("vol --encrypt-rsa-key /").contains("--encrypt-rsa-key /"));
         assert!(refused("vol --encrypt-algo rot13").contains("rot13"));
         assert!(refused("vol --enable-acl").contains("--enable-acl"));
         assert!(refused("V").contains("\"V\""));
@@ -263,6 +276,21 @@ mod tests {
         here.vars.insert("SECRET_KEY".into(), "from-env".into());
         let format = new_format(&args("vol --access-key given"), &here).expect("good flags").value;
         assert_eq!((format.access_key.as_str(), format.secret_key.as_str()), ("given", "from-env"));
+    }
+
+    #[test]
+    fn a_key_is_stored_as_it_is_in_its_file_and_never_changes() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(&file, "the PEM\n").expect("written");
+        let line = format!("vol --encrypt-algo chacha20-rsa --encrypt-rsa-key {}", file.path().display());
+        let format = new(&line);
+        assert_eq!((format.encrypt_key.as_str(), format.encrypt_algo.as_str()), ("the PEM\n", "chacha20-rsa"));
+        let old = new("vol");
+        let changed = changed_format(&old, &args(&line), &Surroundings::of_tests()).expect("good flags");
+        assert_eq!(changed.value, old);
+        assert_eq!(changed.warnings.len(), 2, "{:?}", changed.warnings);
+        std::fs::write(&file, [0xff, 0xfe]).expect("written");
+        assert!(refused(&line).contains("--encrypt-rsa-key"));
     }
 
     #[test]
