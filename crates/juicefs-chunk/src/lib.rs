@@ -24,5 +24,5 @@ pub mod store;
 pub use cache::cache_dirs;
 pub use codec::Compression;
 pub use config::{CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, KeepWritten};
-pub use object::{check_empty, open_storage, selftest, write_uuid};
+pub use object::{check_empty, open_storage, open_storage_with, selftest, storage_name, write_uuid};
 pub use store::Store;

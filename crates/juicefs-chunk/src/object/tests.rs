@@ -1,8 +1,11 @@
 use bytes::Bytes;
+use juicefs_core::{Format, ObjectStorage, Segments, StorageError};
 
 use super::*;
 
-fn body(data: &[u8]) -> juicefs_core::Segments {
+mod s3;
+
+fn body(data: &[u8]) -> Segments {
     // In two pieces, so that joining them is tested too.
     let (a, b) = data.split_at(data.len() / 2);
     [Bytes::copy_from_slice(a), Bytes::copy_from_slice(b)].into_iter().collect()
@@ -93,7 +96,7 @@ async fn objects_lie_where_the_format_says() {
 #[test]
 fn what_is_not_supported_is_said_clearly() {
     let text = open_storage(&format("ceph", "x", 0)).expect_err("unknown").to_string();
-    assert!(text.contains("\"ceph\" is not supported") && text.contains("file, mem"), "{text}");
+    assert!(text.contains("\"ceph\" is not supported") && text.contains("file, mem, s3"), "{text}");
     for bucket in ["/a/", "/a%d/%d/", "/a%s/"] {
         let text = open_storage(&format("file", bucket, 3)).expect_err("bad bucket").to_string();
         assert!(text.contains("%d"), "{text}");

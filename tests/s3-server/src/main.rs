@@ -1,0 +1,74 @@
+//! An S3 server over a local directory, for tests: what s3s-fs does, with the refusals that it leaves out.
+//!
+//! `s3-server ROOT ADDRESS ACCESS-KEY SECRET-KEY [--domain NAME] [--expired-token TOKEN]`
+//!
+//! Requests must be signed with the keys, or name the access key nowhere at all and read from a bucket called `public-…`.
+//! A directory in ROOT is a bucket. The process serves until it is killed.
+
+mod access;
+
+use std::{env, io, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+};
+use s3s::{auth::SimpleAuth, host::MultiDomain, service::S3ServiceBuilder};
+use s3s_fs::FileSystem;
+use tokio::net::TcpListener;
+
+use access::Rules;
+
+struct Options {
+    root: PathBuf,
+    address: String,
+    access_key: String,
+    secret_key: String,
+    domain: Option<String>,
+    expired_token: Option<String>,
+}
+
+fn options() -> Result<Options> {
+    let mut plain = Vec::new();
+    let (mut domain, mut expired_token) = (None, None);
+    let mut words = env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--domain" => domain = words.next(),
+            "--expired-token" => expired_token = words.next(),
+            _ => plain.push(word),
+        }
+    }
+    let Ok([root, address, access_key, secret_key]) = <[String; 4]>::try_from(plain) else {
+        bail!("s3-server ROOT ADDRESS ACCESS-KEY SECRET-KEY [--domain NAME] [--expired-token TOKEN]");
+    };
+    Ok(Options { root: root.into(), address, access_key, secret_key, domain, expired_token })
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = options()?;
+    let files = FileSystem::new(&options.root).map_err(|e| io::Error::other(format!("{e:?}")))?;
+    let mut builder = S3ServiceBuilder::new(files);
+    builder.set_auth(SimpleAuth::from_single(options.access_key, options.secret_key));
+    builder.set_access(Rules { root: options.root, expired_token: options.expired_token });
+    if let Some(domain) = &options.domain {
+        // Requests by the address of the server are in path style all the same.
+        builder.set_host(MultiDomain::new([domain, &options.address])?);
+    }
+    let service = builder.build();
+    let listener =
+        TcpListener::bind(&options.address).await.with_context(|| format!("listen on {}", options.address))?;
+    let server = Builder::new(TokioExecutor::new());
+    loop {
+        let (connection, _) = listener.accept().await.context("accept a connection")?;
+        // The last piece of a small answer must not wait for the client's acknowledgement of the first.
+        connection.set_nodelay(true).context("set up a connection")?;
+        let serving = server.serve_connection(TokioIo::new(connection), service.clone()).into_owned();
+        tokio::spawn(async move {
+            // A client that goes away ends its connection, not the server.
+            let _ = serving.await;
+        });
+    }
+}
