@@ -10,6 +10,7 @@ mod counters;
 mod download;
 mod hash;
 mod lease;
+mod limit;
 mod pool;
 mod request;
 mod sys;

@@ -104,5 +104,6 @@ async fn slices_come_back() {
 }
 
 mod faults;
+mod limits;
 mod model;
 mod reads;

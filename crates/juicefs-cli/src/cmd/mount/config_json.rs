@@ -92,8 +92,8 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
         "MaxUpload": data.max_uploads,
         "MaxDownload": data.max_downloads,
         "MaxRetries": data.retries,
-        "UploadLimit": 0,
-        "DownloadLimit": 0,
+        "UploadLimit": bytes_a_second(data.upload_limit_mbps, format.upload_limit),
+        "DownloadLimit": bytes_a_second(data.download_limit_mbps, format.download_limit),
         "Writeback": false,
         "HashPrefix": format.hash_prefix,
         "BlockSize": format.block_bytes(),
@@ -105,6 +105,12 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
         "Readahead": if data.max_readahead_bytes == 0 { 8 * format.block_bytes() } else { data.max_readahead_bytes },
         "Prefetch": data.prefetch,
     })
+}
+
+/// The limit in force: that of the mount, else that of the volume, both in Mbps.
+fn bytes_a_second(mount: u64, volume: i64) -> u64 {
+    let mbps = if mount > 0 { mount } else { u64::try_from(volume).unwrap_or(0) };
+    mbps.saturating_mul(1_000_000 / 8)
 }
 
 fn fuse(config: &MountConfig, format: &Format) -> Value {

@@ -64,11 +64,6 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
         let place = storage.describe();
         juicefs_chunk::selftest(storage.as_ref()).await.with_context(|| format!("Storage {place} does not work"))?;
     }
-    if format.upload_limit > 0 || format.download_limit > 0 {
-        tracing::warn!(
-            "the bandwidth limits of the volume are not supported yet: this client moves data at full speed"
-        );
-    }
     let mountpoint = mountpoint::prepare(&config.mountpoint)?;
     mountpoint::refuse_second(&mountpoint, &format.name, config.process.force)?;
     let config = MountConfig { mountpoint, ..config.clone() };

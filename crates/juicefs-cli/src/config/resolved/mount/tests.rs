@@ -88,9 +88,17 @@ fn corrections_are_said() {
 }
 
 #[test]
+fn bandwidth_is_limited_in_mbps() {
+    let data = good("--upload-limit 100 --download-limit 1G").data;
+    assert_eq!((data.upload_limit_mbps, data.download_limit_mbps), (100, 1000));
+    let data = good("").data;
+    assert_eq!((data.upload_limit_mbps, data.download_limit_mbps), (0, 0));
+}
+
+#[test]
 fn what_is_not_built_is_refused_in_one_sentence() {
     let here = Surroundings::of_tests();
-    for flag in ["--writeback", "--upload-limit 100", "--download-limit 1G", "--consul h:1"] {
+    for flag in ["--writeback", "--consul h:1"] {
         let error = resolve(&args(flag), &here).expect_err("refused").to_string();
         assert!(error.contains("not supported yet") && !error.contains('\n'), "{error}");
     }
