@@ -53,15 +53,16 @@ pub(crate) async fn open_reader(engine: &Arc<dyn Engine>) -> Result<Arc<Client>>
     Client::open(Arc::clone(engine), config).await.context("open the volume")
 }
 
-/// The object storage of a volume.
+/// The object storage of a volume. Keys and regions that it does not name may come from the environment.
 ///
 /// # Errors
-/// With a sentence for the user when it is not supported.
+/// With a sentence for the user when it is not supported, or cannot be reached that way.
 pub(crate) fn open_storage(format: &Format) -> Result<Arc<dyn ObjectStorage>> {
     if !format.encrypt_key.is_empty() {
         bail!("volume {} is encrypted, which is not supported yet", format.name);
     }
-    let storage = juicefs_chunk::open_storage(format).context("object storage")?;
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let storage = juicefs_chunk::open_storage_with(format, &variable).context("object storage")?;
     tracing::info!("Data use {}", storage.describe());
     Ok(storage)
 }

@@ -18,7 +18,10 @@ use std::{
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use crate::process::{Process, free_port};
+use crate::{
+    process::{Process, free_port},
+    redis::TlsFiles,
+};
 
 /// The access key that a server knows.
 pub const ACCESS_KEY: &str = "testkey";
@@ -37,6 +40,7 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 pub struct S3Server {
     dir: TempDir,
     port: u16,
+    tls: Option<TlsFiles>,
     process: Mutex<Option<Process>>,
 }
 
@@ -54,9 +58,24 @@ impl S3Server {
     /// If it cannot be built or does not start.
     #[must_use]
     pub fn start() -> Self {
+        Self::with(None)
+    }
+
+    /// The same, but speaking TLS only, to clients with a certificate: see [`tls`](Self::tls).
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be built or does not start.
+    #[must_use]
+    pub fn start_with_tls() -> Self {
+        Self::with(Some(TlsFiles::make))
+    }
+
+    fn with(make_tls: Option<fn(&Path) -> TlsFiles>) -> Self {
         let dir = TempDir::with_prefix("s3").expect("make a directory for the S3 server");
         fs::create_dir(dir.path().join("buckets")).expect("make a directory for buckets");
-        let mut server = Self { dir, port: 0, process: Mutex::new(None) };
+        let tls = make_tls.map(|make| make(dir.path()));
+        let mut server = Self { dir, port: 0, tls, process: Mutex::new(None) };
         // Between the choice of a port and its use another process may take it.
         for _ in 0..20 {
             server.port = free_port();
@@ -80,10 +99,17 @@ impl S3Server {
         self.port
     }
 
-    /// What `--bucket` takes for a bucket of this server, in path style.
+    /// The certificates, if the server speaks TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsFiles> {
+        self.tls.as_ref()
+    }
+
+    /// What `--bucket` takes for a bucket of this server, in path style and without the certificates.
     #[must_use]
     pub fn bucket_url(&self, bucket: &str) -> String {
-        format!("http://{}/{bucket}", self.address())
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/{bucket}", self.address())
     }
 
     /// Makes a bucket, without a request.
@@ -136,11 +162,20 @@ impl S3Server {
                 process.end();
                 return false;
             }
-            if self.greet().is_ok_and(|answer| answer.contains("AccessDenied")) {
+            if self.answers() {
                 return !process.has_ended();
             }
             assert!(Instant::now() < deadline, "the S3 server does not answer");
             thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether it is this kind of server that listens.
+    fn answers(&self) -> bool {
+        match &self.tls {
+            None => self.greet().is_ok_and(|answer| answer.contains("AccessDenied")),
+            // Whoever speaks no TLS is not heard; that the connection is taken must do.
+            Some(_) => TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok(),
         }
     }
 
@@ -158,6 +193,9 @@ impl S3Server {
         let mut command = Command::new(program());
         command.arg(self.root()).arg(self.address()).args([ACCESS_KEY, SECRET_KEY]);
         command.args(["--expired-token", EXPIRED_TOKEN, "--domain"]).arg(format!("{DOMAIN}:{}", self.port));
+        if let Some(tls) = &self.tls {
+            command.arg("--tls").args([&tls.cert, &tls.key, &tls.ca]);
+        }
         command
     }
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use s3s::{
-    S3Result,
+    S3Request, S3Result,
     access::{S3Access, S3AccessContext},
+    dto::ListObjectsV2Input,
     path::S3Path,
     s3_error,
 };
@@ -43,5 +44,11 @@ impl S3Access for Rules {
             }
             _ => Ok(()),
         }
+    }
+
+    /// An empty delimiter is none; the file system beneath would find nothing with it.
+    async fn list_objects_v2(&self, request: &mut S3Request<ListObjectsV2Input>) -> S3Result<()> {
+        request.input.delimiter.take_if(|delimiter| delimiter.is_empty());
+        Ok(())
     }
 }

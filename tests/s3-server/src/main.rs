@@ -1,11 +1,12 @@
 //! An S3 server over a local directory, for tests: what s3s-fs does, with the refusals that it leaves out.
 //!
-//! `s3-server ROOT ADDRESS ACCESS-KEY SECRET-KEY [--domain NAME] [--expired-token TOKEN]`
+//! `s3-server ROOT ADDRESS ACCESS-KEY SECRET-KEY [--domain NAME] [--expired-token TOKEN] [--tls CERTIFICATE KEY AUTHORITY]`
 //!
 //! Requests must be signed with the keys, or name the access key nowhere at all and read from a bucket called `public-…`.
-//! A directory in ROOT is a bucket. The process serves until it is killed.
+//! A directory in ROOT is a bucket. With TLS, clients must show a certificate of the authority. The process serves until it is killed.
 
 mod access;
+mod tls;
 
 use std::{env, io, path::PathBuf};
 
@@ -27,23 +28,25 @@ struct Options {
     secret_key: String,
     domain: Option<String>,
     expired_token: Option<String>,
+    tls: Option<[String; 3]>,
 }
 
 fn options() -> Result<Options> {
     let mut plain = Vec::new();
-    let (mut domain, mut expired_token) = (None, None);
+    let (mut domain, mut expired_token, mut tls) = (None, None, None);
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--domain" => domain = words.next(),
             "--expired-token" => expired_token = words.next(),
+            "--tls" => tls = <[String; 3]>::try_from(words.by_ref().take(3).collect::<Vec<_>>()).ok(),
             _ => plain.push(word),
         }
     }
     let Ok([root, address, access_key, secret_key]) = <[String; 4]>::try_from(plain) else {
-        bail!("s3-server ROOT ADDRESS ACCESS-KEY SECRET-KEY [--domain NAME] [--expired-token TOKEN]");
+        bail!("four words are needed: ROOT ADDRESS ACCESS-KEY SECRET-KEY");
     };
-    Ok(Options { root: root.into(), address, access_key, secret_key, domain, expired_token })
+    Ok(Options { root: root.into(), address, access_key, secret_key, domain, expired_token, tls })
 }
 
 #[tokio::main]
@@ -60,15 +63,25 @@ async fn main() -> Result<()> {
     let service = builder.build();
     let listener =
         TcpListener::bind(&options.address).await.with_context(|| format!("listen on {}", options.address))?;
+    let acceptor = options.tls.as_ref().map(tls::acceptor).transpose()?;
     let server = Builder::new(TokioExecutor::new());
     loop {
         let (connection, _) = listener.accept().await.context("accept a connection")?;
         // The last piece of a small answer must not wait for the client's acknowledgement of the first.
         connection.set_nodelay(true).context("set up a connection")?;
-        let serving = server.serve_connection(TokioIo::new(connection), service.clone()).into_owned();
+        let (server, service, acceptor) = (server.clone(), service.clone(), acceptor.clone());
+        // A client that goes away, or that does not speak TLS as it should, ends its connection, not the server.
         tokio::spawn(async move {
-            // A client that goes away ends its connection, not the server.
-            let _ = serving.await;
+            match acceptor {
+                None => {
+                    let _ = server.serve_connection(TokioIo::new(connection), service).await;
+                }
+                Some(acceptor) => {
+                    if let Ok(connection) = acceptor.accept(connection).await {
+                        let _ = server.serve_connection(TokioIo::new(connection), service).await;
+                    }
+                }
+            }
         });
     }
 }

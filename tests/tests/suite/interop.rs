@@ -94,6 +94,8 @@ fn volumes() -> Vec<Volume> {
         Volume::with(&["--trash-days", "1", "--block-size", "64K", "--compress", "lz4"]),
         // No zstd here: reading short blocks of it is wrong in that client (spec/go-facts.md).
         Volume::with(&["--trash-days", "0", "--hash-prefix"]),
+        Volume::with_objects_on_s3(&["--trash-days", "0"]),
+        Volume::with_objects_on_s3(&["--trash-days", "0", "--compress", "lz4", "--hash-prefix"]),
     ]
 }
 

@@ -204,3 +204,31 @@ async fn objects_carry_a_checksum_that_whole_reads_compare() {
     assert!(store.operator().stat("l").await.expect("head").user_metadata().is_none_or(|user| user.is_empty()));
     assert_eq!(store.get("l", None).await.expect("without a checksum").concat(), b"hello");
 }
+
+#[tokio::test]
+async fn certificates_are_those_that_the_address_names() {
+    let server = S3Server::start_with_tls();
+    server.make_bucket("bkt");
+    let url = server.bucket_url("bkt");
+    let files = server.tls().expect("certificates");
+    let client = format!("ssl-cert={}&ssl-key={}", files.client_cert.display(), files.client_key.display());
+    let at = |address: String| open_storage(&setting("s3", &address)).expect("a store");
+    selftest(at(format!("{url}?{}", files.bucket_options())).as_ref()).await.expect("sound");
+    selftest(at(format!("{url}?tls-insecure-skip-verify=true&{client}")).as_ref()).await.expect("sound");
+    let error = at(format!("{url}?{client}")).put("k", body(b"x")).await.expect_err("not trusted");
+    assert!(refusal(error).contains("is not trusted"));
+    // Without its own certificate a client is not served, which it may only hear after it has begun to speak.
+    let nobody = at(format!("{url}?ca-certs={}", files.ca.display()));
+    let error = nobody.put("k", body(b"x")).await.expect_err("not served");
+    assert!(matches!(error, StorageError::Transient(_)), "{error}");
+    let missing = open_storage(&setting("s3", &format!("{url}?ca-certs=/no/such/file"))).expect_err("no file");
+    assert!(refusal(missing).contains("ca-certs /no/such/file"));
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_told_from_one_that_is_away() {
+    let server = S3Server::start();
+    let url = server.bucket_url("bkt").replace("http://", "https://");
+    let store = open_storage(&setting("s3", &url)).expect("a store");
+    assert!(refusal(store.put("k", body(b"x")).await.expect_err("no TLS")).contains("use http://"));
+}
