@@ -12,6 +12,8 @@ mod open;
 mod prefix;
 mod probe;
 mod s3;
+#[cfg(feature = "all-storage")]
+mod services;
 mod shard;
 mod table;
 

@@ -11,6 +11,9 @@ use super::{
     table::{self, Way},
 };
 
+#[cfg(feature = "all-storage")]
+use super::services;
+
 /// Looks up an environment variable that has a meaning for storages (cli.md §3).
 pub type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
@@ -37,7 +40,16 @@ pub fn open_storage_with(format: &Format, variables: &Variables<'_>) -> Result<A
         Ok(match way {
             Way::Directory => Arc::new(FileStorage::new(bucket)),
             Way::Memory => Arc::new(DalStorage::memory()?),
+            // Without keys for its S3 interface there are those of Google's own tools.
+            #[cfg(feature = "all-storage")]
+            Way::S3 if storage == "gs" && format.access_key.is_empty() => {
+                Arc::new(services::open(storage, bucket, format, variables, &mut clients)?)
+            }
+            #[cfg(feature = "all-storage")]
+            Way::Own => Arc::new(services::open(storage, bucket, format, variables, &mut clients)?),
             Way::S3 => Arc::new(s3::open(storage, bucket, format, variables, &mut clients)?),
+            #[cfg(not(feature = "all-storage"))]
+            Way::Own => return Err(StorageError::Permanent(format!("{storage} is not in this build"))),
             Way::Nothing(_) => return Err(StorageError::Permanent(format!("{storage} is not supported"))),
         })
     };

@@ -1,5 +1,8 @@
 //! Which storage is reached how: the names of `--storage` (cli.md §3).
 
+/// Whether this build has the storages with interfaces of their own.
+pub(super) const ALL: bool = cfg!(feature = "all-storage");
+
 /// The way to a storage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Way {
@@ -9,6 +12,8 @@ pub(super) enum Way {
     Memory,
     /// The S3 protocol.
     S3,
+    /// An interface of its own, in builds with the feature `all-storage`.
+    Own,
     /// None. What a user can do instead, if there is something.
     Nothing(&'static str),
 }
@@ -38,11 +43,11 @@ const STORAGES: &[(&str, Way)] = &[
     ("ceph", Way::Nothing("an S3 gateway before it works as s3")),
     ("storj", Way::Nothing("its S3 gateway works as s3, with keys made for it")),
     ("ufile", Way::Nothing("its S3 endpoint works as s3, with keys made for it")),
-    ("wasb", Way::Nothing("")),
+    ("wasb", Way::Own),
     ("swift", Way::Nothing("")),
     ("hdfs", Way::Nothing("")),
     ("sftp", Way::Nothing("")),
-    ("webdav", Way::Nothing("")),
+    ("webdav", Way::Own),
     ("redis", Way::Nothing("")),
     ("etcd", Way::Nothing("")),
     ("tikv", Way::Nothing("")),
@@ -72,6 +77,11 @@ pub(super) fn find(name: &str) -> Result<(&'static str, Way), String> {
         Some((known, Way::Nothing(instead))) => {
             Err(format!("object storage \"{known}\" is not supported, but {instead}; supported are: {}", supported()))
         }
+        Some((known, Way::Own)) if !ALL => Err(format!(
+            "object storage \"{known}\" is in builds with the feature all-storage only, which this one is not; supported \
+             are: {}",
+            supported()
+        )),
         Some((known, way)) => Ok((known, *way)),
         None => Err(format!("object storage \"{name}\" is not known; supported are: {}", supported())),
     }
@@ -80,7 +90,12 @@ pub(super) fn find(name: &str) -> Result<(&'static str, Way), String> {
 /// The names that can be used.
 #[must_use]
 pub fn supported() -> Vec<&'static str> {
-    STORAGES.iter().filter(|(_, way)| !matches!(way, Way::Nothing(_))).map(|(name, _)| *name).collect()
+    let usable = |way: &Way| match way {
+        Way::Nothing(_) => false,
+        Way::Own => ALL,
+        Way::Directory | Way::Memory | Way::S3 => true,
+    };
+    STORAGES.iter().filter(|(_, way)| usable(way)).map(|(name, _)| *name).collect()
 }
 
 /// The name of a storage as it is stored.
@@ -105,6 +120,13 @@ mod tests {
         assert!(text.contains("\"bunny\" is not supported; supported are: file, mem, s3, minio, b2"), "{text}");
         let text = find("S4").expect_err("unknown");
         assert!(text.contains("\"S4\" is not known; supported are: file"), "{text}");
+    }
+
+    #[test]
+    fn some_storages_are_in_some_builds() {
+        assert_eq!(find("wasb").is_ok(), ALL);
+        assert_eq!(supported().contains(&"webdav"), ALL);
+        assert!(ALL || find("WebDAV").expect_err("not in this build").contains("all-storage"));
     }
 
     #[test]
