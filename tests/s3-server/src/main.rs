@@ -6,6 +6,7 @@
 //! A directory in ROOT is a bucket. With TLS, clients must show a certificate of the authority. The process serves until it is killed.
 
 mod access;
+mod hosts;
 mod tls;
 
 use std::{env, io, path::PathBuf};
@@ -15,11 +16,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
-use s3s::{auth::SimpleAuth, host::MultiDomain, service::S3ServiceBuilder};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 
 use access::Rules;
+use hosts::Hosts;
 
 struct Options {
     root: PathBuf,
@@ -56,9 +58,8 @@ async fn main() -> Result<()> {
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(options.access_key, options.secret_key));
     builder.set_access(Rules { root: options.root, expired_token: options.expired_token });
-    if let Some(domain) = &options.domain {
-        // Requests by the address of the server are in path style all the same.
-        builder.set_host(MultiDomain::new([domain, &options.address])?);
+    if let Some(domain) = options.domain {
+        builder.set_host(Hosts { domain });
     }
     let service = builder.build();
     let listener =

@@ -8,7 +8,7 @@ mod bucket;
 mod keys;
 mod vendors;
 
-use juicefs_core::{Format, StorageError};
+use juicefs_core::{Format, StorageError, format::Tier};
 use opendal::{HttpTransporter, OperationContext, Operator, services::S3};
 
 use super::{
@@ -54,12 +54,23 @@ pub(super) fn open(
         .map_err(|e| StorageError::Permanent(format!("bucket \"{bucket}\" of storage {storage} cannot be used: {e}")))?
         .with_context(OperationContext::new().with_http_transport(transport.clone()));
     let abilities = Abilities { checksum: place.checksum, listed_in_order: true };
+    if !tag(format).is_empty() {
+        tracing::warn!("the tag \"{}\" is not sent: objects are stored without tags", tag(format));
+    }
     let maker = (keys != Keys::Anonymous).then(|| BucketMaker::new(&place, &keys, transport));
     Ok(DalStorage::bucket(operator, place.describe(), abilities, maker))
 }
 
 /// Storage class of new objects; empty for that of the bucket.
 fn storage_class(format: &Format) -> &str {
-    let tier = format.tiers.as_ref().and_then(|tiers| tiers.get("0"));
-    tier.map_or(&format.storage_class, |tier| &tier.storage_class)
+    tier(format).map_or(&format.storage_class, |tier| &tier.storage_class)
+}
+
+fn tag(format: &Format) -> &str {
+    tier(format).map_or("", |tier| &tier.tag)
+}
+
+/// The tier that files are in without being put into another.
+fn tier(format: &Format) -> Option<&Tier> {
+    format.tiers.as_ref()?.get("0")
 }

@@ -102,3 +102,11 @@ fn what_is_not_supported_is_said_clearly() {
         assert!(text.contains("%d"), "{text}");
     }
 }
+
+#[cfg(feature = "all-storage")]
+#[tokio::test]
+#[ignore = "needs a WebDAV server of which JUICEFS_TEST_WEBDAV is an empty directory"]
+async fn a_webdav_server_keeps_the_contract() {
+    let address = std::env::var("JUICEFS_TEST_WEBDAV").expect("JUICEFS_TEST_WEBDAV names a server");
+    suite(open_storage(&format("webdav", &address, 0)).expect("a store").as_ref()).await;
+}

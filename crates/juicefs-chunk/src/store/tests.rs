@@ -107,3 +107,4 @@ mod faults;
 mod limits;
 mod model;
 mod reads;
+mod s3;

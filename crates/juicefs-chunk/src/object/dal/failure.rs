@@ -65,13 +65,13 @@ fn certificate(why: &rustls::Error, place: &str) -> StorageError {
     }
 }
 
-/// Keys that could not be had. Those that a service of this machine gives out may be there later.
+/// Keys that could not be had. Those that a service of this machine gives out may be there later, and it is only from
+/// there that keys can be missing: a mount must live through such a gap.
 fn keys(why: &reqsign_core::Error, place: &str) -> StorageError {
+    let text = format!("there are no keys for {place}: give them with --access-key and --secret-key ({why})");
     match why.kind() {
-        reqsign_core::ErrorKind::CredentialInvalid | reqsign_core::ErrorKind::ConfigInvalid => StorageError::Permanent(
-            format!("there are no keys for {place}: give them with --access-key and --secret-key ({why})"),
-        ),
-        _ => StorageError::Transient(format!("keys for {place} cannot be had: {why}")),
+        reqsign_core::ErrorKind::ConfigInvalid => StorageError::Permanent(text),
+        _ => StorageError::Transient(text),
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) struct Address {
     pub(super) given: String,
     pub(super) scheme: String,
     pub(super) host: String,
+    /// Whether the host is a number, of which a bucket cannot be a part.
+    is_ip: bool,
     /// The first part of the path, if there is one.
     pub(super) path: Option<String>,
     region: Option<String>,
@@ -103,6 +105,7 @@ impl Address {
             given: given.to_owned(),
             scheme: url.scheme().to_owned(),
             host,
+            is_ip: matches!(url.host(), Some(url::Host::Ipv4(_) | url::Host::Ipv6(_))),
             path: path.map(str::to_owned),
             region: None,
             checksum: true,
@@ -169,7 +172,7 @@ impl Address {
                 None => self.place(&self.host, bucket, &fallback, style),
             });
         }
-        if self.host.split(':').next().is_some_and(|name| name.parse::<std::net::IpAddr>().is_ok()) {
+        if self.is_ip {
             return Err(format!(
                 "bucket \"{}\" of storage s3 is not valid: it names no bucket, as http://HOST:PORT/BUCKET does",
                 self.given

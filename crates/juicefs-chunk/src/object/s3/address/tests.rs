@@ -40,6 +40,7 @@ fn s3_addresses() {
         ),
         ("b", "https s3.us-east-1.amazonaws.com b us-east-1 host"),
         ("http://127.0.0.1:9000/b", "http 127.0.0.1:9000 b us-east-1 path"),
+        ("http://[::1]:9000/b", "http [::1]:9000 b us-east-1 path"),
         ("http://s3.example.com:80/b?region=x", "http s3.example.com b x path"),
         ("https://b.s3.example.com:8443", "https s3.example.com:8443 b us-east-1 path"),
         ("s3.example.com/b", "http s3.example.com b us-east-1 path"),
@@ -138,6 +139,7 @@ fn every_s3_storage_of_the_table_reads_addresses() {
 fn bad_addresses_are_named_with_a_good_one() {
     assert!(refused("minio", "http://h:9000").contains("http://HOST:9000/BUCKET"));
     assert!(refused("s3", "http://127.0.0.1:9000").contains("http://HOST:PORT/BUCKET"));
+    assert!(refused("s3", "http://[::1]:9000").contains("http://HOST:PORT/BUCKET"));
     assert!(refused("s3", "https://ec2.amazonaws.com").contains("https://BUCKET.s3.REGION.amazonaws.com"));
     assert!(refused("oss", "b").contains("https://BUCKET.oss-REGION.aliyuncs.com"));
     assert!(refused("b2", "b").contains("https://BUCKET.s3.REGION.backblazeb2.com"));
