@@ -20,7 +20,7 @@ while read -r word; do
         end) kill -9 "$pid"; wait "$pid"; pid=; echo ended ;;
     esac
 done
-[ -z "$pid" ] || kill -9 "$pid"
+[ -z "$pid" ] || { kill -9 "$pid"; wait "$pid"; }
 rm -rf "$dir"
 "#;
 
