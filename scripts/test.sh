@@ -9,6 +9,7 @@
 #   JFS_GOLDEN           the golden volumes (default: ../shared/golden beside the repository)
 #   JUICEFS_TEST_SEED    replays the random tests with one seed
 #   JUICEFS_BIN          tests this client instead of the one that is built here
+#   JUICEFS_TEST_S3_SERVER  runs this S3 server instead of the one that is built here
 set -euo pipefail
 umask 022
 
@@ -18,7 +19,7 @@ full=0
 case "${1:-}" in
     "") ;;
     --full) full=1 ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -159,10 +160,19 @@ binary() {
     cargo build --locked --profile "$profile" --package juicefs-cli
 }
 
+# A real S3 server for tests, large enough to be built only once.
+s3_server() {
+    cargo build --locked --profile "$profile" --package s3-server
+}
+
 main() {
     prepare
     stage "formatting" cargo fmt --all --check
     stage "lints" cargo clippy --locked --quiet --profile "$profile" --workspace --all-targets -- -D warnings
+    if [ -z "${JUICEFS_TEST_S3_SERVER:-}" ]; then
+        stage "the S3 server" s3_server
+        export JUICEFS_TEST_S3_SERVER=$target/$profile/s3-server
+    fi
     limit_s=1200
     stage "unit, property and conformance tests" cargo_test --workspace --exclude e2e
     if [ -z "${JUICEFS_BIN:-}" ]; then

@@ -8,6 +8,7 @@
 //! - `JUICEFS_TEST_META`: where volumes lie if a test does not say it: `sqlite3` (default), or `redis` (each volume has
 //!   a server of its own).
 //! - `JUICEFS_TEST_REDIS`: another server program than `redis-server`.
+//! - `JUICEFS_TEST_S3_SERVER`: the binary of `s3-server`, which is built otherwise.
 //! - `JUICEFS_TEST_FULL=1`: the long variants (more rounds, more files, larger data).
 //! - `JUICEFS_TEST_SEED`: replays a random test; each one prints the seed that it used.
 //! - `JUICEFS_TEST_TOOLS`: the folder of `pjdfstest` and `fsx`.

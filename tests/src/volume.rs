@@ -1,4 +1,5 @@
-//! A volume in a temporary directory: metadata in SQLite or in a Redis server of its own, beside a local object directory.
+//! A volume in a temporary directory: metadata in SQLite or in a Redis server of its own, objects in a local directory or
+//! in an S3 server of its own.
 
 use std::{
     env, fs,
@@ -7,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use juicefs_testkit::redis::{RedisServer, Reply, Wire};
+use juicefs_testkit::{
+    redis::{RedisServer, Reply, Wire},
+    s3::{ACCESS_KEY, S3Server, SECRET_KEY},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -52,7 +56,11 @@ pub struct Volume {
     dir: TempDir,
     bucket: PathBuf,
     variables: Vec<(String, String)>,
+    objects: Option<S3Server>,
 }
+
+/// The bucket on the volume's own S3 server.
+const BUCKET: &str = "objects";
 
 #[derive(Debug)]
 enum Store {
@@ -78,6 +86,20 @@ impl Volume {
         let volume = Self::unformatted_on(meta);
         volume.format(flags).expect_success();
         volume
+    }
+
+    /// A volume whose objects lie on an S3 server of its own, formatted with `flags`.
+    pub fn with_objects_on_s3(flags: &[&str]) -> Self {
+        let volume = Self::unformatted_on_s3();
+        volume.format(flags).expect_success();
+        volume
+    }
+
+    /// As [`Volume::unformatted`], with the objects on an S3 server of its own that has no bucket yet.
+    pub fn unformatted_on_s3() -> Self {
+        let server = S3Server::start();
+        let bucket = server.bucket_dir(BUCKET);
+        Self { bucket, objects: Some(server), ..Self::unformatted() }
     }
 
     /// A place for a volume where nothing was formatted yet.
@@ -111,14 +133,20 @@ impl Volume {
         let dir = tempfile::Builder::new().prefix("jfs-e2e-").tempdir().expect("a temporary directory");
         let bucket = dir.path().join("objects");
         fs::create_dir(&bucket).expect("the object directory");
-        Self { store, dir, bucket, variables: Vec::new() }
+        Self { store, dir, bucket, variables: Vec::new(), objects: None }
     }
 
     /// Runs `juicefs format` for this place.
     pub fn format(&self, flags: &[&str]) -> Finished {
-        let bucket = format!("{}/", self.bucket.display());
+        let (storage, bucket) = match &self.objects {
+            None => ("file", format!("{}/", self.bucket.display())),
+            Some(server) => ("s3", server.bucket_url(BUCKET)),
+        };
         let meta = self.meta_url();
-        let mut args = vec!["format", "--storage", "file", "--bucket", bucket.as_str()];
+        let mut args = vec!["format", "--storage", storage, "--bucket", bucket.as_str()];
+        if self.objects.is_some() {
+            args.extend(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
+        }
         args.extend(flags);
         args.extend([meta.as_str(), "e2e-volume"]);
         self.juicefs(&args)
@@ -158,7 +186,15 @@ impl Volume {
         self.dir.path()
     }
 
-    /// The object directory.
+    /// The S3 server of this volume.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn object_server(&self) -> &S3Server {
+        self.objects.as_ref().expect("this volume has an S3 server of its own")
+    }
+
+    /// The object directory; that of the bucket on an S3 server.
     pub fn bucket(&self) -> &Path {
         &self.bucket
     }

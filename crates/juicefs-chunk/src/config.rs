@@ -61,6 +61,10 @@ pub struct ChunkConfig {
     pub io_retries: u32,
     /// Wait before the first retry; doubles with each, up to 10 s, with jitter.
     pub retry_delay: Duration,
+    /// `--upload-limit`: megabits a second that uploads may take together; 0 for no limit.
+    pub upload_limit_mbps: u64,
+    /// `--download-limit`: the same for downloads.
+    pub download_limit_mbps: u64,
     /// `--prefetch`: whole blocks fetched in the background at once after reads of parts of them; 0 turns it off.
     pub prefetch: usize,
     /// `--writeback`: blocks count as written once they are on the local disk. `None`: once the store has them.
@@ -225,6 +229,8 @@ impl ChunkConfig {
             put_timeout: Duration::from_secs(60),
             io_retries: 10,
             retry_delay: Duration::from_millis(100),
+            upload_limit_mbps: u64::try_from(format.upload_limit).unwrap_or(0),
+            download_limit_mbps: u64::try_from(format.download_limit).unwrap_or(0),
             prefetch: 1,
             writeback: None,
             cache: CacheConfig {

@@ -11,6 +11,7 @@ mod counters;
 mod download;
 mod hash;
 mod lease;
+mod limit;
 mod pool;
 mod request;
 mod staging;
@@ -30,5 +31,5 @@ pub use codec::Compression;
 pub use config::{
     CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, KeepWritten, UploadHours, Writeback,
 };
-pub use object::{Encrypted, check_empty, open_storage, selftest, write_uuid};
+pub use object::{Encrypted, check_empty, open_storage, open_storage_with, selftest, storage_name, write_uuid};
 pub use store::Store;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::ChunkConfig,
     counters::{Counters, OpCounter},
+    limit::Limit,
 };
 
 /// Longest wait between tries.
@@ -33,6 +34,8 @@ pub(crate) struct Requests {
     put_timeout: Duration,
     retries: u32,
     retry_delay: Duration,
+    upload_limit: Limit,
+    download_limit: Limit,
     counters: Arc<Counters>,
 }
 
@@ -41,6 +44,8 @@ struct Kind<'a> {
     verb: &'static str,
     deadline: Duration,
     counter: &'a OpCounter,
+    /// Bandwidth that each try takes beforehand: a try that fails has used it too.
+    takes: Option<(&'a Limit, usize)>,
 }
 
 impl Requests {
@@ -54,6 +59,8 @@ impl Requests {
             put_timeout: config.put_timeout,
             retries: config.io_retries,
             retry_delay: config.retry_delay,
+            upload_limit: Limit::of_mbps(config.upload_limit_mbps),
+            download_limit: Limit::of_mbps(config.download_limit_mbps),
             counters,
         }
     }
@@ -70,7 +77,8 @@ impl Requests {
         range: Option<(u64, u64)>,
         exact_bytes: Option<usize>,
     ) -> Result<Segments, StorageError> {
-        let kind = Kind { verb: "GET", deadline: self.get_timeout, counter: &self.counters.get };
+        let takes = exact_bytes.map(|bytes| (&self.download_limit, bytes));
+        let kind = Kind { verb: "GET", deadline: self.get_timeout, counter: &self.counters.get, takes };
         let attempt = || async {
             let mut body = self.storage.get(key, range).await?;
             if let Some(want) = exact_bytes {
@@ -83,13 +91,19 @@ impl Requests {
             let bytes = segments_len(&body);
             Ok((body, bytes))
         };
-        self.retry(&kind, key, &CancellationToken::new(), attempt).await
+        let body = self.retry(&kind, key, &CancellationToken::new(), attempt).await?;
+        if exact_bytes.is_none() {
+            // Nobody knew how much it would be: what comes next waits for it.
+            self.download_limit.take(segments_len(&body)).await;
+        }
+        Ok(body)
     }
 
     /// Stores an object. Retrying ends when `stop` is cancelled.
     pub(crate) async fn put(&self, key: &str, body: &Segments, stop: &CancellationToken) -> Result<(), StorageError> {
-        let kind = Kind { verb: "PUT", deadline: self.put_timeout, counter: &self.counters.put };
         let bytes = segments_len(body);
+        let takes = Some((&self.upload_limit, bytes));
+        let kind = Kind { verb: "PUT", deadline: self.put_timeout, counter: &self.counters.put, takes };
         let attempt = || self.storage.put(key, body.clone()).map(|done| done.map(|()| ((), bytes)));
         self.retry(&kind, key, stop, attempt).await
     }
@@ -98,7 +112,7 @@ impl Requests {
     pub(crate) async fn delete(&self, key: &str) -> Result<(), StorageError> {
         // The semaphore is never closed.
         let _slot = self.deletes.acquire().await;
-        let kind = Kind { verb: "DELETE", deadline: self.put_timeout, counter: &self.counters.delete };
+        let kind = Kind { verb: "DELETE", deadline: self.put_timeout, counter: &self.counters.delete, takes: None };
         let attempt = || async {
             match self.storage.delete(key).await {
                 Ok(()) | Err(StorageError::NotFound(_)) => Ok(((), 0)),
@@ -117,6 +131,9 @@ impl Requests {
     ) -> Result<T, StorageError> {
         let mut tries = 0;
         loop {
+            if let Some((limit, bytes)) = kind.takes {
+                limit.take(bytes).await;
+            }
             let started = Instant::now();
             let done = within(kind.deadline, attempt()).await;
             let took = started.elapsed();

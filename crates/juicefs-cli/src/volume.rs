@@ -67,13 +67,14 @@ pub(crate) struct Storage {
     pub(crate) cipher: Option<Arc<Cipher>>,
 }
 
-/// The object storage of a volume.
+/// The object storage of a volume. Keys and regions that it does not name may come from the environment.
 ///
 /// # Errors
-/// With a sentence for the user when it is not supported, or the volume is encrypted and its key cannot be used.
+/// With a sentence for the user when it is not supported, cannot be reached that way, or the volume is encrypted and its key cannot be used.
 pub(crate) fn open_storage(format: &Format) -> Result<Storage> {
     let cipher = cipher(format).with_context(|| format!("volume {}", format.name))?;
-    let blocks = juicefs_chunk::open_storage(format).context("object storage")?;
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let blocks = juicefs_chunk::open_storage_with(format, &variable).context("object storage")?;
     let objects = match &cipher {
         Some(cipher) => Arc::new(Encrypted::new(Arc::clone(&blocks), Arc::clone(cipher))),
         None => Arc::clone(&blocks),

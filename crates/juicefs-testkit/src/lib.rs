@@ -11,3 +11,7 @@ pub mod mem_meta;
 pub mod clock;
 
 pub mod redis;
+
+mod process;
+
+pub mod s3;

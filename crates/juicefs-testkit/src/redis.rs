@@ -4,14 +4,12 @@
 //! skipped one. `JUICEFS_TEST_REDIS` names another server program than `redis-server` (Valkey's, say).
 
 mod cluster;
-mod process;
 mod sentinel;
 mod tls;
 mod wire;
 
 use std::{
     env, fs, io,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -21,7 +19,7 @@ use std::{
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use process::Process;
+use crate::process::{Process, free_port};
 
 pub use cluster::{RedisCluster, SlotMove};
 pub use sentinel::RedisSentinels;
@@ -338,12 +336,6 @@ impl RedisServer {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
-}
-
-/// A TCP port that nobody uses at the moment.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("find a free port");
-    listener.local_addr().expect("the port just bound").port()
 }
 
 /// Looks every 10 ms until `what` holds.

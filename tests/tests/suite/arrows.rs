@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("juicefs-cli", &["juicefs-core", "juicefs-meta", "juicefs-chunk", "juicefs-vfs", "juicefs-fuse"]),
     ("juicefs-testkit", &["juicefs-core"]),
     ("e2e", &["juicefs-testkit"]),
+    ("s3-server", &[]),
 ];
 
 #[derive(serde::Deserialize)]

@@ -106,6 +106,8 @@ fn volumes() -> Vec<Volume> {
         Volume::with(&["--trash-days", "0", "--hash-prefix"]),
         encrypted("dek-aes128.pem", &["--block-size", "256K"]),
         encrypted("pbes2-aes256.pem", &["--encrypt-algo", "chacha20-rsa", "--compress", "lz4"]),
+        Volume::with_objects_on_s3(&["--trash-days", "0"]),
+        Volume::with_objects_on_s3(&["--trash-days", "0", "--compress", "lz4", "--hash-prefix"]),
     ]
 }
 

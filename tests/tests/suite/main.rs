@@ -24,6 +24,7 @@ mod redis_cli;
 mod redis_faults;
 mod redis_golden;
 mod redis_together;
+mod s3;
 mod semantics;
 mod sizes;
 mod trips;

@@ -1,15 +1,40 @@
 //! The general adapter: any service of OpenDAL as an [`ObjectStorage`].
 
+mod failure;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use juicefs_core::{ObjectStorage, Segments, StorageError, Timestamp, store::ObjectInfo};
 use opendal::{Buffer, ErrorKind, Operator};
 
+pub(super) use failure::failure;
+
+use super::s3::BucketMaker;
+
+/// Name of the metadata with the checksum of a body (format: data.md §2.4).
+const CHECKSUM: &str = "crc32c";
+/// What an object is.
+const CONTENT_TYPE: &str = "application/octet-stream";
+/// Most entries of one page of a listing.
+const PAGE: usize = 1000;
+
+/// What a service can do beyond keeping objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Abilities {
+    /// Objects carry the CRC-32C of their bodies.
+    pub(super) checksum: bool,
+    /// Listings come in the order of the keys, and can begin behind one.
+    pub(super) listed_in_order: bool,
+}
+
 /// A store that OpenDAL speaks to.
 #[derive(Debug)]
 pub struct DalStorage {
     operator: Operator,
+    place: String,
+    abilities: Abilities,
+    maker: Option<BucketMaker>,
 }
 
 impl DalStorage {
@@ -18,71 +43,170 @@ impl DalStorage {
     /// # Errors
     /// `Permanent` when the service cannot be set up.
     pub fn memory() -> Result<Self, StorageError> {
-        let operator = Operator::new(opendal::services::Memory::default()).map_err(|e| failure(&e, "mem"))?;
-        Ok(Self { operator })
+        let operator = Operator::new(opendal::services::Memory::default()).map_err(|e| failure(&e, "mem", "mem"))?;
+        Ok(Self::new(operator))
     }
 
     /// A store that `operator` reaches.
     #[must_use]
     pub fn new(operator: Operator) -> Self {
-        Self { operator }
+        let info = operator.info();
+        let place = format!("{}://{}", info.scheme(), info.name());
+        Self { operator, place, abilities: Abilities::default(), maker: None }
+    }
+
+    /// A bucket, which `maker` makes if it is missing. `place` is what people call it.
+    pub(super) fn bucket(operator: Operator, place: String, abilities: Abilities, maker: Option<BucketMaker>) -> Self {
+        Self { operator, place, abilities, maker }
+    }
+
+    /// What reaches the store.
+    #[cfg(test)]
+    pub(super) fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    fn failure(&self, e: &opendal::Error, key: &str) -> StorageError {
+        failure(e, key, &self.place)
+    }
+
+    /// The whole object, verified if it has a checksum.
+    async fn get_whole(&self, key: &str) -> Result<Segments, StorageError> {
+        let reader = self.operator.reader(key).await.map_err(|e| self.failure(&e, key))?;
+        let body: Segments = reader.read(..).await.map_err(|e| self.failure(&e, key))?.collect();
+        if self.abilities.checksum
+            && let Some(noted) = reader.metadata().and_then(|meta| meta.user_metadata()).and_then(|m| m.get(CHECKSUM))
+        {
+            verify(key, noted, &body)?;
+        }
+        Ok(body)
+    }
+
+    /// A range, cut at the end of the object.
+    async fn get_range(&self, key: &str, off: u64, len: u64) -> Result<Segments, StorageError> {
+        let end = off.saturating_add(len);
+        if off >= end {
+            return Ok(Segments::new());
+        }
+        let error = match self.operator.read_with(key).range(off..end).await {
+            Ok(body) => return Ok(body.collect()),
+            Err(e) => e,
+        };
+        if !failure::may_be_past_the_end(&error) {
+            return Err(self.failure(&error, key));
+        }
+        // A range that passes the end is refused, by the server or by OpenDAL. Blocks are read by their known sizes, so
+        // asking for the size first would be a second request for each read.
+        let size = self.operator.stat(key).await.map_err(|e| self.failure(&e, key))?.content_length();
+        if end <= size {
+            return Err(self.failure(&error, key));
+        }
+        if off >= size {
+            return Ok(Segments::new());
+        }
+        let body = self.operator.read_with(key).range(off..size).await.map_err(|e| self.failure(&e, key))?;
+        Ok(body.collect())
+    }
+
+    async fn list_in_order(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {
+        let mut request = self.operator.lister_with(prefix).recursive(true).limit(limit.min(PAGE));
+        if !after.is_empty() {
+            request = request.start_after(after);
+        }
+        let mut entries = request.await.map_err(|e| self.failure(&e, prefix))?;
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some(entry) = entries.try_next().await.map_err(|e| self.failure(&e, prefix))?
+        {
+            if wanted(&entry, prefix, after) {
+                found.push(info(entry.path().to_owned(), entry.metadata()));
+            }
+        }
+        Ok(found)
     }
 }
 
 #[async_trait]
 impl ObjectStorage for DalStorage {
     fn describe(&self) -> String {
-        let info = self.operator.info();
-        format!("{}://{}", info.scheme(), info.name())
+        self.place.clone()
     }
 
     async fn create(&self) -> Result<(), StorageError> {
-        Ok(())
+        match &self.maker {
+            None => Ok(()),
+            // Who may use a bucket may not be allowed to make one.
+            Some(_) if self.list("", "", 1).await.is_ok() => Ok(()),
+            Some(maker) => maker.make().await,
+        }
     }
 
     async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Segments, StorageError> {
-        let read = match range {
-            None => self.operator.read(key).await,
-            Some((off, len)) => {
-                // Services refuse a range past the end; here it is cut.
-                let size = self.operator.stat(key).await.map_err(|e| failure(&e, key))?.content_length();
-                let end = off.saturating_add(len).min(size);
-                if off >= end {
-                    return Ok(Segments::new());
-                }
-                self.operator.read_with(key).range(off..end).await
-            }
-        };
-        Ok(read.map_err(|e| failure(&e, key))?.collect())
+        match range {
+            None => self.get_whole(key).await,
+            Some((off, len)) => self.get_range(key, off, len).await,
+        }
     }
 
     async fn put(&self, key: &str, body: Segments) -> Result<(), StorageError> {
-        let body = body.into_iter().collect::<Vec<Bytes>>();
-        self.operator.write(key, Buffer::from(body)).await.map(drop).map_err(|e| failure(&e, key))
+        let checksum = self.abilities.checksum.then(|| checksum(&body));
+        let body = Buffer::from(body.into_iter().collect::<Vec<Bytes>>());
+        let mut request = self.operator.write_with(key, body);
+        if let Some(checksum) = checksum {
+            let noted = [(CHECKSUM.to_owned(), checksum.to_string())];
+            request = request.user_metadata(noted).content_type(CONTENT_TYPE);
+        }
+        request.await.map(drop).map_err(|e| self.failure(&e, key))
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         match self.operator.delete(key).await {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|e| failure(&e, key)),
+            other => other.map_err(|e| self.failure(&e, key)),
         }
     }
 
     async fn head(&self, key: &str) -> Result<ObjectInfo, StorageError> {
-        let meta = self.operator.stat(key).await.map_err(|e| failure(&e, key))?;
+        let meta = self.operator.stat(key).await.map_err(|e| self.failure(&e, key))?;
         Ok(info(key.to_owned(), &meta))
     }
 
     async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {
-        let lister = self.operator.lister_with(prefix).recursive(true).await.map_err(|e| failure(&e, prefix))?;
-        let entries: Vec<_> = lister.try_collect().await.map_err(|e| failure(&e, prefix))?;
-        let wanted = |e: &opendal::Entry| e.metadata().is_file() && e.path() > after && e.path().starts_with(prefix);
-        let mut found: Vec<_> =
-            entries.iter().filter(|e| wanted(e)).map(|e| info(e.path().to_owned(), e.metadata())).collect();
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        if self.abilities.listed_in_order {
+            return self.list_in_order(prefix, after, limit).await;
+        }
+        let lister = self.operator.lister_with(prefix).recursive(true).await.map_err(|e| self.failure(&e, prefix))?;
+        let entries: Vec<_> = lister.try_collect().await.map_err(|e| self.failure(&e, prefix))?;
+        let wanted = entries.iter().filter(|entry| wanted(entry, prefix, after));
+        let mut found: Vec<_> = wanted.map(|entry| info(entry.path().to_owned(), entry.metadata())).collect();
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         found.truncate(limit);
         Ok(found)
     }
+}
+
+fn wanted(entry: &opendal::Entry, prefix: &str, after: &str) -> bool {
+    entry.metadata().is_file() && entry.path() > after && entry.path().starts_with(prefix)
+}
+
+fn checksum(body: &Segments) -> u32 {
+    body.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
+}
+
+/// Compares a body with the checksum that was noted with it. Another try may bring the right bytes.
+fn verify(key: &str, noted: &str, body: &Segments) -> Result<(), StorageError> {
+    let Ok(noted) = noted.parse::<u32>() else {
+        tracing::warn!("{key} has \"{noted}\" for a checksum, which is not one");
+        return Ok(());
+    };
+    let found = checksum(body);
+    if found == noted {
+        return Ok(());
+    }
+    Err(StorageError::Transient(format!("{key}: the body has the checksum {found} instead of {noted}")))
 }
 
 fn info(key: String, meta: &opendal::Metadata) -> ObjectInfo {
@@ -90,29 +214,17 @@ fn info(key: String, meta: &opendal::Metadata) -> ObjectInfo {
     ObjectInfo { key, size: meta.content_length(), mtime: Timestamp::from_nanos(mtime) }
 }
 
-/// Sorts an error by what the caller must do.
-fn failure(e: &opendal::Error, key: &str) -> StorageError {
-    let text = format!("{key}: {e}");
-    match e.kind() {
-        ErrorKind::NotFound => StorageError::NotFound(text),
-        ErrorKind::PermissionDenied
-        | ErrorKind::Unsupported
-        | ErrorKind::ConfigInvalid
-        | ErrorKind::IsADirectory
-        | ErrorKind::NotADirectory => StorageError::Permanent(text),
-        _ if is_full(e) => StorageError::NoSpace(text),
-        _ => StorageError::Transient(text),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether an I/O error at the root of `e` says that the disk is full.
-fn is_full(e: &opendal::Error) -> bool {
-    let mut source = std::error::Error::source(e);
-    while let Some(inner) = source {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        }
-        source = inner.source();
+    #[test]
+    fn checksums_are_those_of_the_format() {
+        let body: Segments = [Bytes::from("he"), Bytes::from("llo")].into_iter().collect();
+        assert_eq!(checksum(&body), 2_591_144_780);
+        assert!(verify("k", "2591144780", &body).is_ok());
+        assert!(verify("k", "no number", &body).is_ok());
+        let text = verify("k", "2591144781", &body).expect_err("another").to_string();
+        assert!(text.contains("2591144781"), "{text}");
     }
-    false
 }

@@ -20,16 +20,19 @@ const PROBE_WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(
 /// # Errors
 /// That of the last try. A probe object that cannot be deleted is only logged.
 pub async fn selftest(store: &dyn ObjectStorage) -> Result<(), StorageError> {
-    let mut last = probe(store).await;
-    for wait in PROBE_WAITS {
-        match &last {
-            Ok(()) | Err(StorageError::Permanent(_) | StorageError::NoSpace(_)) => return last,
-            Err(StorageError::NotFound(_) | StorageError::Transient(_)) => {}
+    let mut waits = PROBE_WAITS.iter();
+    for attempt in 1.. {
+        let error = match probe(store).await {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        tracing::warn!("try {attempt} of {} of {} failed: {error}", PROBE_WAITS.len() + 1, store.describe());
+        match (&error, waits.next()) {
+            (StorageError::Permanent(_) | StorageError::NoSpace(_), _) | (_, None) => return Err(error),
+            (StorageError::NotFound(_) | StorageError::Transient(_), Some(wait)) => tokio::time::sleep(*wait).await,
         }
-        tokio::time::sleep(wait).await;
-        last = probe(store).await;
     }
-    last
+    Ok(())
 }
 
 async fn probe(store: &dyn ObjectStorage) -> Result<(), StorageError> {
@@ -43,7 +46,9 @@ async fn probe(store: &dyn ObjectStorage) -> Result<(), StorageError> {
             return Err(e);
         }
         // The bucket may not be there yet; what making it says is less telling than the second put.
-        let _ = store.create().await;
+        if let Err(why) = store.create().await {
+            tracing::debug!("{} cannot be made: {why}", store.describe());
+        }
         store.put(&key, body).await?;
     }
     let got = store.get(&key, None).await?.concat();

@@ -22,7 +22,7 @@ impl Sharded {
     pub fn open(
         bucket: &str,
         count: u32,
-        open: impl Fn(&str) -> Result<Arc<dyn ObjectStorage>, StorageError>,
+        mut open: impl FnMut(&str) -> Result<Arc<dyn ObjectStorage>, StorageError>,
     ) -> Result<Self, StorageError> {
         if bucket.matches('%').count() != 1 || !bucket.contains("%d") {
             return Err(StorageError::Permanent(format!(

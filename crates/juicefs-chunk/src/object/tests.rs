@@ -1,8 +1,13 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
+use juicefs_core::{Format, ObjectStorage, Segments, StorageError};
 
 use super::*;
 
-fn body(data: &[u8]) -> juicefs_core::Segments {
+mod s3;
+
+fn body(data: &[u8]) -> Segments {
     // In two pieces, so that joining them is tested too.
     let (a, b) = data.split_at(data.len() / 2);
     [Bytes::copy_from_slice(a), Bytes::copy_from_slice(b)].into_iter().collect()
@@ -93,7 +98,7 @@ async fn objects_lie_where_the_format_says() {
 #[test]
 fn what_is_not_supported_is_said_clearly() {
     let text = open_storage(&format("ceph", "x", 0)).expect_err("unknown").to_string();
-    assert!(text.contains("\"ceph\" is not supported") && text.contains("file, mem"), "{text}");
+    assert!(text.contains("\"ceph\" is not supported") && text.contains("file, mem, s3"), "{text}");
     for bucket in ["/a/", "/a%d/%d/", "/a%s/"] {
         let text = open_storage(&format("file", bucket, 3)).expect_err("bad bucket").to_string();
         assert!(text.contains("%d"), "{text}");
@@ -133,4 +138,12 @@ async fn encrypted_objects_are_whole_or_an_error() {
     assert_eq!(read_uuid(&store).await.expect("asked").as_deref(), Some("0-1-2"));
     assert_ne!(read_uuid(raw.as_ref()).await.expect("asked").as_deref(), Some("0-1-2"));
     assert_eq!(keys(&store, "", "", 10).await, [UUID_KEY]);
+}
+
+#[cfg(feature = "all-storage")]
+#[tokio::test]
+#[ignore = "needs a WebDAV server of which JUICEFS_TEST_WEBDAV is an empty directory"]
+async fn a_webdav_server_keeps_the_contract() {
+    let address = std::env::var("JUICEFS_TEST_WEBDAV").expect("JUICEFS_TEST_WEBDAV names a server");
+    suite(open_storage(&format("webdav", &address, 0)).expect("a store").as_ref()).await;
 }

@@ -113,6 +113,8 @@ async fn slices_come_back() {
 
 mod encryption;
 mod faults;
+mod limits;
 mod model;
 mod reads;
+mod s3;
 mod staged;

@@ -52,6 +52,17 @@ impl TlsFiles {
         files
     }
 
+    /// What an address of a bucket has to say after `?` for a client to trust the server and to show a certificate itself.
+    #[must_use]
+    pub fn bucket_options(&self) -> String {
+        format!(
+            "ca-certs={}&ssl-cert={}&ssl-key={}",
+            self.ca.display(),
+            self.client_cert.display(),
+            self.client_key.display()
+        )
+    }
+
     pub(super) fn server_args(&self) -> Vec<String> {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let mut args = Vec::new();

@@ -93,8 +93,8 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
         "MaxUpload": data.max_uploads,
         "MaxDownload": data.max_downloads,
         "MaxRetries": data.retries,
-        "UploadLimit": 0,
-        "DownloadLimit": 0,
+        "UploadLimit": bytes_a_second(data.upload_limit_mbps, format.upload_limit),
+        "DownloadLimit": bytes_a_second(data.download_limit_mbps, format.download_limit),
         "Writeback": data.writeback.is_some(),
         "MaxStageWrite": writeback.map_or(0, |rules| rules.max_stage_writes),
         "WritebackThresholdSize": writeback.map_or(0, |rules| rules.threshold_bytes),
@@ -112,6 +112,12 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
         "Readahead": if data.max_readahead_bytes == 0 { 8 * format.block_bytes() } else { data.max_readahead_bytes },
         "Prefetch": data.prefetch,
     })
+}
+
+/// The limit in force: that of the mount, else that of the volume, both in Mbps.
+fn bytes_a_second(mount: u64, volume: i64) -> u64 {
+    let mbps = if mount > 0 { mount } else { u64::try_from(volume).unwrap_or(0) };
+    mbps.saturating_mul(1_000_000 / 8)
 }
 
 fn fuse(config: &MountConfig, format: &Format) -> Value {

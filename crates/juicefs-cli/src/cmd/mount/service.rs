@@ -66,11 +66,6 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
             .await
             .with_context(|| format!("Storage {place} does not work"))?;
     }
-    if format.upload_limit > 0 || format.download_limit > 0 {
-        tracing::warn!(
-            "the bandwidth limits of the volume are not supported yet: this client moves data at full speed"
-        );
-    }
     let mountpoint = mountpoint::prepare(&config.mountpoint)?;
     mountpoint::refuse_second(&mountpoint, &format.name, config.process.force)?;
     let config = MountConfig { mountpoint, ..config.clone() };

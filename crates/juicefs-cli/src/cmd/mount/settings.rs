@@ -79,6 +79,12 @@ pub(super) fn chunk(config: &MountConfig, format: &Format, cipher: Option<Arc<Ci
     chunk.get_timeout = data.get_timeout;
     chunk.put_timeout = data.put_timeout;
     chunk.io_retries = data.retries;
+    if data.upload_limit_mbps > 0 {
+        chunk.upload_limit_mbps = data.upload_limit_mbps;
+    }
+    if data.download_limit_mbps > 0 {
+        chunk.download_limit_mbps = data.download_limit_mbps;
+    }
     chunk.prefetch = data.prefetch;
     chunk.writeback.clone_from(&data.writeback);
     let cache = &mut chunk.cache;

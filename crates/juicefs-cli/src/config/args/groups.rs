@@ -170,10 +170,10 @@ pub(crate) struct DataStorageArgs {
     /// Deletions at once, 0 for none
     #[arg(long, default_value_t = 10, allow_negative_numbers = true, value_name = "N")]
     pub(crate) max_deletes: i64,
-    /// Upload limit in Mbps (not supported yet)
+    /// Upload limit in Mbps, 0 for that of the volume
     #[arg(long, value_parser = mbps, default_value = "0", value_name = "MBPS")]
     pub(crate) upload_limit: i64,
-    /// Download limit in Mbps (not supported yet)
+    /// Download limit in Mbps, 0 for that of the volume
     #[arg(long, value_parser = mbps, default_value = "0", value_name = "MBPS")]
     pub(crate) download_limit: i64,
     /// Try the object storage before mounting

@@ -216,11 +216,7 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
 
 /// What would give a mount other properties than it was asked for is refused until it is built.
 fn refuse_unbuilt(args: &MountArgs) -> Result<()> {
-    let unbuilt = [
-        (args.data.upload_limit > 0, "--upload-limit"),
-        (args.data.download_limit > 0, "--download-limit"),
-        (args.metrics.consul.is_some(), "--consul"),
-    ];
+    let unbuilt = [(args.metrics.consul.is_some(), "--consul")];
     match unbuilt.iter().find(|(given, _)| *given) {
         Some((_, flag)) => bail!("{flag} is not supported yet: leave it out"),
         None => Ok(()),

@@ -36,8 +36,13 @@ pub(crate) fn new_format(args: &FormatArgs, here: &Surroundings) -> Result<Warne
         let given = flag.clone().filter(|value| !value.is_empty());
         given.or_else(|| here.var(name).map(str::to_owned)).unwrap_or_default()
     };
-    let default_bucket = || here.place("/var/jfs", "local").to_string_lossy().into_owned();
-    let bucket = args.storage.bucket.clone().unwrap_or_else(default_bucket);
+    let bucket = match &args.storage.bucket {
+        Some(bucket) => bucket.clone(),
+        None if matches!(storage.as_str(), "file" | "mem") => {
+            here.place("/var/jfs", "local").to_string_lossy().into_owned()
+        }
+        None => bail!("--bucket is missing: it says where the volume is in storage {storage}"),
+    };
     let class = args.storage.storage_class.clone().unwrap_or_default();
     let tier = Tier { id: 0, storage_class: class.clone(), tag: args.storage.tag.clone().unwrap_or_default() };
     let format = Format {
@@ -174,13 +179,9 @@ fn block_size(bytes: u64, warnings: &mut Vec<String>) -> u32 {
     (size >> 10) as u32
 }
 
-/// The kinds of object storage that this version can use.
+/// The name of a kind of object storage as it is stored, if this version can use it.
 pub(crate) fn storage_kind(name: &str) -> Result<String> {
-    let name = name.to_ascii_lowercase();
-    if !matches!(name.as_str(), "file" | "mem") {
-        bail!("storage {name:?} is not supported yet: use file");
-    }
-    Ok(name)
+    juicefs_chunk::storage_name(name).map(str::to_owned).map_err(anyhow::Error::msg)
 }
 
 /// A local directory is stored absolute and with a slash at its end, whatever directory it was given from.
@@ -261,7 +262,9 @@ mod tests {
     fn bad_values_are_named() {
         assert!(refused("vol --compress gzip").contains("\"gzip\""));
         assert!(refused("vol --shards 257").contains("257"));
-        assert!(refused("vol --storage s3").contains("\"s3\" is not supported yet"));
+        assert!(refused("vol --storage ceph --bucket b").contains("\"ceph\" is not supported"));
+        assert!(refused("vol --storage s5 --bucket b").contains("\"s5\" is not known; supported are: file"));
+        assert!(refused("vol --storage s3").contains("--bucket"));
         assert!(refused("vol --encrypt-rsa-key /no/such/k").contains("--encrypt-rsa-key /no/such/k"));
         assert!(refused("vol --encrypt-rsa-key /").contains("--encrypt-rsa-key /"));
         assert!(refused("vol --encrypt-algo rot13").contains("rot13"));

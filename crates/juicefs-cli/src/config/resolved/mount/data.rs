@@ -40,6 +40,10 @@ pub(crate) struct DataConfig {
     pub(crate) max_downloads: usize,
     /// Deletions at once; 0 deletes nothing.
     pub(crate) max_deletes: usize,
+    /// Limit of all uploads in Mbps; 0 for that of the volume.
+    pub(crate) upload_limit_mbps: u64,
+    /// Limit of all downloads in Mbps; 0 for that of the volume.
+    pub(crate) download_limit_mbps: u64,
     /// Try the storage before mounting.
     pub(crate) check_storage: bool,
     /// Cap of all buffers in bytes.
@@ -127,6 +131,8 @@ pub(super) fn resolve(
         max_uploads: usize::try_from(storage.max_uploads).unwrap_or(0).max(1),
         max_downloads: usize::try_from(storage.max_downloads).ok().filter(|n| *n > 0).unwrap_or(200),
         max_deletes: usize::try_from(storage.max_deletes).unwrap_or(0),
+        upload_limit_mbps: u64::try_from(storage.upload_limit).unwrap_or(0),
+        download_limit_mbps: u64::try_from(storage.download_limit).unwrap_or(0),
         check_storage: storage.check_storage,
         buffer_bytes: bytes(cache.buffer_size.max(LEAST_BUFFER)),
         max_readahead_bytes: bytes(cache.max_readahead.unwrap_or(0)),

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -19,7 +20,7 @@ while read -r word; do
         end) kill -9 "$pid"; wait "$pid"; pid=; echo ended ;;
     esac
 done
-[ -z "$pid" ] || kill -9 "$pid"
+[ -z "$pid" ] || { kill -9 "$pid"; wait "$pid"; }
 rm -rf "$dir"
 "#;
 
@@ -31,7 +32,7 @@ rm -rf "$dir"
 /// The shell also starts the server, since the test may not be able to: a child of the test inherits its open files and
 /// closes them at its exec. Closing a file of a mount waits for the client, and the client waits for this very server.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     shell: Child,
     words: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -40,7 +41,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Prepares to run `command`, whose files are in `dir`.
-    pub(super) fn prepare(command: &Command, dir: &Path) -> Self {
+    pub(crate) fn prepare(command: &Command, dir: &Path) -> Self {
         // In a group of its own: an interrupt at the terminal is for the test, whose end the shell notices.
         let mut shell = Command::new("sh")
             .args(["-c", SHELL, "sh"])
@@ -59,7 +60,7 @@ impl Process {
     }
 
     /// Starts the process. It may end at once, if it cannot do its work.
-    pub(super) fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         assert!(self.server.is_none(), "the process runs already");
         let id = self.tell("run");
         self.server = id.parse().ok().and_then(Pid::from_raw);
@@ -67,26 +68,26 @@ impl Process {
     }
 
     /// Ends the process with SIGKILL and waits for its end; nothing if it does not run.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if self.server.take().is_some() {
             self.tell("end");
         }
     }
 
     /// The process id, if it was started and not ended.
-    pub(super) fn id(&self) -> Option<u32> {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.server.map(|pid| pid.as_raw_nonzero().get().cast_unsigned())
     }
 
     /// Whether it ended by itself.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let Some(id) = self.id() else { return true };
         // Nobody but the shell can wait for it: until then it is a zombie.
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.server.expect("the process runs");
         kill_process(pid, signal).expect("send a signal to the process");
     }
@@ -107,6 +108,12 @@ impl Drop for Process {
         let _ = self.shell.kill();
         let _ = self.shell.wait();
     }
+}
+
+/// A TCP port that nobody uses at the moment.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("find a free port");
+    listener.local_addr().expect("the port just bound").port()
 }
 
 #[cfg(test)]

@@ -1,0 +1,88 @@
+//! HTTP to an object store: connections, TLS, and answers that are refusals.
+//!
+//! Redirects are not followed: a signature is for one host. Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
+
+mod refusal;
+mod tls;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use juicefs_core::StorageError;
+use opendal::{Buffer, HttpBody, HttpTransport, raw::oio::ReadStream};
+use opendal_http_transport_reqwest::ReqwestTransport;
+
+pub(super) use refusal::{Outcome, Refusal};
+pub(super) use tls::TlsOptions;
+
+/// Most time until a connection is there. The deadline of the request comes later, and its message says less.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Unused connections are given up before most servers do that.
+const IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Most of the body of a refusal that is read.
+const REFUSAL_BYTES: usize = 64 << 10;
+
+/// Connections that storages may share.
+///
+/// # Errors
+/// `Permanent` with a sentence about a certificate file that cannot be used.
+pub(super) fn client(tls: &TlsOptions) -> Result<reqwest::Client, StorageError> {
+    let config = tls.config().map_err(StorageError::Permanent)?;
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .user_agent(concat!("JuiceFS-", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
+        .tcp_keepalive(KEEP_ALIVE)
+        .tcp_nodelay(true)
+        .http1_only()
+        .build()
+        .map_err(|e| StorageError::Permanent(format!("HTTP cannot be used: {e}")))
+}
+
+/// Requests to one endpoint. Answers that are refusals become errors which carry a [`Refusal`].
+#[derive(Clone, Debug)]
+pub(super) struct Endpoint {
+    transport: ReqwestTransport,
+    authority: String,
+}
+
+impl Endpoint {
+    /// `host` is that of the endpoint, of which buckets may be a part.
+    pub(super) fn new(client: reqwest::Client, host: &str) -> Self {
+        Self { transport: ReqwestTransport::new(client), authority: host.to_owned() }
+    }
+
+    /// Keys may come from elsewhere by the same connections; those answers are not the store's.
+    fn is_store(&self, request: &Request<Buffer>) -> bool {
+        request.uri().authority().is_some_and(|authority| authority.as_str().ends_with(&self.authority))
+    }
+}
+
+impl HttpTransport for Endpoint {
+    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        let (is_store, method) = (self.is_store(&request), request.method().clone());
+        let response = self.transport.fetch(request).await?;
+        if !is_store || response.status().is_success() {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let text = if method == Method::HEAD { Bytes::new() } else { beginning(body).await };
+        Err(Refusal::read(&parts, &text).into())
+    }
+}
+
+/// The first bytes of the body of a refusal; what cannot be read is not needed.
+async fn beginning(mut body: HttpBody) -> Bytes {
+    let mut text = Vec::new();
+    while text.len() < REFUSAL_BYTES
+        && let Ok(part) = body.read().await
+        && !part.is_empty()
+    {
+        text.extend_from_slice(&part.to_bytes());
+    }
+    text.into()
+}

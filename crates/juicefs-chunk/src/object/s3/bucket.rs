@@ -1,0 +1,77 @@
+//! Making a bucket, which OpenDAL has no request for.
+
+use http::{Method, Request, header};
+use juicefs_core::StorageError;
+use opendal::{Buffer, HttpTransporter};
+use reqsign_aws_v4::{Credential, RequestSigner};
+use reqsign_core::{Context, OsEnv, Signer};
+use reqsign_file_read_tokio::TokioFileRead;
+
+use super::{
+    address::{DEFAULT_REGION, Place},
+    keys::Keys,
+};
+use crate::object::{
+    dal::failure,
+    http::{Outcome, Refusal},
+};
+
+/// Makes the bucket of a storage.
+#[derive(Debug)]
+pub(in crate::object) struct BucketMaker {
+    signer: Signer<Credential>,
+    transport: HttpTransporter,
+    url: String,
+    region: String,
+    place: String,
+}
+
+impl BucketMaker {
+    pub(super) fn new(place: &Place, keys: &Keys, transport: HttpTransporter) -> Self {
+        let context = Context::new().with_file_read(TokioFileRead).with_env(OsEnv).with_http_send(transport.clone());
+        let url = match place.path_style {
+            true => format!("{}://{}/{}", place.scheme, place.host, place.bucket),
+            false => format!("{}://{}.{}/", place.scheme, place.bucket, place.host),
+        };
+        Self {
+            signer: Signer::new(context, keys.chain(), RequestSigner::new("s3", &place.region)),
+            transport,
+            url,
+            region: place.region.clone(),
+            place: place.describe(),
+        }
+    }
+
+    /// Makes the bucket; one that is there is fine.
+    ///
+    /// # Errors
+    /// Those of a request.
+    pub(in crate::object) async fn make(&self) -> Result<(), StorageError> {
+        // The one region that must not be named.
+        let body = match self.region.as_str() {
+            DEFAULT_REGION | "auto" => String::new(),
+            region => format!(
+                "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+                 <LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+            ),
+        };
+        let broken =
+            |e: &dyn std::fmt::Display| StorageError::Permanent(format!("bucket {} cannot be made: {e}", self.place));
+        let request = Request::builder()
+            .method(Method::PUT)
+            .uri(&self.url)
+            .header(header::CONTENT_LENGTH, body.len())
+            .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
+            .body(Buffer::from(body))
+            .map_err(|e| broken(&e))?;
+        let (mut parts, body) = request.into_parts();
+        self.signer.sign(&mut parts, None).await.map_err(|e| broken(&e))?;
+        // What was signed is what the connection will say by itself.
+        parts.headers.remove(header::HOST);
+        match self.transport.send(Request::from_parts(parts, body)).await {
+            Ok(_) => Ok(()),
+            Err(e) if Refusal::of(&e).is_some_and(|refusal| refusal.outcome() == Outcome::BucketExists) => Ok(()),
+            Err(e) => Err(failure(&e, "the bucket", &self.place)),
+        }
+    }
+}
