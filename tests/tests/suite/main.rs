@@ -20,6 +20,7 @@ mod names;
 mod posix;
 mod random_io;
 mod redis_audit;
+mod redis_cache;
 mod redis_cli;
 mod redis_faults;
 mod redis_golden;
