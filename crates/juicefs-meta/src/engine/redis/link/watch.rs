@@ -15,6 +15,8 @@ use super::{
 
 /// Between two questions whether the server is there, and still has the keys.
 const BEAT: Duration = Duration::from_secs(1);
+/// A server that has not answered after so long is given up. Whoever believes what was told decides for how long a silence.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who wants to know of changes.
 pub(crate) trait Witness: Send + Sync + 'static {
@@ -107,24 +109,36 @@ async fn listen(
         let asked = Instant::now();
         dialogue.tell(&probe).await?;
         let mut answered = false;
-        // The reply has time until the next question is due.
-        while let Ok(messages) = timeout_at(asked + BEAT, dialogue.listen()).await {
-            for message in messages? {
-                match message {
-                    Value::Int(_) => {
-                        answered = true;
-                        witness.heard(asked);
+        // Messages may come without a pause.
+        while !answered || asked.elapsed() < BEAT {
+            let due = asked + if answered { BEAT } else { PATIENCE };
+            match timeout_at(due, dialogue.listen()).await {
+                Ok(messages) => {
+                    for message in messages? {
+                        answered |= hear(message, asked, witness)?;
                     }
-                    Value::ServerError(error) => return Err(End::Lost(said(&error))),
-                    Value::Array(parts) => pass_on(&parts, witness)?,
-                    _ => {}
+                }
+                Err(_elapsed) if answered => break,
+                Err(_elapsed) => {
+                    return Err(End::Lost(format!("{} does not answer within {PATIENCE:?}", dialogue.target())));
                 }
             }
         }
-        if !answered {
-            return Err(End::Lost(format!("{} does not answer within {BEAT:?}", dialogue.target())));
-        }
     }
+}
+
+/// Deals with one message; whether it is the answer to what was asked.
+fn hear(message: Value, asked: Instant, witness: &dyn Witness) -> Result<bool, End> {
+    match message {
+        Value::Int(_) => {
+            witness.heard(asked);
+            return Ok(true);
+        }
+        Value::ServerError(error) => return Err(End::Lost(said(&error))),
+        Value::Array(parts) => pass_on(&parts, witness)?,
+        _ => {}
+    }
+    Ok(false)
 }
 
 /// A message of the kind `invalidate` with the keys that changed, or without when all may have.
