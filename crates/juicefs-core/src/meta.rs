@@ -237,9 +237,9 @@ pub trait Meta: Send + Sync {
     async fn heartbeat(&self) -> MetaResult<()>;
     /// Writes pending usage counters and directory statistics.
     async fn flush_stats(&self) -> MetaResult<()>;
-    /// Frees files that a rename replaced some time ago and that nobody opened since. Returns data to delete. What an error
-    /// leaves behind is freed with the session.
-    async fn release_replaced(&self) -> MetaResult<Vec<Freed>>;
+    /// Frees files that a rename replaced some time ago and that nobody opened since. Returns data to delete. What cannot be
+    /// freed now is logged, and goes with the session.
+    async fn release_replaced(&self) -> Vec<Freed>;
     /// All sessions, live and stale.
     async fn sessions(&self) -> MetaResult<Vec<SessionInfo>>;
     /// Whether this client is to run `job` now: at most one client in `interval_secs` gets `true`.

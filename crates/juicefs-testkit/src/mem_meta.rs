@@ -5,6 +5,7 @@
 //! no quota and one client.
 
 mod service;
+mod tree;
 
 use std::{
     collections::{BTreeMap, HashMap},

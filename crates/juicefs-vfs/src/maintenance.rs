@@ -143,10 +143,8 @@ impl Context {
 
     /// What is due every second.
     async fn statistics(self: Arc<Self>) {
-        match self.meta.release_replaced().await {
-            Ok(files) => files.into_iter().for_each(|file| self.upkeep.free(file)),
-            Err(MetaError::Fenced) => {}
-            Err(error) => tracing::warn!(%error, "replaced files are left to the end of the session"),
+        for file in self.meta.release_replaced().await {
+            self.upkeep.free(file);
         }
         if let Err(error) = self.meta.flush_stats().await {
             tracing::warn!(%error, "statistics are kept for the next round");

@@ -12,8 +12,9 @@ use e2e::{run_within, workspace_root};
 /// Every crate of the workspace with all workspace crates that it may use in its normal dependencies.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("juicefs-core", &[]),
-    ("juicefs-meta", &["juicefs-core"]),
-    ("juicefs-chunk", &["juicefs-core"]),
+    ("juicefs-tls", &[]),
+    ("juicefs-meta", &["juicefs-core", "juicefs-tls"]),
+    ("juicefs-chunk", &["juicefs-core", "juicefs-tls"]),
     ("juicefs-vfs", &["juicefs-core"]),
     ("juicefs-fuse", &["juicefs-core", "juicefs-vfs"]),
     ("juicefs-cli", &["juicefs-core", "juicefs-meta", "juicefs-chunk", "juicefs-vfs", "juicefs-fuse"]),

@@ -3,18 +3,17 @@
 //! Redirects are not followed: a signature is for one host. Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
 
 mod refusal;
-mod tls;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use juicefs_core::StorageError;
+use juicefs_tls::{OptionNames, TlsFiles};
 use opendal::{Buffer, HttpBody, HttpTransport, raw::oio::ReadStream};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
 pub(super) use refusal::{Outcome, Refusal};
-pub(super) use tls::TlsOptions;
 
 /// Most time until a connection is there. The deadline of the request comes later, and its message says less.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -24,12 +23,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Most of the body of a refusal that is read.
 const REFUSAL_BYTES: usize = 64 << 10;
 
+/// What the options of a bucket's address are called.
+pub(super) const TLS_OPTIONS: OptionNames =
+    OptionNames { authorities: "ca-certs", certificate: "ssl-cert", key: "ssl-key" };
+
 /// Connections that storages may share.
 ///
 /// # Errors
 /// `Permanent` with a sentence about a certificate file that cannot be used.
-pub(super) fn client(tls: &TlsOptions) -> Result<reqwest::Client, StorageError> {
-    let config = tls.config().map_err(StorageError::Permanent)?;
+pub(super) fn client(tls: &TlsFiles) -> Result<reqwest::Client, StorageError> {
+    let config = tls.config(&TLS_OPTIONS).map_err(|error| StorageError::Permanent(error.to_string()))?;
     reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .user_agent(concat!("JuiceFS-", env!("CARGO_PKG_VERSION")))

@@ -4,10 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use juicefs_core::{Format, ObjectStorage, StorageError};
 
+use juicefs_tls::TlsFiles;
+
 use super::{
-    DalStorage, FileStorage, Prefixed, Sharded,
-    http::{self, TlsOptions},
-    s3,
+    DalStorage, FileStorage, Prefixed, Sharded, http, s3,
     table::{self, Way},
 };
 
@@ -64,21 +64,21 @@ pub fn open_storage_with(format: &Format, variables: &Variables<'_>) -> Result<A
 /// Connections of all shards of a store.
 #[derive(Default)]
 pub(super) struct Clients {
-    by_tls: HashMap<TlsOptions, reqwest::Client>,
+    by_tls: HashMap<TlsFiles, reqwest::Client>,
 }
 
 impl Clients {
     /// These connections for whatever has no options.
     #[cfg(test)]
     pub(super) fn of(client: reqwest::Client) -> Self {
-        Self { by_tls: HashMap::from([(TlsOptions::default(), client)]) }
+        Self { by_tls: HashMap::from([(TlsFiles::default(), client)]) }
     }
 
     /// The connections with these options.
     ///
     /// # Errors
     /// When a certificate file cannot be used.
-    pub(super) fn get(&mut self, tls: &TlsOptions) -> Result<reqwest::Client, StorageError> {
+    pub(super) fn get(&mut self, tls: &TlsFiles) -> Result<reqwest::Client, StorageError> {
         if let Some(client) = self.by_tls.get(tls) {
             return Ok(client.clone());
         }

@@ -3,6 +3,7 @@
 //! Their objects carry no checksum in their metadata, and their errors are sorted by what OpenDAL makes of them.
 
 use juicefs_core::{Format, StorageError};
+use juicefs_tls::TlsFiles;
 use opendal::{
     HttpTransporter, OperationContext, Operator,
     services::{Azblob, Gcs, Webdav},
@@ -13,7 +14,6 @@ use url::Url;
 use super::{
     Variables,
     dal::{Abilities, DalStorage},
-    http::TlsOptions,
     open::Clients,
 };
 
@@ -38,7 +38,7 @@ pub(super) fn open(
         _ => Err(format!("object storage \"{storage}\" is not supported")),
     }
     .map_err(StorageError::Permanent)?;
-    let transport = HttpTransporter::new(ReqwestTransport::new(clients.get(&TlsOptions::default())?));
+    let transport = HttpTransporter::new(ReqwestTransport::new(clients.get(&TlsFiles::default())?));
     let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
     Ok(DalStorage::bucket(operator, place, Abilities::default(), None))
 }

@@ -7,7 +7,7 @@ use juicefs_core::{
     Caller,
     attr::{Attr, Timestamp},
     errno::Errno,
-    error::MetaResult,
+    error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SliceId},
     meta::{ChunkRecords, Compacted, Copied, FallocateMode, Freed, OpenFlags, Written},
     slice::{CompactionPlan, SliceRecord, plan_compaction},
@@ -98,27 +98,25 @@ impl Client {
         self.run(Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) }).await
     }
 
-    /// Frees the files that were replaced long enough ago and are not open.
-    pub(super) async fn free_replaced(&self) -> MetaResult<Vec<Freed>> {
+    /// Frees the files that were replaced long enough ago and are not open. What cannot be freed goes with the session.
+    pub(super) async fn free_replaced(&self) -> Vec<Freed> {
         let sid = self.sid();
         let release = |(ino, hold)| Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) };
         let due = self.opens.replaced_before(self.config.keep_replaced).into_iter().map(release);
         if self.fence.is_shut() {
             // Whoever ended the session has freed them.
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let mut released = stream::iter(due).map(|release| self.run(release)).buffer_unordered(PARALLEL_RELEASES);
-        let (mut freed, mut outcome) = (Vec::new(), Ok(()));
+        let mut freed = Vec::new();
         while let Some(one) = released.next().await {
             match one {
                 Ok(one) => freed.extend(one),
-                Err(error) => outcome = Err(error),
+                Err(MetaError::Fenced) => {}
+                Err(error) => tracing::warn!(%error, "a replaced file is left to the end of the session"),
             }
         }
-        match outcome {
-            Err(error) if freed.is_empty() => Err(error),
-            _ => Ok(freed),
-        }
+        freed
     }
 
     pub(super) async fn chunk_records(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {

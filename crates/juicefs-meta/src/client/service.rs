@@ -45,7 +45,7 @@ impl Meta for Client {
         self.write_stats().await
     }
 
-    async fn release_replaced(&self) -> MetaResult<Vec<Freed>> {
+    async fn release_replaced(&self) -> Vec<Freed> {
         self.free_replaced().await
     }
 

@@ -98,9 +98,9 @@ impl RedisEngine {
     fn start_cache(&self, keys: &KeySpace) {
         let options = &self.link.options().client_cache;
         if options.enabled {
-            let cache = self.cache.get_or_init(|| Arc::new(Cache::new(keys.prefix(), options)));
-            let prefixes = ["i", "d"].map(|kind| format!("{}{kind}", keys.prefix()));
-            self.link.watch(prefixes.into(), keys.setting().to_vec(), Arc::clone(cache) as _);
+            let cache = self.cache.get_or_init(|| Arc::new(Cache::new(keys, options)));
+            let prefixes = cache.stems().iter().map(|stem| stem.to_vec()).collect();
+            self.link.watch(prefixes, keys.setting().to_vec(), Arc::clone(cache) as _);
         }
     }
 

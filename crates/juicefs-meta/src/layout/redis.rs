@@ -68,8 +68,12 @@ impl KeySpace {
     keys! {
         /// Attributes of an inode.
         node(ino: Ino) = "i{}", ino.0;
+        /// What the keys of all nodes begin with.
+        node_stem() = "i";
         /// Entries of a directory.
         entries(ino: Ino) = "d{}", ino.0;
+        /// What the keys of all directories begin with, and some others.
+        entries_stem() = "d";
         /// Directories that name a hard-linked inode.
         parents(ino: Ino) = "p{}", ino.0;
         /// Slice list of a chunk.

@@ -3,7 +3,9 @@
 use url::Url;
 
 use super::vendors;
-use crate::object::{Variables, http::TlsOptions};
+use juicefs_tls::TlsFiles;
+
+use crate::object::Variables;
 
 /// Region of requests to whoever does not care.
 pub(super) const DEFAULT_REGION: &str = "us-east-1";
@@ -23,7 +25,7 @@ pub(super) struct Place {
     pub(super) path_style: bool,
     /// Whether objects carry a CRC-32C in their metadata.
     pub(super) checksum: bool,
-    pub(super) tls: TlsOptions,
+    pub(super) tls: TlsFiles,
 }
 
 impl Place {
@@ -69,7 +71,7 @@ pub(super) struct Address {
     pub(super) path: Option<String>,
     region: Option<String>,
     checksum: bool,
-    tls: TlsOptions,
+    tls: TlsFiles,
 }
 
 impl Address {
@@ -109,7 +111,7 @@ impl Address {
             path: path.map(str::to_owned),
             region: None,
             checksum: true,
-            tls: TlsOptions::default(),
+            tls: TlsFiles::default(),
         };
         address.read_query(&url).map_err(|why| bad(&why))?;
         Ok(address)

@@ -6,7 +6,9 @@ use juicefs_core::Timestamp;
 use juicefs_testkit::s3::{ACCESS_KEY, DOMAIN, EXPIRED_TOKEN, S3Server, SECRET_KEY};
 
 use super::*;
-use crate::object::{http::TlsOptions, open::Clients, s3};
+use juicefs_tls::TlsFiles;
+
+use crate::object::{http::TLS_OPTIONS, open::Clients, s3};
 
 fn setting(storage: &str, bucket: &str) -> Format {
     Format { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into(), ..format(storage, bucket, 0) }
@@ -59,7 +61,7 @@ async fn buckets_may_be_part_of_the_host() {
     let host = format!("hosted.{DOMAIN}");
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));
     let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(TlsOptions::default().config().expect("TLS"))
+        .tls_backend_preconfigured(TlsFiles::default().config(&TLS_OPTIONS).expect("TLS"))
         .resolve(&host, here)
         .build()
         .expect("a client");

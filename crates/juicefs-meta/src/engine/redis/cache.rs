@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{address::ClientCache, link::Witness};
 use crate::{
-    layout::redis::parse_number,
+    layout::redis::{KeySpace, Text, parse_number},
     record::{Key, Value},
     txn::{Effect, ReadSet},
 };
@@ -28,8 +28,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 
 /// What was read while the server told of changes.
 pub(super) struct Cache {
-    /// What the keys of the volume begin with.
-    prefix: String,
+    /// What the keys of nodes begin with, and those of directories.
+    stems: [Text; 2],
     known: moka::sync::Cache<Key, Known>,
     /// Changes of nodes, by inode.
     nodes: Stamps,
@@ -56,15 +56,20 @@ pub(super) struct Asked {
 }
 
 impl Cache {
-    pub(super) fn new(prefix: &str, options: &ClientCache) -> Self {
+    pub(super) fn new(keys: &KeySpace, options: &ClientCache) -> Self {
         Self {
-            prefix: prefix.to_owned(),
+            stems: [keys.node_stem(), keys.entries_stem()],
             known: moka::sync::Cache::builder().max_capacity(options.size).time_to_live(options.expire).build(),
             nodes: Stamps::new(),
             names: Stamps::new(),
             watch: AtomicU64::new(0),
             heard: RwLock::new(None),
         }
+    }
+
+    /// What the keys begin with of whose changes the server has to tell.
+    pub(super) fn stems(&self) -> &[Text] {
+        &self.stems
     }
 
     /// The present moment, to be taken before the server is asked for what is to be learned.
@@ -135,14 +140,12 @@ impl Witness for Cache {
     }
 
     fn changed(&self, key: &[u8]) {
-        let inode = |key: &[u8], kind| {
-            let digits = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(kind)?;
-            parse_number("inode", digits).ok().map(Ino)
-        };
-        if let Some(ino) = inode(key, b"i") {
-            self.nodes.touch(ino);
-        } else if let Some(ino) = inode(key, b"d") {
-            self.names.touch(ino);
+        for (stem, stamps) in self.stems.iter().zip([&self.nodes, &self.names]) {
+            // Other keys begin like those of directories, and are no numbers.
+            let number = key.strip_prefix(stem.as_slice()).and_then(|digits| parse_number("inode", digits).ok());
+            if let Some(ino) = number {
+                stamps.touch(Ino(ino));
+            }
         }
     }
 
@@ -165,7 +168,7 @@ mod tests {
 
     fn cache() -> Cache {
         let options = ClientCache { enabled: true, size: 100, expire: Duration::from_secs(60), preload: 0 };
-        Cache::new("{1}", &options)
+        Cache::new(&KeySpace::new("{1}"), &options)
     }
 
     fn node() -> Value {

@@ -138,7 +138,7 @@ impl Link {
 
     /// Has the server tell `witness` of changes of keys that begin with one of `prefixes`, until the link is closed. `probe`
     /// is a key that is where these are. Where the server cannot tell, the log says so and nothing else happens.
-    pub(crate) fn watch(&self, prefixes: Vec<String>, probe: Vec<u8>, witness: Arc<dyn Witness>) {
+    pub(crate) fn watch(&self, prefixes: Vec<Vec<u8>>, probe: Vec<u8>, witness: Arc<dyn Witness>) {
         let watch = watch::keep(Arc::clone(&self.scout), Watched { prefixes, probe }, witness);
         let stop = self.stop.clone();
         self.tasks.spawn(async move {

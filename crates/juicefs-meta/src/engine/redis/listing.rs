@@ -61,8 +61,8 @@ impl RedisEngine {
             return Ok(known);
         }
         let asked = self.cache.get().map(|cache| cache.now());
-        let nodes = node_prefix(keys.prefix());
-        let reply = self.ask_script(Lane::Small, &LOOKUP, &keys.entries(parent), &[nodes.as_bytes(), name]).await?;
+        let nodes = keys.node_stem();
+        let reply = self.ask_script(Lane::Small, &LOOKUP, &keys.entries(parent), &[nodes.as_slice(), name]).await?;
         let mut parts = fetch::list("entry", reply)?.into_iter();
         let stored = parts.next().map(|part| bytes("entry", part)).transpose()?.flatten();
         let edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
@@ -154,10 +154,10 @@ impl RedisEngine {
     ) -> MetaResult<(bytes::Bytes, Vec<DirEntry>)> {
         let keys = self.keys().await?;
         let asked = self.cache.get().map(|cache| cache.now());
-        let nodes = node_prefix(keys.prefix());
+        let nodes = keys.node_stem();
         let count = number(limit.clamp(1, PAGE_MAX));
         let attrs: &[u8] = if with_attrs { b"1" } else { b"0" };
-        let args = [nodes.as_bytes(), cursor, count.as_slice(), attrs];
+        let args = [nodes.as_slice(), cursor, count.as_slice(), attrs];
         let mut parts =
             fetch::list("entries", self.ask_script(Lane::Bulk, &LIST, &keys.entries(ino), &args).await?)?.into_iter();
         let mut part = || parts.next().unwrap_or(Reply::Nil);
@@ -188,9 +188,4 @@ impl RedisEngine {
         }
         Ok((next, entries))
     }
-}
-
-/// What the keys of all nodes begin with.
-fn node_prefix(prefix: &str) -> String {
-    format!("{prefix}i")
 }

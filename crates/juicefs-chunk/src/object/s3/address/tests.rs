@@ -158,7 +158,7 @@ fn options_of_an_address() {
     let place = with("s3", "https://h/b?ca-certs=/a&ssl-cert=/c&ssl-key=/k", &[]).expect("an address");
     assert!(place.checksum);
     let wanted =
-        TlsOptions { skip_verify: false, authorities: Some("/a".into()), client: Some(("/c".into(), "/k".into())) };
+        TlsFiles { skip_verify: false, authorities: Some("/a".into()), client: Some(("/c".into(), "/k".into())) };
     assert_eq!(place.tls, wanted);
     assert_eq!(place.describe(), "s3://h/b/");
     assert_eq!(with("s3", "b", &[]).expect("an address").describe(), "s3://b/");

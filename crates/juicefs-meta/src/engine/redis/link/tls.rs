@@ -1,18 +1,17 @@
 //! TLS to a server.
 
-use std::{fmt, io, sync::Arc};
+use std::{io, sync::Arc};
 
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-};
+use juicefs_tls::OptionNames;
+use rustls::{CertificateError, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::trouble::SetupError;
 use crate::engine::redis::address::{Host, TlsFiles};
+
+const OPTIONS: OptionNames =
+    OptionNames { authorities: "tls-ca-cert-file", certificate: "tls-cert-file", key: "tls-key-file" };
 
 /// Certificates, read once.
 pub(super) struct TlsClient {
@@ -26,33 +25,13 @@ impl TlsClient {
     /// # Errors
     /// One sentence about the file.
     pub(super) fn new(files: &TlsFiles) -> Result<Self, String> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| format!("TLS cannot be used: {error}"))?;
-        let builder = if files.skip_verify {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        } else {
-            builder.with_root_certificates(authorities(files)?)
-        };
-        let config = match &files.client {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
-                let chain = CertificateDer::pem_file_iter(certificate)
-                    .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                    .map_err(|error| format!("tls-cert-file {} cannot be read: {error}", certificate.display()))?;
-                let private = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|error| format!("tls-key-file {} cannot be read: {error}", key.display()))?;
-                builder.with_client_auth_cert(chain, private).map_err(|error| {
-                    format!(
-                        "tls-cert-file {} and tls-key-file {} do not fit: {error}",
-                        certificate.display(),
-                        key.display()
-                    )
-                })?
-            }
-        };
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name: files.server_name.clone() })
+        let TlsFiles { client, authorities, skip_verify, server_name } = files.clone();
+        let files = juicefs_tls::TlsFiles { client, authorities, skip_verify };
+        if !files.has_authorities() {
+            return Err("this system has no certificates of authorities; name a file with tls-ca-cert-file".to_owned());
+        }
+        let config = files.config(&OPTIONS).map_err(|error| error.to_string())?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
     }
 
     /// Shakes hands on a fresh connection to `host`.
@@ -62,30 +41,6 @@ impl TlsClient {
             .map_err(|_| SetupError::Refused(format!("\"{name}\" is no name that a certificate can have")))?;
         self.connector.connect(server_name, stream).await.map_err(|error| explain(host, name, &error))
     }
-}
-
-fn authorities(files: &TlsFiles) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    if let Some(path) = &files.authorities {
-        let unreadable =
-            |error: &dyn fmt::Display| format!("tls-ca-cert-file {} cannot be read: {error}", path.display());
-        let certificates = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| unreadable(&error))?;
-        for certificate in certificates {
-            store.add(certificate).map_err(|error| unreadable(&error))?;
-        }
-        if store.is_empty() {
-            return Err(unreadable(&"it has no certificate"));
-        }
-    } else {
-        // One that cannot be read is no reason to do without the others.
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if store.is_empty() {
-            return Err("this system has no certificates of authorities; name a file with tls-ca-cert-file".to_owned());
-        }
-    }
-    Ok(store)
 }
 
 /// A sentence for what a user can do something about.
@@ -112,44 +67,5 @@ fn explain(host: &Host, name: &str, error: &io::Error) -> SetupError {
         None => SetupError::Unreachable(format!(
             "{host} broke off while TLS was set up: {error}; if it does not use TLS, write redis://"
         )),
-    }
-}
-
-/// Believes whatever certificate a server has, but not that it has its key.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

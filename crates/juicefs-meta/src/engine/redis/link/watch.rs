@@ -33,7 +33,7 @@ pub(crate) trait Witness: Send + Sync + 'static {
 /// Which keys to watch.
 pub(super) struct Watched {
     /// What they begin with.
-    pub(super) prefixes: Vec<String>,
+    pub(super) prefixes: Vec<Vec<u8>>,
     /// One that is where they are: its server says so when they have moved.
     pub(super) probe: Vec<u8>,
 }
@@ -88,8 +88,8 @@ async fn watch(scout: &Scout, watched: &Watched, witness: &dyn Witness) -> End {
 async fn begin(scout: &Scout, watched: &Watched) -> Result<Dialogue, End> {
     let mut dialogue = scout.converse(None, scout.address().options().connect_timeout).await?;
     let mut request = Request::of(&["HELLO", "3"]);
-    let mut track = vec!["CLIENT", "TRACKING", "ON", "BCAST"];
-    track.extend(watched.prefixes.iter().flat_map(|prefix| ["PREFIX", prefix.as_str()]));
+    let mut track: Vec<&[u8]> = vec![b"CLIENT", b"TRACKING", b"ON", b"BCAST"];
+    track.extend(watched.prefixes.iter().flat_map(|prefix| [&b"PREFIX"[..], prefix]));
     request.command(&track);
     let replies = dialogue.ask(&request).await?;
     match replies.iter().find_map(|reply| if let Value::ServerError(error) = reply { Some(error) } else { None }) {

@@ -68,7 +68,7 @@ async fn changes_are_told_until_the_server_is_gone_and_again_when_it_is_back() {
     let link = link(&server.url(0));
     let notes = Arc::new(Notes::default());
     link.ready().await.expect("connected");
-    link.watch(vec!["i".to_owned(), "d".to_owned()], b"setting".to_vec(), Arc::clone(&notes) as _);
+    link.watch(vec![b"i".to_vec(), b"d".to_vec()], b"setting".to_vec(), Arc::clone(&notes) as _);
     notes.wait("begin").await;
     for (write, told) in [(["SET", "i7", "x"], "i7"), (["APPEND", "i\n", "x"], "i\\n"), (["SADD", "d1", "x"], "d1")] {
         server.cli(&write);
