@@ -207,7 +207,8 @@ impl DirHandle {
         Ok(())
     }
 
-    /// Reads a page again whose entries were dropped. Names that came since are left out, names that went leave a gap.
+    /// Reads a page again whose entries were dropped. Names that came since are left out, names that went leave a gap: a
+    /// page with gaps ends where the entries of other pages begin, however many came between its own.
     async fn fetch_again(&self, cx: &Context, at: usize, with_attrs: bool) -> Result<(), MetaError> {
         let (mut from, len, places) = {
             let listing = self.listing.lock();
@@ -218,16 +219,20 @@ impl DirHandle {
         };
         let (since, fetched) = (cx.stamps.now(), Instant::now());
         let mut entries = vec![None; len];
-        let (mut found, mut seen) = (0, 0);
-        while found < places.len() && seen < 2 * self.page_len + places.len() {
+        let (mut found, mut beyond) = (0, 0);
+        while found < places.len() && beyond < 2 * self.page_len {
             let page = self.page(cx, from.take(), with_attrs, places.len()).await?;
-            seen += page.entries.len().max(1);
+            let listing = self.listing.lock();
             for entry in page.entries {
-                if let Some(place) = places.get(&hash(entry.name.as_bytes())) {
-                    found += 1;
+                let name = hash(entry.name.as_bytes());
+                if let Some(place) = places.get(&name) {
+                    found += usize::from(entries[*place].is_none());
                     entries[*place] = Some(entry);
+                } else if listing.names.contains(&name) {
+                    beyond += 1;
                 }
             }
+            drop(listing);
             match page.next {
                 Some(next) => from = Some(next),
                 None => break,
