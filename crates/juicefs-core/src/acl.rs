@@ -1,9 +1,53 @@
-//! POSIX ACL rules as they are stored (format: metadata.md §5.6). Evaluation comes with the ACL operations.
+//! POSIX ACL rules: as they are stored (format: metadata.md §5.6) and as the kernel passes them in extended attributes
+//! (format: data.md §5.4; `linux/posix_acl_xattr.h`).
 
 use crate::{attr::Attr, caller::Caller};
 
 /// A field of a rule that is not set.
 pub const UNSET: u16 = 0xFFFF;
+
+/// Which rule of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AclKind {
+    /// It governs access to the node.
+    Access,
+    /// It is what new entries of the directory begin with.
+    Default,
+}
+
+impl AclKind {
+    /// The extended attribute that shows the rule.
+    #[must_use]
+    pub const fn xattr_name(self) -> &'static [u8] {
+        match self {
+            Self::Access => b"system.posix_acl_access",
+            Self::Default => b"system.posix_acl_default",
+        }
+    }
+
+    /// The rule that an extended attribute of this name shows, `None` for any other attribute.
+    #[must_use]
+    pub fn of_xattr(name: &[u8]) -> Option<Self> {
+        [Self::Access, Self::Default].into_iter().find(|kind| kind.xattr_name() == name)
+    }
+}
+
+/// The version of the kernel's form, at its head.
+const XATTR_VERSION: u32 = 2;
+/// Bytes of an entry of the kernel's form: tag u16, permission bits u16, id u32.
+const XATTR_ENTRY_BYTES: usize = 8;
+/// The id in entries that name nobody.
+const NO_ID: u32 = u32::MAX;
+
+/// Tags of entries in the kernel's form.
+mod tag {
+    pub(super) const OWNER: u16 = 0x01;
+    pub(super) const USER: u16 = 0x02;
+    pub(super) const OWNING_GROUP: u16 = 0x04;
+    pub(super) const GROUP: u16 = 0x08;
+    pub(super) const MASK: u16 = 0x10;
+    pub(super) const OTHER: u16 = 0x20;
+}
 
 /// One access or default rule. Rules are immutable and shared by id.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -44,6 +88,90 @@ impl AclRule {
             matched = true;
         }
         !matched && grants(self.other)
+    }
+
+    /// A rule that says nothing: setting it removes the rule of a node.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { owner: UNSET, group: UNSET, mask: UNSET, other: UNSET, users: Vec::new(), groups: Vec::new() }
+    }
+
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::empty()
+    }
+
+    /// Whether it says no more than permission bits can.
+    #[must_use]
+    pub fn is_minimal(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty() && self.mask == UNSET
+    }
+
+    /// The permission bits (`0o777`) that it shows as: with a mask, that of the group.
+    #[must_use]
+    pub fn permission_bits(&self) -> u16 {
+        let group = if self.is_minimal() { self.group } else { self.mask };
+        (self.owner & 7) << 6 | (group & 7) << 3 | self.other & 7
+    }
+
+    /// The kernel's form in an extended attribute, in native byte order: owner, users, group, groups, mask, other.
+    #[must_use]
+    pub fn to_xattr(&self) -> Vec<u8> {
+        let mut out = XATTR_VERSION.to_ne_bytes().to_vec();
+        let mut entry = |tag: u16, perm: u16, id: u32| {
+            out.extend_from_slice(&tag.to_ne_bytes());
+            out.extend_from_slice(&perm.to_ne_bytes());
+            out.extend_from_slice(&id.to_ne_bytes());
+        };
+        let set = |perm: u16| (perm != UNSET).then_some(perm);
+        set(self.owner).into_iter().for_each(|perm| entry(tag::OWNER, perm, NO_ID));
+        self.users.iter().for_each(|(uid, perm)| entry(tag::USER, *perm, *uid));
+        set(self.group).into_iter().for_each(|perm| entry(tag::OWNING_GROUP, perm, NO_ID));
+        self.groups.iter().for_each(|(gid, perm)| entry(tag::GROUP, *perm, *gid));
+        set(self.mask).into_iter().for_each(|perm| entry(tag::MASK, perm, NO_ID));
+        set(self.other).into_iter().for_each(|perm| entry(tag::OTHER, perm, NO_ID));
+        out
+    }
+
+    /// Reads the kernel's form; no bytes at all and a head alone are the empty rule. `None` (EINVAL) for another version,
+    /// an unknown tag, bits above 7, a second entry of a class, or names without a mask.
+    #[must_use]
+    pub fn from_xattr(bytes: &[u8]) -> Option<Self> {
+        let mut rule = Self::empty();
+        if bytes.is_empty() {
+            return Some(rule);
+        }
+        let (version, entries) = bytes.split_first_chunk()?;
+        if u32::from_ne_bytes(*version) != XATTR_VERSION {
+            return None;
+        }
+        let (entries, rest) = entries.as_chunks::<XATTR_ENTRY_BYTES>();
+        if !rest.is_empty() {
+            return None;
+        }
+        for &[t0, t1, p0, p1, i0, i1, i2, i3] in entries {
+            let perm = u16::from_ne_bytes([p0, p1]);
+            let id = u32::from_ne_bytes([i0, i1, i2, i3]);
+            let class = match u16::from_ne_bytes([t0, t1]) {
+                tag::OWNER => &mut rule.owner,
+                tag::OWNING_GROUP => &mut rule.group,
+                tag::MASK => &mut rule.mask,
+                tag::OTHER => &mut rule.other,
+                named @ (tag::USER | tag::GROUP) => {
+                    let list = if named == tag::USER { &mut rule.users } else { &mut rule.groups };
+                    list.push((perm <= 7).then_some((id, perm))?);
+                    continue;
+                }
+                _ => return None,
+            };
+            if perm > 7 || *class != UNSET {
+                return None;
+            }
+            *class = perm;
+        }
+        let named = !(rule.users.is_empty() && rule.groups.is_empty());
+        (!named || rule.mask != UNSET).then_some(rule)
     }
 
     /// The bytes of the format, big endian.
@@ -95,6 +223,43 @@ pub fn decode_named(bytes: &[u8]) -> Option<Vec<(u32, u16)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernels_form_goes_there_and_back() {
+        let rule = AclRule { owner: 7, group: 5, mask: 4, other: 0, users: vec![(9, 6), (3, 1)], groups: vec![(8, 2)] };
+        let bytes = rule.to_xattr();
+        assert_eq!(bytes.len(), 4 + 7 * 8);
+        assert_eq!(AclRule::from_xattr(&bytes).as_ref(), Some(&rule));
+        if cfg!(target_endian = "little") {
+            assert_eq!(bytes[..20], [2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 6, 0, 9, 0, 0, 0]);
+        }
+        let minimal = AclRule { mask: UNSET, users: vec![], groups: vec![], ..rule };
+        assert_eq!(AclRule::from_xattr(&minimal.to_xattr()).as_ref(), Some(&minimal));
+        assert!(minimal.is_minimal() && !minimal.is_empty());
+        for nothing in [&[][..], &XATTR_VERSION.to_ne_bytes()] {
+            assert!(AclRule::from_xattr(nothing).is_some_and(|rule| rule.is_empty()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused() {
+        let entry =
+            |tag: u16, perm: u16, id: u32| [&tag.to_ne_bytes()[..], &perm.to_ne_bytes(), &id.to_ne_bytes()].concat();
+        let form = |entries: &[Vec<u8>]| [&2_u32.to_ne_bytes()[..], &entries.concat()].concat();
+        let refused = [
+            vec![2, 0, 0],
+            [&3_u32.to_ne_bytes()[..], &entry(1, 7, NO_ID)].concat(),
+            form(&[entry(1, 7, NO_ID)])[..11].to_vec(),
+            form(&[entry(1, 7, NO_ID), entry(1, 6, NO_ID)]),
+            form(&[entry(1, 8, NO_ID)]),
+            form(&[entry(0x40, 7, NO_ID)]),
+            form(&[entry(2, 7, 5)]),
+        ];
+        for bytes in refused {
+            assert_eq!(AclRule::from_xattr(&bytes), None, "{bytes:?}");
+        }
+        assert!(AclRule::from_xattr(&form(&[entry(2, 7, 5), entry(0x10, 7, NO_ID)])).is_some());
+    }
 
     #[test]
     fn bytes_are_those_of_the_format() {

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
+    acl::{AclKind, AclRule},
     attr::{Attr, FileType, SetAttr, Timestamp},
     caller::Caller,
     error::MetaResult,
@@ -65,7 +66,7 @@ pub struct RenameFlags {
     pub no_replace: bool,
     /// Swap source and target.
     pub exchange: bool,
-    /// Leave a whiteout behind; answered with EINVAL or EOPNOTSUPP until it is built.
+    /// Leave a whiteout behind, the character device 0:0. EINVAL with `exchange`.
     pub whiteout: bool,
     /// Moves out of the trash into a directory that may itself be in the trash (`restore` only).
     pub restore: bool,
@@ -297,6 +298,9 @@ pub trait Meta: Send + Sync {
         exclusive: bool,
         flags: OpenFlags,
     ) -> MetaResult<(Ino, Attr)>;
+    /// Makes a regular file without a name and opens it; it inherits from `dir`. [`Meta::link`] may give it a name, else it
+    /// goes with its last close. Errors as of `create`.
+    async fn create_unnamed(&self, cx: &Caller, dir: Ino, node: NewNode) -> MetaResult<(Ino, Attr)>;
     /// Removes the name of a non-directory, into the trash when the volume has one and `skip_trash` is not set.
     async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed>;
     /// Removes an empty directory, likewise. ENOTEMPTY, ENOTDIR.
@@ -330,6 +334,16 @@ pub trait Meta: Send + Sync {
     async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()>;
     /// Removes an extended attribute. ENODATA.
     async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()>;
+
+    /// A rule of a node. ENODATA when it has none of this kind, ENOENT.
+    async fn acl(&self, ino: Ino, kind: AclKind) -> MetaResult<AclRule>;
+    /// Makes `rule` the access or the default rule of a node; the empty rule removes it. An access rule shows in the mode,
+    /// and one that says no more than a mode is no more than that. With `kill_sgid` (the caller is not in the group of the
+    /// file) set-gid goes. ctime becomes now when anything changed.
+    ///
+    /// EPERM for who is not the owner and on immutable and append-only nodes, EACCES for a default rule of what is no
+    /// directory, EOPNOTSUPP for symlinks and on a volume without ACLs, EROFS.
+    async fn set_acl(&self, cx: &Caller, ino: Ino, kind: AclKind, rule: AclRule, kill_sgid: bool) -> MetaResult<()>;
 
     // ---- content -------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ pub(crate) mod opcode {
     pub(crate) const RENAME2: u32 = 45;
     pub(crate) const LSEEK: u32 = 46;
     pub(crate) const COPY_FILE_RANGE: u32 = 47;
+    pub(crate) const TMPFILE: u32 = 51;
     pub(crate) const COPY_FILE_RANGE_64: u32 = 53;
 }
 
@@ -81,6 +82,7 @@ pub(crate) mod init_flag {
     pub(crate) const ABORT_ERROR: u64 = 1 << 21;
     pub(crate) const MAX_PAGES: u64 = 1 << 22;
     pub(crate) const CACHE_SYMLINKS: u64 = 1 << 23;
+    pub(crate) const SETXATTR_EXT: u64 = 1 << 29;
     pub(crate) const INIT_EXT: u64 = 1 << 30;
 }
 
@@ -130,6 +132,18 @@ pub(crate) struct CopyFileRangeOut {
     pub(crate) bytes_copied: u64,
 }
 
+/// What SETXATTR_EXT adds to [`SetxattrIn`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SetxattrExt {
+    /// Of them only [`SETXATTR_ACL_KILL_SGID`].
+    pub(crate) flags: u32,
+    pub(crate) padding: u32,
+}
+
+/// `SetxattrExt::flags`: the ACL is set by who is not in the group of the file.
+pub(crate) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+
 /// A structure of the wire format.
 ///
 /// # Safety
@@ -152,7 +166,7 @@ wire!(
     InHeader: 40, InitIn: 16, InitIn2: 48, InitOut: 64, InterruptIn: 8, IoctlIn: 32, IoctlOut: 16, Kstatfs: 80,
     LinkIn: 8, LseekIn: 24, LseekOut: 8, MkdirIn: 8, MknodIn: 16, NotifyDeleteOut: 24, NotifyInvalEntryOut: 16,
     NotifyInvalInodeOut: 24, OpenIn: 8, OpenOut: 16, OutHeader: 16, ReadIn: 40, ReleaseIn: 24, Rename2In: 16,
-    RenameIn: 8, SetattrIn: 88, SetxattrIn: 8, WriteIn: 40, WriteOut: 8,
+    RenameIn: 8, SetattrIn: 88, SetxattrExt: 8, SetxattrIn: 8, WriteIn: 40, WriteOut: 8,
 );
 
 /// The first bytes as a `T`, and the rest; `None` when there are too few.

@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) default_permissions: bool,
     /// Extended attributes are served.
     pub(crate) xattr: bool,
+    /// SETXATTR has its extended form (SETXATTR_EXT was agreed on).
+    pub(crate) setxattr_ext: bool,
 }
 
 /// Turns requests into operations of `O`.
@@ -177,6 +179,7 @@ impl<O: Operations> Dispatcher<O> {
             opcode::LINK => call.link(),
             opcode::OPEN => call.open(&self.notifier),
             opcode::CREATE => call.create(),
+            opcode::TMPFILE => call.tmpfile(),
             opcode::READ => call.read(),
             opcode::STATFS => Ok(call.statfs()),
             opcode::RELEASE => call.release(),
@@ -186,7 +189,7 @@ impl<O: Operations> Dispatcher<O> {
             opcode::LSEEK => call.lseek(),
             opcode::COPY_FILE_RANGE => call.copy_file_range(false),
             opcode::COPY_FILE_RANGE_64 => call.copy_file_range(true),
-            opcode::SETXATTR => call.setxattr(),
+            opcode::SETXATTR => call.setxattr(self.settings.setxattr_ext),
             opcode::GETXATTR => call.getxattr(),
             opcode::LISTXATTR => call.listxattr(),
             opcode::REMOVEXATTR => call.removexattr(),
@@ -197,8 +200,8 @@ impl<O: Operations> Dispatcher<O> {
             opcode::READDIRPLUS => call.readdir(true),
             opcode::RELEASEDIR => call.releasedir(),
             opcode::FSYNCDIR => call.fsyncdir(),
-            // Locks are the kernel's own, BMAP is for block devices, POLL has nothing to wait for; STATX, TMPFILE and
-            // SYNCFS have older forms that the kernel falls back to.
+            // Locks are the kernel's own, BMAP is for block devices, POLL has nothing to wait for; STATX and SYNCFS have older
+            // forms that the kernel falls back to.
             _ => Err(Errno::ENOSYS),
         }
     }
@@ -271,7 +274,7 @@ fn opened(code: u32, answer: &Result<Answer, Errno>) -> Option<u64> {
     let Ok(Answer::Fixed(fixed)) = answer else { return None };
     let out = match code {
         opcode::OPEN => fixed.as_bytes(),
-        opcode::CREATE => fixed.as_bytes().get(size_of::<EntryOut>()..)?,
+        opcode::CREATE | opcode::TMPFILE => fixed.as_bytes().get(size_of::<EntryOut>()..)?,
         _ => return None,
     };
     split::<OpenOut>(out).map(|(out, _)| out.fh)

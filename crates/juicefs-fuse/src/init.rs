@@ -90,7 +90,8 @@ pub(crate) fn negotiate(mut args: Args<'_>, wanted: Wanted) -> Negotiation {
     // With its own dirty pages the kernel is the authority on size and mtime: it must not drop pages by ours.
     flags |= if wanted.writeback_cache { flag::WRITEBACK_CACHE } else { flag::AUTO_INVAL_DATA };
     if wanted.acl {
-        flags |= flag::POSIX_ACL | flag::DONT_MASK;
+        // The extended SETXATTR says when a new ACL takes set-gid away: only the kernel knows all groups of the caller.
+        flags |= flag::POSIX_ACL | flag::DONT_MASK | flag::SETXATTR_EXT;
     }
     if wanted.own_umask {
         flags |= flag::DONT_MASK;
@@ -169,7 +170,10 @@ mod tests {
     #[test]
     fn options_choose_their_bits() {
         let flags = agreed(u32::MAX, Wanted { writeback_cache: true, acl: true, ..PLAIN }).flags;
-        assert_eq!(flags & (flag::WRITEBACK_CACHE | flag::POSIX_ACL | flag::DONT_MASK), flags & !ALWAYS);
+        assert_eq!(
+            flags & (flag::WRITEBACK_CACHE | flag::POSIX_ACL | flag::DONT_MASK | flag::SETXATTR_EXT),
+            flags & !ALWAYS
+        );
         assert_eq!(flags & flag::AUTO_INVAL_DATA, 0);
         assert_eq!(agreed(u32::MAX, Wanted { own_umask: true, ..PLAIN }).flags & flag::DONT_MASK, flag::DONT_MASK);
     }

@@ -66,7 +66,7 @@ operations! {
     fn statfs(cx: &Caller, ino: Ino) -> StatFs;
     fn getxattr(cx: &Caller, ino: Ino, name: &[u8]) -> Bytes;
     fn listxattr(cx: &Caller, ino: Ino) -> Bytes;
-    fn setxattr(cx: &Caller, ino: Ino, name: &[u8], value: Bytes, flags: u32) -> ();
+    fn setxattr(cx: &Caller, ino: Ino, name: &[u8], value: Bytes, flags: u32, kill_sgid: bool) -> ();
     fn removexattr(cx: &Caller, ino: Ino, name: &[u8]) -> ();
     fn access(cx: &Caller, ino: Ino, mask: u8) -> ();
     fn ioctl(cx: &Caller, ino: Ino, fh: u64, cmd: u32, arg: u64, input: &[u8], out_size: usize) -> Bytes;

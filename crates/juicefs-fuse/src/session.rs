@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    abi::{Wire, bytes_of, opcode},
+    abi::{Wire, bytes_of, init_flag, opcode},
     caller::Callers,
     deferred::Deferred,
     dispatch::{Dispatcher, Settings},
@@ -101,6 +101,7 @@ impl Mounted {
             settings: Settings {
                 default_permissions: resolved.default_permissions,
                 xattr: options.enable_xattr || options.enable_acl,
+                setxattr_ext: agreed.flags & init_flag::SETXATTR_EXT != 0,
             },
             callers: Callers::new(!resolved.default_permissions, options.root_squash, options.all_squash),
             deferred: Arc::clone(&deferred),

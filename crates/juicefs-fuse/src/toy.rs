@@ -329,7 +329,15 @@ impl Operations for Toy {
         self.with(ino, |n| n.xattrs.get(name).cloned())?.ok_or(Errno::ENODATA)
     }
 
-    async fn setxattr(&self, _cx: &Caller, ino: Ino, name: &[u8], value: Bytes, _flags: u32) -> Result<(), Errno> {
+    async fn setxattr(
+        &self,
+        _cx: &Caller,
+        ino: Ino,
+        name: &[u8],
+        value: Bytes,
+        _flags: u32,
+        _kill_sgid: bool,
+    ) -> Result<(), Errno> {
         self.with(ino, |n| n.xattrs.insert(name.to_vec(), value)).map(drop)
     }
 

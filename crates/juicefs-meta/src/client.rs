@@ -1,6 +1,7 @@
 //! One client of one volume: runs operations on an engine and keeps what spans them: leases of numbers, usage, open
 //! files, the session.
 
+mod acls;
 mod content;
 mod dir_stats;
 mod fence;

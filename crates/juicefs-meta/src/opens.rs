@@ -62,6 +62,14 @@ impl OpenTable {
         self.slots.lock().entry(ino).or_default().opens += 1;
     }
 
+    /// Counts an open of a new file without a name: its last close has to look after it.
+    pub(crate) fn open_unnamed(&self, ino: Ino) {
+        let mut slots = self.slots.lock();
+        let slot = slots.entry(ino).or_default();
+        slot.opens += 1;
+        slot.sustained = true;
+    }
+
     /// Counts an open. Waits while a removal of the file is under way that was decided on nobody having it open; the
     /// caller must read the node afterwards. Cancel safe: counted only when it returns.
     pub(crate) async fn open(&self, ino: Ino) {

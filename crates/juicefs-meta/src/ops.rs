@@ -19,6 +19,7 @@ pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod rmdir;
 pub(crate) mod session;
+pub(crate) mod set_acl;
 pub(crate) mod setattr;
 pub(crate) mod setting;
 pub(crate) mod slices;
@@ -26,6 +27,7 @@ pub(crate) mod sustained;
 pub(crate) mod trash;
 pub(crate) mod truncate;
 pub(crate) mod unlink;
+pub(crate) mod unnamed;
 pub(crate) mod write;
 pub(crate) mod xattr;
 

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use juicefs_core::{
     Attr, ChunkIndex, Clock, Errno, FileType, Format, Ino, MetaError, SliceId, SliceKey, SliceRecord,
+    acl::{AclKind, AclRule},
     limits::CHUNK_SIZE,
 };
 use parking_lot::Mutex;
@@ -47,6 +48,8 @@ struct Node {
     entries: BTreeMap<Bytes, Ino>,
     target: Bytes,
     xattrs: BTreeMap<Bytes, Bytes>,
+    /// ACL rules; they do not show in the mode here.
+    rules: Vec<(AclKind, AclRule)>,
     chunks: BTreeMap<ChunkIndex, Vec<SliceRecord>>,
     opens: usize,
 }

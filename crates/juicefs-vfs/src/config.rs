@@ -17,6 +17,8 @@ pub struct VfsConfig {
     pub keep_readdir_cache: bool,
     /// Nothing may be changed (`--read-only`); the metadata client enforces it too.
     pub read_only: bool,
+    /// The volume has POSIX ACLs, which are served as extended attributes.
+    pub enable_acl: bool,
     /// Extended attributes are served (`--enable-xattr`); ENOSYS otherwise.
     pub enable_xattr: bool,
     /// `security.capability` is served (`--enable-cap`).
@@ -63,6 +65,7 @@ impl VfsConfig {
             negative_ttl: Duration::ZERO,
             keep_readdir_cache: false,
             read_only: false,
+            enable_acl: false,
             enable_xattr: false,
             enable_cap: false,
             enable_selinux: false,

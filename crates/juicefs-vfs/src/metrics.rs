@@ -44,9 +44,9 @@ operations! {
     /// What the metadata service is asked.
     MetaOp {
         Access = "Access", Close = "Close", CopyFileRange = "CopyFileRange", Create = "Create",
-        Fallocate = "Fallocate", GetAttr = "GetAttr", GetXattr = "GetXattr", Link = "Link", ListXattr = "ListXattr",
+        Fallocate = "Fallocate", GetAttr = "GetAttr", GetFacl = "GetFacl", GetXattr = "GetXattr", Link = "Link", ListXattr = "ListXattr",
         Lookup = "Lookup", Mknod = "Mknod", Open = "Open", Read = "Read", ReadLink = "ReadLink", Readdir = "Readdir",
-        RemoveXattr = "RemoveXattr", Rename = "Rename", Rmdir = "Rmdir", SetAttr = "SetAttr", SetXattr = "SetXattr",
+        RemoveXattr = "RemoveXattr", Rename = "Rename", Rmdir = "Rmdir", SetAttr = "SetAttr", SetFacl = "SetFacl", SetXattr = "SetXattr",
         StatFS = "StatFS", Truncate = "Truncate", Unlink = "Unlink", Write = "Write",
     }
 }
@@ -58,6 +58,7 @@ impl MetaOp {
             Self::Access
             | Self::Close
             | Self::GetAttr
+            | Self::GetFacl
             | Self::GetXattr
             | Self::ListXattr
             | Self::Lookup
@@ -75,6 +76,7 @@ impl MetaOp {
             | Self::Rename
             | Self::Rmdir
             | Self::SetAttr
+            | Self::SetFacl
             | Self::SetXattr
             | Self::Truncate
             | Self::Unlink

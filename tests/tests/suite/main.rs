@@ -4,6 +4,7 @@
 //! fails. The only exception says so by name: tests marked `ignored` need another client and are run by hand.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod acl;
 mod apps;
 mod arrows;
 mod cli;

@@ -41,7 +41,7 @@ fn fio_reads_back_what_it_wrote() {
     let fio = |extra: &[&str]| {
         let mut command = Command::new("fio");
         command.args(["--name=verify", "--rw=randwrite", "--bs=64k", "--numjobs=2", "--verify=crc32c"]);
-        command.args(["--verify_fatal=1", "--fsync=32", "--randseed=7", "--group_reporting"]);
+        command.args(["--verify_fatal=1", "--fsync=32", "--randseed=7", "--group_reporting", "--verify_state_save=0"]);
         command.arg(format!("--size={size}")).arg(format!("--directory={}", mount.path().display())).args(extra);
         run_within(command, Duration::from_secs(600)).expect_success()
     };
@@ -52,7 +52,7 @@ fn fio_reads_back_what_it_wrote() {
     let mount = volume.mount();
     let mut command = Command::new("fio");
     command.args(["--name=verify", "--rw=randwrite", "--bs=64k", "--numjobs=2", "--verify=crc32c", "--verify_fatal=1"]);
-    command.args(["--fsync=32", "--randseed=7", "--group_reporting", "--verify_only=1"]);
+    command.args(["--fsync=32", "--randseed=7", "--group_reporting", "--verify_only=1", "--verify_state_save=0"]);
     command.arg(format!("--size={size}")).arg(format!("--directory={}", mount.path().display()));
     run_within(command, Duration::from_secs(600)).expect_success();
     mount.unmount();
@@ -79,6 +79,7 @@ fn fio_overwrites_are_read_back() {
         "--randseed=11",
         "--do_verify=1",
         "--norandommap=0",
+        "--verify_state_save=0",
     ]);
     command.arg(format!("--directory={}", mount.path().display()));
     run_within(command, Duration::from_secs(600)).expect_success();

@@ -8,7 +8,7 @@ use std::{
         fd::{AsRawFd, FromRawFd},
         unix::{
             ffi::OsStrExt,
-            fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink},
+            fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink},
         },
     },
     path::Path,
@@ -123,14 +123,14 @@ fn a_temporary_file_that_gets_a_name_stays() {
     for trash_days in ["0", "1"] {
         let volume = Volume::with(&["--trash-days", trash_days]);
         let mount = volume.mount();
-        let mut file = match File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open(mount.path()) {
-            Ok(file) => file,
-            // A file system may say that it has no such files; losing one is what it must not do.
-            Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error}");
-                continue;
-            }
-        };
+        let unnamed =
+            || File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open(mount.path()).unwrap();
+        let mut file = unnamed();
+        let mut other = unnamed();
+        other.write_all(b"goes with its descriptor").unwrap();
+        assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 0, "it has no name");
+        assert_eq!(other.metadata().unwrap().nlink(), 0);
+        drop(other);
         file.write_all(&content(5, 200_000)).unwrap();
         file.sync_all().unwrap();
         let link = CString::new(mount.join("named").as_os_str().as_bytes()).unwrap();
@@ -223,6 +223,14 @@ fn rename_can_refuse_and_exchange() {
     fs::create_dir(mount.join("empty")).unwrap();
     assert_eq!(errno(fs::rename(mount.join("empty"), &a)), Some(libc::ENOTEMPTY));
     assert_eq!(errno(fs::rename(&a, a.join("below"))), Some(libc::EINVAL));
+    // A whiteout is the character device 0:0; the listing shows it at once.
+    renameat_with(CWD, &b, CWD, mount.join("c"), RenameFlags::WHITEOUT).unwrap();
+    assert_eq!(fs::read_to_string(mount.join("c")).unwrap(), "file a");
+    let left = fs::symlink_metadata(&b).unwrap();
+    assert!(left.file_type().is_char_device() && left.rdev() == 0 && left.mode() & 0o7777 == 0);
+    let mut names: Vec<_> = fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a", "b", "c"]);
     mount.unmount();
 }
 

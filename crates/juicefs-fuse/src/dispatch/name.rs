@@ -50,6 +50,17 @@ impl<O: Operations> Call<'_, O> {
         }))
     }
 
+    /// The name that comes along means nothing.
+    pub(super) fn tmpfile(mut self) -> Result<Work, Errno> {
+        let CreateIn { flags, mode, umask, .. } = self.args.fixed()?;
+        let (umask, flags) = (permission_bits(umask), flags.cast_signed() | libc::O_TMPFILE);
+        let Call { ops, caller, node, .. } = self;
+        Ok(Box::pin(async move {
+            let (entry, opened) = ops.create(&caller, node, b"", mode, umask, flags).await?;
+            Ok(Answer::fixed2(&entry_out(&entry), &open_out(&opened)))
+        }))
+    }
+
     pub(super) fn link(mut self) -> Result<Work, Errno> {
         let LinkIn { oldnodeid } = self.args.fixed()?;
         let name = NameBuf::from_slice(self.args.name()?);

@@ -6,8 +6,8 @@ use juicefs_core::{Errno, SetAttr, SetTime, Timestamp};
 use super::{Call, NameBuf, Work, gone};
 use crate::{
     abi::{
-        AccessIn, GETATTR_FH, GetattrIn, GetxattrIn, GetxattrOut, IOCTL_UNRESTRICTED, IoctlIn, IoctlOut, SetattrIn,
-        SetxattrIn, bytes_of, fattr,
+        AccessIn, GETATTR_FH, GetattrIn, GetxattrIn, GetxattrOut, IOCTL_UNRESTRICTED, IoctlIn, IoctlOut,
+        SETXATTR_ACL_KILL_SGID, SetattrIn, SetxattrExt, SetxattrIn, bytes_of, fattr,
     },
     ops::Operations,
     reply::Answer,
@@ -72,12 +72,17 @@ impl<O: Operations> Call<'_, O> {
         Ok(Box::pin(async move { sized(ops.listxattr(&caller, node).await.map_err(gone(&ops, node))?, size) }))
     }
 
-    pub(super) fn setxattr(mut self) -> Result<Work, Errno> {
+    /// With `extended` the arguments have flags of FUSE's own.
+    pub(super) fn setxattr(mut self, extended: bool) -> Result<Work, Errno> {
         let SetxattrIn { size, flags } = self.args.fixed()?;
+        let own: SetxattrExt = if extended { self.args.fixed()? } else { SetxattrExt::default() };
+        let kill_sgid = own.flags & SETXATTR_ACL_KILL_SGID != 0;
         let name = NameBuf::from_slice(self.args.text()?);
         let value = Bytes::copy_from_slice(self.args.bytes(size as usize)?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.setxattr(&caller, node, &name, value, flags).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move {
+            ops.setxattr(&caller, node, &name, value, flags, kill_sgid).await.map(|()| Answer::Empty)
+        }))
     }
 
     pub(super) fn removexattr(mut self) -> Result<Work, Errno> {

@@ -29,7 +29,7 @@ impl Kernel {
         let (notifier, _) = Notifier::start(Arc::new(Device::new(nowhere.into()))).expect("a thread");
         let dispatcher = Dispatcher {
             ops: Toy::new(),
-            settings: Settings { default_permissions: false, xattr: true },
+            settings: Settings { default_permissions: false, xattr: true, setxattr_ext: false },
             callers: Callers::new(false, None, None),
             deferred: Arc::default(),
             notifier,
@@ -176,7 +176,7 @@ fn forgetting_and_interrupting_have_no_answer() {
 #[test]
 fn settings_refuse_whole_families() {
     let mut kernel = Kernel::new();
-    kernel.dispatcher.settings = Settings { default_permissions: true, xattr: false };
+    kernel.dispatcher.settings = Settings { default_permissions: true, xattr: false, setxattr_ext: false };
     for code in [opcode::ACCESS, opcode::GETXATTR, opcode::SETXATTR, opcode::LISTXATTR, opcode::REMOVEXATTR] {
         assert_eq!(kernel.ask(code, 1, &[0; 16]).0, libc::ENOSYS);
     }

@@ -20,6 +20,7 @@ use crate::{
         rename::Rename,
         rmdir::Rmdir,
         unlink::Unlink,
+        unnamed::MakeUnnamed,
     },
     record::Key,
     txn::Usage,
@@ -147,7 +148,7 @@ impl Client {
         let rules = std::sync::Arc::clone(&self.rules);
         let op = Mknod { scope: self.scope(cx), parent, name, ino, node, may_exist, rules };
         let made = self.run(op).await?;
-        self.learn_rule(made.attr.access_acl).await?;
+        self.rule(made.attr.access_acl).await?;
         Ok(made)
     }
 
@@ -222,6 +223,25 @@ impl Client {
         Ok(made)
     }
 
+    /// Makes a file without a name and counts it as open. The session keeps it; if nobody waits for the outcome any more,
+    /// the end of the session frees it.
+    pub(super) async fn make_unnamed(&self, cx: &Caller, dir: Ino, node: NewNode) -> MetaResult<(Ino, Attr)> {
+        if dir.is_trash() {
+            return Err(Errno::EPERM.into());
+        }
+        if self.writer().is_none() {
+            return Err(Errno::EROFS.into());
+        }
+        self.writable()?;
+        let _room = self.books.usage.reserve(&self.setting(), ONE_NODE)?;
+        let ino = Ino(self.inodes.take().await?);
+        let rules = std::sync::Arc::clone(&self.rules);
+        let attr = self.run(MakeUnnamed { scope: self.scope(cx), dir, ino, node, rules }).await?;
+        self.opens.open_unnamed(ino);
+        self.rule(attr.access_acl).await?;
+        Ok((ino, attr))
+    }
+
     /// How a removal from `parent` goes about it.
     async fn removal(&self, parent: Ino, skip_trash: bool) -> MetaResult<Removal> {
         let trash = if skip_trash { None } else { self.trash_for(parent).await? };
@@ -284,13 +304,13 @@ impl Client {
         {
             return Err(Errno::EINVAL.into());
         }
-        if flags.whiteout {
-            return Err(Errno::EOPNOTSUPP.into());
-        }
+        // What stays in the old place is one node more.
+        let room = if flags.whiteout { Some(self.books.usage.reserve(&self.setting(), ONE_NODE)?) } else { None };
+        let whiteout = if room.is_some() { Some(Ino(self.inodes.take().await?)) } else { None };
         let keep = !self.config.keep_replaced.is_zero();
         let removal = Removal { keep, ..self.removal(to, false).await? };
         let scope = self.scope(cx);
-        self.run(Rename { scope, from, name: Name::new(name), to, new_name, flags, removal }).await
+        self.run(Rename { scope, from, name: Name::new(name), to, new_name, flags, whiteout, removal }).await
     }
 
     pub(super) async fn link_name(&self, cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr> {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use juicefs_core::{
     Caller,
+    acl::AclKind,
     attr::{Attr, FileType, SetAttr},
     errno::Errno,
     error::MetaResult,
@@ -22,7 +23,7 @@ use crate::{
         setting,
         xattr::{ChangeXattr, xattr_name},
     },
-    record::{Counter, Key, Value},
+    record::{Counter, Key},
     txn::Usage,
 };
 
@@ -83,7 +84,7 @@ impl Client {
     pub(super) async fn set_attributes(&self, cx: &Caller, ino: Ino, set: SetAttr) -> MetaResult<Attr> {
         self.writable()?;
         let attr = self.run(SetAttributes { scope: self.scope(cx), ino, set, rules: Arc::clone(&self.rules) }).await?;
-        self.learn_rule(attr.access_acl).await?;
+        self.rule(attr.access_acl).await?;
         Ok(attr)
     }
 
@@ -93,7 +94,18 @@ impl Client {
         Ok(read.xattr(ino, &name).ok_or(Errno::ENODATA)?.clone())
     }
 
+    /// Names of the extended attributes, those that show ACL rules at the end.
     pub(super) async fn xattr_names(&self, ino: Ino) -> MetaResult<Vec<Name>> {
+        let mut names = self.stored_xattr_names(ino).await?;
+        if self.setting().enable_acl {
+            let attr = self.node(ino).await?.ok_or(Errno::ENOENT)?;
+            let rules = [(AclKind::Access, attr.access_acl), (AclKind::Default, attr.default_acl)];
+            names.extend(rules.iter().filter(|(_, id)| *id != 0).map(|(kind, _)| Name::new(kind.xattr_name())));
+        }
+        Ok(names)
+    }
+
+    async fn stored_xattr_names(&self, ino: Ino) -> MetaResult<Vec<Name>> {
         let mut names = Vec::new();
         let mut after = None;
         loop {
@@ -152,38 +164,6 @@ impl Client {
         let read = self.engine.fetch(keys).await?;
         let stored = Usage { space: read.counter(Counter::UsedSpace), inodes: read.counter(Counter::TotalInodes) };
         self.books.usage.learn(stored);
-        Ok(())
-    }
-
-    /// Reads all ACL rules of a volume that has them, so that equal rules are stored once.
-    pub(super) async fn load_rules(&self) -> MetaResult<()> {
-        if !self.setting().enable_acl {
-            return Ok(());
-        }
-        let mut after = None;
-        loop {
-            let page = self.engine.scan(Scan::Acls, after, XATTR_PAGE).await?;
-            for (key, value) in &page {
-                if let (Key::Acl(id), Value::Acl(rule)) = (key, value) {
-                    self.rules.learn(*id, rule);
-                }
-            }
-            if page.len() < XATTR_PAGE {
-                return Ok(());
-            }
-            after = page.last().map(|(key, _)| key.clone());
-        }
-    }
-
-    /// Remembers the rule of an id that a node was just given.
-    pub(super) async fn learn_rule(&self, id: u32) -> MetaResult<()> {
-        if id == 0 || self.rules.knows(id) {
-            return Ok(());
-        }
-        let read = self.engine.fetch(vec![Key::Acl(id)]).await?;
-        if let Some(rule) = read.acl(id) {
-            self.rules.learn(id, rule);
-        }
         Ok(())
     }
 }

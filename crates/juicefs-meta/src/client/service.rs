@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
     Caller, Meta,
+    acl::{AclKind, AclRule},
     attr::{Attr, SetAttr, Timestamp},
     error::MetaResult,
     format::Format,
@@ -129,6 +130,10 @@ impl Meta for Client {
         self.create_file(cx, self.real(parent), name, node, exclusive, flags).await
     }
 
+    async fn create_unnamed(&self, cx: &Caller, dir: Ino, node: NewNode) -> MetaResult<(Ino, Attr)> {
+        self.make_unnamed(cx, self.real(dir), node).await
+    }
+
     async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed> {
         self.unlink_name(cx, self.real(parent), name, skip_trash).await
     }
@@ -179,6 +184,14 @@ impl Meta for Client {
 
     async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()> {
         self.change_xattr(cx, self.real(ino), name, None, XattrMode::Any).await
+    }
+
+    async fn acl(&self, ino: Ino, kind: AclKind) -> MetaResult<AclRule> {
+        self.read_acl(self.real(ino), kind).await
+    }
+
+    async fn set_acl(&self, cx: &Caller, ino: Ino, kind: AclKind, rule: AclRule, kill_sgid: bool) -> MetaResult<()> {
+        self.change_acl(cx, self.real(ino), kind, rule, kill_sgid).await
     }
 
     async fn open(&self, cx: &Caller, ino: Ino, flags: OpenFlags) -> MetaResult<Attr> {

@@ -1,11 +1,8 @@
-//! Inheritance of default ACLs and the upkeep of access ACLs under chmod (format: metadata.md §5.6, §6.2, §6.7).
+//! Rules of ACLs: stored once each, inherited by new nodes, kept up under chmod (format: metadata.md §5.6, §6.2, §6.7).
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashMap, sync::Arc};
 
-use juicefs_core::{
-    acl::{AclRule, UNSET},
-    errno::Errno,
-};
+use juicefs_core::{acl::AclRule, errno::Errno};
 use parking_lot::Mutex;
 
 use super::{Halt, need};
@@ -23,19 +20,26 @@ pub(crate) struct RuleIndex {
 
 #[derive(Debug, Default)]
 struct Known {
-    by_content: HashMap<AclRule, u32>,
-    ids: HashSet<u32>,
+    /// The first id of a rule that was seen: equal rules may be stored under several.
+    by_content: HashMap<Arc<AclRule>, u32>,
+    by_id: HashMap<u32, Arc<AclRule>>,
 }
 
 impl RuleIndex {
     pub(crate) fn learn(&self, id: u32, rule: &AclRule) {
         let mut known = self.known.lock();
-        known.ids.insert(id);
-        known.by_content.entry(rule.clone()).or_insert(id);
+        let rule = Arc::new(rule.clone());
+        known.by_id.insert(id, Arc::clone(&rule));
+        known.by_content.entry(rule).or_insert(id);
     }
 
-    pub(crate) fn knows(&self, id: u32) -> bool {
-        self.known.lock().ids.contains(&id)
+    pub(crate) fn get(&self, id: u32) -> Option<Arc<AclRule>> {
+        self.known.lock().by_id.get(&id).cloned()
+    }
+
+    /// Whether `id` is known to stand for `rule`.
+    pub(crate) fn is(&self, id: u32, rule: &AclRule) -> bool {
+        self.known.lock().by_id.get(&id).is_some_and(|known| **known == *rule)
     }
 
     pub(crate) fn find(&self, rule: &AclRule) -> Option<u32> {
@@ -59,8 +63,8 @@ pub(crate) fn rule_id(read: &ReadSet, known: &RuleIndex, effects: &mut Effects, 
 /// What a default rule makes of a new node's mode: the bits, and the access rule when it needs one.
 pub(crate) fn inherit(default: &AclRule, requested: u16) -> (u16, Option<AclRule>) {
     let special = requested & 0o7000;
-    if is_minimal(default) {
-        return (special | requested & permission_bits(default), None);
+    if default.is_minimal() {
+        return (special | requested & default.permission_bits(), None);
     }
     let child = AclRule {
         owner: requested >> 6 & 7 & default.owner,
@@ -68,7 +72,7 @@ pub(crate) fn inherit(default: &AclRule, requested: u16) -> (u16, Option<AclRule
         other: requested & 7 & default.other,
         ..default.clone()
     };
-    (special | permission_bits(&child), Some(child))
+    (special | child.permission_bits(), Some(child))
 }
 
 /// The rule after chmod to `mode`, and the mode that it shows as.
@@ -76,21 +80,14 @@ pub(crate) fn with_mode(rule: &AclRule, mode: u16) -> (u16, AclRule) {
     let mut rule = rule.clone();
     rule.owner = mode >> 6 & 7;
     rule.other = mode & 7;
-    *(if is_minimal(&rule) { &mut rule.group } else { &mut rule.mask }) = mode >> 3 & 7;
-    (mode & 0o7000 | permission_bits(&rule), rule)
-}
-
-fn is_minimal(rule: &AclRule) -> bool {
-    rule.users.is_empty() && rule.groups.is_empty() && rule.mask == UNSET
-}
-
-fn permission_bits(rule: &AclRule) -> u16 {
-    let group = if is_minimal(rule) { rule.group } else { rule.mask };
-    (rule.owner & 7) << 6 | (group & 7) << 3 | rule.other & 7
+    *(if rule.is_minimal() { &mut rule.group } else { &mut rule.mask }) = mode >> 3 & 7;
+    (mode & 0o7000 | rule.permission_bits(), rule)
 }
 
 #[cfg(test)]
 mod tests {
+    use juicefs_core::acl::UNSET;
+
     use super::*;
 
     #[test]

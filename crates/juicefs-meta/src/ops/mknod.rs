@@ -86,7 +86,7 @@ impl Mknod {
             return Err(Errno::EEXIST.into());
         }
         let mut effects = Effects::none();
-        let attr = self.attr(read, parent, &mut effects)?;
+        let attr = new_attr(read, &self.scope, &self.node, (self.parent, parent), &self.rules, &mut effects)?;
         effects.push(Effect::InsertEdge(self.parent, self.name.clone(), Edge { ino: self.ino, kind: attr.kind }));
         effects.push(Effect::InsertNode(self.ino, attr.clone()));
         match attr.kind {
@@ -111,47 +111,54 @@ impl Mknod {
         let attr = read.node(edge.ino).ok_or(Errno::EIO)?.clone();
         Ok((Made { ino: edge.ino, attr, existed: true }, Effects::none()))
     }
+}
 
-    /// What the new node is, with what it inherits.
-    fn attr(&self, read: &ReadSet, parent: &Attr, effects: &mut Effects) -> Result<Attr, Halt> {
-        let (node, caller, now) = (&self.node, &self.scope.caller, self.scope.now);
-        let is_dir = node.kind == FileType::Directory;
-        let mut attr = Attr {
-            flags: parent.flags & flags::SKIP_TRASH,
-            kind: node.kind,
-            uid: caller.uid,
-            gid: if parent.mode & 0o2000 != 0 { parent.gid } else { caller.gid },
-            atime: now,
-            mtime: now,
-            ctime: now,
-            nlink: if is_dir { 2 } else { 1 },
-            parent: self.parent,
-            tier: parent.tier,
-            ..Attr::default()
-        };
-        match node.kind {
-            FileType::Directory => attr.length = 4096,
-            FileType::Symlink => attr.length = node.target.len() as u64,
-            FileType::File => {}
-            FileType::Fifo | FileType::BlockDevice | FileType::CharDevice | FileType::Socket => attr.rdev = node.rdev,
-        }
-        let requested = node.mode & 0o7777;
-        if parent.default_acl == 0 || node.kind == FileType::Symlink {
-            attr.mode = if node.kind == FileType::Symlink { 0o777 } else { requested & !node.umask };
-        } else {
-            need(read, [Key::Acl(parent.default_acl)])?;
-            let (mode, rule) = inherit(read.acl(parent.default_acl).ok_or(Errno::EIO)?, requested);
-            attr.mode = mode;
-            if is_dir {
-                attr.default_acl = parent.default_acl;
-            }
-            if let Some(rule) = rule {
-                attr.access_acl = rule_id(read, &self.rules, effects, &rule)?;
-            }
-        }
-        attr.mode = inherit_set_gid(caller, parent, node.kind, attr.mode);
-        Ok(attr)
+/// What a node that is made in `dir` is, with what it inherits. An ACL rule of its own is among the effects.
+pub(super) fn new_attr(
+    read: &ReadSet,
+    scope: &Scope,
+    node: &NewNode,
+    (dir, parent): (Ino, &Attr),
+    rules: &RuleIndex,
+    effects: &mut Effects,
+) -> Result<Attr, Halt> {
+    let (caller, now) = (&scope.caller, scope.now);
+    let is_dir = node.kind == FileType::Directory;
+    let mut attr = Attr {
+        flags: parent.flags & flags::SKIP_TRASH,
+        kind: node.kind,
+        uid: caller.uid,
+        gid: if parent.mode & 0o2000 != 0 { parent.gid } else { caller.gid },
+        atime: now,
+        mtime: now,
+        ctime: now,
+        nlink: if is_dir { 2 } else { 1 },
+        parent: dir,
+        tier: parent.tier,
+        ..Attr::default()
+    };
+    match node.kind {
+        FileType::Directory => attr.length = 4096,
+        FileType::Symlink => attr.length = node.target.len() as u64,
+        FileType::File => {}
+        FileType::Fifo | FileType::BlockDevice | FileType::CharDevice | FileType::Socket => attr.rdev = node.rdev,
     }
+    let requested = node.mode & 0o7777;
+    if parent.default_acl == 0 || node.kind == FileType::Symlink {
+        attr.mode = if node.kind == FileType::Symlink { 0o777 } else { requested & !node.umask };
+    } else {
+        need(read, [Key::Acl(parent.default_acl)])?;
+        let (mode, rule) = inherit(read.acl(parent.default_acl).ok_or(Errno::EIO)?, requested);
+        attr.mode = mode;
+        if is_dir {
+            attr.default_acl = parent.default_acl;
+        }
+        if let Some(rule) = rule {
+            attr.access_acl = rule_id(read, rules, effects, &rule)?;
+        }
+    }
+    attr.mode = inherit_set_gid(caller, parent, node.kind, attr.mode);
+    Ok(attr)
 }
 
 /// Below a set-gid directory, directories become set-gid, and a set-gid executable of a stranger to the group does not.

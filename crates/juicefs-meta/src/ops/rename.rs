@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use juicefs_core::{
-    attr::{Attr, FileType},
+    attr::{Attr, FileType, flags},
     errno::Errno,
     ids::{Ino, Name},
     meta::{Removed, RenameFlags, Renamed},
@@ -58,6 +58,8 @@ pub(crate) struct Rename {
     pub(crate) to: Ino,
     pub(crate) new_name: Name,
     pub(crate) flags: RenameFlags,
+    /// A number that was never used, for the whiteout that takes the old place.
+    pub(crate) whiteout: Option<Ino>,
     pub(crate) removal: Removal,
 }
 
@@ -221,7 +223,10 @@ impl Rename {
     fn replace(&self, read: &ReadSet, found: &Found<'_>) -> Verdict<Renamed> {
         let source = found.source;
         let mut effects = Effects::none();
-        effects.push(Effect::DeleteEdge(self.from, self.name.clone()));
+        match self.whiteout {
+            Some(ino) => self.leave_whiteout(ino, found.from, &mut effects),
+            None => effects.push(Effect::DeleteEdge(self.from, self.name.clone())),
+        }
         let mut replaced = Removed::default();
         let mut to_nlink = 0;
         if let Some((edge, attr)) = found.target {
@@ -240,6 +245,30 @@ impl Rename {
         let crosses = i32::from(source.kind == FileType::Directory && self.from != self.to);
         self.touch_parents(found, -crosses, to_nlink + crosses, &mut effects);
         Ok((Renamed { ino: source.ino, attr, replaced }, effects))
+    }
+
+    /// The old name stays, of a node by which union file systems know that nothing is there: the character device 0:0.
+    fn leave_whiteout(&self, ino: Ino, from: &Attr, effects: &mut Effects) {
+        let (caller, now) = (&self.scope.caller, self.scope.now);
+        let attr = Attr {
+            kind: FileType::CharDevice,
+            uid: caller.uid,
+            gid: if from.mode & 0o2000 != 0 { from.gid } else { caller.gid },
+            atime: now,
+            mtime: now,
+            ctime: now,
+            nlink: 1,
+            parent: self.from,
+            tier: from.tier,
+            flags: from.flags & flags::SKIP_TRASH,
+            ..Attr::default()
+        };
+        effects.push(Effect::UpdateEdge(self.from, self.name.clone(), Edge { ino, kind: attr.kind }));
+        effects.push(Effect::InsertNode(ino, attr.clone()));
+        let stat = entry_stat(Some(&attr));
+        effects.usage.space += stat.space;
+        effects.usage.inodes += 1;
+        count_entry(&self.scope, effects, self.from, stat);
     }
 
     fn exchange(&self, found: &Found<'_>) -> Verdict<Renamed> {

@@ -178,11 +178,12 @@ impl SetAttributes {
 }
 
 /// Root, or somebody whom the kernel has checked.
-fn is_trusted(caller: &Caller) -> bool {
+pub(super) fn is_trusted(caller: &Caller) -> bool {
     !caller.check_permission || caller.uid == 0
 }
 
-fn is_owner(caller: &Caller, attr: &Attr) -> bool {
+/// Whether `caller` may change the node as its owner may.
+pub(super) fn is_owner(caller: &Caller, attr: &Attr) -> bool {
     is_trusted(caller) || caller.uid == attr.uid
 }
 

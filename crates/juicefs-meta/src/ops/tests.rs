@@ -160,7 +160,16 @@ fn unlinking_and_removing_directories() {
 fn renaming() {
     let decide = |world: &World| {
         let (name, new_name, flags) = (Name::from("n"), Name::from("m"), RenameFlags::default());
-        world.decide(&Rename { scope: scope(), from: FROM, name, to: TO, new_name, flags, removal: removal() })
+        world.decide(&Rename {
+            scope: scope(),
+            from: FROM,
+            name,
+            to: TO,
+            new_name,
+            flags,
+            whiteout: None,
+            removal: removal(),
+        })
     };
     let mut world = World::new();
     world.edge(TO, "m", TARGET, FileType::Directory);
@@ -230,7 +239,7 @@ fn moving_a_directory() -> World {
 fn rename(exchange: bool) -> Rename {
     let (name, new_name) = (Name::from("n"), Name::from("m"));
     let flags = RenameFlags { exchange, ..RenameFlags::default() };
-    Rename { scope: scope(), from: FROM, name, to: TO, new_name, flags, removal: removal() }
+    Rename { scope: scope(), from: FROM, name, to: TO, new_name, flags, whiteout: None, removal: removal() }
 }
 
 /// `TO` below a chain of directories that ends at `top`.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use juicefs_core::{
     Attr, Caller, ChunkIndex, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, Name, SessionId, SetAttr,
     SetTime, SliceId, SliceKey, SliceRecord, Timestamp,
+    acl::{AclKind, AclRule},
     limits::CHUNK_SIZE,
     meta::{
         ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, OpenFlags,
@@ -184,6 +185,17 @@ impl Meta for MemMeta {
         Ok((ino, attr))
     }
 
+    async fn create_unnamed(&self, cx: &Caller, dir: Ino, node: NewNode) -> MetaResult<(Ino, Attr)> {
+        self.note("create_unnamed", dir)?;
+        let mut state = self.state.lock();
+        let now = self.clock.now();
+        let (ino, _) = state.insert(cx, dir, b"unnamed", &node, now)?;
+        state.node_mut(dir)?.entries.remove(&b"unnamed"[..]);
+        let node = state.node_mut(ino)?;
+        (node.attr.nlink, node.opens) = (0, 1);
+        Ok((ino, node.attr.clone()))
+    }
+
     async fn unlink(&self, _cx: &Caller, parent: Ino, name: &[u8], _skip_trash: bool) -> MetaResult<Removed> {
         self.note("unlink", parent)?;
         let mut state = self.state.lock();
@@ -319,6 +331,23 @@ impl Meta for MemMeta {
     async fn removexattr(&self, _cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()> {
         self.note("removexattr", ino)?;
         self.state.lock().node_mut(ino)?.xattrs.remove(name).ok_or(Errno::ENODATA)?;
+        Ok(())
+    }
+
+    async fn acl(&self, ino: Ino, kind: AclKind) -> MetaResult<AclRule> {
+        self.note("acl", ino)?;
+        let rule = self.state.lock().node(ino)?.rules.iter().find(|(known, _)| *known == kind).cloned();
+        Ok(rule.map(|(_, rule)| rule).ok_or(Errno::ENODATA)?)
+    }
+
+    async fn set_acl(&self, _cx: &Caller, ino: Ino, kind: AclKind, rule: AclRule, _kill_sgid: bool) -> MetaResult<()> {
+        self.note("set_acl", ino)?;
+        let mut state = self.state.lock();
+        let rules = &mut state.node_mut(ino)?.rules;
+        rules.retain(|(known, _)| *known != kind);
+        if !rule.is_empty() {
+            rules.push((kind, rule));
+        }
         Ok(())
     }
 

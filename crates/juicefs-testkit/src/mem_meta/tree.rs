@@ -108,9 +108,6 @@ impl State {
         flags: RenameFlags,
         now: Timestamp,
     ) -> Result<Renamed, Errno> {
-        if flags.whiteout {
-            return Err(Errno::EOPNOTSUPP);
-        }
         let ino = self.child(from, name)?;
         let target = match self.child(to, new_name) {
             Ok(target) => Some(target),
@@ -142,6 +139,10 @@ impl State {
         }
         self.enter(to, new_name, ino, now);
         self.moved(ino, from, to, now);
+        if flags.whiteout {
+            let node = NewNode { kind: FileType::CharDevice, mode: 0, umask: 0, rdev: 0, target: Bytes::new() };
+            self.insert(&Caller::root(), from, name, &node, now)?;
+        }
         Ok(Renamed { ino, attr: self.node(ino)?.attr.clone(), replaced })
     }
 

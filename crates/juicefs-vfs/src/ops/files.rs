@@ -7,7 +7,6 @@ use juicefs_core::{
     Attr, Caller, Errno, FileType, Ino, Segments, buffer::segments_len, limits::MAX_FILE_BYTES, meta::OpenFlags,
     stamps::Moment,
 };
-use rand::Rng;
 
 use super::check_name;
 use crate::{
@@ -95,7 +94,7 @@ impl Vfs {
     }
 
     /// Makes and opens a regular file; without O_EXCL an existing one is opened, and emptied when O_TRUNC says so. With
-    /// O_TMPFILE the name is made up and gone at once. Errors as `mknod` and `open`.
+    /// O_TMPFILE it gets no name. Errors as `mknod` and `open`.
     pub async fn create(
         &self,
         cx: &Caller,
@@ -160,20 +159,16 @@ impl Vfs {
     async fn create_unnamed(
         &self,
         cx: &Caller,
-        parent: Ino,
+        dir: Ino,
         mode: u32,
         umask: u16,
         flags: i32,
     ) -> Answer<(Entry, Opened)> {
-        let name = format!("tmpfile_{:032x}", rand::rng().random::<u128>());
-        let flags = flags & !OPEN_TMPFILE | libc::O_EXCL;
-        let (mut entry, opened) = self.create_file(cx, parent, name.as_bytes(), mode, umask, flags).await?;
-        if let Err(errno) = self.remove_file(cx, parent, name.as_bytes(), true).await {
-            let _ = self.release(entry.ino, opened.fh, None).await;
-            return Err(errno);
-        }
-        entry.attr.nlink = 0;
-        Ok((entry, opened))
+        let since = self.cx.stamps.now();
+        let node = self.new_node(FileType::File, mode, umask, 0);
+        let (ino, attr) = self.ask(MetaOp::Create, dir, self.cx.meta.create_unnamed(cx, dir, node)).await?;
+        let opened = self.opened(ino, &attr, since, open_flags(flags), false, flags);
+        Ok((self.entry(ino, attr, since).await, opened))
     }
 
     /// Reads up to `size` bytes at `off`; fewer at the end of the file only. Sees everything that was written here before.

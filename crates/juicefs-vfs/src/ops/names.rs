@@ -264,8 +264,8 @@ impl Vfs {
         let moved = self.ask(MetaOp::Rename, from.0, call).await?;
         self.name_changed(to.0, to.1, Change::Is(moved.ino, moved.attr.kind));
         let only_name = moved.attr.is_dir() || moved.attr.nlink <= 1;
-        if flags.exchange || (from != to && !only_name) {
-            // The old name may be another's now, or still ours: nothing is done when both names are of one file.
+        if flags.exchange || flags.whiteout || (from != to && !only_name) {
+            // The old name is another's or a whiteout's now, or still ours: nothing is done when both are of one file.
             self.look_again(from.0, from.1).await;
         } else if from != to {
             self.name_changed(from.0, from.1, Change::Gone);

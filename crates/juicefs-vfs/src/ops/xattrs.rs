@@ -5,6 +5,7 @@ use std::{fmt::Write as _, time::Instant};
 use bytes::Bytes;
 use juicefs_core::{
     Caller, Errno, Ino,
+    acl::{AclKind, AclRule},
     limits::{MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES},
     meta::XattrMode,
 };
@@ -25,9 +26,7 @@ impl Vfs {
         match name {
             b"security.capability" => self.cx.config.enable_cap,
             b"security.selinux" => self.cx.config.enable_selinux,
-            // Access control lists are no plain attributes; without them in force these names do not exist.
-            b"system.posix_acl_access" | b"system.posix_acl_default" => false,
-            _ => true,
+            _ => self.cx.config.enable_acl || AclKind::of_xattr(name).is_none(),
         }
     }
 
@@ -45,6 +44,29 @@ impl Vfs {
             return Err(Errno::ERANGE);
         }
         if self.serves(name) { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
+    /// The rule of a node in the kernel's form. ENODATA when it has none.
+    ///
+    /// The kernel asks for it before each check of permissions that its own cache cannot answer. Most nodes have no rule,
+    /// and attributes say so: those that were seen within the time for which the kernel may keep them do.
+    async fn acl(&self, ino: Ino, kind: AclKind) -> Answer<Bytes> {
+        if let Some((attr, _)) = self.cx.meta.recent_attr(ino, self.cx.config.attr_ttl) {
+            let id = match kind {
+                AclKind::Access => attr.access_acl,
+                AclKind::Default => attr.default_acl,
+            };
+            if id == 0 {
+                return Err(Errno::ENODATA);
+            }
+        }
+        let rule = self.ask(MetaOp::GetFacl, ino, self.cx.meta.acl(ino, kind)).await?;
+        Ok(rule.to_xattr().into())
+    }
+
+    async fn set_acl(&self, cx: &Caller, ino: Ino, kind: AclKind, value: &[u8], kill_sgid: bool) -> Answer<()> {
+        let rule = AclRule::from_xattr(value).ok_or(Errno::EINVAL)?;
+        self.ask(MetaOp::SetFacl, ino, self.cx.meta.set_acl(cx, ino, kind, rule, kill_sgid)).await
     }
 
     /// Value of an attribute. ENODATA, ENOSYS when the mount serves none, ERANGE for a name that is too long.
@@ -66,7 +88,10 @@ impl Vfs {
             if !self.serves(name) {
                 return Err(Errno::ENODATA);
             }
-            self.ask(MetaOp::GetXattr, ino, self.cx.meta.getxattr(ino, name)).await
+            match AclKind::of_xattr(name) {
+                Some(kind) => self.acl(ino, kind).await,
+                None => self.ask(MetaOp::GetXattr, ino, self.cx.meta.getxattr(ino, name)).await,
+            }
         }
         .await;
         self.done(Op::Getxattr, begun, cx, &answer, |line| {
@@ -102,11 +127,20 @@ impl Vfs {
         answer
     }
 
-    /// Sets an attribute; `flags` are those of setxattr(2).
+    /// Sets an attribute; `flags` are those of setxattr(2). With `kill_sgid` a new ACL takes set-gid away, since the
+    /// caller is not in the group of the file.
     ///
     /// EEXIST and ENODATA as the flags say, EINVAL for unknown flags and an empty name, ERANGE for a name or value that is
     /// too long, EOPNOTSUPP for names that this mount does not serve, EPERM for internal files, ENOSYS, EROFS.
-    pub async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, flags: u32) -> Answer<()> {
+    pub async fn setxattr(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        name: &[u8],
+        value: Bytes,
+        flags: u32,
+        kill_sgid: bool,
+    ) -> Answer<()> {
         let begun = Instant::now();
         let size = value.len();
         let answer = async {
@@ -120,8 +154,13 @@ impl Vfs {
                 XATTR_REPLACE => XattrMode::Replace,
                 _ => return Err(Errno::EINVAL),
             };
-            let call = self.cx.meta.setxattr(cx, ino, name, value, mode);
-            self.ask(MetaOp::SetXattr, ino, call).await?;
+            match AclKind::of_xattr(name) {
+                Some(kind) => self.set_acl(cx, ino, kind, &value, kill_sgid).await?,
+                None => {
+                    let call = self.cx.meta.setxattr(cx, ino, name, value, mode);
+                    self.ask(MetaOp::SetXattr, ino, call).await?;
+                }
+            }
             self.cx.stamps.touch(ino);
             Ok(())
         }
@@ -135,7 +174,10 @@ impl Vfs {
         let begun = Instant::now();
         let answer = async {
             self.check_change(ino, name)?;
-            self.ask(MetaOp::RemoveXattr, ino, self.cx.meta.removexattr(cx, ino, name)).await?;
+            match AclKind::of_xattr(name) {
+                Some(kind) => self.set_acl(cx, ino, kind, &[], false).await?,
+                None => self.ask(MetaOp::RemoveXattr, ino, self.cx.meta.removexattr(cx, ino, name)).await?,
+            }
             self.cx.stamps.touch(ino);
             Ok(())
         }

@@ -117,7 +117,7 @@ async fn internal_files_are_protected() {
     assert_eq!(m.vfs.access(&m.cx, config, 4).await, Ok(()));
     assert_eq!(m.read(stats.ino, 0, 0, 10).await, Err(Errno::EBADF));
     assert_eq!(m.vfs.getxattr(&m.cx, stats.ino, b"user.a").await, Err(Errno::ENODATA));
-    assert_eq!(m.vfs.setxattr(&m.cx, stats.ino, b"user.a", Bytes::new(), 0).await, Err(Errno::EPERM));
+    assert_eq!(m.vfs.setxattr(&m.cx, stats.ino, b"user.a", Bytes::new(), 0, false).await, Err(Errno::EPERM));
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn attributes_and_flags_have_their_errors() {
     let m = Mount::new();
     let (ino, fh) = m.create("a").await;
     let set = |name: &'static [u8], value: Vec<u8>, flags: i32| {
-        m.vfs.setxattr(&m.cx, ino, name, Bytes::from(value), flags as u32)
+        m.vfs.setxattr(&m.cx, ino, name, Bytes::from(value), flags as u32, false)
     };
     assert_eq!(set(b"user.a", vec![1], libc::XATTR_REPLACE).await, Err(Errno::ENODATA));
     assert_eq!(set(b"user.a", vec![1], libc::XATTR_CREATE).await, Ok(()));

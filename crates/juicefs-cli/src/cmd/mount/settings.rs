@@ -126,6 +126,7 @@ pub(super) fn vfs(config: &MountConfig, format: &Format, config_json: Value) -> 
         negative_ttl: timeouts.negative,
         keep_readdir_cache: timeouts.readdir_cache,
         read_only: config.meta.read_only,
+        enable_acl: format.enable_acl,
         enable_xattr: features.xattr || format.enable_acl,
         enable_cap: features.capabilities,
         enable_selinux: features.selinux,

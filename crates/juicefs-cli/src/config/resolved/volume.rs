@@ -18,6 +18,10 @@ pub(crate) mod change;
 
 /// Oldest client that may open a volume without newer features.
 const BASE_CLIENT: &str = "1.1.0-A";
+/// Oldest client that keeps ACLs.
+pub(crate) const ACL_CLIENT: &str = "1.2.0-A";
+/// Why ACLs stay on.
+pub(crate) const CANNOT_DISABLE_ACL: &str = "cannot disable acl: rules may be in force that would be lost";
 const LEAST_BLOCK: u64 = 64 << 10;
 const LARGEST_BLOCK: u64 = 16 << 20;
 const MOST_SHARDS: u32 = 256;
@@ -45,6 +49,7 @@ pub(crate) fn new_format(args: &FormatArgs, here: &Surroundings) -> Result<Warne
     };
     let class = args.storage.storage_class.clone().unwrap_or_default();
     let tier = Tier { id: 0, storage_class: class.clone(), tag: args.storage.tag.clone().unwrap_or_default() };
+    let enable_acl = args.management.enable_acl == Some(true);
     let format = Format {
         name: args.name.clone(),
         uuid: uuid::Uuid::new_v4().to_string(),
@@ -65,8 +70,9 @@ pub(crate) fn new_format(args: &FormatArgs, here: &Surroundings) -> Result<Warne
         encrypt_algo: args.encrypt_algo.clone().unwrap_or_else(|| "aes256gcm-rsa".to_owned()),
         trash_days: args.management.trash_days.unwrap_or(1),
         meta_version: META_VERSION,
-        min_client_version: BASE_CLIENT.to_owned(),
+        min_client_version: if enable_acl { ACL_CLIENT } else { BASE_CLIENT }.to_owned(),
         dir_stats: true,
+        enable_acl,
         ..Format::default()
     };
     Ok(Warned { value: format, warnings })
@@ -110,6 +116,16 @@ pub(crate) fn changed_format(old: &Format, args: &FormatArgs, here: &Surrounding
     format.capacity = args.management.capacity.unwrap_or(format.capacity);
     format.inodes = args.management.inodes.unwrap_or(format.inodes);
     format.trash_days = args.management.trash_days.unwrap_or(format.trash_days);
+    match args.management.enable_acl {
+        Some(true) if !format.enable_acl => {
+            format.enable_acl = true;
+            if change::is_older(&format.min_client_version, ACL_CLIENT) {
+                ACL_CLIENT.clone_into(&mut format.min_client_version);
+            }
+        }
+        Some(false) if format.enable_acl => bail!(CANNOT_DISABLE_ACL),
+        _ => {}
+    }
     Ok(Warned { value: format, warnings })
 }
 
@@ -143,7 +159,6 @@ fn read_key(path: &Path, here: &Surroundings) -> Result<String> {
 /// Features that a client must serve once the setting names them.
 fn refuse_unbuilt(args: &ManagementArgs) -> Result<()> {
     let unbuilt = [
-        (args.enable_acl == Some(true), "--enable-acl"),
         (args.ranger_rest_url.is_some(), "--ranger-rest-url"),
         (args.ranger_service.is_some(), "--ranger-service"),
         (args.kerberos_config_file.is_some(), "--kerberos-config-file"),
@@ -259,6 +274,23 @@ mod tests {
     }
 
     #[test]
+    fn acls_need_clients_that_keep_them() {
+        let format = new("vol --enable-acl");
+        assert_eq!((format.enable_acl, &format.min_client_version[..]), (true, ACL_CLIENT));
+        let again = |line: &str, old: &Format| {
+            changed_format(old, &args(line), &Surroundings::of_tests()).map(|warned| warned.value)
+        };
+        let plain = new("vol");
+        assert_eq!(again("vol", &plain).expect("nothing given").min_client_version, BASE_CLIENT);
+        let on = again("vol --enable-acl", &plain).expect("turned on");
+        assert_eq!((on.enable_acl, &on.min_client_version[..]), (true, ACL_CLIENT));
+        let later = Format { min_client_version: "1.3.0".into(), ..plain };
+        assert_eq!(again("vol --enable-acl", &later).expect("turned on").min_client_version, "1.3.0");
+        assert!(again("vol", &on).expect("nothing given").enable_acl);
+        assert_eq!(again("vol --enable-acl=false", &on).expect_err("refused").to_string(), CANNOT_DISABLE_ACL);
+    }
+
+    #[test]
     fn bad_values_are_named() {
         assert!(refused("vol --compress gzip").contains("\"gzip\""));
         assert!(refused("vol --shards 257").contains("257"));
@@ -268,7 +300,7 @@ mod tests {
         assert!(refused("vol --encrypt-rsa-key /no/such/k").contains("--encrypt-rsa-key /no/such/k"));
         assert!(refused("vol --encrypt-rsa-key /").contains("--encrypt-rsa-key /"));
         assert!(refused("vol --encrypt-algo rot13").contains("rot13"));
-        assert!(refused("vol --enable-acl").contains("--enable-acl"));
+        assert!(refused("vol --ranger-service s").contains("--ranger-service"));
         assert!(refused("V").contains("\"V\""));
     }
 

@@ -8,7 +8,11 @@ use juicefs_core::{
     meta::{NewNode, OpenFlags, RenameFlags},
 };
 
-use crate::volume::{Kind, Volume, node, on_all, posix, root, user};
+use crate::{
+    invariants,
+    snapshot::Snapshot,
+    volume::{Kind, Volume, node, on_all, posix, root, user},
+};
 
 const EXCHANGE: RenameFlags = RenameFlags { no_replace: false, exchange: true, whiteout: false, restore: false };
 const NO_REPLACE: RenameFlags = RenameFlags { no_replace: true, exchange: false, whiteout: false, restore: false };
@@ -103,9 +107,9 @@ fn renames_replace_swap_and_refuse() {
         let v = Volume::new(kind, 0).await;
         let d = v.mkdir(Ino::ROOT, "d").await;
         let f = v.file(d, "f").await;
-        let whiteout = RenameFlags { whiteout: true, ..RenameFlags::default() };
         let at = |name| (Ino::ROOT, name);
-        assert_eq!(v.rename_with((d, "f"), at("f2"), whiteout).await.map(|_| ()), Err(Errno::EOPNOTSUPP));
+        let both = RenameFlags { whiteout: true, ..EXCHANGE };
+        assert_eq!(v.rename_with((d, "f"), at("f2"), both).await.map(|_| ()), Err(Errno::EINVAL));
         v.rename((d, "f"), at("f2")).await.expect("moved");
         v.rename(at("f2"), at("f2")).await.expect("nothing to do");
         assert_eq!(v.rename_with(at("f2"), at("f2"), NO_REPLACE).await.map(|_| ()), Err(Errno::EEXIST));
@@ -200,6 +204,60 @@ fn a_linked_temporary_file_lives_on() {
             assert_eq!(v.attr(f).await.length, 100);
         });
     }
+}
+
+/// As overlayfs does it: what it moves away is known to be gone.
+#[test]
+fn a_rename_can_leave_a_whiteout() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let whiteout = RenameFlags { whiteout: true, ..RenameFlags::default() };
+        let d = v.mkdir(Ino::ROOT, "d").await;
+        let f = v.file(d, "f").await;
+        let g = v.file(Ino::ROOT, "g").await;
+        assert_eq!(v.rename_with((d, "f"), (Ino::ROOT, "g"), whiteout).await.expect("moved").ino, f);
+        assert_eq!(v.find(Ino::ROOT, "g").await, Ok(f));
+        assert_eq!(posix(v.client.getattr(g).await).map(|_| ()), Err(Errno::ENOENT));
+        let left = v.find(d, "f").await.expect("a whiteout");
+        let attr = v.attr(left).await;
+        assert_eq!((attr.kind, attr.mode, attr.rdev, attr.nlink), (FileType::CharDevice, 0, 0, 1));
+        assert_eq!((attr.parent, v.attr(f).await.parent), (d, Ino::ROOT));
+        v.unlink(d, "f").await.expect("an ordinary node");
+        // A directory leaves one too, and the links of its parent follow.
+        let e = v.mkdir(d, "e").await;
+        v.rename_with((d, "e"), (Ino::ROOT, "e"), whiteout).await.expect("moved");
+        assert_eq!((v.attr(d).await.nlink, v.attr(Ino::ROOT).await.nlink), (2, 4));
+        assert_eq!((v.find(Ino::ROOT, "e").await, v.attr(e).await.parent), (Ok(e), Ino::ROOT));
+        v.client.close_session().await.expect("closed");
+        invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+/// A file without a name from the beginning: nobody sees it, and it goes with its last close or with its session.
+#[test]
+fn an_unnamed_file_goes_or_gets_a_name() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 1).await;
+        let d = v.mkdir(Ino::ROOT, "d").await;
+        let make = || async { v.client.create_unnamed(&root(), d, node(FileType::File, 0o640)).await.expect("made") };
+        let (gone, attr) = make().await;
+        assert_eq!((attr.nlink, attr.mode, attr.kind), (0, 0o640, FileType::File));
+        v.write(gone, 0, 100).await.expect("written");
+        assert_eq!(v.client.close(gone).await.expect("closed").map(|freed| freed.length), Some(100));
+        assert_eq!(posix(v.client.getattr(gone).await).map(|_| ()), Err(Errno::ENOENT));
+        let (kept, _) = make().await;
+        v.write(kept, 0, 100).await.expect("written");
+        assert_eq!(v.client.link(&root(), kept, d, b"kept").await.expect("linked").nlink, 1);
+        assert_eq!(v.client.close(kept).await.expect("closed"), None);
+        assert_eq!((v.find(d, "kept").await, v.attr(kept).await.length), (Ok(kept), 100));
+        let (left, _) = make().await;
+        let freed = v.client.close_session().await.expect("closed");
+        assert_eq!(
+            freed.iter().map(|freed| freed.ino).collect::<Vec<_>>(),
+            [left],
+            "what is open goes with the session"
+        );
+    });
 }
 
 #[test]

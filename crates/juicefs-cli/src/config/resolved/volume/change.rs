@@ -9,7 +9,7 @@ use juicefs_core::{
     version::{CLIENT_VERSION, Version},
 };
 
-use super::{Surroundings, refuse_unbuilt, storage_kind, stored_bucket};
+use super::{ACL_CLIENT, CANNOT_DISABLE_ACL, Surroundings, refuse_unbuilt, storage_kind, stored_bucket};
 use crate::config::{
     args::ConfigArgs,
     values::{bytes_text, mbps_text},
@@ -96,6 +96,9 @@ pub(crate) fn plan(old: &Format, args: &ConfigArgs, here: &Surroundings) -> Resu
     change.set("upload-limit", |f| &mut f.upload_limit, args.upload_limit.as_ref(), |n| mbps_text(*n));
     change.set("download-limit", |f| &mut f.download_limit, args.download_limit.as_ref(), |n| mbps_text(*n));
     change.set("dir-stats", |f| &mut f.dir_stats, args.dir_stats.as_ref(), ToString::to_string);
+    if change.set("enable-acl", |f| &mut f.enable_acl, args.management.enable_acl.as_ref(), ToString::to_string) {
+        change.require_client(ACL_CLIENT);
+    }
     plan_unbuilt(&mut change, args)?;
     plan_tier(&mut change, args)?;
     plan_versions(&mut change, args)?;
@@ -104,11 +107,9 @@ pub(crate) fn plan(old: &Format, args: &ConfigArgs, here: &Surroundings) -> Resu
 
 fn refuse(args: &ConfigArgs, old: &Format) -> Result<()> {
     if args.management.enable_acl == Some(false) && old.enable_acl {
-        bail!("cannot disable acl");
+        bail!(CANNOT_DISABLE_ACL);
     }
-    if !old.enable_acl {
-        refuse_unbuilt(&args.management)?;
-    }
+    refuse_unbuilt(&args.management)?;
     let storage = &args.storage;
     let multi_bucket = [&storage.bucket, &storage.access_key, &storage.secret_key, &storage.session_token];
     if args.tier.is_some() && multi_bucket.iter().any(|flag| flag.is_some()) {
@@ -208,7 +209,7 @@ fn plan_versions(change: &mut Change, args: &ConfigArgs) -> Result<()> {
     Ok(())
 }
 
-fn is_older(a: &str, b: &str) -> bool {
+pub(super) fn is_older(a: &str, b: &str) -> bool {
     match (Version::parse(a), Version::parse(b)) {
         (Some(a), Some(b)) => a < b,
         (None, Some(_)) => true,
@@ -340,12 +341,18 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for flag in ["--enable-acl", "--changelog", "--user-group-quota", "--ranger-rest-url u"] {
+        for flag in ["--changelog", "--user-group-quota", "--ranger-rest-url u"] {
             assert!(refused(flag).contains("not supported yet"), "{flag}");
         }
         assert!(refused("--storage ceph").contains("\"ceph\" is not supported"));
-        let acl = Format { enable_acl: true, ..volume() };
-        assert!(plan(&acl, &args("--enable-acl=false"), &Surroundings::of_tests()).is_err());
+    }
+
+    #[test]
+    fn acls_are_turned_on_for_good() {
+        let change = planned("--enable-acl");
+        assert_eq!(change.lines, ["        enable-acl: false -> true", "min-client-version: 1.1.0-A -> 1.2.0-A"]);
+        assert!(change.client_versions && change.format.enable_acl);
+        assert!(plan(&change.format, &args("--enable-acl=false"), &Surroundings::of_tests()).is_err());
         assert_eq!(planned("--enable-acl=false").lines, Vec::<String>::new());
     }
 
