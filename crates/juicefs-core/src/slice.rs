@@ -175,11 +175,24 @@ pub struct CompactionPlan {
     pub pieces: Vec<Piece>,
 }
 
+/// Records of at least this many bytes are worth keeping as they are.
+const LARGE_BYTES: u32 = 1 << 20;
+
+impl CompactionPlan {
+    /// Bytes that would be copied for each byte that small records brought, rounded up. Large for a few small writes spread
+    /// over much that stays; about 1 for a file that was written in small pieces.
+    #[must_use]
+    pub fn copies_per_byte(&self) -> u64 {
+        let small = self.records[self.skipped..].iter().filter(|record| record.len < LARGE_BYTES);
+        let fresh: u64 = small.map(|record| u64::from(record.len)).sum();
+        u64::from(self.size).div_ceil(fresh.max(1))
+    }
+}
+
 /// Plans the compaction of a chunk with these raw records (at most the first `max_records` of them are considered);
 /// `None` when nothing is to be gained.
 #[must_use]
 pub fn plan_compaction(records: &[SliceRecord], max_records: usize) -> Option<CompactionPlan> {
-    const LARGE_BYTES: u32 = 1 << 20;
     let records = &records[..records.len().min(max_records)];
     let mut skipped = 0;
     while let Some((first, later)) = records[skipped..].split_first() {

@@ -8,12 +8,19 @@ mod compaction;
 mod deletion;
 mod jobs;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use juicefs_core::{ChunkIndex, ChunkStore, Ino, MetaError, SliceKey, meta::Freed};
 use parking_lot::Mutex;
 use rand::Rng;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use self::deletion::Garbage;
 use crate::{VfsConfig, context::Context, table::HandleTable};
@@ -32,6 +39,8 @@ pub(crate) struct Upkeep {
     garbage: mpsc::Sender<Garbage>,
     garbage_queue: Mutex<Option<mpsc::Receiver<Garbage>>>,
     compacting: Mutex<HashSet<(Ino, ChunkIndex)>>,
+    /// Chunks whose compaction waits until nobody writes to them, with the time of the last write that was seen.
+    postponed: Mutex<HashMap<(Ino, ChunkIndex), Instant>>,
     max_compactions: usize,
     max_deletes: usize,
     fatal: watch::Sender<Option<String>>,
@@ -46,6 +55,7 @@ impl Upkeep {
             garbage,
             garbage_queue: Mutex::new(Some(queue)),
             compacting: Mutex::default(),
+            postponed: Mutex::default(),
             max_compactions: by_memory.clamp(1, MAX_COMPACTIONS),
             max_deletes: if config.read_only { 0 } else { config.max_deletes },
             fatal: watch::Sender::new(None),
@@ -106,6 +116,7 @@ impl Context {
         loop {
             tokio::time::sleep(FLUSH_TICK).await;
             self.dirty.age_out();
+            self.compact_quiet();
             let waits = self.chunks.budget().waiting() > 0;
             if waits {
                 for (_, handle) in handles.list() {

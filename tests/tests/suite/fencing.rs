@@ -4,16 +4,32 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::fd::IntoRawFd,
-    path::Path,
     time::{Duration, Instant},
 };
 
-use e2e::{Rest, Volume, run, wait_until};
+use e2e::{Meta, Rest, Volume, run, wait_until};
 
 /// Ends every session of the volume, as clients do with those that were silent for too long.
-fn end_sessions(meta: &Path) {
-    let sql = "pragma busy_timeout=10000; delete from jfs_session2;";
-    run("sqlite3", [&*meta.to_string_lossy(), sql]).expect_success();
+fn end_sessions(volume: &Volume) {
+    match Meta::of_this_run() {
+        Meta::Sqlite => {
+            let sql = "pragma busy_timeout=10000; delete from jfs_session2;";
+            run("sqlite3", [&*volume.meta_path().to_string_lossy(), sql]).expect_success();
+        }
+        Meta::Redis => drop(volume.redis().call(&["DEL", "allSessions", "sessionInfos"])),
+    }
+}
+
+/// How many sessions the volume has.
+fn sessions(volume: &Volume) -> String {
+    match Meta::of_this_run() {
+        Meta::Sqlite => {
+            let meta = volume.meta_path();
+            let count = run("sqlite3", [&*meta.to_string_lossy(), "select count(*) from jfs_session2"]);
+            count.expect_success().stdout.trim().to_owned()
+        }
+        Meta::Redis => volume.redis().call(&["ZCARD", "allSessions"]).int().to_string(),
+    }
 }
 
 /// Closes and reports what close(2) says, which dropping a `File` does not.
@@ -42,7 +58,7 @@ fn a_client_taken_for_dead_writes_nothing_and_goes_on_reading() {
     fs::create_dir(mount.join("dir")).unwrap();
     let mut synced = File::create(mount.join("synced")).unwrap();
     let mut closed = File::create(mount.join("closed")).unwrap();
-    end_sessions(&volume.meta_path());
+    end_sessions(&volume);
 
     // Buffering needs no session, and the client does not know yet.
     synced.write_all(&vec![2; 300_000]).unwrap();
@@ -84,11 +100,10 @@ fn an_idle_client_learns_from_its_heartbeat_and_does_not_come_back() {
     let volume = Volume::new();
     let mount = volume.mount_with("mnt", &["--heartbeat", "1"]);
     fs::write(mount.join("file"), "content").unwrap();
-    end_sessions(&volume.meta_path());
+    end_sessions(&volume);
     assert!(wait_until(Duration::from_secs(20), || announcements(&mount.log()) == 1), "{}", mount.log());
     std::thread::sleep(Duration::from_secs(3));
-    let sessions = run("sqlite3", [&*volume.meta_path().to_string_lossy(), "select count(*) from jfs_session2"]);
-    assert_eq!(sessions.expect_success().stdout.trim(), "0", "nothing registers it again");
+    assert_eq!(sessions(&volume), "0", "nothing registers it again");
     assert_eq!(announcements(&mount.log()), 1, "it is said once: {}", mount.log());
     assert_eq!(fs::read(mount.join("file")).unwrap(), b"content");
     assert_eio("create", File::create(mount.join("new")));

@@ -1,6 +1,9 @@
 //! Joins the many slices of a chunk into one (format: data.md §3.9).
+//!
+//! Small writes all over a chunk make a long list, and joining it copies the whole chunk. While they go on that is wasted:
+//! the list is as long again soon. Such a compaction waits until the chunk is quiet, or the list is [`FULL`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use juicefs_core::{
     ChunkError, ChunkIndex, Ino, MetaError, Segments, SliceKey, SliceWriter,
@@ -9,6 +12,7 @@ use juicefs_core::{
     slice::{CompactionPlan, Piece},
     store::{ReadPurpose, WriteOptions},
 };
+use tokio::time::Instant;
 
 use crate::{context::Context, file::push_zeros, maintenance::deletion::Garbage};
 
@@ -18,6 +22,14 @@ const OVERLONG: usize = 2500;
 const LONG: usize = 350;
 /// Otherwise compaction is tried whenever the list grew by this many records.
 const EVERY: usize = 100;
+/// As many records are joined at most: with more of them, nothing is won by waiting.
+const FULL: usize = 1000;
+/// A compaction that copies more than this for each byte that is new waits for quiet.
+const PATIENCE: u64 = 4;
+/// A chunk that was not written to for this long is quiet.
+const QUIET: Duration = Duration::from_secs(5);
+/// Chunks that wait for quiet at most; others are compacted at once.
+const MAX_POSTPONED: usize = 4096;
 
 /// Why a compaction gave up.
 enum GaveUp {
@@ -41,6 +53,9 @@ impl Context {
     /// After a commit that left `records` records in the chunk: compacts when it is time; waits for it only when the list
     /// is overlong.
     pub(crate) async fn compact_after_write(self: &Arc<Self>, ino: Ino, index: ChunkIndex, records: usize) {
+        if self.still_waits(ino, index, records) {
+            return;
+        }
         if records >= OVERLONG {
             if self.begin_compaction(ino, index) {
                 self.compact(ino, index).await;
@@ -50,12 +65,58 @@ impl Context {
         }
     }
 
-    /// Compacts a chunk in the background, unless too many are being compacted already.
+    /// Compacts a chunk in the background, unless it waits for quiet or too many are being compacted already.
     pub(crate) fn compact_soon(self: &Arc<Self>, ino: Ino, index: ChunkIndex) {
-        if self.tasks.running() && self.begin_compaction(ino, index) {
+        if !self.upkeep.postponed.lock().contains_key(&(ino, index)) {
+            self.try_compact_soon(ino, index);
+        }
+    }
+
+    /// Whether the chunk is being compacted now.
+    fn try_compact_soon(self: &Arc<Self>, ino: Ino, index: ChunkIndex) -> bool {
+        let begun = self.tasks.running() && self.begin_compaction(ino, index);
+        if begun {
             let cx = Arc::clone(self);
             self.tasks.spawn_until_stopped("compaction", async move { cx.compact(ino, index).await });
         }
+        begun
+    }
+
+    /// Compacts what was postponed and is quiet now.
+    pub(super) fn compact_quiet(self: &Arc<Self>) {
+        let quiet: Vec<_> = {
+            let postponed = self.upkeep.postponed.lock();
+            let quiet = postponed.iter().filter(|(_, written)| written.elapsed() >= QUIET);
+            quiet.map(|(chunk, _)| *chunk).take(self.upkeep.max_compactions).collect()
+        };
+        for (ino, index) in quiet {
+            if !self.try_compact_soon(ino, index) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the chunk, which was just written to, goes on waiting for quiet.
+    fn still_waits(&self, ino: Ino, index: ChunkIndex, records: usize) -> bool {
+        let mut postponed = self.upkeep.postponed.lock();
+        if records >= FULL {
+            postponed.remove(&(ino, index));
+            return false;
+        }
+        let waits = postponed.get_mut(&(ino, index));
+        waits.map(|written| *written = Instant::now()).is_some()
+    }
+
+    /// Whether this compaction had better wait; it is noted for later then.
+    fn postpones(&self, ino: Ino, index: ChunkIndex, plan: &CompactionPlan) -> bool {
+        let mut postponed = self.upkeep.postponed.lock();
+        let quiet = postponed.remove(&(ino, index)).is_some_and(|written| written.elapsed() >= QUIET);
+        let wait =
+            plan.copies_per_byte() > PATIENCE && plan.records.len() < FULL && !quiet && postponed.len() < MAX_POSTPONED;
+        if wait {
+            postponed.insert((ino, index), Instant::now());
+        }
+        wait
     }
 
     fn begin_compaction(&self, ino: Ino, index: ChunkIndex) -> bool {
@@ -74,7 +135,13 @@ impl Context {
     }
 
     async fn try_compact(self: &Arc<Self>, ino: Ino, index: ChunkIndex) -> Result<(), GaveUp> {
-        let Some(plan) = self.meta.plan_compaction(ino, index).await? else { return Ok(()) };
+        let Some(plan) = self.meta.plan_compaction(ino, index).await? else {
+            self.upkeep.postponed.lock().remove(&(ino, index));
+            return Ok(());
+        };
+        if self.postpones(ino, index, &plan) {
+            return Ok(());
+        }
         let tier = self.meta.getattr(ino).await?.tier;
         let id = self.meta.new_slice_id().await?;
         let mut sink = self.chunks.writer(WriteOptions { tier, direct: true });

@@ -85,6 +85,49 @@ async fn a_compaction_that_lost_the_race_leaves_nothing_behind() {
     m.vfs.shutdown().await.expect("shutdown");
 }
 
+/// Small writes all over a large chunk: joining them copies all of it, which is not done again and again meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_costly_compaction_waits_until_nobody_writes() {
+    const WRITES: u64 = 450;
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    let mut model = pattern(0, 2 << 20);
+    m.write(ino, fh, 0, &model).await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    for at in 0..WRITES {
+        let (off, data) = ((at * 7919 * 512 % (2 << 20)) as usize, pattern(at, 100));
+        m.write(ino, fh, off as u64, &data).await.expect("write");
+        m.flush(ino, fh).await.expect("flush");
+        model[off..off + data.len()].copy_from_slice(&data);
+        if at % 50 == 0 {
+            assert_eq!(m.read(ino, fh, 0, 4096).await.expect("read"), model[..4096]);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    assert_eq!(m.meta.calls("commit_compaction"), 0);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(m.meta.calls("commit_compaction"), 1);
+    assert!(m.meta.chunk(ino, 0).len() < 5, "{}", m.meta.chunk(ino, 0).len());
+    assert_eq!(m.read(ino, fh, 0, 4 << 20).await.expect("read"), model);
+    m.vfs.shutdown().await.expect("shutdown");
+}
+
+/// A list that is as long as can be joined at once does not wait.
+#[tokio::test(start_paused = true)]
+async fn a_full_list_is_compacted_while_somebody_writes() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &pattern(0, 2 << 20)).await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    for at in 0..1400_u64 {
+        m.write(ino, fh, at * 7919 * 512 % (2 << 20), &[1; 10]).await.expect("write");
+        m.flush(ino, fh).await.expect("flush");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!((1..=4).contains(&m.meta.calls("commit_compaction")), "{}", m.meta.calls("commit_compaction"));
+    m.vfs.shutdown().await.expect("shutdown");
+}
+
 #[tokio::test]
 async fn a_compaction_that_cannot_read_changes_nothing() {
     let m = Mount::started(VfsConfig::standard(), 1 << 20);
