@@ -251,6 +251,7 @@ fn an_unnamed_file_goes_or_gets_a_name() {
         assert_eq!(v.client.close(kept).await.expect("closed"), None);
         assert_eq!((v.find(d, "kept").await, v.attr(kept).await.length), (Ok(kept), 100));
         let (left, _) = make().await;
+        v.write(left, 0, 100).await.expect("written");
         let freed = v.client.close_session().await.expect("closed");
         assert_eq!(
             freed.iter().map(|freed| freed.ino).collect::<Vec<_>>(),
