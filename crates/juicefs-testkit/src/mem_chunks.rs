@@ -160,16 +160,15 @@ impl Shared {
         self.put_latency.lock().is_zero() && !*self.puts_held.borrow()
     }
 
-    async fn put(self: Arc<Self>, key: BlockKey, data: Bytes, lease: Lease) -> Result<(), ChunkError> {
+    /// Gives `lease` back when the block is stored.
+    async fn put(self: Arc<Self>, key: BlockKey, data: Bytes, lease: Lease) -> Result<(), Refused> {
         let latency = *self.put_latency.lock();
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
         let mut held = self.puts_held.subscribe();
         let _ = held.wait_for(|held| !held).await;
-        let result = self.store(key, &data);
-        drop(lease);
-        result
+        self.store(key, &data).map_err(|error| Refused { error, lease })
     }
 }
 
@@ -261,10 +260,16 @@ impl ChunkStore for MemChunks {
     }
 }
 
+/// A block that was not stored keeps its memory.
+struct Refused {
+    error: ChunkError,
+    lease: Lease,
+}
+
 enum Sent {
     Stored,
-    Running(JoinHandle<Result<(), ChunkError>>),
-    Failed(ChunkError),
+    Running(JoinHandle<Result<(), Refused>>),
+    Failed(Refused),
 }
 
 struct Writer {
@@ -280,20 +285,25 @@ struct Writer {
 impl Writer {
     fn send_block(&mut self, id: SliceId) {
         let index = self.sent.len();
+        let lease = self.leases.get_mut(index).map(std::mem::take).unwrap_or_default();
+        let sent = self.start(id, index, lease);
+        self.sent.push(sent);
+    }
+
+    fn start(&self, id: SliceId, index: usize, lease: Lease) -> Sent {
         let start = index * self.shared.block_size;
         let end = self.data.len().min(start + self.shared.block_size);
         let data = Bytes::copy_from_slice(&self.data[start..end]);
-        let lease = self.leases.get_mut(index).map(std::mem::take).unwrap_or_default();
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let key = (id, u32::try_from(index).unwrap_or(u32::MAX), size);
-        self.sent.push(if self.shared.is_instant() {
+        if self.shared.is_instant() {
             match self.shared.store(key, &data) {
                 Ok(()) => Sent::Stored,
-                Err(error) => Sent::Failed(error),
+                Err(error) => Sent::Failed(Refused { error, lease }),
             }
         } else {
             Sent::Running(tokio::spawn(Arc::clone(&self.shared).put(key, data, lease)))
-        });
+        }
     }
 }
 
@@ -347,6 +357,12 @@ impl SliceWriter for Writer {
 
     async fn finish(&mut self) -> Result<(), ChunkError> {
         let id = self.id.ok_or(ChunkError::Misuse("finish without an id"))?;
+        for index in 0..self.sent.len() {
+            if let Sent::Failed(refused) = &mut self.sent[index] {
+                let lease = std::mem::take(&mut refused.lease);
+                self.sent[index] = self.start(id, index, lease);
+            }
+        }
         while self.sent.len() * self.shared.block_size < self.data.len() {
             self.send_block(id);
         }
@@ -355,12 +371,12 @@ impl SliceWriter for Writer {
             if let Sent::Running(task) = sent {
                 *sent = match task.await {
                     Ok(Ok(())) => Sent::Stored,
-                    Ok(Err(error)) => Sent::Failed(error),
-                    Err(_) => Sent::Failed(ChunkError::Closed),
+                    Ok(Err(refused)) => Sent::Failed(refused),
+                    Err(_) => Sent::Failed(Refused { error: ChunkError::Closed, lease: Lease::empty() }),
                 };
             }
-            if let Sent::Failed(error) = sent {
-                result = Err(error.clone());
+            if let Sent::Failed(refused) = sent {
+                result = Err(refused.error.clone());
             }
         }
         self.done = result.is_ok();

@@ -7,6 +7,7 @@
 //! * a slice is committed only after its objects are durable, slices of one chunk strictly in the order in which they
 //!   were begun;
 //! * whoever sees no pending slice over a range also sees views that include everything ever accepted there;
+//! * data that the store does not take is kept, in its place in that order, until it does or the last handle goes;
 //! * `length` is what applications see: at least the end of every pending slice.
 
 mod dirty;
@@ -41,6 +42,30 @@ pub(crate) struct Seen {
 impl From<&Attr> for Seen {
     fn from(attr: &Attr) -> Self {
         Self { mtime: attr.mtime, ctime: attr.ctime, length: attr.length }
+    }
+}
+
+/// What a handle knows of its data that was not stored when it should have been: writes through it fail until a flush
+/// of it has succeeded.
+#[derive(Default, Debug)]
+pub(crate) struct Unsent(AtomicI32);
+
+impl Unsent {
+    /// Fails with what was noted.
+    pub(crate) fn check(&self) -> Result<(), Errno> {
+        match self.0.load(Ordering::Acquire) {
+            0 => Ok(()),
+            number => Err(Errno(number)),
+        }
+    }
+
+    /// After a flush that succeeded.
+    pub(crate) fn clear(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    fn note(&self, errno: Errno) {
+        self.0.store(errno.0, Ordering::Release);
     }
 }
 

@@ -9,10 +9,16 @@ use std::{
     },
 };
 
-use juicefs_core::{Attr, Ino, stamps::Moment};
+use juicefs_core::{Attr, Errno, Ino, stamps::Moment};
 use parking_lot::{Mutex, RwLock};
 
-use crate::{ahead::Ahead, context::Context, dir::DirHandle, file::File, internal::InternalHandle};
+use crate::{
+    ahead::Ahead,
+    context::Context,
+    dir::DirHandle,
+    file::{File, Unsent},
+    internal::InternalHandle,
+};
 
 const SHARDS: usize = 64;
 /// Closed files whose state at the last open is remembered, at least.
@@ -73,6 +79,11 @@ impl FileTable {
         }
     }
 
+    /// Whether `ino` has one handle left.
+    pub(crate) fn has_one_handle(&self, ino: Ino) -> bool {
+        self.shard(ino).lock().get(&ino).is_some_and(|slot| slot.handles == 1)
+    }
+
     /// How many inodes are open.
     pub(crate) fn len(&self) -> usize {
         self.open.load(Ordering::Acquire)
@@ -111,7 +122,15 @@ impl LastOpens {
 pub(crate) struct FileHandle {
     pub(crate) file: Arc<File>,
     pub(crate) write: bool,
+    pub(crate) unsent: Arc<Unsent>,
     pub(crate) ahead: Ahead,
+}
+
+impl FileHandle {
+    /// Makes everything that was written to the file durable; see [`File::flush`].
+    pub(crate) async fn flush(&self) -> Result<(), Errno> {
+        self.file.flush().await.inspect(|()| self.unsent.clear())
+    }
 }
 
 /// Anything that is open.

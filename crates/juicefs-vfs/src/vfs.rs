@@ -66,6 +66,10 @@ impl Vfs {
     /// not cancel safe.
     pub async fn shutdown(&self) -> Answer<()> {
         let mut result = self.flush_all().await;
+        if result.is_err() {
+            // They had their chance, and closing each handle would give them another one.
+            self.cx.dirty.list().iter().for_each(|file| file.give_up());
+        }
         self.cx.tasks.stop();
         for (fh, handle) in self.handles.list() {
             if let Handle::File(handle) = handle {

@@ -12,6 +12,9 @@ use super::File;
 const OLD: Duration = Duration::from_secs(5);
 /// Slices that nobody wrote to for this long are closed and committed.
 const IDLE: Duration = Duration::from_secs(1);
+/// Slices that the store did not take are sent again after this long, whether or not somebody asks for it: the memory that
+/// they hold is everybody's.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Files that have pending slices.
 #[derive(Default)]
@@ -37,7 +40,7 @@ impl DirtyFiles {
     pub(crate) fn age_out(&self) {
         let now = Instant::now();
         for file in self.list() {
-            file.age_out(now, OLD, IDLE);
+            file.age_out(now, OLD, IDLE, AGAIN);
         }
     }
 

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::{
     File,
-    writer::{Drain, Phase, Writer},
+    writer::{Drain, Phase, Slice, Writer},
 };
 use crate::{fault, metrics::MetaOp};
 
@@ -27,39 +27,51 @@ enum Job {
 
 /// A step that was taken.
 enum Event {
-    Uploaded { index: ChunkIndex, seq: u64, result: Result<SliceId, Errno> },
+    Uploaded { index: ChunkIndex, seq: u64, result: Result<SliceId, (Box<dyn SliceWriter>, Errno)> },
     Committed { index: ChunkIndex, seq: u64, record: SliceRecord, result: Result<Written, Errno> },
 }
 
 impl File {
     /// Makes everything accepted so far durable and visible to other clients.
     ///
-    /// Fails with the error of a write that was lost, now or earlier. Cancel safe: the work goes on.
+    /// Fails with the error of a write that was lost, now or earlier, or of data that the store does not take now: that is
+    /// kept, and another flush tries again. Cancel safe: the work goes on.
     pub(crate) async fn flush(self: &Arc<Self>) -> Result<(), Errno> {
         if self.is_dirty() {
-            self.flush_range(0, u64::MAX).await;
+            self.flush_range(0, u64::MAX).await?;
         }
         self.sticky_error()
     }
 
-    /// Commits all accepted data that overlaps `[start, end)`, or loses it and notes the error. Cancel safe.
-    pub(crate) async fn flush_range(self: &Arc<Self>, start: u64, end: u64) {
-        let mut upto = None;
+    /// Commits all accepted data that overlaps `[start, end)`, or loses it and notes the error.
+    ///
+    /// Fails when the store does not take some of it, or of what must be there before it: that is kept. Cancel safe.
+    pub(crate) async fn flush_range(self: &Arc<Self>, start: u64, end: u64) -> Result<(), Errno> {
+        let mut begun = None;
         loop {
             let drain = {
                 let mut writer = self.writer.lock();
-                let upto = *upto.get_or_insert_with(|| writer.next_seq());
+                let (upto, failures) = *begun.get_or_insert_with(|| (writer.next_seq(), writer.failures()));
                 if !writer.overlaps(start, end, upto) {
-                    return;
+                    return Ok(());
                 }
-                writer.freeze(|index, slice| {
+                let pick = |index, slice: &Slice| {
                     let base = u64::from(index) * CHUNK_SIZE;
                     let from = base + u64::from(slice.pos);
                     slice.seq < upto && from < end && start < from + u64::from(slice.len)
-                });
+                };
+                writer.freeze_again(pick, failures)?;
                 self.drain(&mut writer)
             };
             drain.await;
+        }
+    }
+
+    /// Loses what the store does not take, and notes the error. What waited for it is left to the next flush.
+    pub(crate) fn give_up(&self) {
+        if let Some(errno) = self.writer.lock().give_up() {
+            tracing::error!(ino = %self.ino, %errno, "data that the object store did not take is lost");
+            self.fail(errno);
         }
     }
 
@@ -178,26 +190,22 @@ impl File {
         }
     }
 
-    /// Makes the objects of a slice durable.
-    async fn upload(&self, mut sink: Box<dyn SliceWriter>) -> Result<SliceId, Errno> {
+    /// Makes the objects of a slice durable. The slice comes back when that fails.
+    async fn upload(&self, mut sink: Box<dyn SliceWriter>) -> Result<SliceId, (Box<dyn SliceWriter>, Errno)> {
         let id = match sink.id() {
-            Some(id) => Ok(id),
-            None => self.cx.meta.new_slice_id().await.map_err(|error| fault::of_meta("new slice", self.ino, &error)),
+            Some(id) => id,
+            None => match self.cx.meta.new_slice_id().await {
+                Ok(id) => id,
+                Err(error) => return Err((sink, fault::of_meta("new slice", self.ino, &error))),
+            },
         };
-        let result = match id {
-            Ok(id) => {
-                if sink.id().is_none() {
-                    sink.set_id(id);
-                }
-                match sink.finish().await {
-                    Ok(()) => return Ok(id),
-                    Err(error) => Err(fault::of_chunk("upload", self.ino, &error)),
-                }
-            }
-            Err(errno) => Err(errno),
-        };
-        sink.abort().await;
-        result
+        if sink.id().is_none() {
+            sink.set_id(id);
+        }
+        match sink.finish().await {
+            Ok(()) => Ok(id),
+            Err(error) => Err((sink, fault::of_chunk("upload", self.ino, &error))),
+        }
     }
 
     /// Puts an uploaded slice into its chunk.
@@ -224,17 +232,7 @@ impl File {
 
     fn apply(&self, event: Event) {
         match event {
-            Event::Uploaded { index, seq, result } => {
-                let mut writer = self.writer.lock();
-                let Some(slice) = writer.get_mut(index, seq) else { return };
-                slice.phase = match result {
-                    Ok(id) => Phase::Uploaded(id),
-                    Err(errno) => {
-                        self.fail(errno);
-                        Phase::Failed
-                    }
-                };
-            }
+            Event::Uploaded { index, seq, result } => self.writer.lock().sent(index, seq, result),
             Event::Committed { index, seq, record, result } => self.committed(index, seq, record, result),
         }
     }

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use juicefs_core::{
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::File;
+use super::{File, Unsent};
 use crate::fault;
 
 /// Slices of one file that may wait for their commit; the next write waits for all of them.
@@ -39,8 +40,19 @@ pub(super) enum Phase {
     Uploaded(SliceId),
     /// A drain commits it.
     Committing,
+    /// The store did not take it so far; the data is kept and goes up again with the next flush, or after a while.
+    Stuck(Box<dyn SliceWriter>),
     /// It is lost.
     Failed,
+}
+
+/// An upload of a slice that failed.
+#[derive(Clone, Copy)]
+pub(super) struct Failure {
+    /// Its number among the failures of the file.
+    serial: u64,
+    errno: Errno,
+    at: Instant,
 }
 
 /// One contiguous piece of dirty data.
@@ -62,6 +74,10 @@ pub(super) struct Slice {
     /// When the application wrote last.
     pub(super) mtime: Timestamp,
     pub(super) phase: Phase,
+    /// The last upload, if it failed.
+    failed: Option<Failure>,
+    /// The handles whose data it has.
+    from: SmallVec<[Arc<Unsent>; 1]>,
 }
 
 impl Slice {
@@ -79,6 +95,22 @@ impl Slice {
             _ => 0,
         }
     }
+
+    /// Takes no more data, and goes up with the next drain.
+    fn close(&mut self) {
+        if matches!(self.phase, Phase::Open(_) | Phase::Stuck(_)) {
+            self.phase = match std::mem::replace(&mut self.phase, Phase::Uploading) {
+                Phase::Open(sink) | Phase::Stuck(sink) => Phase::Frozen(sink),
+                other => other,
+            };
+        }
+    }
+
+    fn note_writer(&mut self, by: &Arc<Unsent>) {
+        if !self.from.iter().any(|known| Arc::ptr_eq(known, by)) {
+            self.from.push(Arc::clone(by));
+        }
+    }
 }
 
 /// The dirty data of a file.
@@ -86,6 +118,8 @@ impl Slice {
 pub(super) struct Writer {
     pub(super) chunks: BTreeMap<ChunkIndex, VecDeque<Slice>>,
     next_seq: u64,
+    /// Uploads of slices that failed so far.
+    failures: u64,
     mtime: Timestamp,
     /// The future that uploads and commits; whoever needs its result polls a clone of it.
     pub(super) drain: Option<Drain>,
@@ -138,11 +172,15 @@ impl Writer {
         )
     }
 
-    /// Freezes every slice that `pick` names, all before it in its chunk, and those that it depends on. Returns how many
-    /// bytes will be freed by uploading what was open, `None` when nothing changed.
-    pub(super) fn freeze(&mut self, mut pick: impl FnMut(ChunkIndex, &Slice) -> bool) -> Option<usize> {
+    /// How many uploads of slices have failed so far.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// Visits every slice that `pick` names, all before it in its chunk, and those that it depends on: what must be
+    /// committed so that it can be.
+    fn visit_needed(&mut self, mut pick: impl FnMut(ChunkIndex, &Slice) -> bool, mut visit: impl FnMut(&mut Slice)) {
         let mut needed: SmallVec<[u64; 8]> = SmallVec::new();
-        let mut freed = None;
         // Slices depend on lower chunks only: one pass downwards finds them all.
         for (index, slices) in self.chunks.iter_mut().rev() {
             let Some(last) = slices.iter().rposition(|slice| needed.contains(&slice.seq) || pick(*index, slice)) else {
@@ -150,17 +188,63 @@ impl Writer {
             };
             for slice in slices.iter_mut().take(last + 1) {
                 needed.extend(slice.after);
-                if matches!(slice.phase, Phase::Open(_)) {
-                    *freed.get_or_insert(0) += slice.open_bytes();
-                    let phase = std::mem::replace(&mut slice.phase, Phase::Uploading);
-                    slice.phase = match phase {
-                        Phase::Open(writer) => Phase::Frozen(writer),
-                        other => other,
-                    };
-                }
+                visit(slice);
             }
         }
+    }
+
+    /// Freezes every open slice that `pick` needs. Returns how many bytes will be freed by uploading what was open, `None`
+    /// when nothing changed.
+    pub(super) fn freeze(&mut self, pick: impl FnMut(ChunkIndex, &Slice) -> bool) -> Option<usize> {
+        let mut freed = None;
+        self.visit_needed(pick, |slice| {
+            if matches!(slice.phase, Phase::Open(_)) {
+                *freed.get_or_insert(0) += slice.open_bytes();
+                slice.close();
+            }
+        });
         freed
+    }
+
+    /// Freezes every slice that `pick` needs, those included that are to go up again.
+    ///
+    /// Changes nothing and fails when one of them failed to go up after the first `since` failures.
+    pub(super) fn freeze_again(&mut self, pick: impl Fn(ChunkIndex, &Slice) -> bool, since: u64) -> Result<(), Errno> {
+        let mut failed = Ok(());
+        self.visit_needed(&pick, |slice| {
+            if let Some(failure) = slice.failed.filter(|failure| failure.serial > since) {
+                failed = Err(failure.errno);
+            }
+        });
+        failed?;
+        self.visit_needed(pick, Slice::close);
+        Ok(())
+    }
+
+    /// Takes note of how the upload of a slice ended.
+    pub(super) fn sent(&mut self, index: ChunkIndex, seq: u64, result: Result<SliceId, (Box<dyn SliceWriter>, Errno)>) {
+        let serial = self.failures + 1;
+        let Some(slice) = self.get_mut(index, seq) else { return };
+        match result {
+            Ok(id) => (slice.phase, slice.failed) = (Phase::Uploaded(id), None),
+            Err((sink, errno)) => {
+                slice.phase = Phase::Stuck(sink);
+                slice.failed = Some(Failure { serial, errno, at: Instant::now() });
+                slice.from.iter().for_each(|handle| handle.note(errno));
+                self.failures = serial;
+            }
+        }
+    }
+
+    /// Gives up what the store did not take; the error that it met.
+    pub(super) fn give_up(&mut self) -> Option<Errno> {
+        let mut errno = None;
+        for slice in self.chunks.values_mut().flatten().filter(|slice| matches!(slice.phase, Phase::Stuck(_))) {
+            errno = errno.or(slice.failed.map(|failure| failure.errno));
+            // A dropped writer cleans up after itself.
+            slice.phase = Phase::Failed;
+        }
+        errno
     }
 
     /// The open slice of `index` that takes `size` bytes at `pos`, by its place in the queue. Slices that a random writer
@@ -199,18 +283,18 @@ impl Writer {
 impl File {
     /// Accepts `data` at `off`; it is durable after the next flush.
     ///
-    /// EFBIG beyond the largest file; the error of an earlier write that was lost. Cancel safe: a dropped future has
-    /// written a prefix of the data or none.
-    pub(crate) async fn write(self: &Arc<Self>, off: u64, data: Bytes) -> Result<u32, Errno> {
+    /// EFBIG beyond the largest file; the error of an earlier write that was lost, or that this handle knows to be not
+    /// stored yet. Cancel safe: a dropped future has written a prefix of the data or none.
+    pub(crate) async fn write(self: &Arc<Self>, by: &Arc<Unsent>, off: u64, data: Bytes) -> Result<u32, Errno> {
         let total = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
         if off.checked_add(u64::from(total)).is_none_or(|end| end >= MAX_FILE_BYTES) {
             return Err(Errno::EFBIG);
         }
         let _pass = self.share().await;
         self.sticky_error()?;
+        by.check()?;
         if self.pending.load(Ordering::Relaxed) >= MAX_PENDING {
-            // The error, if any, is found below.
-            let _ = self.flush().await;
+            self.flush().await?;
         }
         let mut lease = self.cx.memory(data.len()).await;
         let (mut off, mut rest) = (off, data);
@@ -219,7 +303,7 @@ impl File {
             let part = rest.split_to(rest.len().min(room));
             let share = if rest.is_empty() { std::mem::take(&mut lease) } else { lease.split(part.len()) };
             let next = off + part.len() as u64;
-            if let Some(wants) = self.put(off, part, share)? {
+            if let Some(wants) = self.put(by, off, part, share)? {
                 self.give_id(wants).await;
             }
             off = next;
@@ -233,7 +317,7 @@ impl File {
     }
 
     /// Puts data that lies within one chunk into a slice.
-    fn put(self: &Arc<Self>, off: u64, data: Bytes, lease: Lease) -> Result<Option<WantsId>, Errno> {
+    fn put(self: &Arc<Self>, by: &Arc<Unsent>, off: u64, data: Bytes, lease: Lease) -> Result<Option<WantsId>, Errno> {
         let index = ChunkIndex::try_from(off / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
         let pos = u32::try_from(off % CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
         let size = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
@@ -250,6 +334,7 @@ impl File {
         let Some(slice) = writer.chunks.get_mut(&index).and_then(|slices| slices.get_mut(at)) else {
             return Err(Errno::EIO);
         };
+        slice.note_writer(by);
         let Phase::Open(sink) = &mut slice.phase else { return Err(Errno::EIO) };
         if let Err(error) = sink.write(pos - slice.pos, data, lease) {
             return Err(fault::of_chunk("write", self.ino, &error));
@@ -307,6 +392,8 @@ impl File {
             touched: now,
             mtime: Timestamp::default(),
             phase: Phase::Open(sink),
+            failed: None,
+            from: SmallVec::new(),
         });
         if self.pending.fetch_add(1, Ordering::AcqRel) == 0 {
             self.cx.dirty.add(self);
@@ -328,8 +415,9 @@ impl File {
         }
     }
 
-    /// Closes slices that are old or idle, or of which there are too many. Called now and then for every dirty file.
-    pub(super) fn age_out(self: &Arc<Self>, now: Instant, old: std::time::Duration, idle: std::time::Duration) {
+    /// Closes slices that are old or idle, or of which there are too many, and lets those go up again that failed to
+    /// `again` ago. Called now and then for every dirty file.
+    pub(super) fn age_out(self: &Arc<Self>, now: Instant, old: Duration, idle: Duration, again: Duration) {
         let crowded = self.pending.load(Ordering::Relaxed) > MAX_PENDING / 5 * 4;
         let stalled = {
             let mut writer = self.writer.lock();
@@ -337,7 +425,8 @@ impl File {
             writer.freeze(|_, slice| {
                 now - slice.born > old || now - slice.touched > idle || (crowded && slice.seq < newest)
             });
-            !writer.driven && writer.has_closed()
+            writer.retry(|failure| now - failure.at > again);
+            !writer.driven && writer.can_go_on()
         };
         if stalled {
             self.kick();
@@ -346,8 +435,23 @@ impl File {
 }
 
 impl Writer {
-    /// Whether something waits for a drain.
-    fn has_closed(&self) -> bool {
-        self.chunks.values().flatten().any(|slice| !matches!(slice.phase, Phase::Open(_)))
+    /// Lets slices go up again that failed as `pick` says.
+    fn retry(&mut self, pick: impl Fn(&Failure) -> bool) {
+        for slice in self.chunks.values_mut().flatten() {
+            if matches!(slice.phase, Phase::Stuck(_)) && slice.failed.as_ref().is_some_and(&pick) {
+                slice.close();
+            }
+        }
+    }
+
+    /// Whether something waits for a drain, and not only for what is stuck before it.
+    fn can_go_on(&self) -> bool {
+        self.chunks.values().any(|slices| {
+            slices.iter().any(|slice| matches!(slice.phase, Phase::Frozen(_)))
+                || slices
+                    .iter()
+                    .take_while(|slice| !matches!(slice.phase, Phase::Stuck(_)))
+                    .any(|slice| !matches!(slice.phase, Phase::Open(_)))
+        })
     }
 }

@@ -83,7 +83,12 @@ impl Vfs {
     fn opened(&self, ino: Ino, attr: &Attr, since: Moment, wanted: OpenFlags, keep_cache: bool, flags: i32) -> Opened {
         let file = self.cx.files.acquire(&self.cx, ino, attr, since);
         let write = wanted.write || wanted.append;
-        let fh = self.handles.insert(Handle::File(Arc::new(FileHandle { file, write, ahead: Ahead::default() })));
+        let fh = self.handles.insert(Handle::File(Arc::new(FileHandle {
+            file,
+            write,
+            unsent: Arc::default(),
+            ahead: Ahead::default(),
+        })));
         Opened {
             fh,
             keep_cache,
@@ -194,12 +199,13 @@ impl Vfs {
 
     /// Accepts `data` at `off`; durable after fsync, flush or release of the handle.
     ///
-    /// EBADF for an unknown or read-only handle, EFBIG, and the error of an earlier write that was lost.
+    /// EBADF for an unknown or read-only handle, EFBIG, the error of an earlier write that was lost, and of one through this
+    /// handle that was not stored when it should have been, until fsync or flush succeed.
     pub async fn write(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes) -> Answer<u32> {
         let begun = Instant::now();
         let size = data.len();
         let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) if handle.write => match handle.file.write(off, data).await {
+            Some(Handle::File(handle)) if handle.write => match handle.file.write(&handle.unsent, off, data).await {
                 Err(Errno::ENOENT | Errno::EPERM | Errno::EINVAL) => Err(Errno::EBADF),
                 answer => answer,
             },
@@ -213,11 +219,12 @@ impl Vfs {
 
     /// For close(2): makes everything that was written to the file durable. Cancel safe: the work goes on.
     ///
-    /// EBADF for an unknown handle, and the error of a write that was lost.
+    /// EBADF for an unknown handle, the error of a write that was lost, and that of the object store or engine when they do
+    /// not take the data now: it is kept as long as the file is open, and the next call tries again.
     pub async fn flush(&self, cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> Answer<()> {
         let begun = Instant::now();
         let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) if handle.write => handle.file.flush().await,
+            Some(Handle::File(handle)) if handle.write => handle.flush().await,
             Some(_) => Ok(()),
             None => Err(Errno::EBADF),
         };
@@ -229,7 +236,7 @@ impl Vfs {
     pub async fn fsync(&self, cx: &Caller, ino: Ino, fh: u64, datasync: bool) -> Answer<()> {
         let begun = Instant::now();
         let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) => handle.file.flush().await,
+            Some(Handle::File(handle)) => handle.flush().await,
             Some(_) => Ok(()),
             None => Err(Errno::EBADF),
         };
@@ -238,7 +245,8 @@ impl Vfs {
         answer
     }
 
-    /// Ends a handle: commits what is dirty, closes the file and, when it was removed meanwhile, frees its data.
+    /// Ends a handle: commits what is dirty, closes the file and, when it was removed meanwhile, frees its data. With the
+    /// last handle goes what the store does not take even now.
     ///
     /// Nobody waits for the answer of a release; the error is that of `flush`. Not cancel safe.
     pub async fn release(&self, ino: Ino, fh: u64, lock_owner: Option<u64>) -> Answer<()> {
@@ -246,7 +254,14 @@ impl Vfs {
         let begun = Instant::now();
         let answer = match self.handles.remove(ino, fh) {
             Some(Handle::File(handle)) => {
-                let flushed = if handle.write { handle.file.flush().await } else { Ok(()) };
+                let flushed = if handle.write { handle.flush().await } else { Ok(()) };
+                if flushed.is_err() && self.cx.files.has_one_handle(ino) {
+                    handle.file.give_up();
+                    // What waited for it, and what the background pass has just begun to send again.
+                    while handle.file.flush_range(0, u64::MAX).await.is_err() {
+                        handle.file.give_up();
+                    }
+                }
                 handle.ahead.drop_window();
                 drop(handle);
                 self.close_in_meta(ino).await;
@@ -279,7 +294,8 @@ async fn read_file(handle: &FileHandle, off: u64, size: u32) -> Answer<Segments>
     let file = &handle.file;
     if file.is_dirty() {
         let known = file.sticky_error().is_err();
-        file.flush_range(off, end).await;
+        // What is kept back cannot be read, and old bytes are not the answer.
+        file.flush_range(off, end).await?;
         if !known {
             // What was just lost would have been read: old bytes are not the answer.
             file.sticky_error()?;

@@ -50,8 +50,9 @@ impl Vfs {
             return Ok(attr);
         };
         let _alone = file.exclude().await;
-        // Lost data is reported by the write, fsync or close that it belongs to.
-        let _ = file.flush().await;
+        // Data that is kept back would come over the new length later. Lost data is reported by the write, fsync or close
+        // that it belongs to.
+        file.flush_range(0, u64::MAX).await?;
         let before = file.length();
         let attr = call().await?;
         file.relaid(attr.length, before.min(size)..before.max(size).saturating_add(1));

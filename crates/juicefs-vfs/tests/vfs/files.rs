@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::mount::{BLOCK, CHUNK, Mount, at_once, pattern};
-use juicefs_core::{ChunkError, Errno, Ino, MetaError, SetAttr, SetTime, StorageError, Timestamp};
+use juicefs_core::{ChunkError, ChunkStore, Errno, Ino, MetaError, SetAttr, SetTime, StorageError, Timestamp};
 use juicefs_vfs::VfsConfig;
 
 fn lost() -> ChunkError {
@@ -80,20 +80,79 @@ async fn full_blocks_go_up_while_the_file_is_written() {
 }
 
 #[tokio::test]
-async fn a_lost_write_is_reported_until_the_file_is_closed() {
+async fn what_the_store_did_not_take_is_kept_until_it_does() {
     let m = Mount::new();
     let (ino, fh) = m.create("a").await;
+    let other = m.open(ino, libc::O_RDWR).await.fh;
+    m.write(ino, fh, 0, b"before").await.expect("write");
+    m.flush(ino, fh).await.expect("flush");
+    m.chunks.fail_puts(|_| Some(lost()));
+    m.write(ino, fh, 0, b"during").await.expect("accepted");
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
+    assert_eq!(m.write(ino, fh, 0, b"x").await, Err(Errno::EIO));
+    assert_eq!(m.read(ino, fh, 0, 6).await, Err(Errno::EIO), "old bytes are not the answer");
+    assert_eq!(m.truncate(ino, other, 3).await, Err(Errno::EIO), "it would come over the new length");
+    // It is the file that fsync is about, but the trouble is that of one handle.
+    assert_eq!(m.flush(ino, other).await, Err(Errno::EIO));
+    m.write(ino, other, BLOCK as u64, b"other").await.expect("accepted");
+    m.chunks.heal();
+    assert_eq!(m.write(ino, fh, 0, b"x").await, Err(Errno::EIO), "until it is flushed");
+    assert_eq!(m.flush(ino, fh).await, Ok(()));
+    m.write(ino, fh, 6, b"after").await.expect("write");
+    assert_eq!(m.flush(ino, fh).await, Ok(()));
+    assert_eq!(m.read(ino, fh, 0, 11).await.expect("read"), b"duringafter");
+    assert_eq!(m.read(ino, fh, BLOCK as u64, 5).await.expect("read"), b"other");
+    assert_eq!((m.close(ino, fh).await, m.close(ino, other).await), (Ok(()), Ok(())));
+    assert_eq!(m.chunks.budget().used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_take_goes_with_the_last_handle() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    let other = m.open(ino, libc::O_RDWR).await.fh;
     m.chunks.fail_puts(|_| Some(lost()));
     m.write(ino, fh, 0, b"x").await.expect("accepted");
     assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
-    m.chunks.heal();
-    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
-    assert_eq!(m.write(ino, fh, 0, b"x").await, Err(Errno::EIO));
     assert_eq!(m.close(ino, fh).await, Err(Errno::EIO));
+    assert_eq!(m.chunks.budget().used_bytes(), 1, "the other handle may save it");
+    assert_eq!(m.close(ino, other).await, Err(Errno::EIO));
+    assert_eq!(m.chunks.budget().used_bytes(), 0);
+    m.chunks.heal();
     let again = m.open(ino, libc::O_RDWR).await;
     m.write(ino, again.fh, 0, b"y").await.expect("write");
     assert_eq!(m.flush(ino, again.fh).await, Ok(()));
     assert_eq!(m.chunks.slices(), m.meta.live_slices());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_did_not_take_goes_up_again_by_itself() {
+    let m = Mount::started(VfsConfig::standard(), 4 * BLOCK);
+    let (ino, fh) = m.create("a").await;
+    let (next, next_fh) = m.create("b").await;
+    m.chunks.fail_puts(|_| Some(lost()));
+    m.write(ino, fh, 0, &[1; 4 * BLOCK]).await.expect("accepted");
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
+    // All memory is taken: the next writer waits, and does not wait for ever.
+    let waits = tokio::time::timeout(Duration::from_secs(60), m.write(next, next_fh, 0, &[2; BLOCK])).await;
+    assert!(waits.is_err(), "{waits:?}");
+    m.chunks.heal();
+    let write = tokio::time::timeout(Duration::from_secs(10), m.write(next, next_fh, 0, &[2; BLOCK])).await;
+    assert_eq!(write, Ok(Ok(BLOCK as u32)));
+    assert_eq!(m.write(ino, fh, 0, b"x").await, Err(Errno::EIO), "until it is flushed");
+    assert_eq!(m.flush(ino, fh).await, Ok(()));
+    assert_eq!(m.read(ino, fh, 0, 4 * BLOCK).await.expect("read"), [1; 4 * BLOCK]);
+    m.vfs.shutdown().await.expect("shutdown");
+}
+
+#[tokio::test]
+async fn shutdown_gives_up_what_the_store_does_not_take() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    m.chunks.fail_puts(|_| Some(lost()));
+    m.write(ino, fh, 0, b"data").await.expect("accepted");
+    assert_eq!(m.vfs.shutdown().await, Err(Errno::EIO));
+    assert_eq!((m.chunks.budget().used_bytes(), m.meta.calls("write_slice")), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,21 +175,36 @@ async fn a_refused_commit_deletes_the_slice_and_an_unknown_one_does_not() {
 
 #[tokio::test]
 async fn a_file_never_grows_over_what_was_not_committed() {
-    let m = Mount::sized(VfsConfig::standard(), 4 << 20, 256 << 20);
-    let (ino, fh) = m.create("a").await;
-    let first = juicefs_core::SliceId(1);
-    m.write(ino, fh, CHUNK - 10, &[1; 10]).await.expect("write");
-    m.write(ino, fh, CHUNK, &[2; 10]).await.expect("write");
-    m.write(ino, fh, 2 * CHUNK, &[3; 10]).await.expect("write");
-    m.write(ino, fh, 5, &[4; 5]).await.expect("write");
-    m.chunks.fail_puts(move |(id, ..)| (id == first).then(lost));
-    assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
-    // Whichever slice was lost: nothing that grew the file later is there.
-    let length = m.vfs.getattr(&m.cx, ino, None).await.expect("getattr").attr.length;
-    let lost_at =
-        [CHUNK - 10, CHUNK, 2 * CHUNK].into_iter().find(|at| m.meta.chunk(ino, (at / CHUNK) as u32).is_empty());
-    assert!(length <= lost_at.map_or(u64::MAX, |at| at.max(10)), "{length} {lost_at:?}");
-    assert_eq!(m.meta.chunk(ino, 0).iter().filter(|record| record.pos == 5).count(), 1);
+    for healed in [true, false] {
+        let m = Mount::sized(VfsConfig::standard(), 4 << 20, 256 << 20);
+        let (ino, fh) = m.create("a").await;
+        let first = juicefs_core::SliceId(1);
+        let writes = [(CHUNK - 10, 1, 10), (CHUNK, 2, 10), (2 * CHUNK, 3, 10), (5, 4, 5)];
+        for (off, byte, len) in writes {
+            m.write(ino, fh, off, &vec![byte; len]).await.expect("write");
+        }
+        m.chunks.fail_puts(move |(id, ..)| (id == first).then(lost));
+        assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
+        // Whichever slice is not there: nothing that grew the file later is there.
+        let meta: &dyn juicefs_core::Meta = m.meta.as_ref();
+        let length = meta.getattr(ino).await.expect("getattr").length;
+        let missing = [CHUNK - 10, CHUNK, 2 * CHUNK].into_iter().find(|at| {
+            !m.meta.chunk(ino, (at / CHUNK) as u32).iter().any(|record| u64::from(record.pos) == at % CHUNK)
+        });
+        assert!(length <= missing.map_or(u64::MAX, |at| at.max(10)), "{length} {missing:?}");
+        if healed {
+            m.chunks.heal();
+            assert_eq!(m.flush(ino, fh).await, Ok(()));
+            for (off, byte, len) in writes {
+                assert_eq!(m.read(ino, fh, off, len).await.expect("read"), vec![byte; len], "at {off}");
+            }
+        } else {
+            assert_eq!(m.close(ino, fh).await, Err(Errno::EIO));
+            let length = m.length(ino).await;
+            assert!(length <= missing.map_or(u64::MAX, |at| at.max(10)), "{length} {missing:?}");
+            assert_eq!(m.meta.chunk(ino, 0).iter().filter(|record| record.pos == 5).count(), 1);
+        }
+    }
 }
 
 #[tokio::test]
