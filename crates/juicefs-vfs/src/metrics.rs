@@ -31,11 +31,11 @@ operations! {
     /// What front ends call.
     Op {
         Access = "access", CopyFileRange = "copy_file_range", Create = "create", Fallocate = "fallocate",
-        Flush = "flush", Fsync = "fsync", Getattr = "getattr", Getxattr = "getxattr", Ioctl = "ioctl", Link = "link",
-        Listxattr = "listxattr", Lookup = "lookup", Lseek = "lseek", Mkdir = "mkdir", Mknod = "mknod", Open = "open",
+        Flock = "flock", Flush = "flush", Fsync = "fsync", Getattr = "getattr", Getlk = "getlk", Getxattr = "getxattr",
+        Ioctl = "ioctl", Link = "link", Listxattr = "listxattr", Lookup = "lookup", Lseek = "lseek", Mkdir = "mkdir", Mknod = "mknod", Open = "open",
         Opendir = "opendir", Read = "read", Readdir = "readdir", Readlink = "readlink", Release = "release",
         Releasedir = "releasedir", Removexattr = "removexattr", Rename = "rename", Rmdir = "rmdir",
-        Setattr = "setattr", Setxattr = "setxattr", Statfs = "statfs", Symlink = "symlink", Unlink = "unlink",
+        Setattr = "setattr", Setlk = "setlk", Setxattr = "setxattr", Statfs = "statfs", Symlink = "symlink", Unlink = "unlink",
         Write = "write",
     }
 }
@@ -44,10 +44,11 @@ operations! {
     /// What the metadata service is asked.
     MetaOp {
         Access = "Access", Close = "Close", CopyFileRange = "CopyFileRange", Create = "Create",
-        Fallocate = "Fallocate", GetAttr = "GetAttr", GetXattr = "GetXattr", Link = "Link", ListXattr = "ListXattr",
+        Fallocate = "Fallocate", Flock = "Flock", GetAttr = "GetAttr", GetXattr = "GetXattr", Getlk = "Getlk",
+        Link = "Link", ListXattr = "ListXattr",
         Lookup = "Lookup", Mknod = "Mknod", Open = "Open", Read = "Read", ReadLink = "ReadLink", Readdir = "Readdir",
         RemoveXattr = "RemoveXattr", Rename = "Rename", Rmdir = "Rmdir", SetAttr = "SetAttr", SetXattr = "SetXattr",
-        StatFS = "StatFS", Truncate = "Truncate", Unlink = "Unlink", Write = "Write",
+        Setlk = "Setlk", StatFS = "StatFS", Truncate = "Truncate", Unlink = "Unlink", Write = "Write",
     }
 }
 
@@ -59,6 +60,7 @@ impl MetaOp {
             | Self::Close
             | Self::GetAttr
             | Self::GetXattr
+            | Self::Getlk
             | Self::ListXattr
             | Self::Lookup
             | Self::Open
@@ -69,6 +71,7 @@ impl MetaOp {
             Self::CopyFileRange
             | Self::Create
             | Self::Fallocate
+            | Self::Flock
             | Self::Link
             | Self::Mknod
             | Self::RemoveXattr
@@ -76,6 +79,7 @@ impl MetaOp {
             | Self::Rmdir
             | Self::SetAttr
             | Self::SetXattr
+            | Self::Setlk
             | Self::Truncate
             | Self::Unlink
             | Self::Write => true,
