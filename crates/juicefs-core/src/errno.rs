@@ -52,6 +52,7 @@ errnos!(
     ERANGE,
     EDEADLK,
     ENAMETOOLONG,
+    ENOLCK,
     ENOSYS,
     ENOTEMPTY,
     ELOOP,

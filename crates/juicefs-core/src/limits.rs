@@ -20,6 +20,10 @@ pub const INODE_BATCH: u64 = 1024;
 pub const SLICE_ID_BATCH: u64 = 4096;
 /// Largest FUSE request payload.
 pub const MAX_FUSE_IO_BYTES: usize = 1 << 20;
+/// Requests of one client that wait for locks at the same time; one more is ENOLCK.
+pub const LOCK_WAITS_MAX: usize = 2048;
+/// Ranges that one owner may hold locked in one file; one more is ENOLCK.
+pub const LOCK_RANGES_MAX: usize = 16384;
 /// Entries of a directory read from the engine at once.
 pub const READDIR_PAGE: usize = 4096;
 

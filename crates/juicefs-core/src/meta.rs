@@ -12,6 +12,7 @@ use crate::{
     error::MetaResult,
     format::Format,
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     slice::{CompactionPlan, SliceRecord},
 };
 
@@ -386,4 +387,34 @@ pub trait Meta: Send + Sync {
     ) -> MetaResult<Compacted>;
     /// Parents of `ino` with the number of names in each.
     async fn parents(&self, ino: Ino) -> MetaResult<BTreeMap<Ino, u64>>;
+
+    // ---- locks ---------------------------------------------------------------------------------------------------
+    //
+    // Locks hold among all clients of the volume, and go with the session of their client at the latest. `owner` is a number
+    // of the caller's choice: the same one names the same owner. A lock of a session that does not exist any more counts
+    // for nothing. ENOENT when the file is gone; ENOLCK for a client without a session.
+
+    /// flock(2): gives `owner` a lock on the whole file, in the place of one of the other kind that it has. As on Linux that
+    /// one is given up first, and is lost when the new one is not to be had. Returns the attributes of the file as they were
+    /// when the lock was granted: whatever an earlier holder committed is in them.
+    ///
+    /// A lock that another owner holds is EAGAIN without `wait`. Otherwise it is waited for, without holding a thread, in
+    /// the order of arrival among the owners of this client; the release of a lock of this client wakes who waits here at
+    /// once, that of another client's is seen within a tenth of a second. EINTR once `wait` ends, ENOLCK when too many wait.
+    ///
+    /// Not cancel safe: a dropped call may leave the lock granted. Let `wait` end instead.
+    async fn flock(&self, ino: Ino, owner: u64, kind: LockKind, wait: Option<GiveUp>) -> MetaResult<Attr>;
+    /// Releases what [`Meta::flock`] gave; success when there is nothing. Cancel safe.
+    async fn funlock(&self, ino: Ino, owner: u64) -> MetaResult<()>;
+    /// The first lock that keeps `owner` from getting `lock`, `None` when it could have it.
+    async fn getlk(&self, ino: Ino, owner: u64, lock: RangeLock) -> MetaResult<Option<RangeLock>>;
+    /// fcntl(2): gives `owner` a lock on a range of bytes, in the place of what it has there. Waits, fails and answers as
+    /// [`Meta::flock`], but what it has stays until it gets the other; and EDEADLK when it would wait for an owner of this
+    /// client that waits, over however many, for it.
+    async fn setlk(&self, ino: Ino, owner: u64, lock: RangeLock, wait: Option<GiveUp>) -> MetaResult<Attr>;
+    /// Releases what `owner` has locked in `range`; success when there is nothing. ENOLCK when the rest were too many
+    /// pieces. Cancel safe.
+    async fn unlk(&self, ino: Ino, owner: u64, range: LockRange) -> MetaResult<()>;
+    /// All locks of a file, of all clients, as they are stored.
+    async fn locks(&self, ino: Ino) -> MetaResult<FileLocks>;
 }

@@ -4,10 +4,11 @@
 use std::mem::size_of;
 
 pub(crate) use fuse_backend_rs::abi::fuse_abi::{
-    AccessIn, Attr, AttrOut, BatchForgetIn, CopyFileRangeIn, CreateIn, Dirent, EntryOut, FallocateIn, FlushIn, FsyncIn,
-    GetattrIn, GetxattrIn, GetxattrOut, InHeader, InitIn, InitIn2, InitOut, InterruptIn, IoctlIn, IoctlOut, Kstatfs,
-    LinkIn, LseekIn, LseekOut, MkdirIn, MknodIn, NotifyDeleteOut, NotifyInvalEntryOut, NotifyInvalInodeOut, OpenIn,
-    OpenOut, OutHeader, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn, WriteIn, WriteOut,
+    AccessIn, Attr, AttrOut, BatchForgetIn, CopyFileRangeIn, CreateIn, Dirent, EntryOut, FallocateIn, FileLock,
+    FlushIn, FsyncIn, GetattrIn, GetxattrIn, GetxattrOut, InHeader, InitIn, InitIn2, InitOut, InterruptIn, IoctlIn,
+    IoctlOut, Kstatfs, LinkIn, LkIn, LkOut, LseekIn, LseekOut, MkdirIn, MknodIn, NotifyDeleteOut, NotifyInvalEntryOut,
+    NotifyInvalInodeOut, OpenIn, OpenOut, OutHeader, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn,
+    WriteIn, WriteOut,
 };
 
 /// Major version of the protocol; another one is another protocol.
@@ -50,6 +51,9 @@ pub(crate) mod opcode {
     pub(crate) const READDIR: u32 = 28;
     pub(crate) const RELEASEDIR: u32 = 29;
     pub(crate) const FSYNCDIR: u32 = 30;
+    pub(crate) const GETLK: u32 = 31;
+    pub(crate) const SETLK: u32 = 32;
+    pub(crate) const SETLKW: u32 = 33;
     pub(crate) const ACCESS: u32 = 34;
     pub(crate) const CREATE: u32 = 35;
     pub(crate) const INTERRUPT: u32 = 36;
@@ -69,9 +73,11 @@ pub(crate) mod opcode {
 /// Bits of INIT, low word first.
 pub(crate) mod init_flag {
     pub(crate) const ASYNC_READ: u64 = 1 << 0;
+    pub(crate) const POSIX_LOCKS: u64 = 1 << 1;
     pub(crate) const EXPORT_SUPPORT: u64 = 1 << 4;
     pub(crate) const BIG_WRITES: u64 = 1 << 5;
     pub(crate) const DONT_MASK: u64 = 1 << 6;
+    pub(crate) const FLOCK_LOCKS: u64 = 1 << 10;
     pub(crate) const AUTO_INVAL_DATA: u64 = 1 << 12;
     pub(crate) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(crate) const READDIRPLUS_AUTO: u64 = 1 << 14;
@@ -113,8 +119,8 @@ pub(crate) mod fopen {
 pub(crate) const GETATTR_FH: u32 = 1;
 /// `FsyncIn::fsync_flags`: data only.
 pub(crate) const FSYNC_FDATASYNC: u32 = 1;
-/// `ReleaseIn::release_flags`: the lock owner is valid, its flock goes.
-pub(crate) const RELEASE_FLOCK_UNLOCK: u32 = 1 << 1;
+/// `LkIn::lk_flags`: the lock is one of flock(2).
+pub(crate) const LK_FLOCK: u32 = 1;
 /// `IoctlIn::flags`: the arguments are not described by the command number; refused.
 pub(crate) const IOCTL_UNRESTRICTED: u32 = 1 << 1;
 
@@ -164,7 +170,7 @@ wire!(
     AccessIn: 8, AttrOut: 104, BatchForgetIn: 8, CopyFileRangeIn: 56, CopyFileRangeOut: 8, CreateIn: 16, Dirent: 24,
     EntryOut: 128, FallocateIn: 32, FlushIn: 24, FsyncIn: 16, GetattrIn: 16, GetxattrIn: 8, GetxattrOut: 8,
     InHeader: 40, InitIn: 16, InitIn2: 48, InitOut: 64, InterruptIn: 8, IoctlIn: 32, IoctlOut: 16, Kstatfs: 80,
-    LinkIn: 8, LseekIn: 24, LseekOut: 8, MkdirIn: 8, MknodIn: 16, NotifyDeleteOut: 24, NotifyInvalEntryOut: 16,
+    LinkIn: 8, LkIn: 48, LkOut: 24, LseekIn: 24, LseekOut: 8, MkdirIn: 8, MknodIn: 16, NotifyDeleteOut: 24, NotifyInvalEntryOut: 16,
     NotifyInvalInodeOut: 24, OpenIn: 8, OpenOut: 16, OutHeader: 16, ReadIn: 40, ReleaseIn: 24, Rename2In: 16,
     RenameIn: 8, SetattrIn: 88, SetxattrExt: 8, SetxattrIn: 8, WriteIn: 40, WriteOut: 8,
 );

@@ -65,6 +65,11 @@ impl Deferred {
         state.early.push_back(unique);
     }
 
+    /// Nobody waits for an answer any more: whatever can end early does.
+    pub(crate) fn interrupt_all(&self) {
+        self.state.lock().running.values().for_each(CancellationToken::cancel);
+    }
+
     /// Waits until none is left.
     pub(crate) fn wait_idle(&self) {
         let mut state = self.state.lock();

@@ -6,6 +6,7 @@
 
 mod content;
 mod directory;
+mod lock;
 mod name;
 mod node;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::{
 use juicefs_core::{Caller, Errno, Ino};
 use smallvec::SmallVec;
 use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     abi::{EntryOut, InHeader, InterruptIn, OpenOut, WriteIn, opcode, split},
@@ -79,12 +81,14 @@ enum Step {
     Done(Answer),
     /// This is to be run.
     Run(Work),
+    /// Likewise; when the token is cancelled it ends soon, and says itself how.
+    Wait(Work, CancellationToken),
 }
 
 /// How far the first poll came.
 enum Begun {
     Finished(Result<Answer, Errno>),
-    Waiting(Work),
+    Waiting(Work, Option<CancellationToken>),
 }
 
 /// One request, ready to become an operation.
@@ -108,7 +112,7 @@ impl<O: Operations> Dispatcher<O> {
         let buf = request.into_buf();
         match begun {
             Ok(Begun::Finished(answer)) => reply.send(answer),
-            Ok(Begun::Waiting(work)) => self.defer(header, work, reply),
+            Ok(Begun::Waiting(work, stop)) => self.defer(header, work, stop, reply),
             Err(_) => {
                 tracing::error!(opcode = header.opcode, node = header.nodeid, "a handler panicked: EIO");
                 reply.send(Err(Errno::EIO));
@@ -118,15 +122,16 @@ impl<O: Operations> Dispatcher<O> {
     }
 
     fn begin(&self, request: &mut Request) -> Begun {
-        let mut work = match self.decode(request) {
-            Ok(Step::Run(work)) => work,
+        let (mut work, stop) = match self.decode(request) {
+            Ok(Step::Run(work)) => (work, None),
+            Ok(Step::Wait(work, stop)) => (work, Some(stop)),
             Ok(Step::Done(answer)) => return Begun::Finished(Ok(answer)),
             Err(errno) => return Begun::Finished(Err(errno)),
         };
         // Nobody is woken through this waker: a future that waits is polled again by its task, which has one.
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Begun::Finished(answer),
-            Poll::Pending => Begun::Waiting(work),
+            Poll::Pending => Begun::Waiting(work, stop),
         }
     }
 
@@ -152,6 +157,11 @@ impl<O: Operations> Dispatcher<O> {
                 let head: WriteIn = request.args().fixed()?;
                 let data = request.take_payload(head.size)?;
                 return Ok(Step::Run(self.call(&header, request.args()).write(&head, data)));
+            }
+            opcode::SETLKW => {
+                let stop = CancellationToken::new();
+                let work = self.call(&header, request.args()).setlk(&self.notifier, Some(stop.clone()))?;
+                return Ok(Step::Wait(work, stop));
             }
             _ => return self.operation(&header, request.args()).map(Step::Run),
         };
@@ -185,6 +195,8 @@ impl<O: Operations> Dispatcher<O> {
             opcode::RELEASE => call.release(),
             opcode::FLUSH => call.flush(),
             opcode::FSYNC => call.fsync(),
+            opcode::GETLK => call.getlk(),
+            opcode::SETLK => call.setlk(&self.notifier, None),
             opcode::FALLOCATE => call.fallocate(),
             opcode::LSEEK => call.lseek(),
             opcode::COPY_FILE_RANGE => call.copy_file_range(false),
@@ -200,17 +212,20 @@ impl<O: Operations> Dispatcher<O> {
             opcode::READDIRPLUS => call.readdir(true),
             opcode::RELEASEDIR => call.releasedir(),
             opcode::FSYNCDIR => call.fsyncdir(),
-            // Locks are the kernel's own, BMAP is for block devices, POLL has nothing to wait for; STATX and SYNCFS have older
-            // forms that the kernel falls back to.
+            // BMAP is for block devices, POLL has nothing to wait for; STATX and SYNCFS have older forms that the kernel falls back
+            // to.
             _ => Err(Errno::ENOSYS),
         }
     }
 
-    fn defer(&self, header: InHeader, work: Work, reply: Reply) {
+    fn defer(&self, header: InHeader, work: Work, stop: Option<CancellationToken>, reply: Reply) {
         let payload_bytes = if header.opcode == opcode::WRITE { header.len as usize } else { 0 };
         let slot = self.deferred.enter(header.unique, payload_bytes);
         // The slot is what joins the task: a mount is not over while one is taken.
-        drop(self.rt.spawn(finish(self.ops.clone(), header, work, reply, slot)));
+        match stop {
+            Some(stop) => drop(self.rt.spawn(finish_waiting(work, stop, reply, slot))),
+            None => drop(self.rt.spawn(finish(self.ops.clone(), header, work, reply, slot))),
+        }
     }
 }
 
@@ -233,10 +248,24 @@ async fn finish<O: Operations>(ops: O, header: InHeader, mut work: Work, reply: 
     let late = work.await;
     if let Some(fh) = opened(header.opcode, &late) {
         // Nobody knows the handle, so nobody will release it.
-        if let Err(error) = ops.release(Ino(header.nodeid), fh, None).await {
+        if let Err(error) = ops.release(Ino(header.nodeid), fh).await {
             tracing::warn!(fh, ?error, "releasing a file whose opener was killed");
         }
     }
+}
+
+/// Runs deferred work that waits for others to its end. Any signal ends the waiting at once; the work says whether it got
+/// what it waited for all the same.
+async fn finish_waiting(mut work: Work, stop: CancellationToken, reply: Reply, slot: Slot) {
+    let answer = tokio::select! {
+        biased;
+        answer = &mut work => answer,
+        () = slot.interrupted.cancelled() => {
+            stop.cancel();
+            work.await
+        }
+    };
+    reply.send(answer);
 }
 
 /// Ends when the request is to be given up: at once if its caller was killed; for any other signal only work that looks,

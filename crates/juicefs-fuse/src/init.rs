@@ -16,8 +16,8 @@ const PAGE_BYTES: usize = 4096;
 
 /// Asked for on every mount, where the kernel offers it.
 ///
-/// Not here: ATOMIC_O_TRUNC (truncation comes as SETATTR), POSIX_LOCKS and FLOCK_LOCKS (the kernel keeps locks of this
-/// mount itself), HANDLE_KILLPRIV (the kernel clears set-id bits by SETATTR), NO_OPENDIR_SUPPORT (handles carry state).
+/// Not here: ATOMIC_O_TRUNC (truncation comes as SETATTR), HANDLE_KILLPRIV (the kernel clears set-id bits by SETATTR),
+/// NO_OPENDIR_SUPPORT (handles carry state).
 const ALWAYS: u64 = flag::ASYNC_READ
     | flag::EXPORT_SUPPORT
     | flag::BIG_WRITES
@@ -41,6 +41,8 @@ pub(crate) struct Wanted {
     pub(crate) acl: bool,
     /// The kernel leaves the umask to us.
     pub(crate) own_umask: bool,
+    /// Locks are ours. Otherwise the kernel keeps them, for this mount alone.
+    pub(crate) locks: bool,
 }
 
 /// How INIT goes on.
@@ -96,6 +98,9 @@ pub(crate) fn negotiate(mut args: Args<'_>, wanted: Wanted) -> Negotiation {
     if wanted.own_umask {
         flags |= flag::DONT_MASK;
     }
+    if wanted.locks {
+        flags |= flag::POSIX_LOCKS | flag::FLOCK_LOCKS;
+    }
     Negotiation::Agreed(Agreed {
         minor: init.minor.min(MINOR),
         max_readahead: init.max_readahead,
@@ -139,7 +144,8 @@ mod tests {
     use super::*;
     use crate::abi::bytes_of;
 
-    const PLAIN: Wanted = Wanted { max_io_bytes: 1 << 20, writeback_cache: false, acl: false, own_umask: false };
+    const PLAIN: Wanted =
+        Wanted { max_io_bytes: 1 << 20, writeback_cache: false, acl: false, own_umask: false, locks: false };
 
     fn ask(init: InitIn, flags2: u32, wanted: Wanted) -> Negotiation {
         let bytes = [bytes_of(&init), bytes_of(&InitIn2 { flags2, ..Default::default() })].concat();
@@ -175,6 +181,8 @@ mod tests {
             flags & !ALWAYS
         );
         assert_eq!(flags & flag::AUTO_INVAL_DATA, 0);
+        let locks = flag::POSIX_LOCKS | flag::FLOCK_LOCKS;
+        assert_eq!(agreed(u32::MAX, Wanted { locks: true, ..PLAIN }).flags & locks, locks);
         assert_eq!(agreed(u32::MAX, Wanted { own_umask: true, ..PLAIN }).flags & flag::DONT_MASK, flag::DONT_MASK);
     }
 

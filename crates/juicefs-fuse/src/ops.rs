@@ -4,7 +4,10 @@
 use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
-use juicefs_core::{Caller, Errno, Ino, Segments, SetAttr};
+use juicefs_core::{
+    Caller, Errno, Ino, Segments, SetAttr,
+    lock::{GiveUp, LockKind, LockRange, RangeLock},
+};
 use juicefs_vfs::{AttrReply, DirItem, Entry, Opened, StatFs, Vfs};
 
 /// Declares the trait, with ENOSYS as the answer to whatever an implementation leaves out, and its form for the VFS.
@@ -53,7 +56,13 @@ operations! {
     fn write(cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes) -> u32;
     fn flush(cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> ();
     fn fsync(cx: &Caller, ino: Ino, fh: u64, datasync: bool) -> ();
-    fn release(ino: Ino, fh: u64, lock_owner: Option<u64>) -> ();
+    fn release(ino: Ino, fh: u64) -> ();
+    fn flock(cx: &Caller, ino: Ino, fh: u64, owner: u64, kind: Option<LockKind>, wait: Option<GiveUp>) -> ();
+    fn getlk(cx: &Caller, ino: Ino, fh: u64, owner: u64, lock: RangeLock) -> Option<RangeLock>;
+    fn setlk(
+        cx: &Caller, ino: Ino, fh: u64, owner: u64, range: LockRange, kind: Option<LockKind>, pid: u32,
+        wait: Option<GiveUp>
+    ) -> ();
     fn fallocate(cx: &Caller, ino: Ino, fh: u64, mode: i32, off: u64, len: u64) -> ();
     fn copy_file_range(
         cx: &Caller, ino_in: Ino, fh_in: u64, off_in: u64, ino_out: Ino, fh_out: u64, off_out: u64, len: u64, flags: u64

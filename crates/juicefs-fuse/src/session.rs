@@ -198,6 +198,8 @@ impl Mounted {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             panicked += usize::from(thread.join().is_err());
         }
+        // Locks would be waited for as long as others hold them.
+        self.deferred.interrupt_all();
         self.deferred.wait_idle();
         self.notifier.end();
         if let Some(thread) = self.notify_thread.lock().take() {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use juicefs_core::{Attr, Caller, Errno, FileType, Ino, Segments, SetAttr};
+use juicefs_core::{
+    Attr, Caller, Errno, FileType, Ino, Segments, SetAttr,
+    lock::{GiveUp, LockKind, LockRange, RangeLock},
+};
 use juicefs_vfs::{AttrReply, DirItem, Entry, Opened, StatFs};
 use parking_lot::Mutex;
 
@@ -269,7 +272,7 @@ impl Operations for Toy {
         Ok(())
     }
 
-    async fn release(&self, _ino: Ino, _fh: u64, _lock_owner: Option<u64>) -> Result<(), Errno> {
+    async fn release(&self, _ino: Ino, _fh: u64) -> Result<(), Errno> {
         self.open_files.fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }
@@ -306,6 +309,51 @@ impl Operations for Toy {
                 })
             })
             .collect()
+    }
+
+    /// Granted at once, but held by somebody else while the file system is stuck.
+    async fn flock(
+        &self,
+        _cx: &Caller,
+        _ino: Ino,
+        _fh: u64,
+        _owner: u64,
+        _kind: Option<LockKind>,
+        wait: Option<GiveUp>,
+    ) -> Result<(), Errno> {
+        match wait {
+            _ if !self.stuck.load(Ordering::Relaxed) => Ok(()),
+            Some(wait) => {
+                wait.await;
+                Err(Errno::EINTR)
+            }
+            None => Err(Errno::EAGAIN),
+        }
+    }
+
+    async fn getlk(
+        &self,
+        _cx: &Caller,
+        _ino: Ino,
+        _fh: u64,
+        _owner: u64,
+        lock: RangeLock,
+    ) -> Result<Option<RangeLock>, Errno> {
+        Ok(self.stuck.load(Ordering::Relaxed).then_some(RangeLock { pid: 9, ..lock }))
+    }
+
+    async fn setlk(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        fh: u64,
+        owner: u64,
+        _range: LockRange,
+        kind: Option<LockKind>,
+        _pid: u32,
+        wait: Option<GiveUp>,
+    ) -> Result<(), Errno> {
+        self.flock(cx, ino, fh, owner, kind, wait).await
     }
 
     async fn releasedir(&self, _ino: Ino, _fh: u64) -> Result<(), Errno> {

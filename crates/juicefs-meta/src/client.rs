@@ -6,6 +6,7 @@ mod content;
 mod dir_stats;
 mod fence;
 mod lease;
+mod locks;
 mod looks;
 mod names;
 mod nodes;
@@ -87,6 +88,7 @@ pub struct Client {
     books: Arc<run::Books>,
     rules: Arc<RuleIndex>,
     looks: Arc<looks::Looks>,
+    locks: locks::Locks,
     /// Held while stored counters are read or added to, so that what is counted is counted once.
     counters: tokio::sync::Mutex<()>,
     /// The hour whose trash directory was used last, and that directory.
@@ -143,6 +145,7 @@ impl Client {
             books: Arc::new(run::Books::new(engine.caps())),
             rules: Arc::default(),
             looks: Arc::default(),
+            locks: locks::Locks::default(),
             counters: tokio::sync::Mutex::default(),
             hourly_trash: Mutex::default(),
             sid: AtomicU64::new(0),

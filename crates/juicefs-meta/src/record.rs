@@ -9,6 +9,7 @@ use juicefs_core::{
     acl::AclRule,
     attr::{Attr, FileType},
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    lock::{LockKind, LockOwner, LockRange},
     slice::SliceRecord,
 };
 
@@ -75,6 +76,10 @@ pub enum Key {
     DelaySlices(SliceId, i64),
     /// A counter.
     Counter(Counter),
+    /// Who holds a lock of flock(2) on a file.
+    Flocks(Ino),
+    /// Who holds which ranges of a file locked.
+    Plocks(Ino),
 }
 
 /// An entry of a directory.
@@ -124,6 +129,35 @@ pub struct DelaySlices {
     pub slices: Vec<SliceKey>,
 }
 
+/// A range that an owner holds locked. An owner has any number of them in a file, in order and apart from each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plock {
+    /// `F_RDLCK` or `F_WRLCK` as the system of the holder's client numbers them.
+    pub kind: u32,
+    /// Process that holds it.
+    pub pid: u32,
+    /// The bytes.
+    pub range: LockRange,
+}
+
+impl Plock {
+    /// The number of a kind on Linux.
+    #[must_use]
+    pub fn number(kind: LockKind) -> u32 {
+        match kind {
+            LockKind::Read => 0,
+            LockKind::Write => 1,
+        }
+    }
+
+    /// What it leaves to others. What is not 0 may be anything, as on macOS, where 1 stands for reading: it is taken for
+    /// the lock that excludes more.
+    #[must_use]
+    pub fn kind(&self) -> LockKind {
+        if self.kind == Self::number(LockKind::Read) { LockKind::Read } else { LockKind::Write }
+    }
+}
+
 /// What was found under a [`Key`].
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
@@ -158,4 +192,8 @@ pub enum Value {
     DelaySlices(DelaySlices),
     /// For [`Key::Counter`].
     Counter(i64),
+    /// For [`Key::Flocks`]; never empty.
+    Flocks(BTreeMap<LockOwner, LockKind>),
+    /// For [`Key::Plocks`]; neither it nor any of its lists is empty.
+    Plocks(BTreeMap<LockOwner, Vec<Plock>>),
 }

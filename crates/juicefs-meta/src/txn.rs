@@ -13,10 +13,11 @@ use juicefs_core::{
     errno::Errno,
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    lock::{LockKind, LockOwner},
     slice::SliceRecord,
 };
 
-use crate::record::{Counter, DelFile, DelaySlices, DirStat, Edge, Key, Session, Value};
+use crate::record::{Counter, DelFile, DelaySlices, DirStat, Edge, Key, Plock, Session, Value};
 
 /// Everything an operation has read, absences included.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +92,26 @@ impl ReadSet {
         delay_slices(id: SliceId, since_secs: i64) -> DelaySlices, Key::DelaySlices(id, since_secs), DelaySlices);
     accessor!(/// Parents of an inode.
         parents(ino: Ino) -> BTreeMap<Ino, u64>, Key::Parents(ino), Parents);
+
+    /// Who holds a lock of flock(2) on a file.
+    #[must_use]
+    pub fn flocks(&self, ino: Ino) -> &BTreeMap<LockOwner, LockKind> {
+        static NONE: BTreeMap<LockOwner, LockKind> = BTreeMap::new();
+        match self.get(&Key::Flocks(ino)) {
+            Some(Value::Flocks(held)) => held,
+            _ => &NONE,
+        }
+    }
+
+    /// Who holds which ranges of a file locked.
+    #[must_use]
+    pub fn plocks(&self, ino: Ino) -> &BTreeMap<LockOwner, Vec<Plock>> {
+        static NONE: BTreeMap<LockOwner, Vec<Plock>> = BTreeMap::new();
+        match self.get(&Key::Plocks(ino)) {
+            Some(Value::Plocks(held)) => held,
+            _ => &NONE,
+        }
+    }
 
     /// The slice list of a chunk, empty when there is none.
     #[must_use]
@@ -225,6 +246,28 @@ pub enum Effect {
     DeleteSession(SessionId),
     /// Removes all locks held by a session.
     DeleteLocks(SessionId),
+    /// The owner holds a lock of flock(2) on a file.
+    PutFlock(Ino, LockOwner, LockKind),
+    /// It no longer does.
+    DeleteFlock {
+        /// The file.
+        ino: Ino,
+        /// The owner.
+        owner: LockOwner,
+        /// No owner of the same session holds such a lock on the file afterwards.
+        last: bool,
+    },
+    /// The owner holds these ranges of a file locked and no others; at least one.
+    PutPlocks(Ino, LockOwner, Vec<Plock>),
+    /// It holds none.
+    DeletePlocks {
+        /// The file.
+        ino: Ino,
+        /// The owner.
+        owner: LockOwner,
+        /// No owner of the same session holds ranges of the file locked afterwards.
+        last: bool,
+    },
     /// The session keeps the inode alive.
     PutSustained(SessionId, Ino),
     /// It no longer does.

@@ -4,6 +4,7 @@
 //! operations: one lock, plain maps, no transactions, no permissions but those that the data path needs. It has no trash,
 //! no quota and one client.
 
+mod locks;
 mod service;
 mod tree;
 
@@ -28,6 +29,7 @@ pub struct MemMeta {
     state: Mutex<State>,
     fault: Mutex<Option<Fault>>,
     calls: Mutex<HashMap<&'static str, u64>>,
+    locks: locks::Locks,
 }
 
 #[derive(Default)]
@@ -72,7 +74,13 @@ impl MemMeta {
             ..Attr::default()
         };
         state.nodes.insert(Ino::ROOT, Node { attr, ..Node::default() });
-        Arc::new(Self { clock, state: Mutex::new(state), fault: Mutex::default(), calls: Mutex::default() })
+        Arc::new(Self {
+            clock,
+            state: Mutex::new(state),
+            fault: Mutex::default(),
+            calls: Mutex::default(),
+            locks: locks::Locks::default(),
+        })
     }
 
     /// Asks `fault` about every call from now on, by the name of the method and its inode; what it returns is the answer, and

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent};
 use self::{view::Views, writer::Writer};
-use crate::context::Context;
+use crate::{context::Context, lockers::Lockers};
 
 /// What attributes said about the content when they were last asked for. Answers to changes of our own are not noted here:
 /// they would hide what another client changed at the same time, so after a change of ours the next look makes us forget
@@ -88,6 +88,7 @@ pub(crate) struct File {
     writer: Mutex<Writer>,
     views: Mutex<Views>,
     seen: Mutex<Seen>,
+    pub(crate) lockers: Lockers,
 }
 
 impl File {
@@ -105,6 +106,7 @@ impl File {
             writer: Mutex::default(),
             views: Mutex::default(),
             seen: Mutex::new(attr.into()),
+            lockers: Lockers::default(),
         })
     }
 

@@ -31,11 +31,11 @@ operations! {
     /// What front ends call.
     Op {
         Access = "access", CopyFileRange = "copy_file_range", Create = "create", Fallocate = "fallocate",
-        Flush = "flush", Fsync = "fsync", Getattr = "getattr", Getxattr = "getxattr", Ioctl = "ioctl", Link = "link",
-        Listxattr = "listxattr", Lookup = "lookup", Lseek = "lseek", Mkdir = "mkdir", Mknod = "mknod", Open = "open",
+        Flock = "flock", Flush = "flush", Fsync = "fsync", Getattr = "getattr", Getlk = "getlk", Getxattr = "getxattr",
+        Ioctl = "ioctl", Link = "link", Listxattr = "listxattr", Lookup = "lookup", Lseek = "lseek", Mkdir = "mkdir", Mknod = "mknod", Open = "open",
         Opendir = "opendir", Read = "read", Readdir = "readdir", Readlink = "readlink", Release = "release",
         Releasedir = "releasedir", Removexattr = "removexattr", Rename = "rename", Rmdir = "rmdir",
-        Setattr = "setattr", Setxattr = "setxattr", Statfs = "statfs", Symlink = "symlink", Unlink = "unlink",
+        Setattr = "setattr", Setlk = "setlk", Setxattr = "setxattr", Statfs = "statfs", Symlink = "symlink", Unlink = "unlink",
         Write = "write",
     }
 }
@@ -44,10 +44,12 @@ operations! {
     /// What the metadata service is asked.
     MetaOp {
         Access = "Access", Close = "Close", CopyFileRange = "CopyFileRange", Create = "Create",
-        Fallocate = "Fallocate", GetAttr = "GetAttr", GetFacl = "GetFacl", GetXattr = "GetXattr", Link = "Link", ListXattr = "ListXattr",
+        Fallocate = "Fallocate", Flock = "Flock", GetAttr = "GetAttr", GetFacl = "GetFacl", GetXattr = "GetXattr",
+        Getlk = "Getlk", Link = "Link", ListXattr = "ListXattr",
         Lookup = "Lookup", Mknod = "Mknod", Open = "Open", Read = "Read", ReadLink = "ReadLink", Readdir = "Readdir",
-        RemoveXattr = "RemoveXattr", Rename = "Rename", Rmdir = "Rmdir", SetAttr = "SetAttr", SetFacl = "SetFacl", SetXattr = "SetXattr",
-        StatFS = "StatFS", Truncate = "Truncate", Unlink = "Unlink", Write = "Write",
+        RemoveXattr = "RemoveXattr", Rename = "Rename", Rmdir = "Rmdir", SetAttr = "SetAttr", SetFacl = "SetFacl",
+        SetXattr = "SetXattr",
+        Setlk = "Setlk", StatFS = "StatFS", Truncate = "Truncate", Unlink = "Unlink", Write = "Write",
     }
 }
 
@@ -60,6 +62,7 @@ impl MetaOp {
             | Self::GetAttr
             | Self::GetFacl
             | Self::GetXattr
+            | Self::Getlk
             | Self::ListXattr
             | Self::Lookup
             | Self::Open
@@ -70,6 +73,7 @@ impl MetaOp {
             Self::CopyFileRange
             | Self::Create
             | Self::Fallocate
+            | Self::Flock
             | Self::Link
             | Self::Mknod
             | Self::RemoveXattr
@@ -78,6 +82,7 @@ impl MetaOp {
             | Self::SetAttr
             | Self::SetFacl
             | Self::SetXattr
+            | Self::Setlk
             | Self::Truncate
             | Self::Unlink
             | Self::Write => true,

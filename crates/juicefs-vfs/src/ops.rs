@@ -5,6 +5,7 @@ mod dirs;
 mod files;
 mod flags;
 mod layout;
+mod locks;
 mod names;
 mod xattrs;
 

@@ -73,7 +73,7 @@ impl Vfs {
         self.cx.tasks.stop();
         for (fh, handle) in self.handles.list() {
             if let Handle::File(handle) = handle {
-                let closed = self.release(handle.file.ino, fh, None).await;
+                let closed = self.release(handle.file.ino, fh).await;
                 result = result.and(closed);
             }
         }

@@ -7,7 +7,7 @@ use super::{Call, Work, gone};
 use crate::{
     abi::{
         CopyFileRangeIn, CopyFileRangeOut, FSYNC_FDATASYNC, FallocateIn, FlushIn, FsyncIn, LseekIn, LseekOut, OpenIn,
-        RELEASE_FLOCK_UNLOCK, ReadIn, ReleaseIn, WriteIn, WriteOut,
+        ReadIn, ReleaseIn, WriteIn, WriteOut,
     },
     notify::Notifier,
     ops::Operations,
@@ -70,10 +70,10 @@ impl<O: Operations> Call<'_, O> {
     }
 
     pub(super) fn release(mut self) -> Result<Work, Errno> {
-        let ReleaseIn { fh, release_flags, lock_owner, .. } = self.args.fixed()?;
-        let owner = (release_flags & RELEASE_FLOCK_UNLOCK != 0).then_some(lock_owner);
+        let ReleaseIn { fh, .. } = self.args.fixed()?;
         let Call { ops, node, .. } = self;
-        Ok(Box::pin(async move { ops.release(node, fh, owner).await.map(|()| Answer::Empty) }))
+        // Which locks go with the handle is known better than the kernel says: of those of open files it says nothing.
+        Ok(Box::pin(async move { ops.release(node, fh).await.map(|()| Answer::Empty) }))
     }
 
     pub(super) fn fallocate(mut self) -> Result<Work, Errno> {

@@ -18,7 +18,7 @@ pub struct MountOptions {
     pub fsname: Option<String>,
     /// Other users than the one who mounts may look inside.
     pub allow_other: bool,
-    /// Nothing will be written, so no writeback cache is asked for. The kernel is not told: the control file stays
+    /// Nothing will be written, so no writeback cache is asked for, and locks are left to the kernel. It is not told why: the control file stays
     /// writable, and changes are refused with EROFS by the layers above.
     pub read_only: bool,
     /// The kernel checks permission bits. Otherwise operations do, for callers who are not root.
@@ -96,6 +96,7 @@ impl MountOptions {
                 writeback_cache: self.writeback_cache,
                 acl: self.enable_acl,
                 own_umask: self.umask.is_some(),
+                locks: !self.read_only,
             },
         };
         let mut allow_other = self.allow_other;

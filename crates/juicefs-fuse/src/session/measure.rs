@@ -70,7 +70,7 @@ impl Operations for Nothing {
     async fn flush(&self, _: &Caller, _: Ino, _: u64, _: u64) -> Result<(), Errno> {
         Ok(())
     }
-    async fn release(&self, _: Ino, _: u64, _: Option<u64>) -> Result<(), Errno> {
+    async fn release(&self, _: Ino, _: u64) -> Result<(), Errno> {
         Ok(())
     }
 }

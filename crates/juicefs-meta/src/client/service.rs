@@ -11,6 +11,7 @@ use juicefs_core::{
     error::MetaResult,
     format::Format,
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
         ChunkRecords, Compacted, Copied, DirCursor, DirPage, FallocateMode, Freed, Job, NewNode, OpenFlags, Removed,
         RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
@@ -248,5 +249,29 @@ impl Meta for Client {
 
     async fn parents(&self, ino: Ino) -> MetaResult<BTreeMap<Ino, u64>> {
         self.parents_of(self.real(ino)).await
+    }
+
+    async fn flock(&self, ino: Ino, owner: u64, kind: LockKind, wait: Option<GiveUp>) -> MetaResult<Attr> {
+        self.lock_file(self.real(ino), owner, kind, wait).await
+    }
+
+    async fn funlock(&self, ino: Ino, owner: u64) -> MetaResult<()> {
+        self.unlock_file(self.real(ino), owner).await
+    }
+
+    async fn getlk(&self, ino: Ino, owner: u64, lock: RangeLock) -> MetaResult<Option<RangeLock>> {
+        self.range_obstacle(self.real(ino), owner, lock).await
+    }
+
+    async fn setlk(&self, ino: Ino, owner: u64, lock: RangeLock, wait: Option<GiveUp>) -> MetaResult<Attr> {
+        self.lock_range(self.real(ino), owner, lock, wait).await
+    }
+
+    async fn unlk(&self, ino: Ino, owner: u64, range: LockRange) -> MetaResult<()> {
+        self.unlock_range(self.real(ino), owner, range).await
+    }
+
+    async fn locks(&self, ino: Ino) -> MetaResult<FileLocks> {
+        self.list_locks(self.real(ino)).await
     }
 }

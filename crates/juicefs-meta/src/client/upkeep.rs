@@ -93,6 +93,7 @@ impl Client {
         self.write_stats().await?;
         self.run_for(None, EndSession { sid, expired_before_secs: None }).await?;
         self.sid.store(0, Ordering::Release);
+        self.locks.forget();
         Ok(freed)
     }
 
@@ -188,6 +189,8 @@ impl Client {
             tracing::info!(sid = session.sid.0, info = %session.info.escape_ascii(), "cleaning up a stale session");
             freed.extend(self.release_sustained(session.sid).await?);
             self.run(EndSession { sid: session.sid, expired_before_secs: Some(now_secs) }).await?;
+            // Who waits here may wait for its locks.
+            self.locks.ring_all();
         }
         Ok(freed)
     }

@@ -9,13 +9,14 @@ use juicefs_core::{
     attr::Attr,
     error::{MetaError, MetaResult},
     ids::{Ino, Name, SessionId, SliceId, SliceKey},
+    lock::{LockKind, LockOwner},
     meta::{DirCursor, DirEntry, DirPage},
 };
 use parking_lot::Mutex;
 
 use super::{ApplyOutcome, Caps, Engine, Scan};
 use crate::{
-    record::{Counter, DirStat, Edge, Key, Value},
+    record::{Counter, DirStat, Edge, Key, Plock, Value},
     txn::{Applied, Effect, Effects, Job, NodeGuard, NodePatch, ReadSet, Step},
 };
 
@@ -416,10 +417,66 @@ impl Store {
                 self.put(Key::Counter(*counter), Value::Counter(value));
             }
             Effect::PutSetting(json) => self.setting = Some(json.clone()),
-            // Quotas and locks are not kept in memory yet, so there is none to remove.
-            Effect::DeleteDirQuota(_) | Effect::DeleteAllUserGroupQuotas | Effect::DeleteLocks(_) => {}
+            Effect::DeleteLocks(_)
+            | Effect::PutFlock(..)
+            | Effect::DeleteFlock { .. }
+            | Effect::PutPlocks(..)
+            | Effect::DeletePlocks { .. } => self.apply_lock(effect),
+            // Quotas are not kept in memory yet, so there is none to remove.
+            Effect::DeleteDirQuota(_) | Effect::DeleteAllUserGroupQuotas => {}
             _ => unreachable!("invariant: apply_one takes the other effects"),
         }
+    }
+
+    fn apply_lock(&mut self, effect: &Effect) {
+        match effect {
+            Effect::PutFlock(ino, owner, kind) => {
+                self.change_locks(*ino, |flocks, _| flocks.extend([(*owner, *kind)]));
+            }
+            Effect::DeleteFlock { ino, owner, .. } => {
+                self.change_locks(*ino, |flocks, _| flocks.retain(|other, _| other != owner));
+            }
+            Effect::PutPlocks(ino, owner, held) => {
+                self.change_locks(*ino, |_, plocks| plocks.extend([(*owner, held.clone())]));
+            }
+            Effect::DeletePlocks { ino, owner, .. } => {
+                self.change_locks(*ino, |_, plocks| plocks.retain(|other, _| other != owner));
+            }
+            Effect::DeleteLocks(sid) => {
+                let locked = self.records.range(Key::Flocks(Ino(0))..=Key::Plocks(Ino(u64::MAX)));
+                let inos: Vec<_> = locked
+                    .filter_map(|(key, _)| match key {
+                        Key::Flocks(ino) | Key::Plocks(ino) => Some(*ino),
+                        _ => None,
+                    })
+                    .collect();
+                for ino in inos {
+                    self.change_locks(ino, |flocks, plocks| {
+                        flocks.retain(|owner, _| owner.sid != *sid);
+                        plocks.retain(|owner, _| owner.sid != *sid);
+                    });
+                }
+            }
+            _ => unreachable!("invariant: apply_upkeep takes the other effects"),
+        }
+    }
+
+    fn change_locks(
+        &mut self,
+        ino: Ino,
+        change: impl FnOnce(&mut BTreeMap<LockOwner, LockKind>, &mut BTreeMap<LockOwner, Vec<Plock>>),
+    ) {
+        let mut flocks = match self.records.get(&Key::Flocks(ino)) {
+            Some(Value::Flocks(held)) => held.clone(),
+            _ => BTreeMap::new(),
+        };
+        let mut plocks = match self.records.get(&Key::Plocks(ino)) {
+            Some(Value::Plocks(held)) => held.clone(),
+            _ => BTreeMap::new(),
+        };
+        change(&mut flocks, &mut plocks);
+        self.set(Key::Flocks(ino), (!flocks.is_empty()).then_some(Value::Flocks(flocks)));
+        self.set(Key::Plocks(ino), (!plocks.is_empty()).then_some(Value::Plocks(plocks)));
     }
 
     fn patch_node(&mut self, ino: Ino, patch: NodePatch) -> MetaResult<()> {

@@ -16,7 +16,6 @@ mod fetch;
 mod lanes;
 pub(crate) mod link;
 mod listing;
-mod locks;
 mod plan;
 mod recent;
 mod run;

@@ -10,9 +10,10 @@ use juicefs_core::{
     attr::{Attr, FileType, Timestamp},
     error::{MetaError, MetaResult},
     ids::{Ino, SliceId, SliceKey},
+    lock::LockRange,
 };
 
-use crate::record::Edge;
+use crate::record::{Edge, Plock};
 
 const FIXED: Configuration<BigEndian, Fixint> = bincode::config::standard().with_big_endian().with_fixed_int_encoding();
 
@@ -22,6 +23,8 @@ const HEAD_BYTES: usize = 63;
 const EDGE_BYTES: usize = 9;
 /// Bytes of one delayed slice.
 const SLICE_KEY_BYTES: usize = 12;
+/// Bytes of one locked range.
+const PLOCK_BYTES: usize = 24;
 
 #[derive(Encode, Decode)]
 struct AttrHead {
@@ -45,6 +48,14 @@ struct EdgeRecord {
 struct SliceKeyRecord {
     id: u64,
     size: u32,
+}
+
+#[derive(Encode, Decode)]
+struct PlockRecord {
+    kind: u32,
+    pid: u32,
+    start: u64,
+    end: u64,
 }
 
 fn corrupt(what: &str, why: impl Into<String>) -> MetaError {
@@ -162,6 +173,35 @@ pub(crate) fn decode_slice_keys(bytes: &[u8]) -> MetaResult<Vec<SliceKey>> {
             let (record, _): (SliceKeyRecord, _) =
                 bincode::decode_from_slice(item, FIXED).map_err(|e| corrupt("delayed slices", e.to_string()))?;
             Ok(SliceKey { id: SliceId(record.id), size: record.size })
+        })
+        .collect()
+}
+
+/// The ranges that an owner holds locked, 24 bytes each.
+pub(crate) fn encode_plocks(held: &[Plock]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(held.len() * PLOCK_BYTES);
+    for Plock { kind, pid, range } in held {
+        encode(PlockRecord { kind: *kind, pid: *pid, start: range.start, end: range.end }, &mut out);
+    }
+    out
+}
+
+/// Reads what [`encode_plocks`] wrote.
+///
+/// # Errors
+/// `Corrupt` when the length does not fit.
+pub(crate) fn decode_plocks(bytes: &[u8]) -> MetaResult<Vec<Plock>> {
+    let (items, rest) = bytes.as_chunks::<PLOCK_BYTES>();
+    if !rest.is_empty() {
+        return Err(corrupt("locked ranges", format!("{} bytes", bytes.len())));
+    }
+    items
+        .iter()
+        .map(|item| {
+            let (record, _): (PlockRecord, _) =
+                bincode::decode_from_slice(item, FIXED).map_err(|e| corrupt("locked ranges", e.to_string()))?;
+            let range = LockRange { start: record.start, end: record.end };
+            Ok(Plock { kind: record.kind, pid: record.pid, range })
         })
         .collect()
 }

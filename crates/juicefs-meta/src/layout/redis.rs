@@ -6,6 +6,7 @@ use std::fmt::{self, Write};
 use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SessionId, SliceId, SliceKey},
+    lock::{LockKind, LockOwner},
 };
 use smallvec::SmallVec;
 
@@ -86,8 +87,10 @@ impl KeySpace {
         xattrs(ino: Ino) = "x{}", ino.0;
         /// Keys in which a session holds locks.
         locked(sid: SessionId) = "locked{}", sid.0;
-        /// Matches the locks of all inodes.
-        any_lock() = "lock[fp]*";
+        /// Locks on a whole file, by owner.
+        flocks(ino: Ino) = "lockf{}", ino.0;
+        /// Locks on ranges of a file, by owner.
+        plocks(ino: Ino) = "lockp{}", ino.0;
         /// Inodes that a session keeps alive.
         sustained(sid: SessionId) = "session{}", sid.0;
         /// Sessions by expiry.
@@ -241,6 +244,19 @@ pub(crate) fn delayed_field(id: SliceId, since_secs: i64) -> Text {
     text(format_args!("{}_{since_secs}", id.0))
 }
 
+/// Field of an owner of locks.
+pub(crate) fn owner_field(owner: LockOwner) -> Text {
+    text(format_args!("{}_{:016X}", owner.sid.0, owner.number))
+}
+
+/// How a lock on a whole file is stored.
+pub(crate) fn flock_letter(kind: LockKind) -> &'static [u8] {
+    match kind {
+        LockKind::Read => b"R",
+        LockKind::Write => b"W",
+    }
+}
+
 fn corrupt(what: &str, bytes: &[u8]) -> MetaError {
     MetaError::Corrupt { what: what.to_owned(), why: format!("\"{}\"", bytes.escape_ascii()) }
 }
@@ -290,6 +306,31 @@ pub(crate) fn parse_delayed_field(bytes: &[u8]) -> MetaResult<(SliceId, i64)> {
     Ok((SliceId(id), since_secs))
 }
 
+/// Reads what [`owner_field`] wrote.
+///
+/// # Errors
+/// `Corrupt` for anything else.
+pub(crate) fn parse_owner_field(bytes: &[u8]) -> MetaResult<LockOwner> {
+    let halves = std::str::from_utf8(bytes).ok().and_then(|text| text.split_once('_'));
+    let owner = halves.and_then(|(sid, number)| {
+        let sid = SessionId(sid.parse().ok()?);
+        Some(LockOwner { sid, number: u64::from_str_radix(number, 16).ok()? })
+    });
+    owner.ok_or_else(|| corrupt("owner of a lock", bytes))
+}
+
+/// Reads what [`flock_letter`] wrote.
+///
+/// # Errors
+/// `Corrupt` for anything else.
+pub(crate) fn parse_flock_letter(bytes: &[u8]) -> MetaResult<LockKind> {
+    match bytes {
+        b"R" => Ok(LockKind::Read),
+        b"W" => Ok(LockKind::Write),
+        _ => Err(corrupt("lock", bytes)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -308,6 +349,12 @@ mod tests {
         assert_eq!(shown(&keys.sustained(SessionId(4))), "{3}session4");
         assert_eq!(shown(&keys.counter(Counter::NextInode)), "{3}nextinode");
         assert_eq!(shown(&KeySpace::new("").entries(Ino::TRASH_ROOT)), "d9223372032828243968");
+        assert_eq!(shown(&keys.flocks(Ino(2))), "{3}lockf2");
+        assert_eq!(shown(&keys.plocks(Ino(2))), "{3}lockp2");
+        assert_eq!(shown(&keys.locked(SessionId(4))), "{3}locked4");
+        let owner = LockOwner { sid: SessionId(3), number: 0x6B18_C3E0_9169_21D7 };
+        assert_eq!(shown(&owner_field(owner)), "3_6B18C3E0916921D7");
+        assert_eq!(shown(&owner_field(LockOwner { number: 0xAB, ..owner })), "3_00000000000000AB");
         assert_eq!(shown(&slice_field(SliceKey { id: SliceId(9), size: 4096 })), "k9_4096");
         let quotas: Vec<_> = keys.user_group_quotas().map(|key| shown(&key).to_owned()).collect();
         assert_eq!(quotas[0], "{3}userQuota");
@@ -334,6 +381,8 @@ mod tests {
         fn fields_parse_back(id in any::<u64>(), size in any::<u32>(), secs in any::<i64>(), length in any::<u64>()) {
             let slice = SliceKey { id: SliceId(id), size };
             prop_assert_eq!(parse_slice_field(&slice_field(slice)).expect("own"), slice);
+            let owner = LockOwner { sid: SessionId(size.into()), number: id };
+            prop_assert_eq!(parse_owner_field(&owner_field(owner)).expect("own"), owner);
             prop_assert_eq!(parse_removed_file(&removed_file(Ino(id), length)).expect("own"), (Ino(id), length));
             prop_assert_eq!(parse_delayed_field(&delayed_field(SliceId(id), secs)).expect("own"), (SliceId(id), secs));
         }
@@ -341,6 +390,7 @@ mod tests {
         #[test]
         fn parsing_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let _ = (parse_slice_field(&bytes), parse_removed_file(&bytes), parse_delayed_field(&bytes));
+            let _ = (parse_owner_field(&bytes), parse_flock_letter(&bytes));
             let _ = KeySpace::new("").owns(&bytes);
         }
     }

@@ -8,6 +8,7 @@ mod history;
 mod interleaving;
 mod invariants;
 mod leaks;
+mod locks;
 mod model;
 mod scenarios;
 mod snapshot;

@@ -3,6 +3,7 @@
 mod compaction;
 mod content;
 mod limits;
+mod locks;
 mod names;
 mod nodes;
 mod sessions;

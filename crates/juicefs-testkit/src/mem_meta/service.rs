@@ -9,6 +9,7 @@ use juicefs_core::{
     SetTime, SliceId, SliceKey, SliceRecord, Timestamp,
     acl::{AclKind, AclRule},
     limits::CHUNK_SIZE,
+    lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
         ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, OpenFlags,
         Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
@@ -16,7 +17,7 @@ use juicefs_core::{
     slice::{CompactionPlan, plan_compaction},
 };
 
-use super::{MemMeta, tree::check_new_name};
+use super::{MemMeta, locks::whole, tree::check_new_name};
 
 #[async_trait]
 impl Meta for MemMeta {
@@ -452,5 +453,36 @@ impl Meta for MemMeta {
             }
         }
         if parents.is_empty() { Err(MetaError::Posix(Errno::ENOENT)) } else { Ok(parents) }
+    }
+
+    async fn flock(&self, ino: Ino, owner: u64, kind: LockKind, wait: Option<GiveUp>) -> MetaResult<Attr> {
+        self.note("flock", ino)?;
+        self.take_lock(true, ino, owner, whole(kind), wait).await
+    }
+
+    async fn funlock(&self, ino: Ino, owner: u64) -> MetaResult<()> {
+        self.note("funlock", ino)?;
+        self.drop_lock(true, ino, owner, LockRange::ALL);
+        Ok(())
+    }
+
+    async fn getlk(&self, ino: Ino, owner: u64, lock: RangeLock) -> MetaResult<Option<RangeLock>> {
+        self.note("getlk", ino)?;
+        Ok(self.lock_obstacle(ino, owner, lock))
+    }
+
+    async fn setlk(&self, ino: Ino, owner: u64, lock: RangeLock, wait: Option<GiveUp>) -> MetaResult<Attr> {
+        self.note("setlk", ino)?;
+        self.take_lock(false, ino, owner, lock, wait).await
+    }
+
+    async fn unlk(&self, ino: Ino, owner: u64, range: LockRange) -> MetaResult<()> {
+        self.note("unlk", ino)?;
+        self.drop_lock(false, ino, owner, range);
+        Ok(())
+    }
+
+    async fn locks(&self, ino: Ino) -> MetaResult<FileLocks> {
+        Ok(self.all_locks(ino))
     }
 }

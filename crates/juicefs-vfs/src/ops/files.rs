@@ -8,12 +8,13 @@ use juicefs_core::{
     stamps::Moment,
 };
 
-use super::check_name;
+use super::{check_name, locks::release_all};
 use crate::{
     Entry, Opened, Vfs,
     ahead::Ahead,
     dir::Change,
     internal::{EntryText, Mode, Text},
+    lockers::Leaving,
     metrics::{MetaOp, Op},
     table::{FileHandle, Handle},
     vfs::Answer,
@@ -92,7 +93,8 @@ impl Vfs {
         Opened {
             fh,
             keep_cache,
-            noflush: !write,
+            // The kernel tells of a close in FLUSH, with which the locks of a process go. A read-only mount has none.
+            noflush: !write && self.cx.config.read_only,
             parallel_direct_writes: flags & libc::O_DIRECT != 0,
             ..Opened::default()
         }
@@ -151,7 +153,7 @@ impl Vfs {
             match self.set_length(cx, ino, 0, true).await {
                 Ok(emptied) => attr = emptied,
                 Err(errno) => {
-                    let _ = self.release(ino, opened.fh, None).await;
+                    let _ = self.release(ino, opened.fh).await;
                     return Err(errno);
                 }
             }
@@ -217,14 +219,18 @@ impl Vfs {
         answer
     }
 
-    /// For close(2): makes everything that was written to the file durable. Cancel safe: the work goes on.
+    /// For close(2): makes everything that was written to the file durable, then releases the ranges that the closing
+    /// process has locked in it. Cancel safe: the work goes on.
     ///
-    /// EBADF for an unknown handle, the error of a write that was lost, and that of the object store or engine when they do
-    /// not take the data now: it is kept as long as the file is open, and the next call tries again.
+    /// EBADF for an unknown handle, the error of a write that was lost, that of a release, and that of the object store or engine
+    /// when they do not take the data now: it is kept as long as the file is open, and the next call tries again.
     pub async fn flush(&self, cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> Answer<()> {
         let begun = Instant::now();
         let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) if handle.write => handle.flush().await,
+            Some(Handle::File(handle)) => {
+                let flushed = if handle.write { handle.flush().await } else { Ok(()) };
+                flushed.and(self.release_ranges(&handle.file, lock_owner).await)
+            }
             Some(_) => Ok(()),
             None => Err(Errno::EBADF),
         };
@@ -245,15 +251,15 @@ impl Vfs {
         answer
     }
 
-    /// Ends a handle: commits what is dirty, closes the file and, when it was removed meanwhile, frees its data. With the
-    /// last handle goes what the store does not take even now.
+    /// Ends a handle: commits what is dirty, releases what is still locked through it, closes the file and, when it was
+    /// removed meanwhile, frees its data. With the last handle goes what the store does not take even now.
     ///
     /// Nobody waits for the answer of a release; the error is that of `flush`. Not cancel safe.
-    pub async fn release(&self, ino: Ino, fh: u64, lock_owner: Option<u64>) -> Answer<()> {
-        let _ = lock_owner;
+    pub async fn release(&self, ino: Ino, fh: u64) -> Answer<()> {
         let begun = Instant::now();
         let answer = match self.handles.remove(ino, fh) {
             Some(Handle::File(handle)) => {
+                let leaving = Leaving::begin(&handle.file, fh);
                 let flushed = if handle.write { handle.flush().await } else { Ok(()) };
                 if flushed.is_err() && self.cx.files.has_one_handle(ino) {
                     handle.file.give_up();
@@ -261,6 +267,9 @@ impl Vfs {
                     while handle.file.flush_range(0, u64::MAX).await.is_err() {
                         handle.file.give_up();
                     }
+                }
+                if let Some(leaving) = leaving {
+                    release_all(&self.cx, leaving, &handle.file).await;
                 }
                 handle.ahead.drop_window();
                 drop(handle);

@@ -1,6 +1,7 @@
 //! The file system over stores in memory.
 
 mod files;
+mod locks;
 mod memory;
 mod model;
 mod mount;

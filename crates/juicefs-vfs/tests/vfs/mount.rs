@@ -82,7 +82,7 @@ impl Mount {
     }
 
     pub(crate) async fn close(&self, ino: Ino, fh: u64) -> Result<(), Errno> {
-        self.vfs.release(ino, fh, None).await
+        self.vfs.release(ino, fh).await
     }
 }
 

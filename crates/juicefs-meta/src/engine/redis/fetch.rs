@@ -7,6 +7,7 @@ use juicefs_core::{
     acl::AclRule,
     error::{MetaError, MetaResult},
     ids::Ino,
+    lock::LockOwner,
     slice::SliceRecord,
 };
 use redis::Value as Reply;
@@ -14,8 +15,11 @@ use redis::Value as Reply;
 use super::link::Request;
 use crate::{
     layout::{
-        binary::{decode_attr, decode_edge, decode_slice_keys, encode_attr},
-        redis::{KeySpace, counter_shift, delayed_field, number, parse_number, removed_file, slice_field},
+        binary::{decode_attr, decode_edge, decode_plocks, decode_slice_keys, encode_attr},
+        redis::{
+            KeySpace, counter_shift, delayed_field, number, parse_flock_letter, parse_number, parse_owner_field,
+            removed_file, slice_field,
+        },
     },
     record::{DelFile, DelaySlices, DirStat, Key, Session, Value},
     txn::ReadSet,
@@ -66,6 +70,8 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
             request.command::<&[u8]>(&[b"HGET", &keys.delayed_slices()[..], &delayed_field(*id, *since)]);
         }
         Key::Counter(counter) => request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]),
+        Key::Flocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.flocks(*ino).as_slice()]),
+        Key::Plocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.plocks(*ino).as_slice()]),
     }
 }
 
@@ -191,9 +197,23 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
             let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;
             Some(Value::Counter(i64::saturating_add(stored, counter_shift(*counter))))
         }
+        Key::Flocks(_) => {
+            let held = by_owner(next(), |stored| parse_flock_letter(&stored))?;
+            (!held.is_empty()).then_some(Value::Flocks(held))
+        }
+        Key::Plocks(_) => {
+            let held = by_owner(next(), |stored| decode_plocks(&stored))?;
+            (!held.is_empty()).then_some(Value::Plocks(held))
+        }
     };
     sight.read.insert(key, value);
     Ok(())
+}
+
+/// What the owners in a hash hold.
+fn by_owner<T>(reply: Reply, parse: impl Fn(Bytes) -> MetaResult<T>) -> MetaResult<BTreeMap<LockOwner, T>> {
+    let held = pairs("locks", reply)?.into_iter();
+    held.map(|(owner, stored)| Ok((parse_owner_field(&owner)?, parse(stored)?))).collect()
 }
 
 fn parents(reply: Reply) -> MetaResult<Option<Value>> {

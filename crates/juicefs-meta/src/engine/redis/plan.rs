@@ -3,6 +3,7 @@
 use juicefs_core::{
     attr::{Attr, Timestamp},
     ids::SliceKey,
+    lock::LockOwner,
     slice::SliceRecord,
 };
 
@@ -12,8 +13,10 @@ use super::{
 };
 use crate::{
     layout::{
-        binary::{encode_attr, encode_edge, encode_slice_keys},
-        redis::{KeySpace, Text, counter_shift, delayed_field, number, removed_file, slice_field},
+        binary::{encode_attr, encode_edge, encode_plocks, encode_slice_keys},
+        redis::{
+            KeySpace, Text, counter_shift, delayed_field, flock_letter, number, owner_field, removed_file, slice_field,
+        },
     },
     record::{Counter, DirStat, Key, Value},
     txn::{Effect, Effects, NodeGuard, NodePatch},
@@ -121,6 +124,16 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             }
         }
         (Key::Parents(ino), _) => plan.push(S::PositiveFields, [keys.parents(*ino)], [number(0)]),
+        (Key::Flocks(ino), Some(Value::Flocks(held))) => {
+            let fields = held.iter().map(|(owner, kind)| (*owner, bytes(flock_letter(*kind))));
+            guard_owners(plan, &keys.flocks(*ino), held.len(), fields);
+        }
+        (Key::Flocks(ino), _) => plan.push(S::Absent, [keys.flocks(*ino)], []),
+        (Key::Plocks(ino), Some(Value::Plocks(held))) => {
+            let fields = held.iter().map(|(owner, held)| (*owner, bytes(&encode_plocks(held))));
+            guard_owners(plan, &keys.plocks(*ino), held.len(), fields);
+        }
+        (Key::Plocks(ino), _) => plan.push(S::Absent, [keys.plocks(*ino)], []),
         // Rules never change. Which chunks a file has changes together with its node, which whoever asks for them reads and
         // guards as well.
         (Key::Acl(_) | Key::ChunkIndexes(..), _) => {}
@@ -139,6 +152,14 @@ fn guard_node(plan: &mut Plan, key: Text, attr: &Attr, stored: &[u8], narrowed: 
             plan.push(S::SamePlace, [key], [bytes(&kind), bytes(tail.get(..8).unwrap_or_default())]);
         }
         Some(NodeGuard::Exists) => plan.push(S::SameKind, [key], [bytes(&kind)]),
+    }
+}
+
+/// The owners in a hash hold what they held, and nobody else holds anything.
+fn guard_owners(plan: &mut Plan, key: &Text, count: usize, fields: impl Iterator<Item = (LockOwner, Text)>) {
+    plan.push(S::FieldCount, [key.clone()], [number(count)]);
+    for (owner, held) in fields {
+        plan.push(S::SameField, [key.clone()], [owner_field(owner), held]);
     }
 }
 
@@ -249,6 +270,14 @@ fn apply_upkeep(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effec
             owner.push(b'_');
             plan.push(S::DeleteLocks, [keys.locked(*sid)], [owner]);
         }
+        Effect::PutFlock(ino, owner, kind) => {
+            put_lock(plan, keys, keys.flocks(*ino), *owner, bytes(flock_letter(*kind)));
+        }
+        Effect::DeleteFlock { ino, owner, last } => delete_lock(plan, keys, keys.flocks(*ino), *owner, *last),
+        Effect::PutPlocks(ino, owner, held) => {
+            put_lock(plan, keys, keys.plocks(*ino), *owner, bytes(&encode_plocks(held)));
+        }
+        Effect::DeletePlocks { ino, owner, last } => delete_lock(plan, keys, keys.plocks(*ino), *owner, *last),
         Effect::PutSustained(sid, ino) => plan.push(S::AddMember, [keys.sustained(*sid)], [number(ino.0)]),
         Effect::DeleteSustained(sid, ino) => plan.push(S::DeleteMember, [keys.sustained(*sid)], [number(ino.0)]),
         Effect::PutDelFile(ino, file) => {
@@ -272,4 +301,17 @@ fn apply_upkeep(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effec
         Effect::PutSetting(json) => plan.push(S::Set, [keys.setting()], [bytes(json)]),
         _ => unreachable!("invariant: apply takes the other effects"),
     }
+}
+
+/// A lock, and where the clean-up of its session finds it.
+fn put_lock(plan: &mut Plan, keys: &KeySpace, key: Text, owner: LockOwner, held: Text) {
+    plan.push(S::AddMember, [keys.locked(owner.sid)], [key.clone()]);
+    plan.push(S::SetField, [key], [owner_field(owner), held]);
+}
+
+fn delete_lock(plan: &mut Plan, keys: &KeySpace, key: Text, owner: LockOwner, last: bool) {
+    if last {
+        plan.push(S::DeleteMember, [keys.locked(owner.sid)], [key.clone()]);
+    }
+    plan.push(S::DeleteField, [key], [owner_field(owner)]);
 }

@@ -17,6 +17,8 @@ use crate::{
 const GENERATION: usize = 8 * 1024;
 /// Longer slice lists are not remembered: they would be sent as guards.
 const CHUNK_RECORDS: usize = 8;
+/// Likewise for the owners of locks on a file, and for the ranges of one owner.
+const LOCK_RECORDS: usize = 8;
 
 /// A record as it was seen: nothing, or a value; the stored bytes where they are not those that we would write.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +66,19 @@ fn is_remembered(key: &Key, value: Option<&Value>) -> bool {
     match key {
         Key::Node(_) | Key::Edge(..) => true,
         Key::Chunk(..) => !matches!(value, Some(Value::Chunk(list)) if list.len() > CHUNK_RECORDS),
+        Key::Flocks(_) | Key::Plocks(_) => is_few(value),
         _ => false,
+    }
+}
+
+/// Whether the locks of a file are few enough to be sent as guards that may not hold.
+fn is_few(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Flocks(held)) => held.len() <= LOCK_RECORDS,
+        Some(Value::Plocks(held)) => {
+            held.len() <= LOCK_RECORDS && held.values().all(|ranges| ranges.len() <= LOCK_RECORDS)
+        }
+        _ => true,
     }
 }
 
@@ -133,6 +147,13 @@ impl Recent {
                     append(&mut generations, Key::Chunk(*ino, *index), records);
                     continue;
                 }
+                Effect::PutFlock(..)
+                | Effect::DeleteFlock { .. }
+                | Effect::PutPlocks(..)
+                | Effect::DeletePlocks { .. } => {
+                    change_locks(&mut generations, effect);
+                    continue;
+                }
                 Effect::PutChunk(ino, index, _) | Effect::DeleteChunk(ino, index) => {
                     let key = Key::Chunk(*ino, *index);
                     generations.old.remove(&key);
@@ -160,14 +181,49 @@ impl Recent {
     }
 }
 
+/// Changes what is remembered of the locks of a file. What just applied was judged on what was remembered, or on the guess
+/// that nobody held any, so that is what was there before.
+fn change_locks(generations: &mut Generations, effect: &Effect) {
+    let key = match effect {
+        Effect::PutFlock(ino, ..) | Effect::DeleteFlock { ino, .. } => Key::Flocks(*ino),
+        Effect::PutPlocks(ino, ..) | Effect::DeletePlocks { ino, .. } => Key::Plocks(*ino),
+        _ => return,
+    };
+    let mut value = generations.get(&key).and_then(|seen| seen.value.clone());
+    match (effect, &mut value) {
+        (Effect::PutFlock(_, owner, kind), Some(Value::Flocks(held))) => drop(held.insert(*owner, *kind)),
+        (Effect::DeleteFlock { owner, .. }, Some(Value::Flocks(held))) => drop(held.remove(owner)),
+        (Effect::PutPlocks(_, owner, ranges), Some(Value::Plocks(held))) => drop(held.insert(*owner, ranges.clone())),
+        (Effect::DeletePlocks { owner, .. }, Some(Value::Plocks(held))) => drop(held.remove(owner)),
+        (Effect::PutFlock(_, owner, kind), value) => *value = Some(Value::Flocks([(*owner, *kind)].into())),
+        (Effect::PutPlocks(_, owner, ranges), value) => {
+            *value = Some(Value::Plocks([(*owner, ranges.clone())].into()));
+        }
+        _ => {}
+    }
+    let nobody = match &value {
+        Some(Value::Flocks(held)) => held.is_empty(),
+        Some(Value::Plocks(held)) => held.is_empty(),
+        _ => true,
+    };
+    let value = value.filter(|_| !nobody);
+    if is_few(value.as_ref()) {
+        generations.put(key, Seen { value, raw: None });
+    } else {
+        generations.old.remove(&key);
+        generations.young.remove(&key);
+    }
+}
+
 /// What a record most likely is of which nothing was seen: directories that are to be removed are empty, files of length
-/// 0 have no data, a name in the trash is free, nothing else shares a slice.
+/// 0 have no data, a name in the trash is free, nothing else shares a slice, nobody holds a lock.
 fn guess(key: &Key, read: &ReadSet) -> Option<Option<Value>> {
     match key {
         Key::HasEntries(_) => Some(Some(Value::HasEntries(false))),
         Key::Edge(ino, _) if ino.is_hourly_trash() => Some(None),
         Key::Chunk(ino, 0) if is_empty_file(read, *ino) => Some(None),
         Key::SliceRef(_) => Some(Some(Value::SliceRef(1))),
+        Key::Flocks(_) | Key::Plocks(_) => Some(None),
         _ => None,
     }
 }

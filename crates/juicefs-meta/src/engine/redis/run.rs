@@ -154,13 +154,6 @@ impl RedisEngine {
     /// Applies effects if what was seen still holds.
     pub(super) async fn apply_to(&self, sight: &Sight, effects: &Effects) -> MetaResult<ApplyOutcome> {
         let keys = self.keys().await?;
-        for effect in &effects.list {
-            if let Effect::DeleteLocks(sid) = effect
-                && effects.writer.is_some_and(|writer| writer != *sid)
-            {
-                self.index_locks(*sid).await?;
-            }
-        }
         let outcome = keys.outcome(self.lanes.client());
         let plan = plan(keys, &outcome, sight, effects);
         match self.execute(keys, &outcome, &plan).await? {

@@ -58,6 +58,8 @@ steps! {
     /// So many fields have a number above 0.
     PositiveFields(1, 1) =
         "do local n=0 for _,v in ipairs(c('HVALS',K1)) do if tonumber(v)>0 then n=n+1 end end if n~=tonumber(A1) then return 0 end end";
+    /// There are so many fields.
+    FieldCount(1, 1) = "if c('HLEN',K1)~=tonumber(A1) then return 0 end";
     /// A list is what it was.
     SameList(1, 1) = "if table.concat(c('LRANGE',K1,0,-1))~=A1 then return 0 end";
     /// A set has the member, or has it not.

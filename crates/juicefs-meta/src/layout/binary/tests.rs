@@ -78,6 +78,7 @@ fn damage_is_an_error() {
     assert!(decode_attr(&unknown).is_err());
     assert!(decode_edge(&[1; 8]).is_err() && decode_edge(&[1; 10]).is_err() && decode_edge(&[9; 9]).is_err());
     assert!(decode_slice_keys(&[0; 13]).is_err());
+    assert!(decode_plocks(&[0; 23]).is_err() && decode_plocks(&[0; 25]).is_err());
 }
 
 fn time() -> impl Strategy<Value = Timestamp> {
@@ -113,6 +114,7 @@ proptest! {
         let _ = decode_attr(&bytes);
         let _ = decode_edge(&bytes);
         let _ = decode_slice_keys(&bytes);
+        let _ = decode_plocks(&bytes);
     }
 
     #[test]
@@ -120,4 +122,28 @@ proptest! {
         let keys: Vec<_> = raw.into_iter().map(|(id, size)| SliceKey { id: SliceId(id), size }).collect();
         prop_assert_eq!(decode_slice_keys(&encode_slice_keys(&keys)).expect("own bytes"), keys);
     }
+
+    #[test]
+    fn locked_ranges_survive(raw in prop::collection::vec(any::<(u32, u32, u64, u64)>(), 0..20)) {
+        let held: Vec<_> = raw
+            .into_iter()
+            .map(|(kind, pid, start, end)| Plock { kind, pid, range: LockRange { start, end } })
+            .collect();
+        prop_assert_eq!(decode_plocks(&encode_plocks(&held)).expect("own bytes"), held);
+    }
+}
+
+/// As JuiceFS (Go) 1.4.1 stored them (golden volume `redis-killed`): to write 0 to 9, to read 200 to 299, to write from 1000
+/// on.
+#[test]
+fn locked_ranges_are_those_of_the_format() {
+    let stored: [u8; 72] = [
+        0, 0, 0, 1, 0, 0, 0x62, 0xC2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, //
+        0, 0, 0, 0, 0, 0, 0x62, 0xC2, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0, 0, 0, 0, 0, 1, 0x2B, //
+        0, 0, 0, 1, 0, 0, 0x62, 0xC2, 0, 0, 0, 0, 0, 0, 3, 0xE8, 0x7F, 255, 255, 255, 255, 255, 255, 255,
+    ];
+    let held = decode_plocks(&stored).expect("decodes");
+    let record = |kind, start, end| Plock { kind, pid: 25282, range: LockRange { start, end } };
+    assert_eq!(held, [record(1, 0, 9), record(0, 200, 299), record(1, 1000, LockRange::LAST)]);
+    assert_eq!(encode_plocks(&held), stored);
 }

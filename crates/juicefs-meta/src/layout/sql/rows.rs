@@ -7,7 +7,8 @@ use juicefs_core::{
     acl::{self, AclRule},
     attr::{Attr, FileType, Timestamp},
     error::{MetaError, MetaResult},
-    ids::Ino,
+    ids::{Ino, SessionId},
+    lock::{LockKind, LockOwner},
 };
 
 use super::schema::NODE_COLUMNS;
@@ -159,6 +160,34 @@ pub(crate) fn counter_name(counter: Counter) -> Option<&'static str> {
         Counter::LastCleanupTrash => "lastCleanupTrash",
         Counter::AclMaxId => return None,
     })
+}
+
+/// The owner of a lock in its two columns.
+///
+/// # Errors
+/// `Corrupt` for a session below 0.
+pub(crate) fn decode_owner(sid: i64, number: i64) -> MetaResult<LockOwner> {
+    let sid = u64::try_from(sid).map_err(|_| corrupt("session of a lock", format!("it is {sid}")))?;
+    Ok(LockOwner { sid: SessionId(sid), number: number.cast_unsigned() })
+}
+
+/// The kind of a lock on a whole file: a letter, as its number.
+pub(crate) fn encode_flock(kind: LockKind) -> i64 {
+    match kind {
+        LockKind::Read => i64::from(b'R'),
+        LockKind::Write => i64::from(b'W'),
+    }
+}
+
+/// Reads what [`encode_flock`] wrote.
+///
+/// # Errors
+/// `Corrupt` for anything else.
+pub(crate) fn decode_flock(stored: i64) -> MetaResult<LockKind> {
+    [LockKind::Read, LockKind::Write]
+        .into_iter()
+        .find(|kind| encode_flock(*kind) == stored)
+        .ok_or_else(|| corrupt("kind of a lock", format!("it is {stored}")))
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ statements! {
     GetCounter = "SELECT `value` FROM {counter} WHERE `name`=?1";
     GetSequence = "SELECT max(`seq`) FROM `sqlite_sequence` WHERE `name`=?1";
 
+    ListFlocks = "SELECT `sid`,`owner`,`ltype` FROM {flock} WHERE `inode`=?1";
+    ListPlocks = "SELECT `sid`,`owner`,`records` FROM {plock} WHERE `inode`=?1";
+
     Lookup = "SELECT e.`inode`,e.`type`,{n.*} FROM {edge} e LEFT JOIN {node} n ON n.`inode`=e.`inode` \
         WHERE e.`parent`=?1 AND e.`name`=?2";
     ReadDir = "SELECT `name`,`inode`,`type` FROM {edge} WHERE `parent`=?1 AND `name`>?2 ORDER BY `name` LIMIT ?3";
@@ -99,6 +102,12 @@ statements! {
         ON CONFLICT (`sid`) DO UPDATE SET `expire`=excluded.`expire`,`info`=excluded.`info`";
     DeleteSession = "DELETE FROM {=session2} WHERE `sid`=?1";
     DeleteLegacySession = "DELETE FROM {=session} WHERE `sid`=?1";
+    PutFlock = "INSERT INTO {=flock} (`inode`,`sid`,`owner`,`ltype`) VALUES (?1,?2,?3,?4) \
+        ON CONFLICT (`inode`,`sid`,`owner`) DO UPDATE SET `ltype`=excluded.`ltype`";
+    DeleteFlock = "DELETE FROM {=flock} WHERE `inode`=?1 AND `sid`=?2 AND `owner`=?3";
+    PutPlocks = "INSERT INTO {=plock} (`inode`,`sid`,`owner`,`records`) VALUES (?1,?2,?3,?4) \
+        ON CONFLICT (`inode`,`sid`,`owner`) DO UPDATE SET `records`=excluded.`records`";
+    DeletePlock = "DELETE FROM {=plock} WHERE `inode`=?1 AND `sid`=?2 AND `owner`=?3";
     DeleteFlocks = "DELETE FROM {=flock} WHERE `sid`=?1";
     DeletePlocks = "DELETE FROM {=plock} WHERE `sid`=?1";
     PutSustained = "INSERT INTO {=sustained} (`sid`,`inode`) VALUES (?1,?2) ON CONFLICT (`sid`,`inode`) DO NOTHING";

@@ -137,6 +137,21 @@ fn upkeep(link: &Link, effect: &Effect) -> Result<(), Fault> {
             link.execute(Statement::DeleteFlocks, [signed(sid.0)])?;
             link.execute(Statement::DeletePlocks, [signed(sid.0)])?;
         }
+        Effect::PutFlock(ino, owner, kind) => {
+            let params = [signed(ino.0), signed(owner.sid.0), signed(owner.number), rows::encode_flock(*kind)];
+            link.execute(Statement::PutFlock, params)?;
+        }
+        Effect::DeleteFlock { ino, owner, .. } => {
+            link.execute(Statement::DeleteFlock, [signed(ino.0), signed(owner.sid.0), signed(owner.number)])?;
+        }
+        Effect::PutPlocks(ino, owner, held) => {
+            let held = binary::encode_plocks(held);
+            let params = params![signed(ino.0), signed(owner.sid.0), signed(owner.number), held];
+            link.execute(Statement::PutPlocks, params)?;
+        }
+        Effect::DeletePlocks { ino, owner, .. } => {
+            link.execute(Statement::DeletePlock, [signed(ino.0), signed(owner.sid.0), signed(owner.number)])?;
+        }
         Effect::PutSustained(sid, ino) => {
             link.execute(Statement::PutSustained, [signed(sid.0), signed(ino.0)])?;
         }

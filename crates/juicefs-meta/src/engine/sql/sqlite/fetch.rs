@@ -145,6 +145,18 @@ fn upkeep(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
         Key::DelFile(ino, _) => link.one(Statement::GetDelFile, [signed(ino.0)], |row| del_file(row, 0)),
         Key::DelaySlices(id, _) => link.one(Statement::GetDelaySlices, [signed(id.0)], |row| delay_slices(row, 0)),
         Key::Counter(counter) => Ok(self::counter(link, *counter)?.map(Value::Counter)),
+        Key::Flocks(ino) => {
+            let held = link.all(Statement::ListFlocks, [signed(ino.0)], |row| {
+                Ok((rows::decode_owner(int(row, 0)?, int(row, 1)?)?, rows::decode_flock(int(row, 2)?)?))
+            })?;
+            Ok((!held.is_empty()).then(|| Value::Flocks(held.into_iter().collect())))
+        }
+        Key::Plocks(ino) => {
+            let held = link.all(Statement::ListPlocks, [signed(ino.0)], |row| {
+                Ok((rows::decode_owner(int(row, 0)?, int(row, 1)?)?, binary::decode_plocks(bytes(row, 2)?)?))
+            })?;
+            Ok((!held.is_empty()).then(|| Value::Plocks(held.into_iter().collect())))
+        }
         _ => unreachable!("invariant: the other keys are read above"),
     }
 }

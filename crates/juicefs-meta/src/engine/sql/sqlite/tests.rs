@@ -5,13 +5,14 @@ use juicefs_core::{
     attr::{FileType, Timestamp},
     errno::Errno,
     ids::{Name, SessionId, SliceId, SliceKey},
+    lock::{LockKind, LockOwner, LockRange},
     slice::SliceRecord,
 };
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    record::{DelFile, DelaySlices, Session},
+    record::{DelFile, DelaySlices, Plock, Session},
     txn::{Applied, Effect, NodeGuard, NodePatch, Step},
 };
 
@@ -478,4 +479,44 @@ fn what_other_clients_do_to_the_tables_is_taken_up() {
     assert!(matches!(error, MetaError::Setting(_) | MetaError::Unavailable(_)), "{error}");
     let error = apply(&engine, create(2, "a")).expect_err("there is no volume any more");
     assert!(matches!(&error, MetaError::Setting(s) if s.contains("not formatted")), "{error}");
+}
+
+#[test]
+fn locks_are_the_rows_of_the_format() {
+    let (dir, engine) = fresh();
+    let owner = |number| LockOwner { sid: SessionId(3), number };
+    let plock = |kind, start, end| Plock { kind, pid: 25282, range: LockRange { start, end } };
+    let high = 0xF000_0000_0000_0001;
+    let held = vec![plock(1, 0, 9), plock(0, 200, LockRange::LAST)];
+    let put = vec![
+        Effect::PutFlock(Ino(7), owner(high), LockKind::Write),
+        Effect::PutFlock(Ino(7), owner(5), LockKind::Read),
+        Effect::PutFlock(Ino(7), owner(5), LockKind::Write),
+        Effect::PutFlock(Ino(7), owner(5), LockKind::Read),
+        Effect::PutPlocks(Ino(7), owner(high), held.clone()),
+    ];
+    apply(&engine, put).expect("applied");
+    let flocks = [(owner(high), LockKind::Write), (owner(5), LockKind::Read)].into();
+    assert_eq!(get(&engine, Key::Flocks(Ino(7))), Some(Value::Flocks(flocks)));
+    assert_eq!(get(&engine, Key::Plocks(Ino(7))), Some(Value::Plocks([(owner(high), held)].into())));
+    assert_eq!(get(&engine, Key::Flocks(Ino(8))), None);
+    let raw = rusqlite::Connection::open(dir.path().join("meta.db")).expect("opened");
+    let row = |query: &str| raw.query_row(query, [], |row| row.get::<_, String>(0)).expect("a row");
+    let flocks = "SELECT group_concat(inode||','||sid||','||owner||','||ltype, ' ') FROM (SELECT * FROM jfs_flock ORDER BY owner)";
+    assert_eq!(row(flocks), format!("7,3,{},87 7,3,5,82", high as i64));
+    let records = "00000001000062C200000000000000000000000000000009\
+                   00000000000062C200000000000000C87FFFFFFFFFFFFFFF";
+    assert_eq!(
+        row("SELECT inode||','||sid||','||owner||','||hex(records) FROM jfs_plock"),
+        format!("7,3,{},{records}", high as i64)
+    );
+    let delete = vec![
+        Effect::DeleteFlock { ino: Ino(7), owner: owner(5), last: false },
+        Effect::DeletePlocks { ino: Ino(7), owner: owner(high), last: true },
+    ];
+    apply(&engine, delete).expect("applied");
+    assert_eq!(get(&engine, Key::Flocks(Ino(7))), Some(Value::Flocks([(owner(high), LockKind::Write)].into())));
+    assert_eq!(get(&engine, Key::Plocks(Ino(7))), None);
+    apply(&engine, vec![Effect::DeleteLocks(SessionId(3))]).expect("applied");
+    assert_eq!(get(&engine, Key::Flocks(Ino(7))), None);
 }

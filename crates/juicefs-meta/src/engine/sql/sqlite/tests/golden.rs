@@ -33,8 +33,7 @@ fn unpack(volume: &str) -> (TempDir, PathBuf) {
 }
 
 /// Tables of features whose records come with later work.
-const WITHOUT_RECORDS: &[&str] =
-    &["dir_quota", "user_group_quota", "flock", "plock", "detached_node", "delegation_token", "change_log"];
+const WITHOUT_RECORDS: &[&str] = &["dir_quota", "user_group_quota", "detached_node", "delegation_token", "change_log"];
 
 const COUNTERS: [Counter; 10] = [
     Counter::NextInode,

@@ -1,0 +1,109 @@
+//! Which owners asked for locks through which handles of a file: closing releases what they hold, and asks nobody where
+//! nothing was ever asked for.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::{Notify, futures::Notified};
+
+use crate::file::File;
+
+/// The lock owners of one file, as far as they are of this mount. Owners are noted before they get a lock, so that none is
+/// missed whatever becomes of the request.
+#[derive(Default)]
+pub(crate) struct Lockers {
+    state: Mutex<State>,
+    gone: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Owners of a lock of flock(2), by handle.
+    files: HashMap<u64, u64>,
+    /// Owners of ranges, with the handles through which they asked.
+    ranges: HashMap<u64, SmallVec<[u64; 1]>>,
+    /// Handles under release that may hold locks.
+    leaving: usize,
+}
+
+impl Lockers {
+    /// An owner asks for a lock on the whole file. Whether it did so before.
+    pub(crate) fn note_file(&self, fh: u64, owner: u64) -> bool {
+        self.state.lock().files.insert(fh, owner).is_some()
+    }
+
+    /// The owner that may hold a lock on the whole file through a handle; it does not from now on.
+    pub(crate) fn take_file(&self, fh: u64) -> Option<u64> {
+        self.state.lock().files.remove(&fh)
+    }
+
+    /// An owner asks for a lock on a range. Whether it did so before.
+    pub(crate) fn note_range(&self, fh: u64, owner: u64) -> bool {
+        let mut state = self.state.lock();
+        let handles = state.ranges.entry(owner).or_default();
+        let before = !handles.is_empty();
+        if !handles.contains(&fh) {
+            handles.push(fh);
+        }
+        before
+    }
+
+    /// Whether an owner may hold ranges.
+    pub(crate) fn has_ranges(&self, owner: u64) -> bool {
+        self.state.lock().ranges.contains_key(&owner)
+    }
+
+    /// The handles through which an owner may hold ranges; it holds none from now on.
+    pub(crate) fn take_ranges(&self, owner: u64) -> Option<SmallVec<[u64; 1]>> {
+        self.state.lock().ranges.remove(&owner)
+    }
+
+    /// Whether a handle is being released whose locks are not yet.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.state.lock().leaving > 0
+    }
+
+    /// Ends when a handle has left with its locks; misses none once it is enabled.
+    pub(crate) fn gone(&self) -> Notified<'_> {
+        self.gone.notified()
+    }
+}
+
+/// What is to be released with a handle.
+pub(crate) struct Leaving {
+    file: Arc<File>,
+    /// Owner of its lock on the whole file.
+    pub(crate) file_owner: Option<u64>,
+    /// Owners that asked for ranges through this handle alone. Owners that are processes released theirs when they closed
+    /// it; what is left are open files (`F_OFD_SETLK`).
+    pub(crate) range_owners: SmallVec<[u64; 1]>,
+}
+
+impl Leaving {
+    /// Takes what goes with the handle out of the books; `None` when nothing was ever locked through it.
+    pub(crate) fn begin(file: &Arc<File>, fh: u64) -> Option<Self> {
+        let mut state = file.lockers.state.lock();
+        let file_owner = state.files.remove(&fh);
+        let mut range_owners = SmallVec::new();
+        state.ranges.retain(|owner, handles| {
+            handles.retain(|handle| *handle != fh);
+            if handles.is_empty() {
+                range_owners.push(*owner);
+            }
+            !handles.is_empty()
+        });
+        if file_owner.is_none() && range_owners.is_empty() {
+            return None;
+        }
+        state.leaving += 1;
+        Some(Self { file: Arc::clone(file), file_owner, range_owners })
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.file.lockers.state.lock().leaving -= 1;
+        self.file.lockers.gone.notify_waiters();
+    }
+}
