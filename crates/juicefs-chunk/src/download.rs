@@ -21,8 +21,10 @@ use crate::{
 };
 
 /// Blocks up to this size are always fetched whole: a request for a part would cost as much.
+const TINY_BLOCK_BYTES: u32 = 8 << 10;
+/// Of blocks up to this size the second read of a part shows that the whole is worth having.
 const SMALL_BLOCK_BYTES: u32 = 128 << 10;
-/// Reads of parts of a block after which the whole of it is worth having.
+/// Reads of parts of a larger block after which the whole of it is worth having.
 const REUSE_READS: u32 = 3;
 /// How often a body that does not decode is fetched.
 const CORRUPT_TRIES: u32 = 2;
@@ -209,22 +211,25 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether it is better to fetch a piece than its block.
+    /// Whether it is better to fetch a piece than its block. What is fetched beyond what is asked for is never more than
+    /// that, until the block is read again.
     fn wants_part(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> bool {
         let size = piece.block.size;
-        if !self.body.is_plain() || size <= SMALL_BLOCK_BYTES || piece.len > size / 4 {
+        if !self.body.is_plain() || size <= TINY_BLOCK_BYTES || piece.len >= size.div_ceil(2) {
             return false;
         }
         match purpose {
             ReadPurpose::Sequential | ReadPurpose::ReadAhead => false,
             ReadPurpose::Once => true,
-            ReadPurpose::Random => {
-                if self.reuse.count(piece.block) >= REUSE_READS {
+            ReadPurpose::Random => match self.reuse.count(piece.block) {
+                2.. if size <= SMALL_BLOCK_BYTES => false,
+                REUSE_READS.. => {
                     self.prefetch_reused(piece.block);
+                    // The prefetch may just have brought the block under way; then this read would only repeat it.
+                    true
                 }
-                // The prefetch may just have brought the block under way; then this read would only repeat it.
-                true
-            }
+                _ => true,
+            },
         }
     }
 
