@@ -8,6 +8,8 @@
 mod dir;
 mod disk;
 mod file;
+mod gate;
+mod health;
 mod index;
 mod memory;
 mod open_files;
@@ -16,17 +18,20 @@ mod ring;
 mod scan;
 mod stage;
 mod tidy;
+#[cfg(test)]
+pub(crate) mod trouble;
 
 use std::{
     io,
-    sync::{Arc, mpsc},
+    sync::{Arc, OnceLock, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use juicefs_core::Segments;
+use juicefs_core::{Segments, store::DiskCounts};
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     block::BlockId,
@@ -36,7 +41,7 @@ use crate::{
     pool,
 };
 use disk::DiskCache;
-pub(crate) use file::CachedFile;
+pub(crate) use disk::OnDisk;
 use memory::MemoryCache;
 pub use place::cache_dirs;
 pub(crate) use stage::StagedBlock;
@@ -63,8 +68,10 @@ pub(crate) enum Keep {
 pub(crate) enum Found {
     /// The whole of it in memory.
     Memory(Bytes),
-    /// In a file of the disk cache.
-    Disk(CachedFile),
+    /// In an open file of the disk cache.
+    Disk(OnDisk),
+    /// In a file of the disk cache, or perhaps there: finding out would wait. [`Cache::open_file`] does.
+    Closed,
     /// Nowhere.
     Nothing,
 }
@@ -91,9 +98,22 @@ pub(crate) struct Cache {
 #[derive(Debug)]
 struct Parts {
     memory: MemoryCache,
+    /// Takes the place of `memory` when all disks are down.
+    instead: OnceLock<MemoryCache>,
     /// Whether memory is the cache proper, and not only a stage for readers.
     all_in_memory: bool,
-    disk: Option<DiskCache>,
+    disk: Option<Arc<DiskCache>>,
+}
+
+impl Parts {
+    fn memory(&self) -> &MemoryCache {
+        self.instead.get().unwrap_or(&self.memory)
+    }
+
+    /// Whether blocks are to be kept in memory, there being no disk for them.
+    fn all_in_memory(&self) -> bool {
+        self.all_in_memory || self.instead.get().is_some()
+    }
 }
 
 impl Cache {
@@ -114,7 +134,7 @@ impl Cache {
             CachePlace::Disk(_) | CachePlace::None => (false, cache.memory_bytes),
         };
         let memory = MemoryCache::new(memory_bytes, cache.expire);
-        let parts = Arc::new(Parts { memory, all_in_memory, disk });
+        let parts = Arc::new(Parts { memory, instead: OnceLock::new(), all_in_memory, disk });
         let unwanted_size = u32::try_from(config.block_size).ok().filter(|_| cache.partial_only);
         let tidier = Mutex::new(spawn_tidier(Arc::clone(&parts), cache.clone(), called));
         Self { parts, unwanted_size, tidier, calls }
@@ -122,31 +142,42 @@ impl Cache {
 
     /// Looks for a block without waiting for a disk.
     pub(crate) fn find(&self, id: BlockId) -> Found {
-        match (self.parts.memory.get(id), &self.parts.disk) {
+        match (self.parts.memory().get(id), &self.parts.disk) {
             (Some(bytes), _) => Found::Memory(bytes),
             (None, Some(disk)) => disk.find(id),
             (None, None) => Found::Nothing,
         }
     }
 
-    /// Lets the kernel read the file of a block that is not in use yet.
-    pub(crate) fn warm(&self, id: BlockId) {
+    /// Looks for a block on disk, for as long as readers wait for one. Never [`Found::Closed`]. Polled within a runtime.
+    pub(crate) async fn open_file(&self, id: BlockId) -> Found {
+        match &self.parts.disk {
+            Some(disk) => disk.open_file(id).await,
+            None => Found::Nothing,
+        }
+    }
+
+    /// Whether [`Cache::warm`] would do something.
+    pub(crate) fn is_cold(&self, id: BlockId) -> bool {
+        self.parts.disk.as_ref().is_some_and(|disk| !disk.is_open(id))
+    }
+
+    /// Lets the kernel read the file of a block that is not in use yet. Polled within a runtime.
+    pub(crate) async fn warm(&self, id: BlockId) {
         if let Some(disk) = &self.parts.disk {
-            disk.warm(id);
+            disk.warm(id).await;
         }
     }
 
     /// Whether a block is at hand, however briefly.
     pub(crate) fn holds(&self, id: BlockId) -> bool {
-        self.parts.memory.contains(id) || self.contains(id)
+        self.parts.memory().contains(id) || self.contains(id)
     }
 
     /// Whether a block is in the cache proper.
     pub(crate) fn contains(&self, id: BlockId) -> bool {
-        match &self.parts.disk {
-            Some(disk) => disk.contains(id),
-            None => self.parts.all_in_memory && self.parts.memory.contains(id),
-        }
+        self.parts.disk.as_ref().is_some_and(|disk| disk.contains(id))
+            || (self.parts.all_in_memory() && self.parts.memory().contains(id))
     }
 
     /// Keeps a fetched block. Its bytes are counted here from now on. Waits for room only when forced.
@@ -154,7 +185,7 @@ impl Cache {
         if keep == Keep::No {
             return;
         }
-        self.parts.memory.insert(id, bytes.clone());
+        self.parts.memory().insert(id, bytes.clone());
         match &self.parts.disk {
             Some(disk) if keep == Keep::Forced => disk.put(id, bytes).await,
             Some(disk) if self.unwanted_size != Some(id.size) => disk.offer(id, bytes),
@@ -164,32 +195,42 @@ impl Cache {
 
     /// Keeps a block that is being written, if there is room in the queue.
     pub(crate) fn insert_written(&self, id: BlockId, body: &Segments) {
-        if let Some(disk) = &self.parts.disk {
+        if self.parts.all_in_memory() {
+            self.parts.memory().insert(id, join(body.clone()));
+        } else if let Some(disk) = &self.parts.disk {
             disk.offer(id, &join(body.clone()));
-        } else if self.parts.all_in_memory {
-            self.parts.memory.insert(id, join(body.clone()));
         }
     }
 
-    /// Forgets a block that is no more or turned out to be damaged. May wait for a disk.
-    pub(crate) fn remove(&self, id: BlockId) {
-        self.parts.memory.remove(id);
-        if let Some(disk) = &self.parts.disk {
-            disk.remove(id, false);
-        }
+    /// Forgets a block that is no more. Polled within a runtime.
+    pub(crate) async fn remove(&self, id: BlockId) {
+        self.drop_copy(id, false).await;
     }
 
-    /// Makes room: forgets a block unless it is not in the store yet. May wait for a disk.
-    pub(crate) fn evict(&self, id: BlockId) {
-        self.parts.memory.remove(id);
+    /// Forgets a block, to make room or because it turned out to be damaged, unless it is not in the store yet. Polled
+    /// within a runtime.
+    pub(crate) async fn evict(&self, id: BlockId) {
+        self.drop_copy(id, true).await;
+    }
+
+    async fn drop_copy(&self, id: BlockId, keep_staged: bool) {
+        self.parts.memory().remove(id);
         if let Some(disk) = &self.parts.disk {
-            disk.remove(id, true);
+            disk.remove(id, keep_staged).await;
         }
     }
 
     /// Whether blocks can be staged here.
     pub(crate) fn can_stage(&self) -> bool {
         self.parts.disk.is_some()
+    }
+
+    /// Waits for its turn to stage a block, which holds the slot meanwhile. `None` when no disk takes it now.
+    pub(crate) async fn stage_slot(&self, id: BlockId) -> Option<OwnedSemaphorePermit> {
+        match &self.parts.disk {
+            Some(disk) => disk.stage_slot(id).await,
+            None => None,
+        }
     }
 
     /// Writes a block that is to go to the store later so that it survives a crash. Waits for the disk.
@@ -201,30 +242,51 @@ impl Cache {
         disk.stage(id, body, tier)
     }
 
-    /// A staged block is in the store: its copy here may go from now on. Waits for the disk.
-    pub(crate) fn unstage(&self, id: BlockId) -> io::Result<()> {
-        self.parts.disk.as_ref().map_or(Ok(()), |disk| disk.unstage(id))
+    /// A staged block is in the store: its copy here may go from now on. Polled within a runtime.
+    pub(crate) async fn unstage(&self, id: BlockId) -> io::Result<()> {
+        match &self.parts.disk {
+            Some(disk) => disk.unstage(id).await,
+            None => Ok(()),
+        }
     }
 
-    /// Opens a staged block to be uploaded. Waits for the disk.
-    pub(crate) fn open_staged(&self, id: BlockId) -> io::Result<CachedFile> {
-        self.parts.disk.as_ref().ok_or(io::ErrorKind::NotFound)?.open_staged(id)
+    /// Reads a staged block to be uploaded, and compares all of it with its checksums. Polled within a runtime.
+    ///
+    /// # Errors
+    /// Those of the disk, `TimedOut` when it does not answer, `InvalidData` for damage.
+    pub(crate) async fn read_staged(&self, id: BlockId) -> io::Result<Bytes> {
+        self.parts.disk.as_ref().ok_or(io::ErrorKind::NotFound)?.read_staged(id).await
     }
 
     /// What was staged by earlier clients. Waits for the disk.
     pub(crate) fn find_staged(&self) -> Vec<StagedBlock> {
-        self.parts.disk.as_ref().map_or_else(Vec::new, DiskCache::find_staged)
+        self.parts.disk.as_ref().map_or_else(Vec::new, |disk| disk.find_staged())
     }
 
     /// Whether the disk has less free space than it should.
     pub(crate) fn is_short_of_space(&self) -> bool {
-        self.parts.disk.as_ref().is_some_and(DiskCache::is_short_of_space)
+        self.parts.disk.as_ref().is_some_and(|disk| disk.is_short_of_space())
+    }
+
+    /// Disks by their state.
+    pub(crate) fn disks(&self) -> DiskCounts {
+        self.parts.disk.as_ref().map_or_else(DiskCounts::default, |disk| disk.disks())
     }
 
     /// Blocks and bytes held.
     pub(crate) fn usage(&self) -> (u64, u64) {
-        self.parts.memory.settle();
-        self.parts.disk.as_ref().map_or_else(|| self.parts.memory.usage(), DiskCache::usage)
+        let memory = self.parts.memory();
+        memory.settle();
+        match &self.parts.disk {
+            Some(disk) if !self.parts.all_in_memory() => disk.usage(),
+            _ => memory.usage(),
+        }
+    }
+
+    /// Lets go of what is in memory, so that the disk is what a test meets.
+    #[cfg(test)]
+    pub(crate) fn forget_memory(&self) {
+        self.parts.memory().clear();
     }
 
     /// Writes what is queued and ends all threads; waits for them.
@@ -240,6 +302,7 @@ impl Cache {
             disk.close();
         }
         self.parts.memory.clear();
+        self.parts.memory().clear();
         pool::trim();
     }
 }
@@ -247,16 +310,21 @@ impl Cache {
 /// Starts the thread that looks after limits, every second and when it is called.
 fn spawn_tidier(parts: Arc<Parts>, config: CacheConfig, calls: mpsc::Receiver<TidyCall>) -> Option<JoinHandle<()>> {
     let work = move || {
-        let rules = tidy::Rules::new(&config, parts.disk.as_ref().map_or(1, DiskCache::count));
         let (mut scanned, mut trimmed) = (Instant::now(), Instant::now());
         while matches!(calls.recv_timeout(TIDY_INTERVAL), Ok(TidyCall::Now) | Err(mpsc::RecvTimeoutError::Timeout)) {
-            parts.memory.settle();
+            parts.memory().settle();
             if trimmed.elapsed() >= TRIM_INTERVAL {
                 trimmed = Instant::now();
                 pool::trim();
             }
             let Some(disk) = &parts.disk else { continue };
-            disk.tidy(&rules);
+            if !disk.look_after_disks(Instant::now()) && parts.instead.get().is_none() {
+                tracing::warn!("no cache disk is left: caching up to 100 MiB in memory");
+                let bytes = FALLBACK_MEMORY_BYTES.max(config.memory_bytes);
+                parts.instead.get_or_init(|| MemoryCache::new(bytes, config.expire));
+                parts.memory.clear();
+            }
+            disk.tidy();
             if config.scan_interval.is_some_and(|every| !every.is_zero() && scanned.elapsed() >= every) {
                 scanned = Instant::now();
                 disk.rescan();

@@ -161,6 +161,41 @@ pub(crate) fn local_hour(at: Timestamp) -> u8 {
     u8::try_from(instant.to_zoned(jiff::tz::TimeZone::system()).hour()).unwrap_or_default()
 }
 
+/// When a cache disk is taken for one in trouble (format: data.md §4.7).
+#[derive(Clone, PartialEq, Debug)]
+pub struct HealthRules {
+    /// How long a reader waits for the disk before it asks the store; a fifth of it while the disk is unstable. What is
+    /// nowhere else is waited for up to [`HealthRules::max_operation`].
+    pub read_deadline: Duration,
+    /// `JFS_MAX_IO_DURATION`: an operation that takes longer counts as failed. Also how long staging a block may take.
+    pub max_operation: Duration,
+    /// `JFS_MAX_IO_ERR_PERCENTAGE`, as a part of 1: what may fail of the operations of a window that makes a disk normal
+    /// again.
+    pub max_failed_part: f64,
+    /// `JFS_MAX_DURATION_TO_DOWN`: how long a disk may be unstable.
+    pub down_after: Duration,
+    /// `JFS_MAX_CONCURRENCY_FOR_UNSTABLE`: operations on an unstable disk at once.
+    pub unstable_operations: usize,
+    /// Time within which failures are counted together.
+    pub window: Duration,
+    /// Between two looks at how an unstable disk does.
+    pub probe_interval: Duration,
+}
+
+impl Default for HealthRules {
+    fn default() -> Self {
+        Self {
+            read_deadline: Duration::from_secs(5),
+            max_operation: Duration::from_secs(30),
+            max_failed_part: 0.0,
+            down_after: Duration::from_secs(30 * 60),
+            unstable_operations: 10,
+            window: Duration::from_secs(60),
+            probe_interval: Duration::from_millis(500),
+        }
+    }
+}
+
 /// Settings of the local cache.
 #[derive(Clone, Debug)]
 pub struct CacheConfig {
@@ -189,6 +224,8 @@ pub struct CacheConfig {
     /// Bytes of recently fetched blocks held in memory, outside of the budget; beside a disk cache at most
     /// [`DISK_MEMORY_BYTES`].
     pub memory_bytes: u64,
+    /// When a disk is no longer relied on.
+    pub health: HealthRules,
 }
 
 impl ChunkConfig {
@@ -246,6 +283,7 @@ impl ChunkConfig {
                 partial_only: false,
                 keep_written: Self::keep_written(&format.storage, false),
                 memory_bytes: buffer_bytes as u64 / 8,
+                health: HealthRules::default(),
             },
             clock: Arc::new(SystemClock),
         })

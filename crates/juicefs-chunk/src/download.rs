@@ -1,6 +1,6 @@
 //! Reading: from memory, from disk, from the store; one fetch per block at a time.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{
@@ -15,14 +15,16 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::{
     block::{self, BlockId, Piece},
     body::join,
-    cache::{Found, Keep},
+    cache::{Found, Keep, OnDisk},
     lease::{LeaseCell, leased},
     store::{Inner, Started},
 };
 
 /// Blocks up to this size are always fetched whole: a request for a part would cost as much.
+const TINY_BLOCK_BYTES: u32 = 8 << 10;
+/// Of blocks up to this size the second read of a part shows that the whole is worth having.
 const SMALL_BLOCK_BYTES: u32 = 128 << 10;
-/// Reads of parts of a block after which the whole of it is worth having.
+/// Reads of parts of a larger block after which the whole of it is worth having.
 const REUSE_READS: u32 = 3;
 /// How often a body that does not decode is fetched.
 const CORRUPT_TRIES: u32 = 2;
@@ -96,8 +98,10 @@ impl ReuseTable {
 enum Source {
     /// They are here.
     Here(Bytes),
-    /// From a file of the disk cache.
-    Disk(crate::cache::CachedFile),
+    /// From an open file of the disk cache.
+    Disk(OnDisk),
+    /// A file of the disk cache is to be opened, if it is there.
+    Closed,
     /// Somebody fetches the block already.
     Join(Flight),
     /// The whole block is to be fetched.
@@ -119,6 +123,7 @@ impl Inner {
             .ok_or(ChunkError::Misuse("a read beyond the end of its slice"))?;
         let mut sources: SmallVec<[(Piece, Source); 2]> =
             pieces.into_iter().map(|piece| (piece, self.source(piece, purpose))).collect();
+        self.open_files(&mut sources, purpose).await?;
         let need = sources.iter().map(|(piece, source)| self.source_bytes(*piece, source)).sum();
         let mut lease = if need == 0 { Lease::empty() } else { self.lease_for(need, purpose).await };
         // Start all that must be fetched before waiting for any of it.
@@ -126,7 +131,7 @@ impl Inner {
         for (piece, source) in &mut sources {
             let part = lease.split(self.source_bytes(*piece, source));
             let started = match source {
-                Source::Here(_) | Source::Join(_) => None,
+                Source::Here(_) | Source::Join(_) | Source::Closed => None,
                 Source::Whole => {
                     let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
                     *source = Source::Join(self.join_or_fetch(piece.block, keep, part));
@@ -150,7 +155,9 @@ impl Inner {
                 (_, Some(started)) => self.finish(started).await?,
                 (Source::Here(block), None) => block.slice(range),
                 (Source::Join(flight), None) => flight.await?.slice(range),
-                (Source::Disk(_) | Source::Whole | Source::Part, None) => return Err(ChunkError::Closed),
+                (Source::Disk(_) | Source::Closed | Source::Whole | Source::Part, None) => {
+                    return Err(ChunkError::Closed);
+                }
             });
         }
         Ok(out)
@@ -159,42 +166,77 @@ impl Inner {
     /// Finds out where a piece comes from, without waiting.
     fn source(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         match self.cache.find(piece.block) {
-            Found::Memory(block) => {
-                self.counters.cache_hit.hit(piece.len as usize);
-                return Source::Here(block);
-            }
-            Found::Disk(file) => return Source::Disk(file),
-            Found::Nothing => self.counters.cache_miss.hit(piece.len as usize),
+            Found::Memory(block) => self.here(block, piece),
+            Found::Disk(file) => Source::Disk(file),
+            Found::Closed => Source::Closed,
+            Found::Nothing => self.beyond_the_cache(piece, purpose),
         }
+    }
+
+    fn here(&self, block: Bytes, piece: Piece) -> Source {
+        self.counters.cache_hit.hit(piece.len as usize);
+        Source::Here(block)
+    }
+
+    fn beyond_the_cache(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
+        self.counters.cache_miss.hit(piece.len as usize);
         if let Some(flight) = self.flights.of(piece.block) {
             return Source::Join(flight);
         }
         if self.wants_part(piece, purpose) { Source::Part } else { Source::Whole }
     }
 
-    /// Whether it is better to fetch a piece than its block.
+    /// Opens the files that some pieces are or may be in, all at once. Done before memory is taken: what is not found, or not
+    /// in time, has to be fetched, and that needs more of it.
+    async fn open_files(
+        self: &Arc<Self>,
+        sources: &mut [(Piece, Source)],
+        purpose: ReadPurpose,
+    ) -> Result<(), ChunkError> {
+        let mut opening: SmallVec<[_; 2]> = SmallVec::new();
+        for (at, (piece, source)) in sources.iter().enumerate() {
+            if let Source::Closed = source {
+                let (inner, block) = (Arc::clone(self), piece.block);
+                opening.push((at, self.start(async move { Ok(inner.cache.open_file(block).await) })));
+            }
+        }
+        for (at, opened) in opening {
+            let (piece, source) = &mut sources[at];
+            *source = match self.finish(opened).await? {
+                Found::Memory(block) => self.here(block, *piece),
+                Found::Disk(file) => Source::Disk(file),
+                Found::Closed | Found::Nothing => self.beyond_the_cache(*piece, purpose),
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether it is better to fetch a piece than its block. What is fetched beyond what is asked for is never more than
+    /// that, until the block is read again.
     fn wants_part(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> bool {
         let size = piece.block.size;
-        if !self.body.is_plain() || size <= SMALL_BLOCK_BYTES || piece.len > size / 4 {
+        if !self.body.is_plain() || size <= TINY_BLOCK_BYTES || piece.len >= size.div_ceil(2) {
             return false;
         }
         match purpose {
             ReadPurpose::Sequential | ReadPurpose::ReadAhead => false,
             ReadPurpose::Once => true,
-            ReadPurpose::Random => {
-                if self.reuse.count(piece.block) >= REUSE_READS {
+            ReadPurpose::Random => match self.reuse.count(piece.block) {
+                2.. if size <= SMALL_BLOCK_BYTES => false,
+                REUSE_READS.. => {
                     self.prefetch_reused(piece.block);
+                    // The prefetch may just have brought the block under way; then this read would only repeat it.
+                    true
                 }
-                // The prefetch may just have brought the block under way; then this read would only repeat it.
-                true
-            }
+                _ => true,
+            },
         }
     }
 
     /// Budget bytes that a source needs.
     fn source_bytes(&self, piece: Piece, source: &Source) -> usize {
         match source {
-            Source::Here(_) | Source::Join(_) => 0,
+            Source::Here(_) | Source::Join(_) | Source::Closed => 0,
             Source::Whole => self.fetch_bytes(piece.block),
             Source::Part => piece.len as usize,
             Source::Disk(file) => file.read_bytes(piece.off, piece.len),
@@ -281,7 +323,7 @@ impl Inner {
     async fn read_disk(
         self: Arc<Self>,
         piece: Piece,
-        file: crate::cache::CachedFile,
+        file: OnDisk,
         lease: Lease,
         purpose: ReadPurpose,
     ) -> Result<Bytes, ChunkError> {
@@ -291,8 +333,11 @@ impl Inner {
                 Ok(leased(bytes, lease))
             }
             Err(why) => {
-                tracing::warn!("cached block {} is dropped: {why}", self.key(piece.block));
-                self.cache.remove(piece.block);
+                tracing::warn!("the local copy of block {} is not used: {why}", self.key(piece.block));
+                if !matches!(why.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) {
+                    // A staged one stays, damaged as it is: it is all that there is.
+                    self.cache.evict(piece.block).await;
+                }
                 self.counters.cache_miss.hit(piece.len as usize);
                 drop(lease);
                 // Taking whatever is free keeps this rare path from waiting while other pieces of the read hold memory.
@@ -310,7 +355,10 @@ impl Inner {
             return;
         }
         if self.cache.holds(id) {
-            self.cache.warm(id);
+            if self.cache.is_cold(id) {
+                let inner = Arc::clone(self);
+                self.tasks.spawn_on(async move { inner.cache.warm(id).await }, &self.handle);
+            }
         } else if let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id)) {
             self.spawn_fetch(id, Keep::Normal, lease, None);
         }

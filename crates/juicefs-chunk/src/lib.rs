@@ -29,7 +29,8 @@ pub use cache::cache_dirs;
 pub use cipher::{Cipher, CipherError, KeyError};
 pub use codec::Compression;
 pub use config::{
-    CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, KeepWritten, UploadHours, Writeback,
+    CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, HealthRules, KeepWritten, UploadHours,
+    Writeback,
 };
 pub use object::{Encrypted, check_empty, open_storage, open_storage_with, selftest, storage_name, write_uuid};
 pub use store::Store;

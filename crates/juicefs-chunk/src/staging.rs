@@ -194,11 +194,18 @@ impl Inner {
             return false;
         }
         let Ok(_slot) = self.staging.writes.try_acquire() else { return false };
+        let patience = self.config.put_timeout.min(self.config.cache.health.max_operation);
+        // Goes with the write, which a hung disk may keep for longer than anybody waits.
+        let turn = tokio::time::timeout(patience, self.cache.stage_slot(job.block)).await;
+        let Ok(Some(turn)) = turn else { return false };
         let state = Arc::new(AtomicU8::new(WRITING));
         let (inner, written, body, block, tier) =
             (Arc::clone(self), Arc::clone(&state), job.body.clone(), job.block, job.tier);
-        let write = self.handle.spawn_blocking(move || inner.write_staged(block, &body, tier, &written));
-        let waited = tokio::time::timeout(self.config.put_timeout, write).await;
+        let write = self.handle.spawn_blocking(move || {
+            let _turn = turn;
+            inner.write_staged(block, &body, tier, &written)
+        });
+        let waited = tokio::time::timeout(patience, write).await;
         let outcome = match waited {
             Ok(Ok(done)) => done,
             Ok(Err(e)) => Err(io::Error::other(e)),
@@ -223,7 +230,8 @@ impl Inner {
     fn write_staged(&self, block: BlockId, body: &Segments, tier: u8, state: &AtomicU8) -> io::Result<()> {
         self.cache.stage(block, body, tier)?;
         if state.compare_exchange(WRITING, STAGED, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            self.cache.remove(block);
+            // On a thread that waits for the disk in any case.
+            self.handle.block_on(self.cache.remove(block));
         }
         Ok(())
     }
@@ -231,7 +239,13 @@ impl Inner {
     /// Uploads staged blocks until the data path closes: first finds what earlier clients left.
     pub(crate) async fn upload_staged(self: Arc<Self>) {
         let inner = Arc::clone(&self);
-        match self.handle.spawn_blocking(move || inner.cache.find_staged()).await {
+        let finding = self.handle.spawn_blocking(move || inner.cache.find_staged());
+        let found = tokio::select! {
+            found = finding => found,
+            // A disk that hangs must not keep the mount from ending.
+            () = self.closing.cancelled() => return,
+        };
+        match found {
             Ok(found) => {
                 if !found.is_empty() {
                     tracing::info!("{} staged blocks were found and will be uploaded", found.len());
@@ -290,24 +304,23 @@ impl Inner {
             return Ok(());
         }
         let lease = self.budget.acquire(id.size as usize).await;
-        let opening = Arc::clone(self);
-        let opened = self.handle.spawn_blocking(move || opening.cache.open_staged(id)).await;
-        let file = match opened.map_err(|e| e.to_string())? {
-            Ok(file) => file,
+        let bytes = match self.cache.read_staged(id).await {
+            Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // Another client of the directory was faster, or the slice is gone.
                 self.staging.forget(id);
-                return self.unstage(id).await;
+                self.unstage(id).await;
+                return Ok(());
             }
             Err(e) => return Err(e.to_string()),
         };
-        let bytes = file.read(0, id.size).await?;
         let body = Segments::from_iter([bytes]);
         let job = UploadJob { block: id, body, packed: false, lease, direct: true, tier: 0 };
         let stop = self.closing.clone();
         Arc::clone(self).upload(job, stop).await.map_err(|failed| failed.error.to_string())?;
         if self.staging.forget(id) {
-            return self.unstage(id).await;
+            self.unstage(id).await;
+            return Ok(());
         }
         // Its slice was deleted while it was on its way.
         match self.requests.delete(&self.key(id)).await {
@@ -319,14 +332,11 @@ impl Inner {
         }
     }
 
-    async fn unstage(self: &Arc<Self>, id: BlockId) -> Result<(), String> {
-        let inner = Arc::clone(self);
-        let done = self.handle.spawn_blocking(move || inner.cache.unstage(id)).await;
-        if let Err(e) = done.map_err(io::Error::other).flatten() {
+    async fn unstage(&self, id: BlockId) {
+        if let Err(e) = self.cache.unstage(id).await {
             // The next mount uploads it once more, which does no harm.
             tracing::warn!("the staged file of block {} stays: {e}", self.key(id));
         }
-        Ok(())
     }
 }
 

@@ -161,12 +161,8 @@ impl Inner {
         blocks.iter().for_each(|id| {
             self.staging.forget(*id);
         });
-        if blocks.iter().any(|id| self.cache.holds(*id)) {
-            let (inner, blocks) = (Arc::clone(self), blocks.clone());
-            let forget = move || blocks.into_iter().for_each(|id| inner.cache.remove(id));
-            if let Err(e) = self.handle.spawn_blocking(forget).await {
-                tracing::error!("forgetting cached blocks ended early: {e}");
-            }
+        for id in &blocks {
+            self.cache.remove(*id).await;
         }
         let mut deletions = stream::iter(blocks)
             .map(|id| {
@@ -233,10 +229,14 @@ impl ChunkStore for Store {
 
     async fn evict(&self, slice: SliceKey) {
         let (inner, blocks) = (Arc::clone(&self.inner), self.blocks(slice).collect::<Vec<_>>());
-        let evict = move || blocks.into_iter().for_each(|id| inner.cache.evict(id));
-        if let Err(e) = self.inner.handle.spawn_blocking(evict).await {
-            tracing::error!("evicting slice {} ended early: {e}", slice.id);
-        }
+        let evict = async move {
+            for id in blocks {
+                inner.cache.evict(id).await;
+            }
+            Ok(())
+        };
+        // It cannot fail but by the end of the runtime, which was logged.
+        let _ = self.inner.finish(self.inner.start(evict)).await;
     }
 
     async fn presence(&self, slice: SliceKey) -> CachePresence {
@@ -264,6 +264,7 @@ impl ChunkStore for Store {
             cached_blocks,
             cached_bytes,
             staging: self.inner.staging.stats(self.inner.config.clock.now()),
+            disks: self.inner.cache.disks(),
             object_errors: counters.object_errors.load(std::sync::atomic::Ordering::Relaxed),
         }
     }

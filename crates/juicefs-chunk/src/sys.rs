@@ -4,9 +4,11 @@ use std::{
     fs::File,
     io::{self, IoSlice, Write},
     os::fd::{AsRawFd, IntoRawFd},
+    path::Path,
 };
 
 use bytes::Bytes;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// Most pieces that one writev takes.
 const MAX_IOVECS: usize = 1024;
@@ -21,6 +23,54 @@ pub(crate) fn read_cached(file: &File, buf: &mut Vec<u8>, len: usize, off: u64) 
     {
         // What cannot be read is met again by the read that waits.
         let _ = append(file, buf, len, off, 0);
+    }
+}
+
+/// The same, but never waits: where the file system cannot tell, nothing is read.
+pub(crate) fn read_cached_only(file: &File, buf: &mut Vec<u8>, len: usize, off: u64) {
+    // What cannot be read is met again by the read that waits.
+    let _ = append(file, buf, len, off, libc::RWF_NOWAIT);
+}
+
+/// Opens a file to be read if all names on the way to it are at hand; `None` when that would wait, or cannot be told.
+///
+/// # Errors
+/// `NotFound` when it is known to be missing.
+pub(crate) fn open_cached(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(rustix::io::Errno::NOENT) => Err(io::ErrorKind::NotFound.into()),
+        // Old kernels do not know the call, others may not allow it.
+        Err(_) => Ok(None),
+    }
+}
+
+/// What a file system lies on, as far as waiting for it goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Medium {
+    /// Memory: nothing ever waits.
+    Memory,
+    /// A disk: what is in the kernel's caches does not wait.
+    Disk,
+    /// A server or another process, which anything may have to wait for.
+    Remote,
+}
+
+/// What the file system of `path` lies on.
+pub(crate) fn medium(path: &Path) -> Medium {
+    /// tmpfs and ramfs.
+    const MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
+    /// FUSE, NFS, CIFS, SMB 2, 9P and Ceph.
+    const REMOTE: [i128; 6] = [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
+    // The type of the field differs between architectures, the numbers do not.
+    let Ok(kind) = rustix::fs::statfs(path).map(|stat| i128::from(stat.f_type) & 0xffff_ffff) else {
+        return Medium::Remote;
+    };
+    match () {
+        () if MEMORY.contains(&kind) => Medium::Memory,
+        () if REMOTE.contains(&kind) => Medium::Remote,
+        () => Medium::Disk,
     }
 }
 

@@ -56,6 +56,21 @@ pub struct ChunkStats {
     pub object_errors: u64,
     /// Blocks that wait on the local disk for their upload.
     pub staging: StagingStats,
+    /// The disks of the local cache.
+    pub disks: DiskCounts,
+}
+
+/// Disks of the local cache by how far they are relied on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DiskCounts {
+    /// Those that do as they should.
+    pub normal: u64,
+    /// Those that have failed lately: hardly read from, and not written to.
+    pub unstable: u64,
+    /// Those given up until the end of the mount.
+    pub down: u64,
+    /// Operations on all of them that failed or took too long.
+    pub failures: u64,
 }
 
 /// What waits on the local disk for its upload.

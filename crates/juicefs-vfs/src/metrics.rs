@@ -257,6 +257,10 @@ fn data_into(lines: &mut Lines, cx: &Context) {
     lines.count("blockcache_miss_bytes", stats.cache_miss.bytes);
     lines.count("blockcache_writes", stats.cache_write.count);
     lines.count("blockcache_write_bytes", stats.cache_write.bytes);
+    lines.count("blockcache_disks_normal", stats.disks.normal);
+    lines.count("blockcache_disks_unstable", stats.disks.unstable);
+    lines.count("blockcache_disks_down", stats.disks.down);
+    lines.count("blockcache_disk_errors", stats.disks.failures);
     lines.count("staging_blocks", stats.staging.blocks);
     lines.count("staging_block_bytes", stats.staging.bytes);
     lines.count("staging_block_errors", stats.staging.errors);

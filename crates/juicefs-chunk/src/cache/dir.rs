@@ -21,12 +21,13 @@ use parking_lot::Mutex;
 
 use super::{
     file::{CachedFile, checksums},
+    gate::{Gate, Need},
     index::Index,
 };
 use crate::{
     block::BlockId,
     config::{ChecksumLevel, ChunkConfig, Eviction},
-    sys,
+    sys::{self, Medium},
 };
 
 /// A directory with what is known of it.
@@ -39,7 +40,12 @@ pub(super) struct CacheDir {
     dir_mode: u32,
     eviction: Eviction,
     clock: Arc<dyn Clock>,
+    medium: Medium,
+    /// Whatever may wait for the disk passes here.
+    pub(super) gate: Arc<Gate>,
     pub(super) state: Mutex<State>,
+    /// The first scan is not over, so that nobody knows yet what would have to go.
+    pub(super) first_scan: AtomicBool,
     /// Bytes and blocks that may be held, as the settings and the file system allow.
     pub(super) max_bytes: AtomicU64,
     pub(super) max_items: AtomicU64,
@@ -67,10 +73,10 @@ pub(super) enum InDir {
 
 impl CacheDir {
     /// Makes the directory if it is missing. Returns it with its lasting id.
-    pub(super) fn open(root: &Path, config: &ChunkConfig) -> io::Result<(Self, String)> {
+    pub(super) fn open(root: &Path, config: &ChunkConfig, gate: Arc<Gate>) -> io::Result<(Self, String)> {
         let cache = &config.cache;
         let reads = cache.mode & 0o444;
-        let dir = Self {
+        let mut dir = Self {
             root: root.to_owned(),
             hash_prefix: config.hash_prefix,
             level: cache.checksum,
@@ -78,6 +84,9 @@ impl CacheDir {
             dir_mode: cache.mode | reads >> 2 | reads >> 1,
             eviction: cache.eviction,
             clock: Arc::clone(&config.clock),
+            medium: Medium::Remote,
+            gate,
+            first_scan: AtomicBool::new(cache.scan_interval.is_some()),
             state: Mutex::new(State { index: Index::new(cache.eviction), pending: HashMap::new() }),
             max_bytes: AtomicU64::new(u64::MAX),
             max_items: AtomicU64::new(u64::MAX),
@@ -85,6 +94,7 @@ impl CacheDir {
             short_for_stages: AtomicBool::new(false),
         };
         dir.make_dirs(&root.join("raw"))?;
+        dir.medium = if dir.gate.is_troubled() { Medium::Remote } else { sys::medium(root) };
         let id = dir.lasting_id()?;
         Ok((dir, id))
     }
@@ -120,10 +130,6 @@ impl CacheDir {
         read()
     }
 
-    pub(super) fn level(&self) -> ChecksumLevel {
-        self.level
-    }
-
     pub(super) fn key(&self, id: BlockId) -> String {
         id.key(self.hash_prefix)
     }
@@ -149,30 +155,75 @@ impl CacheDir {
         }
     }
 
-    /// Opens the file of a block. What is no file of that block is forgotten, and deleted if it is damage.
-    pub(super) fn open_file(&self, id: BlockId) -> Option<CachedFile> {
-        let path = self.path(id);
-        let mut opened = CachedFile::open(&path, id.size, self.level);
-        if opened.is_err() && self.state.lock().index.is_staged(id) {
-            // It may have no name among the cached blocks.
-            opened = self.open_staged(id);
-        }
-        match opened {
-            Ok(file) => {
-                let mut state = self.state.lock();
-                if !state.index.contains(id) {
-                    state.index.insert(id, self.now(), false);
-                }
-                Some(file)
+    /// How much an operation on this block is needed.
+    pub(super) fn need(&self, id: BlockId) -> Need {
+        if self.is_staged(id) { Need::Only } else { Need::Spare }
+    }
+
+    /// What the directory lies on.
+    pub(super) fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    /// Opens the file of a block without waiting. `None` when that cannot be done or there is more to do than opening it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is known to be missing; it is forgotten then.
+    pub(super) fn open_now(&self, id: BlockId) -> Option<io::Result<CachedFile>> {
+        let need = self.need(id);
+        match CachedFile::open_now(&self.path(id), id.size, self.level_of(need), self.medium) {
+            Ok(opened) => opened.map(|file| {
+                self.found(id);
+                Ok(file)
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && need == Need::Spare => {
+                self.state.lock().index.remove(id);
+                Some(Err(e))
             }
+            Err(_) => None,
+        }
+    }
+
+    /// Opens the file of a block. What is no file of that block is forgotten, and deleted if it is damage. Waits for the
+    /// disk.
+    ///
+    /// # Errors
+    /// Those of the file system, and `InvalidData` for what is no file of that block.
+    pub(super) fn open_file(&self, id: BlockId) -> io::Result<CachedFile> {
+        let (path, need) = (self.path(id), self.need(id));
+        let mut opened = CachedFile::open(&path, id.size, self.level_of(need), self.medium);
+        if opened.is_err() && need == Need::Only {
+            // It may have no name among the cached ones. However it is, it stays: nowhere else is a copy.
+            opened = CachedFile::open(&self.staged_path(id), id.size, self.level_of(need), self.medium);
+            return opened.inspect_err(|e| tracing::error!("staged block {} cannot be read: {e}", self.key(id)));
+        }
+        match &opened {
+            Ok(_) => self.found(id),
             Err(e) => {
                 self.state.lock().index.remove(id);
                 if e.kind() != io::ErrorKind::NotFound {
                     tracing::warn!("cache file {} is not used: {e}", path.display());
+                }
+                if e.kind() == io::ErrorKind::InvalidData {
                     let _ = fs::remove_file(&path);
                 }
-                None
             }
+        }
+        opened
+    }
+
+    /// What is compared: of a block that is nowhere else everything, whatever the settings say.
+    fn level_of(&self, need: Need) -> ChecksumLevel {
+        match need {
+            Need::Only => ChecksumLevel::Extend,
+            Need::Spare => self.level,
+        }
+    }
+
+    fn found(&self, id: BlockId) {
+        let mut state = self.state.lock();
+        if !state.index.contains(id) {
+            state.index.insert(id, self.now(), false);
         }
     }
 
@@ -189,7 +240,10 @@ impl CacheDir {
     /// Takes a block as pending; `false` when it is here already or nothing may be added.
     pub(super) fn offer(&self, id: BlockId, bytes: &Bytes) -> bool {
         // On a disk that is short of space, what is added now would be evicted within a second.
-        if self.short_of_space.load(Relaxed) || (self.eviction == Eviction::None && self.is_full()) {
+        if !self.gate.is_normal()
+            || self.short_of_space.load(Relaxed)
+            || (self.eviction == Eviction::None && self.is_full())
+        {
             return false;
         }
         let mut state = self.state.lock();
@@ -208,7 +262,10 @@ impl CacheDir {
     /// Writes a pending block to its file, unless it was removed meanwhile. The number of bytes written.
     pub(super) fn write_pending(&self, id: BlockId) -> io::Result<usize> {
         let Some(bytes) = self.state.lock().pending.get(&id).cloned() else { return Ok(0) };
-        let done = self.write_file(id, &bytes);
+        let done = match self.gate.is_normal() {
+            true => self.gate.watch(|| self.write_file(id, &bytes)),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        };
         let mut state = self.state.lock();
         let wanted = state.pending.remove(&id).is_some();
         match done {
@@ -277,29 +334,48 @@ impl CacheDir {
         }
     }
 
-    /// Forgets and deletes a block. A staged one stays when `keep_staged`.
-    pub(super) fn remove(&self, id: BlockId, keep_staged: bool) {
-        let is_staged;
-        {
-            let mut state = self.state.lock();
-            is_staged = state.index.is_staged(id);
-            if keep_staged && is_staged {
-                return;
-            }
-            state.pending.remove(&id);
-            if !state.index.remove(id) && state.index.is_complete() {
-                return;
-            }
+    /// Forgets a block, unless it is staged and `keep_staged`. What is to be deleted then, by [`CacheDir::delete`].
+    pub(super) fn forget(&self, id: BlockId, keep_staged: bool) -> Option<Need> {
+        let mut state = self.state.lock();
+        let is_staged = state.index.is_staged(id);
+        if keep_staged && is_staged {
+            return None;
         }
-        if is_staged {
-            self.drop_staged(id);
-        }
-        let path = self.path(id);
-        if let Err(e) = fs::remove_file(&path)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("cannot delete cache file {}: {e}", path.display());
-        }
+        state.pending.remove(&id);
+        let may_be_there = state.index.remove(id) || !state.index.is_complete();
+        may_be_there.then_some(if is_staged { Need::Only } else { Need::Spare })
+    }
+
+    /// Deletes the files of a block that was forgotten. Waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the file system; missing files are none.
+    pub(super) fn delete(&self, id: BlockId, need: Need) -> io::Result<()> {
+        let staged = if need == Need::Only { remove_if_there(&self.staged_path(id)) } else { Ok(()) };
+        remove_if_there(&self.path(id)).and(staged)
+    }
+
+    /// Writes, reads and deletes a small block, to see how the disk does (format: data.md §4.1). Waits for the disk.
+    pub(super) fn probe(&self) {
+        const CONTENT: [u8; 3] = [1, 2, 3];
+        let dir = self.probes().join("00/0");
+        let path = dir.join(format!("{}_0_3", rand::random::<u32>()));
+        let write = || {
+            self.make_dirs(&dir)?;
+            fs::write(&path, CONTENT)
+        };
+        let read = || match fs::read(&path)? == CONTENT {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EIO)),
+        };
+        // What fails was counted, which is all that this is for.
+        let _ = self.gate.watch(write).and_then(|()| self.gate.watch(read));
+        let _ = self.gate.watch(|| remove_if_there(&path));
+    }
+
+    /// Where probes lie.
+    pub(super) fn probes(&self) -> PathBuf {
+        self.raw().join("probe")
     }
 
     /// Whether no more may be added without taking something out.
@@ -308,5 +384,12 @@ impl CacheDir {
         self.short_of_space.load(Relaxed)
             || state.index.used_bytes() > self.max_bytes.load(Relaxed)
             || state.index.len() as u64 > self.max_items.load(Relaxed)
+    }
+}
+
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }

@@ -1,8 +1,11 @@
 //! The disk cache: its directories, the ring that places blocks in them, and the threads that write and tidy.
+//!
+//! Each directory has threads of its own, and a [`Gate`] for everything else: one that fails or hangs does not hold up
+//! the others, nor whoever reads. A directory that is down leaves the ring; what is staged in it is still looked for there.
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -13,13 +16,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use juicefs_core::store::DiskCounts;
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Found, TidyCall,
     dir::{CacheDir, InDir},
     file::CachedFile,
+    gate::{Gate, Need},
+    health::DiskState,
     open_files::OpenFiles,
     ring::Ring,
     stage::StagedBlock,
@@ -33,27 +40,40 @@ const MAX_QUEUE_BYTES: usize = 32 << 20;
 const MIN_ENTRY_BYTES: usize = 4 << 10;
 /// Most descriptors of cache files kept open.
 const MAX_OPEN_FILES: usize = 512;
-
 /// A disk that fails is not complained about more often than this.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// A directory that cannot be opened for so long is left out.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Blocks in files, over one directory or several.
 #[derive(Debug)]
 pub(super) struct DiskCache {
     dirs: Vec<Place>,
-    ring: Ring,
-    open_files: OpenFiles,
+    alive: RwLock<Arc<Alive>>,
+    open_files: Arc<OpenFiles>,
     hash_prefix: bool,
     stop: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// A directory with the queue of its writer.
+/// The directories that are not down.
+#[derive(Debug)]
+struct Alive {
+    ring: Ring,
+    /// Their places in the list of all.
+    at: Vec<usize>,
+}
+
+/// A directory with its threads' ends.
 #[derive(Debug)]
 struct Place {
     dir: Arc<CacheDir>,
-    /// `None` once the cache is closed.
+    /// What decides where blocks are placed.
+    id: String,
+    /// What its writer is to write; `None` once the cache is closed.
     queue: Mutex<Option<mpsc::Sender<Queued>>>,
+    /// Wakes whoever looks after its limits; `None` once the cache is closed.
+    tidy: Mutex<Option<mpsc::SyncSender<()>>>,
     /// Room in the queue, in bytes.
     room: Arc<Semaphore>,
     room_bytes: usize,
@@ -64,6 +84,37 @@ struct Queued {
     _room: OwnedSemaphorePermit,
 }
 
+/// A block in an open file.
+#[derive(Clone, Debug)]
+pub(crate) struct OnDisk {
+    file: CachedFile,
+    gate: Arc<Gate>,
+    need: Need,
+}
+
+impl OnDisk {
+    /// Memory that reading `[off, off + len)` takes.
+    pub(crate) fn read_bytes(&self, off: u32, len: u32) -> usize {
+        self.file.read_bytes(off, len)
+    }
+
+    /// Reads and verifies a range if it is at hand; `None` when it would wait or is not as it should be.
+    pub(crate) fn read_now(&self, off: u32, len: u32) -> Option<Bytes> {
+        self.file.read_now(off, len)
+    }
+
+    /// Reads and verifies a range. Polled within a runtime. Memory of a read that is left behind is not counted any more;
+    /// there are few of them.
+    ///
+    /// # Errors
+    /// `TimedOut` and `WouldBlock` when the disk does not answer or is not asked now; otherwise the file is not what it
+    /// should be.
+    pub(crate) async fn read(&self, off: u32, len: u32) -> io::Result<Bytes> {
+        let file = self.file.clone();
+        self.gate.run(self.need, move || file.read(off, len)).await
+    }
+}
+
 impl DiskCache {
     /// Opens those of `paths` that can be used; `None` when there is none.
     pub(super) fn open(
@@ -71,72 +122,73 @@ impl DiskCache {
         paths: &[PathBuf],
         counters: &Arc<Counters>,
         tidier: &mpsc::SyncSender<TidyCall>,
-    ) -> Option<Self> {
+    ) -> Option<Arc<Self>> {
         let mut sorted = paths.to_vec();
         sorted.sort();
         sorted.dedup();
-        let mut opened = Vec::new();
-        for path in &sorted {
-            match CacheDir::open(path, config) {
-                Ok(dir) => opened.push(dir),
-                Err(e) => tracing::warn!("cache directory {} cannot be used: {e}", path.display()),
-            }
-        }
+        let rules = Arc::new(tidy::Rules::new(&config.cache, sorted.len()));
+        let opened = open_dirs(config, &sorted, &rules);
         if opened.is_empty() {
             return None;
         }
-        let ids: Vec<_> = opened.iter().map(|(_, id)| id.clone()).collect();
+        let rules = Arc::new(tidy::Rules::new(&config.cache, opened.len()));
         let stop = Arc::<AtomicBool>::default();
+        let open_files = Arc::new(OpenFiles::new(max_open_files()));
         let room_bytes = (config.buffer_bytes / 5).min(MAX_QUEUE_BYTES) / opened.len();
         let room_bytes = room_bytes.max(config.block_size);
         let mut threads = Vec::new();
         let mut dirs = Vec::new();
-        for (dir, _) in opened {
-            let (queue, queued) = mpsc::channel();
-            let dir = Arc::new(dir);
-            let (writer, scanner, counters) = (Arc::clone(&dir), Arc::clone(&dir), Arc::clone(counters));
-            let tidier = tidier.clone();
-            threads.extend(spawn("cache-write", move || write_queued(&writer, &queued, &counters, &tidier)));
+        for (dir, id) in opened {
+            let ((queue, queued), (tidy, called)) = (mpsc::channel(), mpsc::sync_channel(1));
+            let (writer, counters, caller) = (Arc::clone(&dir), Arc::clone(counters), tidier.clone());
+            threads.extend(spawn("cache-write", move || write_queued(&writer, &queued, &counters, &caller)));
+            let (tidied, rules, files) = (Arc::clone(&dir), Arc::clone(&rules), Arc::clone(&open_files));
+            threads.extend(spawn("cache-evict", move || tidy_when_called(&tidied, &rules, &files, &called)));
             if config.cache.scan_interval.is_some() {
-                let stop = Arc::clone(&stop);
+                let (scanner, stop) = (Arc::clone(&dir), Arc::clone(&stop));
                 threads.extend(spawn("cache-scan", move || super::scan::scan(&scanner, &stop)));
             }
-            let (queue, room) = (Mutex::new(Some(queue)), Arc::new(Semaphore::new(room_bytes)));
-            dirs.push(Place { dir, queue, room, room_bytes });
+            let (queue, tidy, room) =
+                (Mutex::new(Some(queue)), Mutex::new(Some(tidy)), Arc::new(Semaphore::new(room_bytes)));
+            dirs.push(Place { dir, id, queue, tidy, room, room_bytes });
         }
         let cache = Self {
+            alive: RwLock::new(Arc::new(Alive::of(&dirs))),
             dirs,
-            ring: Ring::new(&ids),
-            open_files: OpenFiles::new(max_open_files()),
+            open_files,
             hash_prefix: config.hash_prefix,
             stop,
             threads: Mutex::new(threads),
         };
-        cache.tidy(&tidy::Rules::new(&config.cache, cache.dirs.len()));
-        Some(cache)
-    }
-
-    /// Number of directories.
-    pub(super) fn count(&self) -> usize {
-        self.dirs.len()
+        Some(Arc::new(cache))
     }
 
     fn place(&self, id: BlockId) -> &Place {
-        let at = if self.dirs.len() == 1 { 0 } else { self.ring.of(&id.key(self.hash_prefix)) };
-        &self.dirs[at]
-    }
-
-    /// Where old layouts have the block, if that is another directory.
-    fn legacy_place(&self, id: BlockId) -> Option<&Place> {
-        if self.dirs.len() == 1 {
-            return None;
+        if let [only] = &self.dirs[..] {
+            return only;
         }
-        let key = id.key(self.hash_prefix);
-        let at = self.ring.legacy(&key);
-        (at != self.ring.of(&key)).then(|| &self.dirs[at])
+        let alive = self.alive.read();
+        let at = alive.ring.of(&id.key(self.hash_prefix));
+        &self.dirs[alive.at.get(at).copied().unwrap_or(0)]
     }
 
-    /// Where a staged block is: an earlier set of directories may have placed it elsewhere.
+    /// Where a block may be: in its place, where old layouts have it, and where an earlier set of directories staged it.
+    fn places(&self, id: BlockId) -> SmallVec<[&Place; 3]> {
+        let mut places: SmallVec<[&Place; 3]> = SmallVec::new();
+        places.push(self.place(id));
+        if self.dirs.len() > 1 {
+            let legacy = &self.dirs[Ring::legacy(&id.key(self.hash_prefix), self.dirs.len())];
+            let staged = self.dirs.iter().filter(|place| place.dir.is_staged(id));
+            for place in std::iter::once(legacy).chain(staged) {
+                if !places.iter().any(|known| std::ptr::eq(*known, place)) {
+                    places.push(place);
+                }
+            }
+        }
+        places
+    }
+
+    /// Where a staged block is.
     fn staged_place(&self, id: BlockId) -> &Place {
         let place = self.place(id);
         if self.dirs.len() == 1 || place.dir.is_staged(id) {
@@ -145,15 +197,10 @@ impl DiskCache {
         self.dirs.iter().find(|place| place.dir.is_staged(id)).unwrap_or(place)
     }
 
+    /// Looks for a block without waiting.
     pub(super) fn find(&self, id: BlockId) -> Found {
-        let place = self.place(id);
-        match self.find_in(&place.dir, id) {
-            Found::Nothing if self.dirs.len() > 1 => {}
-            found => return found,
-        }
-        let others = [self.legacy_place(id), Some(self.staged_place(id))];
-        for other in others.into_iter().flatten().filter(|other| !std::ptr::eq(*other, place)) {
-            match self.find_in(&other.dir, id) {
+        for place in self.places(id) {
+            match self.find_in(&place.dir, id) {
                 Found::Nothing => {}
                 found => return found,
             }
@@ -167,27 +214,69 @@ impl DiskCache {
             InDir::No => return Found::Nothing,
             InDir::File | InDir::Perhaps => {}
         }
-        if let Some(file) = self.open_files.get(id) {
-            return Found::Disk(file);
+        let need = dir.need(id);
+        if dir.gate.state() == DiskState::Down && need == Need::Spare {
+            return Found::Nothing;
         }
-        let Some(file) = dir.open_file(id) else { return Found::Nothing };
-        self.open_files.insert(id, file.clone());
-        Found::Disk(file)
+        let file = match self.open_files.get(id) {
+            Some(file) => file,
+            None => match dir.open_now(id) {
+                Some(Ok(file)) => {
+                    self.open_files.insert(id, file.clone());
+                    file
+                }
+                Some(Err(_)) => return Found::Nothing,
+                None => return Found::Closed,
+            },
+        };
+        Found::Disk(OnDisk { file, gate: Arc::clone(&dir.gate), need })
     }
 
-    /// Opens the file of a block, unless it is open, and lets the kernel read it.
-    pub(super) fn warm(&self, id: BlockId) {
-        if self.open_files.get(id).is_none()
-            && let Found::Disk(file) = self.find(id)
-        {
-            file.will_need();
+    /// Looks for a block, waiting for the disk until its deadline. Polled within a runtime.
+    pub(super) async fn open_file(&self, id: BlockId) -> Found {
+        for place in self.places(id) {
+            match self.find_in(&place.dir, id) {
+                Found::Closed => {}
+                Found::Nothing => continue,
+                found => return found,
+            }
+            let (dir, need) = (Arc::clone(&place.dir), place.dir.need(id));
+            match place.dir.gate.run(need, move || dir.open_file(id)).await {
+                Ok(file) => {
+                    self.open_files.insert(id, file.clone());
+                    return Found::Disk(OnDisk { file, gate: Arc::clone(&place.dir.gate), need });
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => tracing::debug!("{} is not read: {e}", place.dir.path(id).display()),
+            }
         }
+        Found::Nothing
+    }
+
+    /// Opens the file of a block, unless it is open, and lets the kernel read it. Polled within a runtime.
+    pub(super) async fn warm(&self, id: BlockId) {
+        if self.open_files.get(id).is_none()
+            && let Found::Disk(on_disk) = self.open_file(id).await
+        {
+            let file = on_disk.file;
+            let hint = move || {
+                file.will_need();
+                Ok(())
+            };
+            // A hint that is not given is none.
+            let _ = on_disk.gate.run(Need::Spare, hint).await;
+        }
+    }
+
+    /// Whether a block is in an open file.
+    pub(super) fn is_open(&self, id: BlockId) -> bool {
+        self.open_files.get(id).is_some()
     }
 
     pub(super) fn contains(&self, id: BlockId) -> bool {
-        self.place(id).dir.contains(id)
-            || self.legacy_place(id).is_some_and(|place| place.dir.contains(id))
-            || self.staged_place(id).dir.is_staged(id)
+        self.places(id).iter().any(|place| {
+            place.dir.contains(id) && (place.dir.gate.state() != DiskState::Down || place.dir.is_staged(id))
+        })
     }
 
     /// Queues a block to be written if there is room for it now.
@@ -198,39 +287,53 @@ impl DiskCache {
         }
     }
 
-    /// Queues a block to be written, waiting for room.
+    /// Queues a block to be written, waiting for room, but not longer than a reader would for the disk.
     pub(super) async fn put(&self, id: BlockId, bytes: &Bytes) {
         let place = self.place(id);
-        if let Ok(room) = Arc::clone(&place.room).acquire_many_owned(place.cost(bytes)).await {
+        if !place.dir.gate.is_normal() {
+            return;
+        }
+        let room = Arc::clone(&place.room).acquire_many_owned(place.cost(bytes));
+        if let Ok(Ok(room)) = tokio::time::timeout(place.dir.gate.rules().read_deadline, room).await {
             place.enqueue(id, bytes, room);
         }
     }
 
-    pub(super) fn remove(&self, id: BlockId, keep_staged: bool) {
+    /// Forgets and deletes a block. A staged one stays when `keep_staged`. Polled within a runtime.
+    pub(super) async fn remove(&self, id: BlockId, keep_staged: bool) {
         drop(self.open_files.remove(id));
-        let staged = self.staged_place(id);
-        self.place(id).dir.remove(id, keep_staged);
-        if staged.dir.is_staged(id) {
-            staged.dir.remove(id, keep_staged);
+        for place in self.places(id) {
+            let Some(need) = place.dir.forget(id, keep_staged) else { continue };
+            let dir = Arc::clone(&place.dir);
+            if let Err(e) = place.dir.gate.run(need, move || dir.delete(id, need)).await {
+                tracing::warn!("cannot delete cache file {}: {e}", place.dir.path(id).display());
+            }
         }
-        if let Some(place) = self.legacy_place(id) {
-            place.dir.remove(id, keep_staged);
-        }
+    }
+
+    /// A slot for staging a block, to be held while [`DiskCache::stage`] does it; `None` when its disk takes none now.
+    pub(super) async fn stage_slot(&self, id: BlockId) -> Option<OwnedSemaphorePermit> {
+        self.place(id).dir.gate.stage_slot().await
     }
 
     /// Writes a block that is to go to the store later. Waits for the disk.
     pub(super) fn stage(&self, id: BlockId, body: &[Bytes], tier: u8) -> io::Result<()> {
-        self.place(id).dir.stage(id, body, tier)
+        let dir = &self.place(id).dir;
+        dir.gate.watch(|| dir.stage(id, body, tier))
     }
 
-    /// A staged block is in the store. Waits for the disk.
-    pub(super) fn unstage(&self, id: BlockId) -> io::Result<()> {
-        self.staged_place(id).dir.unstage(id)
+    /// A staged block is in the store. Polled within a runtime.
+    pub(super) async fn unstage(&self, id: BlockId) -> io::Result<()> {
+        let dir = Arc::clone(&self.staged_place(id).dir);
+        let gate = Arc::clone(&dir.gate);
+        gate.run(Need::Only, move || dir.unstage(id)).await
     }
 
-    /// Opens a staged block to be uploaded.
-    pub(super) fn open_staged(&self, id: BlockId) -> io::Result<CachedFile> {
-        self.staged_place(id).dir.open_staged(id)
+    /// Reads and verifies a staged block. Polled within a runtime.
+    pub(super) async fn read_staged(&self, id: BlockId) -> io::Result<Bytes> {
+        let dir = Arc::clone(&self.staged_place(id).dir);
+        let gate = Arc::clone(&dir.gate);
+        gate.run(Need::Only, move || dir.open_staged(id)?.read(0, id.size)).await
     }
 
     /// All staged blocks of all directories.
@@ -258,36 +361,90 @@ impl DiskCache {
         })
     }
 
-    /// Looks after limits and age in all directories. Called every second or so, on a thread that may wait.
-    pub(super) fn tidy(&self, rules: &tidy::Rules) {
-        for place in &self.dirs {
-            for id in rules.apply(&place.dir) {
-                drop(self.open_files.remove(id));
+    /// Disks by their state.
+    pub(super) fn disks(&self) -> DiskCounts {
+        let mut counts = DiskCounts::default();
+        for gate in self.dirs.iter().map(|place| &place.dir.gate) {
+            counts.failures += gate.failures();
+            match gate.state() {
+                DiskState::Normal => counts.normal += 1,
+                DiskState::Unstable => counts.unstable += 1,
+                DiskState::Down => counts.down += 1,
             }
         }
+        counts
+    }
+
+    /// Has the limits of all directories looked after, each on its own thread.
+    pub(super) fn tidy(&self) {
+        for place in &self.dirs {
+            if let Some(tidy) = &*place.tidy.lock() {
+                // If a call is waiting already, it does for this one too.
+                let _ = tidy.try_send(());
+            }
+        }
+    }
+
+    /// Looks how the disks do. `false` when all of them are down.
+    pub(super) fn look_after_disks(&self, now: Instant) -> bool {
+        for place in &self.dirs {
+            let root = place.dir.root().display();
+            match place.dir.gate.tick(now) {
+                None => {}
+                Some(DiskState::Normal) => tracing::info!("cache disk {root} is normal again"),
+                Some(DiskState::Unstable) => {
+                    let (dir, stop) = (Arc::clone(&place.dir), Arc::clone(&self.stop));
+                    self.threads.lock().extend(spawn("cache-probe", move || probe(&dir, &stop)));
+                }
+                Some(DiskState::Down) => {
+                    tracing::error!("cache disk {root} is down and no longer used; staged blocks in it stay there");
+                    *self.alive.write() = Arc::new(Alive::of(&self.dirs));
+                }
+            }
+        }
+        !self.alive.read().at.is_empty()
     }
 
     /// Looks again for what lies in the directories, on threads of its own.
     pub(super) fn rescan(&self) {
         let mut threads = self.threads.lock();
         threads.retain(|thread| !thread.is_finished());
-        for place in &self.dirs {
+        for place in self.dirs.iter().filter(|place| place.dir.gate.is_normal()) {
             let (dir, stop) = (Arc::clone(&place.dir), Arc::clone(&self.stop));
             threads.extend(spawn("cache-scan", move || super::scan::scan(&dir, &stop)));
         }
     }
 
-    /// Writes what is queued, takes no more, and waits for the threads.
+    /// Writes what is queued, takes no more, and waits for the threads, but not longer than one operation may take: a hung
+    /// disk must not keep a mount from ending.
     pub(super) fn close(&self) {
         self.stop.store(true, Relaxed);
         for place in &self.dirs {
             drop(place.queue.lock().take());
+            drop(place.tidy.lock().take());
         }
+        let longest = self.dirs.iter().map(|place| place.dir.gate.rules().max_operation).max();
+        let deadline = Instant::now() + longest.unwrap_or_default();
         for thread in self.threads.lock().drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the disk cache panicked");
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if !thread.is_finished() {
+                tracing::error!("the thread {name} waits for a disk and is left behind");
+            } else if thread.join().is_err() {
+                tracing::error!("the thread {name} panicked");
             }
         }
+    }
+}
+
+impl Alive {
+    fn of(dirs: &[Place]) -> Self {
+        let is_up = |at: &usize| dirs[*at].dir.gate.state() != DiskState::Down;
+        let at: Vec<_> = (0..dirs.len()).filter(is_up).collect();
+        let ids: Vec<_> = at.iter().map(|at| dirs[*at].id.clone()).collect();
+        Self { ring: Ring::new(&ids), at }
     }
 }
 
@@ -305,6 +462,44 @@ impl Place {
             self.dir.withdraw(id);
         }
     }
+}
+
+/// Opens directories side by side and measures their file systems, and leaves out those that fail or do not answer.
+fn open_dirs(config: &ChunkConfig, paths: &[PathBuf], rules: &Arc<tidy::Rules>) -> Vec<(Arc<CacheDir>, String)> {
+    let deadline = Instant::now() + OPEN_DEADLINE;
+    let open = |path: &PathBuf| {
+        let (opened, opening) = mpsc::sync_channel(1);
+        let gate = Gate::new(path, config.cache.health.clone(), paths.len());
+        let (path, config, rules) = (path.clone(), config.clone(), Arc::clone(rules));
+        let work = move || {
+            let done = open_dir(&path, &config, gate, &rules);
+            // Nobody may wait any more.
+            let _ = opened.send(done);
+        };
+        spawn("cache-open", work).map(|_thread| opening)
+    };
+    let all: Vec<_> = paths.iter().map(open).collect();
+    let mut usable = Vec::new();
+    for (path, opening) in paths.iter().zip(all) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let done = opening.and_then(|opening| opening.recv_timeout(left).ok());
+        match done.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(dir) => usable.push(dir),
+            Err(e) => tracing::warn!("cache directory {} cannot be used: {e}", path.display()),
+        }
+    }
+    usable
+}
+
+fn open_dir(
+    path: &Path,
+    config: &ChunkConfig,
+    gate: Arc<Gate>,
+    rules: &tidy::Rules,
+) -> io::Result<(Arc<CacheDir>, String)> {
+    let (dir, id) = CacheDir::open(path, config, gate)?;
+    rules.measure(&dir)?;
+    Ok((Arc::new(dir), id))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
@@ -331,12 +526,38 @@ fn write_queued(
                     let _ = tidier.try_send(TidyCall::Now);
                 }
             }
+            // The state of the disk was told.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) if complained.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) => {
                 complained = Some(started);
                 tracing::warn!("cannot write {}: {e}", dir.path(queued.id).display());
             }
             Err(_) => {}
         }
+    }
+}
+
+/// Keeps a directory within its limits, until nobody calls any more.
+fn tidy_when_called(dir: &CacheDir, rules: &tidy::Rules, files: &OpenFiles, called: &mpsc::Receiver<()>) {
+    while called.recv().is_ok() {
+        if dir.gate.state() == DiskState::Down {
+            continue;
+        }
+        for id in rules.apply(dir) {
+            drop(files.remove(id));
+        }
+    }
+}
+
+/// Finds out how an unstable disk does, until it is not unstable any more.
+fn probe(dir: &CacheDir, stop: &AtomicBool) {
+    while dir.gate.state() == DiskState::Unstable && !stop.load(Relaxed) {
+        dir.probe();
+        std::thread::sleep(dir.gate.rules().probe_interval);
+    }
+    if dir.gate.is_normal() {
+        // What could not be deleted while it was unstable.
+        let _ = std::fs::remove_dir_all(dir.probes());
     }
 }
 

@@ -7,7 +7,11 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{config::ChecksumLevel, pool::PoolBuf, sys};
+use crate::{
+    config::ChecksumLevel,
+    pool::PoolBuf,
+    sys::{self, Medium},
+};
 
 /// Bytes that one checksum covers.
 const PIECE_BYTES: usize = 32 << 10;
@@ -24,26 +28,50 @@ struct OpenFile {
     /// Checksum of each piece; `None` when the file has none or they are not to be looked at.
     sums: Option<Box<[u32]>>,
     level: ChecksumLevel,
+    medium: Medium,
 }
 
 impl CachedFile {
-    /// Opens the file of a block of `size` bytes.
+    /// Opens the file of a block of `size` bytes. Waits for the disk.
     ///
     /// # Errors
     /// Those of the file system, and `InvalidData` for a length that no such file has.
-    pub(crate) fn open(path: &Path, size: u32, level: ChecksumLevel) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, size: u32, level: ChecksumLevel, medium: Medium) -> io::Result<Self> {
         let file = File::open(path)?;
         let size = size as usize;
-        let has_sums = has_checksums(size, file.metadata()?.len())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the length is not that of a cached block"))?;
-        let sums = if has_sums && level != ChecksumLevel::None {
-            let mut bytes = vec![0; sums_bytes(size)];
-            file.read_exact_at(&mut bytes, size as u64)?;
-            Some(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect())
-        } else {
-            None
+        let sums = match covered(&file, size, level)? {
+            None => None,
+            Some(count) => {
+                let mut bytes = vec![0; count];
+                file.read_exact_at(&mut bytes, size as u64)?;
+                Some(parse_sums(&bytes))
+            }
         };
-        Ok(Self(Arc::new(OpenFile { file, size, sums, level })))
+        Ok(Self(Arc::new(OpenFile { file, size, sums, level, medium })))
+    }
+
+    /// The same without waiting; `None` when the kernel would have to ask the disk.
+    ///
+    /// # Errors
+    /// `NotFound` when the file is known to be missing, `InvalidData` for a length that no such file has.
+    pub(crate) fn open_now(path: &Path, size: u32, level: ChecksumLevel, medium: Medium) -> io::Result<Option<Self>> {
+        if medium == Medium::Remote {
+            return Ok(None);
+        }
+        let Some(file) = sys::open_cached(path)? else { return Ok(None) };
+        let size = size as usize;
+        let sums = match covered(&file, size, level)? {
+            None => None,
+            Some(count) => {
+                let mut bytes = Vec::with_capacity(count);
+                read_at_hand(&file, &mut bytes, count, size as u64, medium);
+                if bytes.len() < count {
+                    return Ok(None);
+                }
+                Some(parse_sums(&bytes))
+            }
+        };
+        Ok(Some(Self(Arc::new(OpenFile { file, size, sums, level, medium }))))
     }
 
     /// Tells the kernel that all of it will be read soon.
@@ -62,26 +90,24 @@ impl CachedFile {
     pub(crate) fn read_now(&self, off: u32, len: u32) -> Option<Bytes> {
         let (start, end) = self.0.span(off, len);
         let mut buf = PoolBuf::with_capacity(end - start);
-        sys::read_cached(&self.0.file, buf.as_mut_vec(), end - start, start as u64);
+        read_at_hand(&self.0.file, buf.as_mut_vec(), end - start, start as u64, self.0.medium);
         if buf.len() < end - start {
             return None;
         }
         self.0.take(buf, start, off, len).ok()
     }
 
-    /// Reads and verifies a range on the blocking pool. Needs the context of a runtime.
+    /// Reads and verifies a range. Waits for the disk.
     ///
     /// # Errors
-    /// A sentence on what is wrong with the file.
-    pub(crate) async fn read(&self, off: u32, len: u32) -> Result<Bytes, String> {
-        let file = Arc::clone(&self.0);
-        let read = move || {
-            let (start, end) = file.span(off, len);
-            let mut buf = PoolBuf::with_capacity(end - start);
-            sys::read_rest(&file.file, buf.as_mut_vec(), end - start, start as u64).map_err(|e| e.to_string())?;
-            file.take(buf, start, off, len)
-        };
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(e.to_string()))
+    /// Those of the file system, `UnexpectedEof` when the file has become shorter, and `InvalidData` with a sentence on what
+    /// does not match.
+    pub(crate) fn read(&self, off: u32, len: u32) -> io::Result<Bytes> {
+        let (start, end) = self.0.span(off, len);
+        let mut buf = PoolBuf::with_capacity(end - start);
+        sys::read_rest(&self.0.file, buf.as_mut_vec(), end - start, start as u64)?;
+        let done = self.0.take(buf, start, off, len);
+        done.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
     }
 }
 
@@ -119,6 +145,26 @@ impl OpenFile {
         }
         Ok(())
     }
+}
+
+/// Reads what does not have to be waited for.
+fn read_at_hand(file: &File, buf: &mut Vec<u8>, len: usize, off: u64, medium: Medium) {
+    match medium {
+        Medium::Memory => sys::read_cached(file, buf, len, off),
+        Medium::Disk => sys::read_cached_only(file, buf, len, off),
+        Medium::Remote => {}
+    }
+}
+
+/// Bytes of the checksums of an open file that are to be compared; `None` for none.
+fn covered(file: &File, size: usize, level: ChecksumLevel) -> io::Result<Option<usize>> {
+    let has_sums = has_checksums(size, file.metadata()?.len())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the length is not that of a cached block"))?;
+    Ok((has_sums && level != ChecksumLevel::None).then(|| sums_bytes(size)))
+}
+
+fn parse_sums(bytes: &[u8]) -> Box<[u32]> {
+    bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect()
 }
 
 /// Bytes of the checksums of a block.

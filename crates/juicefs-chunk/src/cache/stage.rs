@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    dir::CacheDir,
+    dir::{CacheDir, remove_if_there},
     file::{CachedFile, checksums},
 };
 use crate::{block::BlockId, config::ChecksumLevel, sys};
@@ -36,7 +36,7 @@ impl CacheDir {
         self.root().join("rawstaging")
     }
 
-    fn staged_path(&self, id: BlockId) -> PathBuf {
+    pub(super) fn staged_path(&self, id: BlockId) -> PathBuf {
         self.staging().join(self.key(id))
     }
 
@@ -50,12 +50,10 @@ impl CacheDir {
         let temp = path.with_file_name(format!("{}_{}.{:x}.tmp", id.slice, id.index, rand::random::<u32>()));
         let (mut file, made_dirs) = self.create(&temp)?;
         let done = (|| {
-            let has_sums = self.level() != ChecksumLevel::None;
+            // Whatever the level is: here is the only copy, and damage must not become the object.
             let mut parts = body.to_vec();
-            if has_sums {
-                parts.push(checksums(body).into());
-            }
-            parts.extend(footer(tier, has_sums));
+            parts.push(checksums(body).into());
+            parts.extend(footer(tier));
             sys::write_all(&mut file, &parts)?;
             file.sync_all()?;
             sys::close(file)?;
@@ -115,16 +113,9 @@ impl CacheDir {
         remove_if_there(&self.staged_path(id))
     }
 
-    /// Deletes a staged block that nobody needs any more.
-    pub(super) fn drop_staged(&self, id: BlockId) {
-        if let Err(e) = remove_if_there(&self.staged_path(id)) {
-            tracing::warn!("cannot delete the staged block {}: {e}", self.staged_path(id).display());
-        }
-    }
-
     /// Opens a staged block to be uploaded. All checksums that it has will be compared.
     pub(super) fn open_staged(&self, id: BlockId) -> io::Result<CachedFile> {
-        CachedFile::open(&self.staged_path(id), id.size, ChecksumLevel::Full)
+        CachedFile::open(&self.staged_path(id), id.size, ChecksumLevel::Full, self.medium())
     }
 
     /// All staged blocks, which are added to the index. Old temporary files are cleared away; what is no block is left
@@ -174,19 +165,11 @@ impl CacheDir {
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-/// What follows a block that is to be stored in another class than the first (format: data.md §4.3): a small msgpack map, of
-/// a length that shows whether checksums come before it.
-fn footer(tier: u8, has_sums: bool) -> Option<Bytes> {
-    let (len, pad): (u8, &[u8]) = if has_sums { (16, &[2, 0, 0]) } else { (14, &[0]) };
-    let head = [0x46, 0x53, 0, len, 0x82, 0xa4, b't', b'i', b'e', b'r', 0xcc, tier, 0xa3, b'p', b'a', b'd', 0xc4];
-    (tier != 0).then(|| [&head, pad].concat().into())
+/// What follows the checksums of a block that is to be stored in another class than the first (format: data.md §4.3): a
+/// small msgpack map, of a length that is a multiple of 4 and so leaves the checksums to be seen.
+fn footer(tier: u8) -> Option<Bytes> {
+    let head = [0x46, 0x53, 0, 16, 0x82, 0xa4, b't', b'i', b'e', b'r', 0xcc, tier, 0xa3, b'p', b'a', b'd', 0xc4];
+    (tier != 0).then(|| [&head[..], &[2, 0, 0]].concat().into())
 }
 
 #[cfg(test)]
@@ -197,9 +180,8 @@ mod tests {
     fn footers_are_those_of_the_format() {
         let bytes =
             |hex: &str| hex.split(' ').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect::<Vec<_>>();
-        let with_sums = bytes("46 53 00 10 82 a4 74 69 65 72 cc 02 a3 70 61 64 c4 02 00 00");
-        assert_eq!(footer(2, true).expect("a footer"), with_sums);
-        assert_eq!(footer(2, false).expect("a footer"), bytes("46 53 00 0e 82 a4 74 69 65 72 cc 02 a3 70 61 64 c4 00"));
-        assert_eq!(footer(0, true), None);
+        let wanted = bytes("46 53 00 10 82 a4 74 69 65 72 cc 02 a3 70 61 64 c4 02 00 00");
+        assert_eq!(footer(2).expect("a footer"), wanted);
+        assert_eq!(footer(0), None);
     }
 }

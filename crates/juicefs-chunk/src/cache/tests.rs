@@ -42,6 +42,10 @@ async fn stored(cache: &Cache, id: BlockId) -> Option<Bytes> {
     match cache.find(id) {
         Found::Memory(bytes) => Some(bytes),
         Found::Disk(file) => file.read(0, id.size).await.ok(),
+        Found::Closed => match cache.open_file(id).await {
+            Found::Disk(file) => file.read(0, id.size).await.ok(),
+            _ => None,
+        },
         Found::Nothing => None,
     }
 }
@@ -122,6 +126,69 @@ async fn before_the_scan_the_disk_is_asked_and_without_it_always() {
     cache.close();
 }
 
+/// Files of 100 bytes in directories of a thousand, as many clients have left them.
+fn litter(root: &Path, count: u64) {
+    for n in 0..count {
+        let path = root.join("raw").join(id(n, 100).key(false));
+        if n % 1000 == 0 {
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        }
+        fs::write(path, block(n, 100)).expect("written");
+    }
+}
+
+/// While the scan stands still: reads find what it has not met, and nothing is evicted, however much there is.
+#[tokio::test]
+async fn nothing_waits_for_the_scan_but_eviction() {
+    let root = tempfile::tempdir().expect("a directory");
+    litter(root.path(), 300);
+    let (go, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    trouble::set(root.path(), move || {
+        if std::thread::current().name() == Some("cache-scan") {
+            // Until the sender is gone.
+            let _ = held.lock().recv();
+        }
+        Ok(())
+    });
+    let mut config = config(&[root.path()]);
+    config.cache.items = 50;
+    let cache = open(&config);
+    for n in 0..300 {
+        assert_eq!(stored(&cache, id(n, 100)).await.expect("found without the scan"), block(n, 100));
+    }
+    assert!(stored(&cache, id(1000, 100)).await.is_none());
+    // A second look is at the limits, twice over.
+    std::thread::sleep(2 * TIDY_INTERVAL);
+    assert_eq!((cache.usage().0, walk(&root.path().join("raw"))), (300, 300), "nothing is evicted yet");
+    drop(go);
+    wait_until("within the limit", || cache.usage().0 <= 50 && walk(&root.path().join("raw")) <= 50);
+    assert!(cache.usage().0 > 0);
+    cache.close();
+}
+
+/// As many files as a large cache has, with `JUICEFS_TEST_FULL=1`.
+#[tokio::test]
+async fn many_files_are_found() {
+    let count = if std::env::var_os("JUICEFS_TEST_FULL").is_some_and(|value| value == "1") { 200_000 } else { 5000 };
+    let root = tempfile::tempdir().expect("a directory");
+    litter(root.path(), count);
+    let started = Instant::now();
+    let cache = open(&config(&[root.path()]));
+    let opened = started.elapsed();
+    for n in (0..count).step_by(usize::try_from(count / 500).expect("a step")) {
+        assert_eq!(stored(&cache, id(n, 100)).await.expect("found"), block(n, 100));
+    }
+    let read = started.elapsed();
+    while cache.usage().0 < count {
+        assert!(started.elapsed() < Duration::from_secs(300), "{} of {count} found", cache.usage().0);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    println!("{count} files: opened in {opened:?}, 500 read by {read:?}, all found by {:?}", started.elapsed());
+    assert_eq!(cache.usage(), (count, count * 100));
+    cache.close();
+}
+
 #[tokio::test]
 async fn what_another_client_evicted_or_damaged_is_a_miss() {
     let root = tempfile::tempdir().expect("a directory");
@@ -138,7 +205,7 @@ async fn what_another_client_evicted_or_damaged_is_a_miss() {
     assert!(stored(&cache, id(2, 3000)).await.is_none() && !cache.contains(id(2, 3000)));
     assert!(!path(2).exists(), "a file of the wrong length is of no use to anybody");
     assert_eq!(stored(&cache, id(3, 3000)).await.expect("sound"), block(3, 3000));
-    cache.remove(id(3, 3000));
+    cache.remove(id(3, 3000)).await;
     assert!(!path(3).exists() && stored(&cache, id(3, 3000)).await.is_none());
     cache.close();
 }
@@ -215,7 +282,7 @@ async fn several_directories_share_and_old_places_are_seen() {
     for n in 0..200 {
         assert_eq!(stored(&cache, id(n, 1024)).await.expect("found"), block(n, 1024));
     }
-    cache.remove(id(7777, 4));
+    cache.remove(id(7777, 4)).await;
     assert!(!path.exists());
     cache.close();
 }

@@ -1,8 +1,8 @@
 //! Keeping a cache directory within its limits (format: data.md §4.6).
 
-use std::{fs, io, sync::atomic::Ordering::Relaxed};
+use std::{io, sync::atomic::Ordering::Relaxed};
 
-use super::dir::CacheDir;
+use super::dir::{CacheDir, remove_if_there};
 use crate::{
     block::BlockId,
     config::{CacheConfig, Eviction},
@@ -38,22 +38,33 @@ impl Rules {
         }
     }
 
-    /// Measures the file system, sets the limits of `dir`, and deletes what is too much or too old. The blocks that
-    /// went.
-    pub(super) fn apply(&self, dir: &CacheDir) -> Vec<BlockId> {
-        let space = match space_of(dir) {
-            Ok(space) => space,
-            Err(e) => {
-                tracing::warn!("cannot measure the file system of {}: {e}", dir.root().display());
-                return Vec::new();
-            }
-        };
+    /// Measures the file system and sets the limits of `dir`. Bytes and files that should be free but are not.
+    pub(super) fn measure(&self, dir: &CacheDir) -> io::Result<(u64, u64)> {
+        let space = dir.gate.watch(|| space_of(dir))?;
         let (max_bytes, max_items) = self.limits(&space);
         dir.max_bytes.store(max_bytes, Relaxed);
         dir.max_items.store(max_items, Relaxed);
         let (bytes_short, files_short) = self.shortage(&space);
         dir.short_of_space.store(bytes_short > 0 || files_short > 0, Relaxed);
         dir.short_for_stages.store(self.half().shortage(&space) != (0, 0), Relaxed);
+        Ok((bytes_short, files_short))
+    }
+
+    /// Measures the file system, and deletes what is too much or too old. The blocks that went.
+    ///
+    /// Until the first scan is over nothing goes: what is known then is what was used last.
+    pub(super) fn apply(&self, dir: &CacheDir) -> Vec<BlockId> {
+        let (bytes_short, files_short) = match self.measure(dir) {
+            Ok(short) => short,
+            Err(e) => {
+                tracing::warn!("cannot measure the file system of {}: {e}", dir.root().display());
+                return Vec::new();
+            }
+        };
+        if dir.first_scan.load(Relaxed) {
+            return Vec::new();
+        }
+        let (max_bytes, max_items) = (dir.max_bytes.load(Relaxed), dir.max_items.load(Relaxed));
         let mut gone = Vec::new();
         if dir.eviction() != Eviction::None {
             let mut state = dir.state.lock();
@@ -77,9 +88,7 @@ impl Rules {
         // Deleted outside of the lock: it may take long.
         for id in &gone {
             let path = dir.path(*id);
-            if let Err(e) = fs::remove_file(&path)
-                && e.kind() != io::ErrorKind::NotFound
-            {
+            if let Err(e) = dir.gate.watch(|| remove_if_there(&path)) {
                 tracing::warn!("cannot delete cache file {}: {e}", path.display());
             }
         }

@@ -111,6 +111,7 @@ async fn slices_come_back() {
     }
 }
 
+mod disks;
 mod encryption;
 mod faults;
 mod limits;
@@ -118,3 +119,4 @@ mod model;
 mod reads;
 mod s3;
 mod staged;
+mod sweep;

@@ -109,6 +109,21 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| bad())
 }
 
+/// A duration that may be switched off, by a negative one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Interval(pub(crate) Option<Duration>);
+
+/// Parses a duration of which a negative one means never.
+///
+/// # Errors
+/// A sentence about the text.
+pub(crate) fn interval(text: &str) -> Result<Interval, String> {
+    match text.strip_prefix('-') {
+        Some(below_zero) => duration(below_zero).map(|length| Interval(length.is_zero().then_some(length))),
+        None => duration(text).map(|length| Interval(Some(length))),
+    }
+}
+
 fn duration_parts(text: &str) -> Option<f64> {
     let mut rest = text;
     let mut seconds = 0.0;
@@ -238,6 +253,14 @@ mod tests {
         for bad in ["x", "1y", "h", "-5", "-1s", "1h2", "inf", "1..2s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn intervals_can_be_switched_off() {
+        for (text, wanted) in [("1h", Some(3600)), ("0", Some(0)), ("-0", Some(0)), ("-1", None), ("-1s", None)] {
+            assert_eq!(interval(text), Ok(Interval(wanted.map(Duration::from_secs))), "{text}");
+        }
+        assert!(interval("-x").is_err() && interval("--1").is_err());
     }
 
     #[test]

@@ -17,17 +17,21 @@ fn file_of(dir: &tempfile::TempDir, data: &[u8]) -> std::path::PathBuf {
     path
 }
 
-async fn read(path: &Path, size: usize, level: ChecksumLevel, off: usize, len: usize) -> Result<Bytes, String> {
-    let file = CachedFile::open(path, size as u32, level).expect("opened");
-    let waited = file.read(off as u32, len as u32).await;
+fn open(path: &Path, size: usize, level: ChecksumLevel) -> io::Result<CachedFile> {
+    CachedFile::open(path, size as u32, level, sys::medium(path))
+}
+
+fn read(path: &Path, size: usize, level: ChecksumLevel, off: usize, len: usize) -> io::Result<Bytes> {
+    let file = open(path, size, level).expect("opened");
+    let waited = file.read(off as u32, len as u32);
     let at_once = file.read_now(off as u32, len as u32);
     // A file just written is in the page cache, so both ways see the same.
     assert_eq!(at_once.as_ref(), waited.as_ref().ok());
     waited
 }
 
-#[tokio::test]
-async fn every_range_reads_back_at_every_level() {
+#[test]
+fn every_range_reads_back_at_every_level() {
     let dir = tempfile::tempdir().expect("a directory");
     for size in [10, 100 << 10, 1 << 20] {
         let data = data(size);
@@ -37,15 +41,15 @@ async fn every_range_reads_back_at_every_level() {
                 [(0, size), (0, 1), (size - 1, 1), (size / 3, size / 2), (32 << 10, 32 << 10), (8 << 10, 90 << 10)];
             for (off, len) in ranges {
                 if off + len <= size {
-                    assert_eq!(read(&path, size, level, off, len).await.expect("read"), data[off..off + len]);
+                    assert_eq!(read(&path, size, level, off, len).expect("read"), data[off..off + len]);
                 }
             }
         }
     }
 }
 
-#[tokio::test]
-async fn a_wrong_checksum_is_seen_as_far_as_the_level_looks() {
+#[test]
+fn a_wrong_checksum_is_seen_as_far_as_the_level_looks() {
     const SIZE: usize = 100 << 10;
     let dir = tempfile::tempdir().expect("a directory");
     let data = data(SIZE);
@@ -60,14 +64,14 @@ async fn a_wrong_checksum_is_seen_as_far_as_the_level_looks() {
         (ChecksumLevel::Shrink, false, true),
         (ChecksumLevel::Extend, false, false),
     ] {
-        assert_eq!(read(&path, SIZE, level, 0, SIZE).await.is_ok(), whole, "{level:?} whole");
-        assert_eq!(read(&path, SIZE, level, 8 << 10, 90 << 10).await.is_ok(), part, "{level:?} part");
-        assert!(read(&path, SIZE, level, 0, 32 << 10).await.is_ok(), "{level:?} elsewhere");
+        assert_eq!(read(&path, SIZE, level, 0, SIZE).is_ok(), whole, "{level:?} whole");
+        assert_eq!(read(&path, SIZE, level, 8 << 10, 90 << 10).is_ok(), part, "{level:?} part");
+        assert!(read(&path, SIZE, level, 0, 32 << 10).is_ok(), "{level:?} elsewhere");
     }
 }
 
-#[tokio::test]
-async fn a_flipped_bit_anywhere_is_seen() {
+#[test]
+fn a_flipped_bit_anywhere_is_seen() {
     const SIZE: usize = 70_000;
     let dir = tempfile::tempdir().expect("a directory");
     let data = data(SIZE);
@@ -77,17 +81,17 @@ async fn a_flipped_bit_anywhere_is_seen() {
         let mut bytes = sound.clone();
         bytes[at] ^= 0x10;
         fs::write(&path, &bytes).expect("written");
-        assert!(read(&path, SIZE, ChecksumLevel::Extend, 0, SIZE).await.is_err(), "byte {at}");
+        assert!(read(&path, SIZE, ChecksumLevel::Extend, 0, SIZE).is_err(), "byte {at}");
         let off = at.min(SIZE - 1);
-        assert!(at >= SIZE || read(&path, SIZE, ChecksumLevel::Extend, off, 1).await.is_err(), "byte {at} alone");
+        assert!(at >= SIZE || read(&path, SIZE, ChecksumLevel::Extend, off, 1).is_err(), "byte {at} alone");
     }
     // Cut while it is open: what is no longer there is an error, never zeros.
     fs::write(&path, &sound).expect("written");
-    let file = CachedFile::open(&path, SIZE as u32, ChecksumLevel::Extend).expect("opened");
+    let file = open(&path, SIZE, ChecksumLevel::Extend).expect("opened");
     fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(40_000)).expect("cut");
     assert_eq!(file.read_now(0, SIZE as u32), None);
-    assert!(file.read(39_000, 5000).await.is_err());
-    assert_eq!(file.read(0, 5000).await.expect("still there"), data[..5000]);
+    assert!(file.read(39_000, 5000).is_err());
+    assert_eq!(file.read(0, 5000).expect("still there"), data[..5000]);
 }
 
 #[test]
@@ -101,13 +105,15 @@ fn lengths_tell_what_a_file_is() {
     assert_eq!(has_checksums(size, size as u64 + 14), Some(false));
 }
 
-#[tokio::test]
-async fn a_file_without_checksums_is_accepted_at_every_level() {
+#[test]
+fn a_file_without_checksums_is_accepted_at_every_level() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("plain");
     fs::write(&path, data(50_000)).expect("written");
     for level in LEVELS {
-        assert_eq!(read(&path, 50_000, level, 100, 40_000).await.expect("read"), data(50_000)[100..40_100]);
+        let at_once = CachedFile::open_now(&path, 50_000, level, sys::medium(&path)).expect("there");
+        assert!(at_once.is_some_and(|file| file.read_now(7, 9).is_some()), "a file just written is at hand");
+        assert_eq!(read(&path, 50_000, level, 100, 40_000).expect("read"), data(50_000)[100..40_100]);
     }
 }
 

@@ -9,38 +9,6 @@ use super::*;
 
 const KEY: &str = "chunks/0/0/1_0_90";
 
-async fn read(store: &Store, slice: SliceKey) -> Result<Vec<u8>, ChunkError> {
-    store.evict(slice).await;
-    Ok(store.read(slice, 0, slice.size, ReadPurpose::Random).await?.concat())
-}
-
-/// Flips one bit in every byte of a stored block: each read is an error.
-async fn sweep(config: ChunkConfig) {
-    let storage = mem();
-    let store = Store::open(config, Arc::clone(&storage));
-    let slice = put(&store, 1, &sample(90)).await;
-    let whole = storage.get(KEY, None).await.expect("stored").concat();
-    let replace = async |body: Vec<u8>| storage.put(KEY, Segments::from_iter([body.into()])).await.expect("replaced");
-    for at in 0..whole.len() {
-        let mut body = whole.clone();
-        body[at] ^= 1 << (at % 8);
-        replace(body).await;
-        match read(&store, slice).await {
-            Err(error @ ChunkError::Corrupt { .. }) => assert_eq!(error.errno(), Errno::EIO),
-            other => panic!("byte {at} of {}: {other:?}", whole.len()),
-        }
-    }
-    replace(whole).await;
-    assert_eq!(read(&store, slice).await.expect("sound again"), sample(90));
-    assert_eq!(store.budget().used_bytes(), 0);
-}
-
-#[tokio::test]
-async fn no_flipped_byte_is_served() {
-    sweep(encrypted("none", "aes256gcm-rsa")).await;
-    sweep(encrypted("lz4", "chacha20-rsa")).await;
-}
-
 #[tokio::test]
 async fn a_damaged_body_is_fetched_again_and_a_part_needs_the_whole() {
     let config = ChunkConfig { block_size: 4 << 20, ..encrypted("none", "aes256gcm-rsa") };

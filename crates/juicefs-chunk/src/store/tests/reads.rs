@@ -54,7 +54,7 @@ async fn a_reader_that_gives_up_stops_nobody() {
     let (faults, store) = counted(config("none"));
     let slice = put(&store, 1, &sample(60_000)).await;
     faults.fail_next(Verb::Get, Fault::Latency(Duration::from_millis(50)));
-    let given_up = tokio::time::timeout(Duration::from_millis(5), get(&store, slice, 0, 10)).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(5), get(&store, slice, 0, 60_000)).await;
     assert!(given_up.is_err());
     assert_eq!(get(&store, slice, 0, 10).await, sample(10));
     assert_eq!(faults.counts.get.load(Relaxed), 1, "the fetch went on");
@@ -77,6 +77,87 @@ async fn random_reads_fetch_what_they_ask_until_reuse_shows() {
     let gets = faults.counts.get.load(Relaxed);
     assert_eq!(get(&store, slice, 3 * MIB + 5, MIB - 5).await, data[3 * MIB as usize + 5..]);
     assert_eq!(faults.counts.get.load(Relaxed), gets);
+}
+
+/// Whatever the sizes of block and read: a first look at a block brings at most twice what was asked for.
+#[tokio::test]
+async fn cold_random_reads_fetch_at_most_twice_what_they_ask() {
+    let sizes = [5000, 20_000, 65_536, 100_000, 131_072, 200_000, 262_144, 1 << 20, 4 << 20];
+    for (id, size) in (1..).zip(sizes) {
+        for len in [4 << 10, 16 << 10, 50_000, 64 << 10, 128 << 10].into_iter().filter(|len| *len <= size) {
+            let (faults, store) = counted(large_blocks(CachePlace::Memory));
+            let slice = put(&store, id, &sample(size as usize)).await;
+            let off = (size - len) / 2;
+            assert!(get(&store, slice, off, len).await == sample(size as usize)[off as usize..(off + len) as usize]);
+            let fetched = faults.counts.get_bytes.load(Relaxed);
+            assert!(fetched <= 2 * u64::from(len), "{fetched} bytes of {size} for {len}");
+            store.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_small_block_is_fetched_whole_the_second_time() {
+    let (faults, store) = counted(large_blocks(CachePlace::Memory));
+    let slice = put(&store, 1, &sample(100_000)).await;
+    get(&store, slice, 5000, 4096).await;
+    assert_eq!(faults.counts.get_bytes.load(Relaxed), 4096);
+    get(&store, slice, 50_000, 4096).await;
+    assert_eq!(faults.counts.get_bytes.load(Relaxed), 104_096);
+    get(&store, slice, 90_000, 4096).await;
+    assert_eq!(faults.counts.get.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn of_compressed_and_encrypted_blocks_all_is_fetched() {
+    for config in [config("lz4"), config("zstd"), encrypted("none", "aes256gcm-rsa")] {
+        let (faults, store) = counted(ChunkConfig { block_size: 4 << 20, ..config });
+        let slice = put(&store, 1, &sample(1 << 20)).await;
+        assert_eq!(get(&store, slice, 500_000, 4096).await, sample(1 << 20)[500_000..504_096]);
+        let stored = faults.head("chunks/0/0/1_0_1048576").await.expect("there").size;
+        assert_eq!((faults.counts.get.load(Relaxed), faults.counts.get_bytes.load(Relaxed)), (1, stored));
+        store.shutdown().await;
+    }
+}
+
+/// What `--cache-partial-only` and `--cache-large-write` put on disk: short blocks, full ones, and what was asked for.
+#[tokio::test]
+async fn flags_say_what_is_kept_on_disk() {
+    for (partial_only, keep_written, written, read) in [
+        (false, KeepWritten::Short, [true, false], [true, true]),
+        (false, KeepWritten::All, [true, true], [true, true]),
+        (false, KeepWritten::None, [false, false], [true, true]),
+        (true, KeepWritten::Short, [true, false], [true, false]),
+    ] {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut config = large_blocks(CachePlace::Disk(vec![root.path().to_owned()]));
+        config.cache.partial_only = partial_only;
+        config.cache.keep_written = keep_written;
+        let (_, store) = counted(config);
+        let slices = [put(&store, 1, &sample(5000)).await, put(&store, 2, &sample(4 << 20)).await];
+        let count = |kept: [bool; 2]| kept.into_iter().map(u64::from).sum::<u64>();
+        let kept = |slice: SliceKey| {
+            let store = Arc::clone(&store);
+            async move { store.presence(slice).await.missing_bytes == 0 }
+        };
+        settle("what was written", || store.stats().cached_blocks >= count(written)).await;
+        // Anything beyond would come after it in the queue of the one writer.
+        for (slice, wanted) in slices.into_iter().zip(written) {
+            assert_eq!(kept(slice).await, wanted, "{keep_written:?}: {slice:?} written");
+        }
+        for slice in slices {
+            store.read(slice, 0, slice.size, ReadPurpose::Sequential).await.expect("read");
+        }
+        settle("what was read", || store.stats().cached_blocks >= count(read)).await;
+        for (slice, wanted) in slices.into_iter().zip(read) {
+            assert_eq!(kept(slice).await, wanted, "partial only {partial_only}: {slice:?} read");
+        }
+        for slice in slices {
+            store.fill(slice).await.expect("filled");
+        }
+        settle("both", || store.stats().cached_blocks == 2).await;
+        store.shutdown().await;
+    }
 }
 
 #[tokio::test]

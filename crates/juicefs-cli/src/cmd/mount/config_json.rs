@@ -84,7 +84,7 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
         "CacheItems": data.cache_items,
         "CacheChecksum": data.verify_checksum,
         "CacheEviction": data.eviction,
-        "CacheScanInterval": nanos(data.scan_interval),
+        "CacheScanInterval": data.scan_interval.map_or(json!(-1_000_000_000_i64), |every| json!(nanos(every))),
         "CacheExpire": nanos(data.expire),
         "OSCache": true,
         "FreeSpace": data.free_space_ratio,

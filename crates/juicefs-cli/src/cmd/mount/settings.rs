@@ -108,7 +108,8 @@ pub(super) fn chunk(config: &MountConfig, format: &Format, cipher: Option<Arc<Ci
         "shrink" => ChecksumLevel::Shrink,
         _ => ChecksumLevel::Extend,
     };
-    cache.scan_interval = (!data.scan_interval.is_zero()).then_some(data.scan_interval);
+    cache.scan_interval = data.scan_interval;
+    cache.health = data.health.clone();
     cache.expire = data.expire;
     cache.partial_only = data.cache_partial_only;
     cache.keep_written = ChunkConfig::keep_written(&format.storage, data.cache_large_write);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use crate::config::values::{duration, mbps, size_b, size_g, size_m, tag};
+use crate::config::values::{Interval, duration, interval, mbps, size_b, size_g, size_m, tag};
 
 /// Where the data of a volume lives.
 #[derive(Args, Debug, Clone, Default)]
@@ -233,9 +233,10 @@ pub(crate) struct DataCacheArgs {
     /// Eviction: none, 2-random or lru
     #[arg(long, default_value = "2-random", value_name = "POLICY")]
     pub(crate) cache_eviction: String,
-    /// Interval at which cache directories are scanned
-    #[arg(long, value_parser = duration, default_value = "1h", value_name = "DURATION")]
-    pub(crate) cache_scan_interval: Duration,
+    /// Interval at which cache directories are scanned: 0 for once at the start, below 0 for never
+    #[arg(long, value_parser = interval, allow_negative_numbers = true, allow_hyphen_values = true, default_value = "1h",
+        value_name = "DURATION")]
+    pub(crate) cache_scan_interval: Interval,
     /// Drop blocks that were not used for this long, 0 for never
     #[arg(long, value_parser = duration, default_value = "0s", value_name = "DURATION")]
     pub(crate) cache_expire: Duration,

@@ -1,12 +1,14 @@
 //! How a mount moves and caches data, resolved from its flags (cli.md §4.5, §4.6, §4.8).
 
+mod health;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Result, bail};
-use juicefs_chunk::{UploadHours, Writeback};
+use juicefs_chunk::{HealthRules, UploadHours, Writeback};
 
 use crate::config::{
     args::{DataCacheArgs, DataStorageArgs},
@@ -70,12 +72,14 @@ pub(crate) struct DataConfig {
     pub(crate) verify_checksum: String,
     /// `none`, `2-random` or `lru`.
     pub(crate) eviction: String,
-    /// Interval of scans.
-    pub(crate) scan_interval: Duration,
+    /// Interval of scans: zero for one at the start only, `None` for none at all.
+    pub(crate) scan_interval: Option<Duration>,
     /// Idle time after which blocks go; zero for never.
     pub(crate) expire: Duration,
     /// Blocks count as written once they are on the local disk.
     pub(crate) writeback: Option<Writeback>,
+    /// When a cache disk is no longer relied on.
+    pub(crate) health: HealthRules,
 }
 
 /// Checks the flags; corrections are added to `warnings`.
@@ -145,10 +149,11 @@ pub(super) fn resolve(
         cache_large_write: cache.cache_large_write,
         verify_checksum: verify,
         eviction,
-        scan_interval: cache.cache_scan_interval,
+        scan_interval: cache.cache_scan_interval.0,
         expire,
         writeback: writeback(storage, cache, &place, warnings),
         cache: place,
+        health: health::resolve(here)?,
     })
 }
 
