@@ -38,6 +38,10 @@ pub struct WriteOptions {
 pub struct ChunkStats {
     /// GET requests and the seconds they took in all.
     pub get: OpStats,
+    /// GET requests sent a second time because the first took long.
+    pub hedges_sent: u64,
+    /// Those of them that were answered first.
+    pub hedges_won: u64,
     /// PUT requests.
     pub put: OpStats,
     /// DELETE requests.
