@@ -26,6 +26,7 @@ mod redis_faults;
 mod redis_golden;
 mod redis_together;
 mod s3;
+mod s3_faults;
 mod semantics;
 mod sizes;
 mod trips;
