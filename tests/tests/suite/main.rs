@@ -17,6 +17,7 @@ mod full_disk;
 mod golden;
 mod interop;
 mod names;
+mod objbench;
 mod posix;
 mod random_io;
 mod redis_audit;
