@@ -160,6 +160,11 @@ binary() {
     cargo build --locked --profile "$profile" --package juicefs-cli
 }
 
+# Storages that the tests do not have are compiled at least.
+all_storages() {
+    cargo check --locked --quiet --profile "$profile" --package juicefs-cli --features all-storage
+}
+
 # A real S3 server for tests, large enough to be built only once.
 s3_server() {
     cargo build --locked --profile "$profile" --package s3-server
@@ -173,6 +178,7 @@ main() {
         stage "the S3 server" s3_server
         export JUICEFS_TEST_S3_SERVER=$target/$profile/s3-server
     fi
+    stage "the client with all storages" all_storages
     limit_s=1200
     stage "unit, property and conformance tests" cargo_test --workspace --exclude e2e
     if [ -z "${JUICEFS_BIN:-}" ]; then

@@ -57,9 +57,13 @@ pub struct ChunkConfig {
     pub get_timeout: Duration,
     /// `--put-timeout`: deadline of one PUT or DELETE.
     pub put_timeout: Duration,
-    /// `--io-retries`: tries after the first of a request that failed in a way that may pass.
+    /// `--hedge-get`: a GET that takes longer than nearly all of its size is sent a second time. Not with a local store, nor
+    /// with a limit on downloads.
+    pub hedge_get: bool,
+    /// `--io-retries`: tries, at least, after the first of a request that failed in a way that may pass. GET and PUT go on
+    /// until ten times the first wait times 1 + 4 + 9 + ... + the square of this has passed: 385 s with the defaults.
     pub io_retries: u32,
-    /// Wait before the first retry; doubles with each, up to 10 s, with jitter.
+    /// Wait before the first retry; doubles with each, up to 5 s, with jitter.
     pub retry_delay: Duration,
     /// `--upload-limit`: megabits a second that uploads may take together; 0 for no limit.
     pub upload_limit_mbps: u64,
@@ -264,6 +268,7 @@ impl ChunkConfig {
             max_deletes: 10,
             get_timeout: Duration::from_secs(60),
             put_timeout: Duration::from_secs(60),
+            hedge_get: true,
             io_retries: 10,
             retry_delay: Duration::from_millis(100),
             upload_limit_mbps: u64::try_from(format.upload_limit).unwrap_or(0),

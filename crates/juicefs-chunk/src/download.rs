@@ -293,11 +293,11 @@ impl Inner {
     async fn fetch_plain(&self, id: BlockId, key: &str) -> Result<Bytes, ChunkError> {
         let size = id.size as usize;
         if self.body.is_plain() {
-            return Ok(join(self.requests.get(key, None, Some(size)).await?));
+            return Ok(join(self.requests.get(key, None, size, Some(size)).await?));
         }
         let mut tries = 1;
         loop {
-            let (form, body) = (self.body.clone(), join(self.requests.get(key, None, None).await?));
+            let (form, body) = (self.body.clone(), join(self.requests.get(key, None, size, None).await?));
             let done = self.compute(size, move || form.unpack(body, size)).await;
             match done {
                 Ok(plain) => return Ok(plain),
@@ -314,7 +314,7 @@ impl Inner {
         let range = (u64::from(piece.off), u64::from(piece.len));
         // The semaphore is never closed.
         let _slot = self.requests.downloads.acquire().await;
-        let body = self.requests.get(&key, Some(range), Some(piece.len as usize)).await;
+        let body = self.requests.get(&key, Some(range), piece.len as usize, Some(piece.len as usize)).await;
         let body = body.inspect_err(|e| tracing::error!("cannot read block {key}: {e}"))?;
         Ok(leased(join(body), lease))
     }

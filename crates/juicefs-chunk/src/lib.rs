@@ -10,6 +10,7 @@ mod cache;
 mod counters;
 mod download;
 mod hash;
+mod hedge;
 mod lease;
 mod limit;
 mod pool;

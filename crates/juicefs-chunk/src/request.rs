@@ -1,25 +1,24 @@
 //! Requests to the object store: deadlines, retries, slots and counters. Nothing else in the data path calls the store.
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, poll};
 use juicefs_core::{ObjectStorage, Segments, StorageError, buffer::segments_len};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::ChunkConfig,
     counters::{Counters, OpCounter},
+    hedge::Hedges,
     limit::Limit,
 };
 
-/// Longest wait between tries.
-const MAX_DELAY: Duration = Duration::from_secs(10);
+/// Longest wait between tries: so much later, at most, is it noticed that the store is back.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// `--io-retries` N is as patient as JuiceFS (Go), which waits 1, 4, 9, ... N² seconds between its tries. Here that is the
+/// time, in first waits of a tenth of a second, before which nothing is given up.
+const PATIENCE_UNIT: u32 = 10;
 /// A request that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(10);
 
@@ -34,6 +33,9 @@ pub(crate) struct Requests {
     put_timeout: Duration,
     retries: u32,
     retry_delay: Duration,
+    patience: Duration,
+    /// `None`: no second GETs.
+    hedges: Option<Hedges>,
     upload_limit: Limit,
     download_limit: Limit,
     counters: Arc<Counters>,
@@ -43,6 +45,8 @@ pub(crate) struct Requests {
 struct Kind<'a> {
     verb: &'static str,
     deadline: Duration,
+    /// It is tried again for at least this long, however quickly it fails.
+    patience: Duration,
     counter: &'a OpCounter,
     /// Bandwidth that each try takes beforehand: a try that fails has used it too.
     takes: Option<(&'a Limit, usize)>,
@@ -59,6 +63,9 @@ impl Requests {
             put_timeout: config.put_timeout,
             retries: config.io_retries,
             retry_delay: config.retry_delay,
+            patience: patience(config.io_retries, config.retry_delay),
+            // Where bandwidth is rationed there is none for asking twice, and a local store is asked in no time.
+            hedges: (config.hedge_get && !config.local_store && config.download_limit_mbps == 0).then(Hedges::default),
             upload_limit: Limit::of_mbps(config.upload_limit_mbps),
             download_limit: Limit::of_mbps(config.download_limit_mbps),
             counters,
@@ -69,17 +76,24 @@ impl Requests {
         self.storage.describe()
     }
 
-    /// Fetches an object, or a part of it. With `exact_bytes`, a body that is shorter counts as a fault that may pass,
-    /// and one that is longer is cut.
+    /// Second GETs sent, and those that answered first.
+    pub(crate) fn hedges(&self) -> (u64, u64) {
+        self.hedges.as_ref().map_or((0, 0), Hedges::counts)
+    }
+
+    /// Fetches an object of about `about_bytes`, or a part of it. With `exact_bytes`, a body that is shorter counts as a
+    /// fault that may pass, and one that is longer is cut.
     pub(crate) async fn get(
         &self,
         key: &str,
         range: Option<(u64, u64)>,
+        about_bytes: usize,
         exact_bytes: Option<usize>,
     ) -> Result<Segments, StorageError> {
         let takes = exact_bytes.map(|bytes| (&self.download_limit, bytes));
-        let kind = Kind { verb: "GET", deadline: self.get_timeout, counter: &self.counters.get, takes };
-        let attempt = || async {
+        let (deadline, patience) = (self.get_timeout, self.patience);
+        let kind = Kind { verb: "GET", deadline, patience, counter: &self.counters.get, takes };
+        let once = || async {
             let mut body = self.storage.get(key, range).await?;
             if let Some(want) = exact_bytes {
                 cut(&mut body, want);
@@ -90,6 +104,12 @@ impl Requests {
             }
             let bytes = segments_len(&body);
             Ok((body, bytes))
+        };
+        let attempt = || async {
+            match &self.hedges {
+                Some(hedges) => hedges.race(about_bytes, &self.downloads, once).await,
+                None => once().await,
+            }
         };
         let body = self.retry(&kind, key, &CancellationToken::new(), attempt).await?;
         if exact_bytes.is_none() {
@@ -103,7 +123,8 @@ impl Requests {
     pub(crate) async fn put(&self, key: &str, body: &Segments, stop: &CancellationToken) -> Result<(), StorageError> {
         let bytes = segments_len(body);
         let takes = Some((&self.upload_limit, bytes));
-        let kind = Kind { verb: "PUT", deadline: self.put_timeout, counter: &self.counters.put, takes };
+        let (deadline, patience) = (self.put_timeout, self.patience);
+        let kind = Kind { verb: "PUT", deadline, patience, counter: &self.counters.put, takes };
         let attempt = || self.storage.put(key, body.clone()).map(|done| done.map(|()| ((), bytes)));
         self.retry(&kind, key, stop, attempt).await
     }
@@ -112,7 +133,9 @@ impl Requests {
     pub(crate) async fn delete(&self, key: &str) -> Result<(), StorageError> {
         // The semaphore is never closed.
         let _slot = self.deletes.acquire().await;
-        let kind = Kind { verb: "DELETE", deadline: self.put_timeout, counter: &self.counters.delete, takes: None };
+        // Nobody waits for it, and what stays is found later.
+        let (deadline, patience) = (self.put_timeout, Duration::ZERO);
+        let kind = Kind { verb: "DELETE", deadline, patience, counter: &self.counters.delete, takes: None };
         let attempt = || async {
             match self.storage.delete(key).await {
                 Ok(()) | Err(StorageError::NotFound(_)) => Ok(((), 0)),
@@ -130,6 +153,7 @@ impl Requests {
         attempt: impl Fn() -> F,
     ) -> Result<T, StorageError> {
         let mut tries = 0;
+        let begun = Instant::now();
         loop {
             if let Some((limit, bytes)) = kind.takes {
                 limit.take(bytes).await;
@@ -149,7 +173,8 @@ impl Requests {
             };
             self.counters.object_error();
             let passing = matches!(error, StorageError::Transient(_));
-            if !passing || tries >= self.retries || stop.is_cancelled() {
+            let enough = tries >= self.retries && begun.elapsed() >= kind.patience;
+            if !passing || enough || stop.is_cancelled() {
                 tracing::warn!("{} {key} failed after {} tries: {error}", kind.verb, tries + 1);
                 return Err(error);
             }
@@ -168,6 +193,13 @@ impl Requests {
         let whole = self.retry_delay.saturating_mul(1 << tries.min(16)).min(MAX_DELAY);
         whole.mul_f64(rand::random_range(0.5..=1.0))
     }
+}
+
+/// How long requests are tried again at least.
+fn patience(retries: u32, first_delay: Duration) -> Duration {
+    let (n, unit) = (u64::from(retries), u64::from(PATIENCE_UNIT));
+    let squares = n.saturating_mul(n + 1).saturating_mul(2 * n + 1) / 6;
+    first_delay.saturating_mul(u32::try_from(squares.saturating_mul(unit)).unwrap_or(u32::MAX))
 }
 
 /// Cuts `body` to its first `want` bytes.
@@ -192,4 +224,18 @@ async fn within<T>(
     tokio::time::timeout(deadline, request)
         .await
         .unwrap_or_else(|_| Err(StorageError::Transient(format!("no answer within {deadline:?}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_that_of_the_reference_client() {
+        let tenth = Duration::from_millis(100);
+        assert_eq!(patience(0, tenth), Duration::ZERO);
+        assert_eq!(patience(2, tenth), Duration::from_secs(5));
+        assert_eq!(patience(10, tenth), Duration::from_secs(385));
+        assert!(patience(u32::MAX, tenth) > patience(1000, tenth));
+    }
 }

@@ -254,8 +254,11 @@ impl ChunkStore for Store {
     fn stats(&self) -> ChunkStats {
         let counters = &self.inner.counters;
         let (cached_blocks, cached_bytes) = self.inner.cache.usage();
+        let (hedges_sent, hedges_won) = self.inner.requests.hedges();
         ChunkStats {
             get: counters.get.stats(),
+            hedges_sent,
+            hedges_won,
             put: counters.put.stats(),
             delete: counters.delete.stats(),
             cache_hit: counters.cache_hit.stats(),

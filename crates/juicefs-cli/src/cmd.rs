@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod format;
 pub(crate) mod mount;
+pub(crate) mod objbench;
 pub(crate) mod status;
 pub(crate) mod umount;
 pub(crate) mod version;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: &Cli, words: &[OsString]) -> Result<u8> {
     match &cli.command {
         Command::Version => terminal::print(&version::text())?,
         Command::Bench(args) => bench::run(args, !cli.global.no_color)?,
+        Command::Objbench(args) => runtime::of_mount()?.block_on(objbench::run(args, !cli.global.no_color, &here))?,
         Command::Umount(args) => umount::run(args)?,
         Command::Format(args) => runtime::of_command()?.block_on(format::run(args, &here))?,
         Command::Config(args) => runtime::of_command()?.block_on(config::run(args, words, &here))?,

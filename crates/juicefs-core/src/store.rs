@@ -1,5 +1,7 @@
 //! The data side: blocks of slices, and the object stores below them.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -38,6 +40,10 @@ pub struct WriteOptions {
 pub struct ChunkStats {
     /// GET requests and the seconds they took in all.
     pub get: OpStats,
+    /// GET requests sent a second time because the first took long.
+    pub hedges_sent: u64,
+    /// Those of them that were answered first.
+    pub hedges_won: u64,
     /// PUT requests.
     pub put: OpStats,
     /// DELETE requests.
@@ -198,6 +204,15 @@ pub trait ObjectStorage: Send + Sync + std::fmt::Debug {
     async fn delete(&self, key: &str) -> Result<(), StorageError>;
     /// Size and time of an object.
     async fn head(&self, key: &str) -> Result<ObjectInfo, StorageError>;
+    /// Stores an object from parts that are sent one by one, of which all but the last are as large as the store wants them
+    /// (5 MiB for S3). False, and nothing done, where a store takes no parts.
+    async fn put_in_parts(&self, _key: &str, _parts: Vec<Segments>) -> Result<bool, StorageError> {
+        Ok(false)
+    }
+    /// The file that an object is, in a store that is a directory of this machine.
+    fn file_path(&self, _key: &str) -> Option<PathBuf> {
+        None
+    }
     /// Up to `limit` objects whose key starts with `prefix` and is greater than `after`, in key order.
     async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError>;
 }

@@ -4,6 +4,7 @@
 //! requests meet a fault follows from the seed and their order; requests of several connections have no fixed order.
 
 mod connection;
+pub mod http;
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -274,6 +274,8 @@ fn data_into(lines: &mut Lines, cx: &Context) {
         }
     }
     lines.count("object_request_errors", stats.object_errors);
+    lines.count("object_request_hedges", stats.hedges_sent);
+    lines.count("object_request_hedges_won", stats.hedges_won);
 }
 
 /// Processor time of this process in seconds.

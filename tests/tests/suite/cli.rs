@@ -294,7 +294,7 @@ fn version_and_help_are_printed() {
         assert!(text.starts_with("juicefs version 1."), "{text}");
     }
     let help = volume.juicefs(&["--help"]).expect_success().stdout;
-    for command in ["format", "mount", "umount", "status", "config", "bench"] {
+    for command in ["format", "mount", "umount", "status", "config", "bench", "objbench"] {
         assert!(help.contains(command), "{command} is missing in the help");
         volume.juicefs(&[command, "--help"]).expect_success();
     }

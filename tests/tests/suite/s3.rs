@@ -1,12 +1,18 @@
 //! Volumes with their objects on an S3 server.
 
 use std::{
-    fs, thread,
+    fs::{self, File},
+    io::Write,
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
 use e2e::{Owner, Pattern, Rest, Volume, run_in};
-use juicefs_testkit::s3::{ACCESS_KEY, EXPIRED_TOKEN, S3Server, SECRET_KEY};
+use juicefs_testkit::{
+    fault_proxy::http::{HttpFault, HttpProxy},
+    s3::{ACCESS_KEY, EXPIRED_TOKEN, S3Server, SECRET_KEY},
+};
 
 fn data(file: u64, length: usize) -> Vec<u8> {
     Pattern::of(Owner { run: 95, file, version: 1 }).bytes(length)
@@ -116,5 +122,113 @@ fn writers_wait_for_a_server_that_is_away() {
     let mount = volume.mount_with("second", &[]);
     assert!(fs::read(mount.join("before")).unwrap() == data(1, 3_000_000));
     assert!(fs::read(mount.join("during")).unwrap() == data(2, 9_000_000));
+    mount.unmount();
+}
+
+/// Keys of objects below a directory of a server.
+fn keys_below(dir: &Path) -> Vec<String> {
+    let found = run_in(dir, "find . -type f -path '*/chunks/*' -printf '%P\n'").expect_success().stdout;
+    found.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn shards_and_hash_prefixes_decide_where_objects_are() {
+    let volume = Volume::unformatted_on_s3();
+    let server = volume.object_server();
+    let buckets = server.bucket_url("shard-%d");
+    volume.format(&["--shards", "3", "--hash-prefix", "--block-size", "64K", "--bucket", &buckets]).expect_success();
+    let mount = volume.mount();
+    fs::write(mount.join("file"), data(1, 2_000_000)).unwrap();
+    mount.unmount();
+    let mut blocks = 0;
+    for shard in 0..3 {
+        let keys = keys_below(&server.bucket_dir(&format!("shard-{shard}")));
+        assert!(keys.len() >= 3, "shard {shard} has {keys:?}");
+        for key in &keys {
+            let parts: Vec<&str> = key.split('/').collect();
+            // e2e-volume/chunks/HEX/ID/...
+            let (hex, slice) = (parts[2], parts[4].split('_').next().unwrap().parse::<u64>().unwrap());
+            assert_eq!(hex, format!("{:02X}", slice % 256), "{key}");
+        }
+        blocks += keys.len();
+    }
+    assert_eq!(blocks, 31);
+    let mount = volume.mount_with("second", &["--cache-size", "0"]);
+    assert!(fs::read(mount.join("file")).unwrap() == data(1, 2_000_000));
+    mount.unmount();
+    let finished = volume.format(&["--shards", "2", "--bucket", &server.bucket_url("shard-%d")]).expect_failure();
+    assert!(finished.stderr.contains("shards"), "{finished}");
+}
+
+#[test]
+fn a_storage_class_goes_with_every_object() {
+    let volume = Volume::unformatted_on_s3();
+    refused(&volume, &["--storage-class", "NO_SUCH_CLASS"], "InvalidStorageClass");
+    volume.format(&["--trash-days", "0", "--storage-class", "REDUCED_REDUNDANCY"]).expect_success();
+    let mount = volume.mount();
+    fs::write(mount.join("good"), "x").unwrap();
+    mount.unmount();
+    // That of the client comes before that of the volume: the server refuses it.
+    let mount = volume.mount_with("second", &["--storage-class", "NO_SUCH_CLASS"]);
+    let mut file = File::create(mount.join("bad")).unwrap();
+    file.write_all(b"x").unwrap();
+    assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert!(mount.log().contains("InvalidStorageClass"), "{}", mount.log());
+    drop(file);
+    mount.unmount();
+}
+
+#[test]
+fn a_server_with_a_certificate_of_its_own_authority_is_trusted_by_name() {
+    let volume = Volume::unformatted();
+    let server = S3Server::start_with_tls();
+    let tls = server.tls().unwrap();
+    let (plain, meta) = (server.bucket_url("bkt"), volume.meta_url());
+    let trusting = format!("{plain}?{}", tls.bucket_options());
+    let format = |bucket: &str| {
+        let place = ["format", "--storage", "s3", "--bucket", bucket, &meta, "e2e-volume"];
+        volume.juicefs(&[&place[..], &["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]].concat())
+    };
+    let finished = format(&plain).expect_failure();
+    assert!(finished.stderr.contains("ca-certs in --bucket names its authority"), "{finished}");
+    // Nor is TLS spoken to where nobody asked for it.
+    let finished = format(&plain.replace("https://", "http://")).expect_failure();
+    assert!(finished.stderr.contains("object storage") || finished.stderr.contains("object store"), "{finished}");
+    format(&trusting).expect_success();
+    let mount = volume.mount();
+    fs::write(mount.join("file"), data(1, 5_000_000)).unwrap();
+    mount.unmount();
+    let mount = volume.mount_with("second", &["--cache-size", "0"]);
+    assert!(fs::read(mount.join("file")).unwrap() == data(1, 5_000_000));
+    mount.unmount();
+    assert_eq!(keys_below(&server.bucket_dir("bkt")).len(), 2);
+}
+
+#[test]
+fn retries_and_timeouts_are_those_of_the_flags() {
+    let volume = Volume::with_objects_on_s3(&["--trash-days", "0"]);
+    let proxy = HttpProxy::start(volume.object_server().port(), 1);
+    let bucket = proxy.bucket_url("objects");
+    let base = ["--bucket", bucket.as_str(), "--cache-size", "0"];
+    // No second try.
+    let mount = volume.mount_with("none", &[&base[..], &["--io-retries", "0"]].concat());
+    let mut file = File::create(mount.join("file")).unwrap();
+    file.write_all(b"content").unwrap();
+    proxy.fail_next("PUT", HttpFault::Refused(503, "SlowDown"));
+    assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    file.sync_all().unwrap();
+    drop(file);
+    assert!(mount.log().contains("failed after 1 tries"), "{}", mount.log());
+    mount.unmount();
+    // One is enough. A request without an answer ends long before the 60 seconds that are usual.
+    let flags = ["--io-retries", "1", "--get-timeout", "1s", "--put-timeout", "1s"];
+    let mount = volume.mount_with("short", &[&base[..], &flags].concat());
+    let begun = Instant::now();
+    proxy.fail_next("PUT", HttpFault::Hung);
+    fs::write(mount.join("second"), "content").unwrap();
+    proxy.fail_next("GET", HttpFault::Hung);
+    assert_eq!(fs::read(mount.join("file")).unwrap(), b"content");
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+    assert_eq!(proxy.counts().hung, 2, "{:?}", proxy.counts());
     mount.unmount();
 }

@@ -149,6 +149,9 @@ impl ObjectStorage for DalStorage {
     }
 
     async fn put(&self, key: &str, body: Segments) -> Result<(), StorageError> {
+        if key.ends_with('/') && body.iter().all(Bytes::is_empty) {
+            return self.operator.create_dir(key).await.map_err(|e| self.failure(&e, key));
+        }
         let checksum = self.abilities.checksum.then(|| checksum(&body));
         let body = Buffer::from(body.into_iter().collect::<Vec<Bytes>>());
         let mut request = self.operator.write_with(key, body);
@@ -157,6 +160,24 @@ impl ObjectStorage for DalStorage {
             request = request.user_metadata(noted).content_type(CONTENT_TYPE);
         }
         request.await.map(drop).map_err(|e| self.failure(&e, key))
+    }
+
+    async fn put_in_parts(&self, key: &str, parts: Vec<Segments>) -> Result<bool, StorageError> {
+        if !self.operator.info().capability().write_can_multi {
+            return Ok(false);
+        }
+        let mut writer = self.operator.writer(key).await.map_err(|e| self.failure(&e, key))?;
+        for part in parts {
+            let part = Buffer::from(part.into_iter().collect::<Vec<Bytes>>());
+            if let Err(e) = writer.write(part).await {
+                // What was sent so far takes space as long as the upload is open; the error is the one to tell.
+                if let Err(why) = writer.abort().await {
+                    tracing::debug!("{key}: an upload in parts stays open: {why}");
+                }
+                return Err(self.failure(&e, key));
+            }
+        }
+        writer.close().await.map(|_| true).map_err(|e| self.failure(&e, key))
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {

@@ -106,6 +106,10 @@ impl ObjectStorage for FileStorage {
         }
     }
 
+    fn file_path(&self, key: &str) -> Option<PathBuf> {
+        self.path(key).ok()
+    }
+
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let path = self.path(key)?;
         blocking(move || {

@@ -1,6 +1,6 @@
 //! A part of a store: all keys below one prefix.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use juicefs_core::{ObjectStorage, Segments, StorageError, store::ObjectInfo};
@@ -55,6 +55,14 @@ impl ObjectStorage for Prefixed {
 
     async fn head(&self, key: &str) -> Result<ObjectInfo, StorageError> {
         self.store.head(&self.full(key)).await.map(|info| self.strip(info))
+    }
+
+    async fn put_in_parts(&self, key: &str, parts: Vec<Segments>) -> Result<bool, StorageError> {
+        self.store.put_in_parts(&self.full(key), parts).await
+    }
+
+    fn file_path(&self, key: &str) -> Option<PathBuf> {
+        self.store.file_path(&self.full(key))
     }
 
     async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {

@@ -1,6 +1,6 @@
 //! One store made of many: the key decides where an object is (format: data.md §1.7).
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -64,6 +64,14 @@ impl ObjectStorage for Sharded {
 
     async fn head(&self, key: &str) -> Result<ObjectInfo, StorageError> {
         self.of(key).head(key).await
+    }
+
+    async fn put_in_parts(&self, key: &str, parts: Vec<Segments>) -> Result<bool, StorageError> {
+        self.of(key).put_in_parts(key, parts).await
+    }
+
+    fn file_path(&self, key: &str) -> Option<PathBuf> {
+        self.of(key).file_path(key)
     }
 
     async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {

@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Umount(UmountArgs),
     /// Run a benchmark in a directory
     Bench(BenchArgs),
+    /// Test an object storage, and run a benchmark on it
+    Objbench(ObjbenchArgs),
     /// Show the version
     Version,
 }
@@ -126,4 +128,48 @@ pub(crate) struct BenchArgs {
     /// Threads
     #[arg(long, short = 'p', default_value_t = 1, value_name = "N")]
     pub(crate) threads: u32,
+}
+
+/// `objbench`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ObjbenchArgs {
+    /// Bucket or directory
+    #[arg(value_name = "ENDPOINT")]
+    pub(crate) endpoint: String,
+    /// Kind of the object storage
+    #[arg(long, default_value = "file", value_name = "NAME")]
+    pub(crate) storage: String,
+    /// Access key [env: ACCESS_KEY]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) access_key: Option<String>,
+    /// Secret key [env: SECRET_KEY]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) secret_key: Option<String>,
+    /// Session token [env: SESSION_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) session_token: Option<String>,
+    /// Number of buckets, with %d in the endpoint
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) shards: u32,
+    /// Size of a block that the big object is stored as (default unit KiB)
+    #[arg(long, value_parser = size_k, default_value = "4M", value_name = "SIZE")]
+    pub(crate) block_size: u64,
+    /// Size of the big object (default unit MiB)
+    #[arg(long, value_parser = size_m, default_value = "1G", value_name = "SIZE")]
+    pub(crate) big_object_size: u64,
+    /// Size of a small object (default unit KiB)
+    #[arg(long, value_parser = size_k, default_value = "128K", value_name = "SIZE")]
+    pub(crate) small_object_size: u64,
+    /// Small objects
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) small_objects: u32,
+    /// Only run the benchmark
+    #[arg(long)]
+    pub(crate) skip_functional_tests: bool,
+    /// Requests at once
+    #[arg(long, short = 'p', default_value_t = 4, value_name = "N")]
+    pub(crate) threads: u32,
+    /// Storage class of objects
+    #[arg(long, visible_alias = "sc", value_name = "CLASS")]
+    pub(crate) storage_class: Option<String>,
 }

@@ -89,9 +89,11 @@ impl Refusal {
             "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
                 Outcome::Elsewhere
             }
-            "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => {
-                Outcome::Full
-            }
+            "QuotaExceeded"
+            | "InsufficientStorage"
+            | "InsufficientCapacity"
+            | "XMinioStorageFull"
+            | "XMinioAdminBucketQuotaExceeded" => Outcome::Full,
             "RequestTimeout" | "InternalError" | "OperationAborted" | "SlowDown" | "ServiceUnavailable"
             | "TemporaryRedirect" | "BadDigest" | "IncompleteBody" => Outcome::Later,
             _ => match self.status {
@@ -175,7 +177,9 @@ mod tests {
         for (status, code) in [(404, "NoSuchKey"), (404, "")] {
             assert!(matches!(error(coded(status, code)), NotFound(_)), "{status} {code}");
         }
-        for (status, code) in [(507, ""), (403, "QuotaExceeded"), (507, "XMinioStorageFull")] {
+        for (status, code) in
+            [(507, ""), (403, "QuotaExceeded"), (503, "InsufficientCapacity"), (507, "XMinioStorageFull")]
+        {
             assert!(matches!(error(coded(status, code)), NoSpace(_)), "{status} {code}");
         }
         let later = [(503, "SlowDown"), (500, ""), (502, ""), (429, ""), (400, "RequestTimeout"), (409, ""), (307, "")];

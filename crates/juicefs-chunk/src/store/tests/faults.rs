@@ -106,6 +106,75 @@ async fn a_request_that_never_ends_meets_its_deadline() {
     assert_eq!(get(&store, slice, 0, 10).await, sample(10));
 }
 
+/// With the default flags: a store that is away for minutes is waited for, and work goes on soon after it is back.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_waited_for_and_soon_found_again() {
+    let first_wait = Duration::from_millis(100);
+    for away in [Duration::from_secs(8), Duration::from_secs(60), Duration::from_secs(300)] {
+        let (faults, store) = faulty(ChunkConfig { retry_delay: first_wait, ..config("none") });
+        faults.fail_always(Some((Verb::Put, Fault::ErrorBefore(transient()))));
+        let writing = async {
+            put(&store, 2, &sample(200_000)).await;
+            tokio::time::Instant::now()
+        };
+        let back = async {
+            tokio::time::sleep(away).await;
+            faults.fail_always(None);
+            tokio::time::Instant::now()
+        };
+        let (done, back) = tokio::join!(writing, back);
+        assert!(done >= back && done - back <= Duration::from_secs(5), "{:?} after {away:?}", done - back);
+    }
+}
+
+/// And one that stays away is given up, after at least the time that the reference client takes.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stays_away_is_given_up() {
+    let first_wait = Duration::from_millis(100);
+    for (io_retries, least_s) in [(0, 0), (2, 5), (10, 385)] {
+        let (faults, store) = faulty(ChunkConfig { retry_delay: first_wait, io_retries, ..config("none") });
+        faults.fail_always(Some((Verb::Get, Fault::ErrorBefore(transient()))));
+        let begun = tokio::time::Instant::now();
+        let gone = SliceKey { id: SliceId(1), size: 10 };
+        store.read(gone, 0, 10, ReadPurpose::Random).await.expect_err("away");
+        let took = begun.elapsed().as_secs();
+        assert!((least_s..=least_s + 5).contains(&took), "{took} s with {io_retries} retries");
+        assert!(faults.counts.get.load(Relaxed) > u64::from(io_retries));
+    }
+}
+
+/// What is slow once in a while is overtaken by a second request; with a store on this machine, or a limit on downloads,
+/// none is sent.
+#[tokio::test(start_paused = true)]
+async fn late_answers_are_overtaken_where_that_makes_sense() {
+    let remote = |config: ChunkConfig| ChunkConfig { local_store: false, ..config };
+    let cases = [
+        (remote(config("none")), true),
+        (remote(config("zstd")), true),
+        (config("none"), false),
+        (remote(ChunkConfig { hedge_get: false, ..config("none") }), false),
+        (remote(ChunkConfig { download_limit_mbps: 1000, ..config("none") }), false),
+        (remote(ChunkConfig { max_downloads: 1, ..config("none") }), false),
+    ];
+    for (number, (config, hedged)) in cases.into_iter().enumerate() {
+        let (faults, store) = faulty(ChunkConfig { get_timeout: Duration::from_secs(100), ..config });
+        let mut slow = 0;
+        for id in 1..=100 {
+            let slice = put(&store, id, &sample(1000)).await;
+            store.evict(slice).await;
+            let late = id > 50 && id % 25 == 0;
+            let latency = Duration::from_millis(if late { 60_000 } else { 30 });
+            faults.fail_next(Verb::Get, Fault::Latency(latency));
+            let begun = tokio::time::Instant::now();
+            assert_eq!(get(&store, slice, 0, 1000).await, sample(1000));
+            slow += u64::from(begun.elapsed() > Duration::from_secs(1));
+        }
+        let stats = store.stats();
+        let wanted = if hedged { (0, 2, 2) } else { (2, 0, 0) };
+        assert_eq!((slow, stats.hedges_sent, stats.hedges_won), wanted, "case {number}");
+    }
+}
+
 #[tokio::test]
 async fn no_more_uploads_at_once_than_allowed() {
     let mut config = config("none");

@@ -79,6 +79,7 @@ pub(super) fn chunk(config: &MountConfig, format: &Format, cipher: Option<Arc<Ci
     chunk.get_timeout = data.get_timeout;
     chunk.put_timeout = data.put_timeout;
     chunk.io_retries = data.retries;
+    chunk.hedge_get = data.hedge_get;
     if data.upload_limit_mbps > 0 {
         chunk.upload_limit_mbps = data.upload_limit_mbps;
     }

@@ -155,7 +155,18 @@ pub(crate) struct DataStorageArgs {
     /// Time limit of one upload
     #[arg(long, value_parser = duration, default_value = "60s", value_name = "DURATION")]
     pub(crate) put_timeout: Duration,
-    /// Tries after a failure
+    /// Send a download a second time when it takes unusually long
+    #[arg(
+        long,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub(crate) hedge_get: bool,
+    /// Tries after a failure, and how long they go on: 1 + 4 + 9 + ... + N*N seconds at least
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(crate) io_retries: u32,
     /// Uploads at once

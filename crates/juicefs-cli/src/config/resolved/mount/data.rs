@@ -36,6 +36,8 @@ pub(crate) struct DataConfig {
     pub(crate) put_timeout: Duration,
     /// Tries after a failure.
     pub(crate) retries: u32,
+    /// Slow downloads are sent a second time.
+    pub(crate) hedge_get: bool,
     /// Uploads at once.
     pub(crate) max_uploads: usize,
     /// Downloads at once.
@@ -132,6 +134,7 @@ pub(super) fn resolve(
         get_timeout: storage.get_timeout,
         put_timeout: storage.put_timeout,
         retries: storage.io_retries,
+        hedge_get: storage.hedge_get,
         max_uploads: usize::try_from(storage.max_uploads).unwrap_or(0).max(1),
         max_downloads: usize::try_from(storage.max_downloads).ok().filter(|n| *n > 0).unwrap_or(200),
         max_deletes: usize::try_from(storage.max_deletes).unwrap_or(0),
