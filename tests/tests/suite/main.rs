@@ -16,6 +16,7 @@ mod fencing;
 mod full_disk;
 mod golden;
 mod interop;
+mod locks;
 mod names;
 mod posix;
 mod random_io;
