@@ -30,7 +30,7 @@ profile=ci
 failed_stages=()
 unchecked=()
 # What runs on Redis without --full: where the engine matters most, in some three minutes.
-redis_part=(posix:: crash:: concurrent:: two_mounts:: differential:: full_disk:: names:: cli::)
+redis_part=(posix:: crash:: concurrent:: two_mounts:: locks:: differential:: full_disk:: names:: cli::)
 
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }

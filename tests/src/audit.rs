@@ -30,6 +30,9 @@ pub(crate) fn faults(mut records: Records, volume: &Volume, rest: Rest) -> Vec<S
     if rest == Rest::Clean {
         records.check_counters();
         records.check_dir_stats();
+        if records.locks > 0 {
+            records.fault(format!("{} locks are left", records.locks));
+        }
     }
     records.check_slices();
     records.check_objects(volume, rest);

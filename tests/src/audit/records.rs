@@ -71,6 +71,8 @@ pub(crate) struct Records {
     pub(super) counters: HashMap<String, i64>,
     pub(super) last_inode: i64,
     pub(super) dir_stats: BTreeMap<i64, Stat>,
+    /// Owners of locks.
+    pub(super) locks: i64,
     pub(super) block_size: u64,
     pub(super) compressed: bool,
     pub(super) faults: Vec<String>,

@@ -32,6 +32,9 @@ pub(crate) fn load(path: &Path) -> Records {
         .collect();
     // The counter is the next one to be handed out.
     records.last_inode = records.counters.get("nextInode").map_or(0, |next| next - 1);
+    records.locks = database
+        .query_row("SELECT (SELECT count(*) FROM jfs_flock) + (SELECT count(*) FROM jfs_plock)", [], |row| row.get(0))
+        .expect("the number of locks");
     records.dir_stats =
         rows(&database, "SELECT inode, data_length, used_space, used_inodes FROM jfs_dir_stats", |row| {
             Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?)))

@@ -17,6 +17,7 @@ mod fencing;
 mod full_disk;
 mod golden;
 mod interop;
+mod locks;
 mod names;
 mod objbench;
 mod posix;

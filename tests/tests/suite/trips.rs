@@ -289,3 +289,16 @@ fn gitclone() {
         source.files
     });
 }
+
+#[test]
+fn taking_a_lock_is_one_trip_and_so_is_releasing_it() {
+    const CYCLES: usize = 200;
+    assert_trips("flock and unlock", 2.1, None, &|root| {
+        let file = File::create(root.join("f")).unwrap();
+        for _ in 0..CYCLES {
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock).unwrap();
+        }
+        CYCLES
+    });
+}
