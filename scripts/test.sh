@@ -10,6 +10,7 @@
 #   JUICEFS_TEST_SEED    replays the random tests with one seed
 #   JUICEFS_BIN          tests this client instead of the one that is built here
 #   JUICEFS_TEST_S3_SERVER  runs this S3 server instead of the one that is built here
+#   JUICEFS_TEST_PJDFSTEST  a checkout of pjdfstest in C for --full, instead of the one that is fetched
 set -euo pipefail
 umask 022
 
@@ -19,7 +20,7 @@ full=0
 case "${1:-}" in
     "") ;;
     --full) full=1 ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -43,6 +44,11 @@ install_packages() {
         redis-server:redis-server redis-cli:redis-tools openssl:openssl setfacl:acl; do
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
+    if [ $full -eq 1 ]; then
+        for entry in prove:perl autoreconf:autoconf aclocal:automake; do
+            command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+        done
+    fi
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     [ ${#missing[@]} -eq 0 ] && return
@@ -165,6 +171,22 @@ all_storages() {
     cargo check --locked --quiet --profile "$profile" --package juicefs-cli --features all-storage
 }
 
+# The POSIX suite in C, at the commit whose checks are counted in the test.
+pjdfstest_in_c() {
+    local dir=${JUICEFS_TEST_PJDFSTEST:-$target/pjdfstest-in-c} commit=85a8aea9e685999ef0540392fd80535f873d7ff7
+    if [ ! -e "$dir/configure.ac" ]; then
+        git init --quiet "$dir"
+        git -C "$dir" fetch --quiet --depth 1 https://github.com/pjd/pjdfstest "$commit" || return
+        git -C "$dir" checkout --quiet FETCH_HEAD
+    fi
+    export JUICEFS_TEST_PJDFSTEST=$dir
+    [ -x "$dir/pjdfstest" ] || (cd "$dir" && autoreconf -ifs && ./configure --quiet && make --quiet pjdfstest)
+}
+
+suite_in_c() { # sqlite3|redis
+    JUICEFS_TEST_META=$1 cargo_test --package e2e --test suite -- --ignored posix::the_suite_in_c_passes
+}
+
 # A real S3 server for tests, large enough to be built only once.
 s3_server() {
     cargo build --locked --profile "$profile" --package s3-server
@@ -190,6 +212,9 @@ main() {
     stage "end-to-end tests" cargo_test --package e2e -- --test-threads 2
     if [ $full -eq 1 ]; then
         stage "end-to-end tests on Redis" on_redis
+        stage "building the POSIX suite in C" pjdfstest_in_c
+        stage "the POSIX suite in C" suite_in_c sqlite3
+        stage "the POSIX suite in C, on Redis" suite_in_c redis
         stage "quickstart" cargo_test --package e2e --test suite -- --ignored quickstart
         command -v cargo-deny >/dev/null || stage "installing cargo-deny" cargo install --quiet --locked cargo-deny
         stage "licences, bans and sources" cargo deny --all-features check licenses bans sources

@@ -41,3 +41,19 @@ fn pjdfstest_finds_nothing_unexpected() {
     mount.unmount();
     volume.assert_sound(Rest::Clean);
 }
+
+/// The older suite, of shell scripts around a program in C: 8,798 checks, of which every one has to pass.
+#[test]
+#[ignore = "scripts/test.sh --full fetches and builds the suite first"]
+fn the_suite_in_c_passes() {
+    let suite = std::env::var("JUICEFS_TEST_PJDFSTEST").expect("JUICEFS_TEST_PJDFSTEST names the built suite");
+    let volume = Volume::new();
+    let mount = native_mount(&volume);
+    let mut command = Command::new("prove");
+    command.args(["-j", "4", "-r"]).arg(format!("{suite}/tests")).current_dir(mount.path());
+    let finished = run_within(command, Duration::from_secs(1200)).expect_success();
+    let summary = finished.stdout.lines().rfind(|line| line.starts_with("Files=")).unwrap_or_default();
+    assert!(summary.starts_with("Files=238, Tests=8798,"), "a suite that checks less has lost something: {summary}");
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+}
