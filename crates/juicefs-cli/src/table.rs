@@ -31,7 +31,9 @@ pub(crate) fn draw(header: &[&str], rows: &[Vec<Cell>], left: Option<usize>) -> 
     let divider: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect();
     let mut out = format!("{divider}+\n");
     for (title, width) in header.iter().zip(&widths) {
-        out += &format!("| {title:^width$} ");
+        // What cannot be halved goes to the left.
+        let before = (width - title.chars().count()).div_ceil(2);
+        out += &format!("| {}{title:<rest$} ", " ".repeat(before), rest = width - before);
     }
     out += &format!("|\n{divider}+\n");
     for row in rows {
@@ -61,7 +63,7 @@ mod tests {
         assert_eq!(
             draw(&["ITEM", "VALUE"], &rows, None),
             "+----------------+------------+\n\
-             |      ITEM      |   VALUE    |\n\
+             |      ITEM      |    VALUE   |\n\
              +----------------+------------+\n\
              | Write big file | 4.00 MiB/s |\n\
              |           Stat |          \x1b[1;32m9\x1b[0m |\n\
