@@ -6,6 +6,7 @@
 
 mod apps;
 mod arrows;
+mod caching;
 mod cli;
 mod concurrent;
 mod crash;
@@ -16,6 +17,7 @@ mod fencing;
 mod full_disk;
 mod golden;
 mod interop;
+mod memory;
 mod names;
 mod posix;
 mod random_io;
