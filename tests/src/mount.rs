@@ -94,6 +94,16 @@ impl Mount {
         self.point.join(path)
     }
 
+    /// A number of the file `.stats`; 0 when it is not there.
+    ///
+    /// # Panics
+    /// If `.stats` cannot be read or what it has is no number.
+    pub fn stat(&self, name: &str) -> f64 {
+        let text = fs::read_to_string(self.join(".stats")).expect("the numbers of the mount");
+        let wanted = format!("juicefs_{name} ");
+        text.lines().find_map(|line| line.strip_prefix(&wanted)).map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
     /// What the client has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests deferred at once.
 const REQUESTS_MAX: usize = 4096;
-/// Bytes of their payloads. One request above it is let in when nothing else holds payload.
-const PAYLOAD_BYTES_MAX: usize = 128 << 20;
 /// Interrupts remembered whose request is not deferred, or not yet.
 const EARLY_MAX: usize = 64;
 
 /// The deferred requests of one mount.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Deferred {
+    /// Most bytes of their payloads. One request above it is let in when nothing else holds payload.
+    payload_bytes_max: usize,
     state: Mutex<State>,
     left: Condvar,
 }
@@ -33,12 +33,17 @@ struct State {
 }
 
 impl Deferred {
+    /// None yet; their payloads will have at most this many bytes.
+    pub(crate) fn new(payload_bytes_max: usize) -> Self {
+        Self { payload_bytes_max, state: Mutex::default(), left: Condvar::new() }
+    }
+
     /// Admits request `unique` with a payload of `bytes`; waits while there are too many.
     pub(crate) fn enter(self: &Arc<Self>, unique: u64, bytes: usize) -> Slot {
         let interrupted = CancellationToken::new();
         let mut state = self.state.lock();
         while state.running.len() >= REQUESTS_MAX
-            || (state.payload_bytes > 0 && bytes > 0 && state.payload_bytes + bytes > PAYLOAD_BYTES_MAX)
+            || (state.payload_bytes > 0 && bytes > 0 && state.payload_bytes + bytes > self.payload_bytes_max)
         {
             self.left.wait(&mut state);
         }
@@ -112,7 +117,7 @@ mod tests {
 
     #[test]
     fn interrupts_find_their_request_before_and_after_it_is_deferred() {
-        let deferred = Arc::new(Deferred::default());
+        let deferred = Arc::new(Deferred::new(1 << 20));
         deferred.interrupt(4);
         assert!(deferred.enter(4, 0).interrupted.is_cancelled());
         let slot = deferred.enter(6, 0);
@@ -123,8 +128,8 @@ mod tests {
 
     #[test]
     fn payload_is_bounded_and_waiting_ends_when_one_leaves() {
-        let deferred = Arc::new(Deferred::default());
-        let first = deferred.enter(1, PAYLOAD_BYTES_MAX);
+        let deferred = Arc::new(Deferred::new(1 << 20));
+        let first = deferred.enter(1, 1 << 20);
         let second = deferred.enter(2, 0);
         let waiting = thread::spawn({
             let deferred = Arc::clone(&deferred);

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::abi::WRITE_HEAD_BYTES;
 
@@ -24,6 +24,8 @@ use crate::abi::WRITE_HEAD_BYTES;
 const PAGE_BYTES: usize = 4096;
 /// Free buffers kept at most, in bytes of payload.
 const KEPT_BYTES: usize = 32 << 20;
+/// What a buffer may hold beyond its payload: giving back less is not worth a system call.
+const SLACK_BYTES: usize = 32 << 10;
 /// Payloads below this are copied out: a mapping is not worth holding for them.
 const COPY_BELOW_BYTES: usize = 16 << 10;
 
@@ -118,11 +120,14 @@ impl PageBuf {
     /// The first `len` bytes of data behind the head of a WRITE, without a copy unless they are few.
     ///
     /// Returns the buffer too when it is free for the next request.
-    pub(crate) fn into_payload(self, len: usize) -> (Bytes, Option<Self>) {
+    pub(crate) fn into_payload(mut self, len: usize) -> (Bytes, Option<Self>) {
         let len = len.min(self.pool.payload_bytes);
         if len < COPY_BELOW_BYTES {
             let copy = Bytes::copy_from_slice(&self.bytes()[PAGE_BYTES..PAGE_BYTES + len]);
             return (copy, Some(self));
+        }
+        if let Some(mapping) = &mut self.mapping {
+            mapping.keep_payload(len);
         }
         (Bytes::from_owner(Payload { buf: self, len }), None)
     }
@@ -152,6 +157,8 @@ impl AsRef<[u8]> for Payload {
 struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// Bytes of payload that may take memory: those of the largest one that lay here.
+    used: usize,
 }
 
 // SAFETY: the memory is owned by this value alone and is not bound to a thread.
@@ -165,7 +172,25 @@ impl Mapping {
         let start =
             unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len })
+        Ok(Self { start, len, used: 0 })
+    }
+
+    /// Gives back the memory that an earlier, larger payload took: whoever takes this one answers for `len` bytes of it.
+    fn keep_payload(&mut self, len: usize) {
+        let kept = len.next_multiple_of(PAGE_BYTES);
+        let used = self.used.next_multiple_of(PAGE_BYTES).min(self.len - PAGE_BYTES);
+        self.used = len;
+        if used <= kept + SLACK_BYTES {
+            self.used = self.used.max(used);
+            return;
+        }
+        // SAFETY: the range lies within this mapping behind the payload, begins on a page, and nobody has a reference to it;
+        // private anonymous memory that is given back reads as zeros afterwards.
+        let done = unsafe {
+            let tail = self.start.as_ptr().add(PAGE_BYTES + kept).cast::<c_void>();
+            madvise(tail, used - kept, Advice::LinuxDontNeed)
+        };
+        debug_assert!(done.is_ok(), "madvise of an own mapping failed: {done:?}");
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -211,6 +236,19 @@ mod tests {
         assert_eq!(pool.kept(), 0);
         drop(half);
         assert_eq!(pool.kept(), 1);
+    }
+
+    #[test]
+    fn a_small_payload_does_not_hold_the_memory_of_a_large_one() {
+        let pool = PageBufPool::new(1 << 20);
+        drop(filled(&pool, 1 << 20).into_payload(1 << 20));
+        let (bytes, _) = filled(&pool, 100_000).into_payload(100_000);
+        assert!(bytes.iter().enumerate().all(|(i, b)| *b == i as u8));
+        drop(bytes);
+        let again = pool.take().expect("a mapping");
+        assert_eq!(pool.kept(), 0, "it is the same one");
+        let tail = &again.bytes()[PAGE_BYTES + 25 * PAGE_BYTES..];
+        assert!(tail.iter().all(|byte| *byte == 0), "pages that were not given back");
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Mounted {
         let agreed = handshake(&device, &pool, resolved.wanted)?;
         tracing::debug!(?agreed, source = resolved.source, "FUSE session begins");
         let (notifier, notify_thread) = Notifier::start(Arc::clone(&device)).map_err(MountError::Start)?;
-        let deferred = Arc::new(Deferred::default());
+        let deferred = Arc::new(Deferred::new(options.waiting_bytes));
         let dispatcher = Arc::new(Dispatcher {
             ops,
             settings: Settings {

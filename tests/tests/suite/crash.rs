@@ -276,36 +276,50 @@ fn acknowledged_files_survive_with_small_compressed_blocks() {
 
 /// What was acknowledged may be nowhere but on the local disk. The next client of that disk has it and uploads it; once it
 /// has, every other client has it too.
-#[test]
-fn acknowledged_files_survive_with_writeback() {
-    let volume = Volume::with(&["--trash-days", "0", "--block-size", "256K"]);
-    let run = seed_of("crash-writeback", 0xC0FFEE);
+fn writeback_rounds(name: &str, volume: &Volume, rounds: u64) {
+    let run = seed_of(name, 0xC0FFEE);
     let mut rng = StdRng::seed_from_u64(run);
     let manifest = Arc::new(Manifest::default());
     let holding = ["--writeback", "--upload-delay", "1h"];
-    for number in 0..if full() { 20 } else { 2 } {
+    for number in 0..rounds {
         let load = Duration::from_millis(rng.random_range(700..2500));
-        let acknowledged = round(&volume, &holding, run, &manifest, load);
-        let staged = staged_blocks(&volume);
+        let acknowledged = round(volume, &holding, run, &manifest, load);
+        let staged = staged_blocks(volume);
         println!("round {number}: {acknowledged} files acknowledged in {load:?}, {staged} blocks staged");
         assert!(acknowledged >= 8, "a vacuous round: {acknowledged} files in {load:?}");
         assert!(staged > 0, "nothing was staged");
         let mount = volume.mount_with("mnt", &holding);
         let faults = check(&mount, run, &manifest);
         assert!(faults.is_empty(), "round {number}:\n{}", faults.join("\n"));
-        assert!(staged_blocks(&volume) > 0, "nothing was left to upload");
+        assert!(staged_blocks(volume) > 0, "nothing was left to upload");
+        let waiting = (mount.stat("staging_blocks"), mount.stat("staging_block_bytes"));
+        assert!(waiting.0 > 0.0 && waiting.1 > waiting.0, "{waiting:?} blocks and bytes wait");
+        let is_old = || mount.stat("staging_oldest_seconds") > 0.0;
+        assert!(e2e::wait_until(Duration::from_secs(20), is_old), "what was staged before the crash has no age");
         mount.unmount();
     }
     let mount = volume.mount_with("mnt", &["--writeback"]);
     volume.juicefs(&["umount", "--flush", mount.path().to_str().unwrap()]).expect_success();
     assert!(mount.ended().success());
-    assert_eq!(staged_blocks(&volume), 0);
+    assert_eq!(staged_blocks(volume), 0);
     let mount = volume.mount_with("elsewhere", &[]);
     let here = Arc::new(manifest_at(&manifest, &volume.dir().join("mnt"), mount.path()));
     let faults = check(&mount, run, &here);
     assert!(faults.is_empty(), "from another client:\n{}", faults.join("\n"));
     mount.unmount();
     volume.assert_sound(Rest::Crashed);
+}
+
+#[test]
+fn acknowledged_files_survive_with_writeback() {
+    let volume = Volume::with(&["--trash-days", "0", "--block-size", "256K"]);
+    writeback_rounds("crash-writeback", &volume, if full() { 20 } else { 2 });
+}
+
+#[test]
+fn acknowledged_files_survive_with_writeback_on_s3() {
+    let volume = Volume::with_objects_on_s3(&["--trash-days", "0", "--block-size", "256K", "--compress", "lz4"]);
+    writeback_rounds("crash-writeback-s3", &volume, if full() { 20 } else { 2 });
 }
 
 /// Blocks that wait on the local disk of the mount `mnt`.

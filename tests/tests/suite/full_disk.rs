@@ -4,34 +4,15 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::Duration,
 };
 
-use e2e::{Owner, Pattern, Rest, Volume, run, wait_until};
+use e2e::{Owner, Pattern, Rest, SmallDisk, Volume, wait_until};
 use rustix::fs::statvfs;
 
 const MIB: usize = 1 << 20;
-
-/// A tmpfs of a few mebibytes, unmounted when dropped.
-struct SmallDisk {
-    point: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount(point: &Path, size_mib: usize) -> Self {
-        let size = format!("size={size_mib}m,mode=755");
-        run("mount", ["-t", "tmpfs", "-o", &size, "jfs-e2e-small", &point.to_string_lossy()]).expect_success();
-        Self { point: point.to_owned() }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = run("umount", ["-l", &self.point.to_string_lossy()]);
-    }
-}
 
 fn content(file: u64, length: usize) -> Vec<u8> {
     Pattern::of(Owner { run: 40, file, version: 1 }).bytes(length)
@@ -61,7 +42,7 @@ fn close(file: File) -> io::Result<()> {
 #[test]
 fn a_full_object_store_is_reported_and_harms_nothing() {
     let volume = Volume::unformatted();
-    let disk = SmallDisk::mount(volume.bucket(), 24);
+    let disk = SmallDisk::mount(volume.bucket(), "size=24m");
     volume.format(&["--trash-days", "0", "--block-size", "1M"]).expect_success();
     let ballast = volume.bucket().join("ballast");
     fs::write(&ballast, vec![0; 8 * MIB]).unwrap();

@@ -7,6 +7,7 @@
 mod acl;
 mod apps;
 mod arrows;
+mod caching;
 mod cli;
 mod concurrent;
 mod crash;
@@ -18,6 +19,7 @@ mod full_disk;
 mod golden;
 mod interop;
 mod locks;
+mod memory;
 mod names;
 mod objbench;
 mod posix;

@@ -31,7 +31,7 @@ impl Kernel {
             ops: Toy::new(),
             settings: Settings { default_permissions: false, xattr: true, setxattr_ext: false },
             callers: Callers::new(false, None, None),
-            deferred: Arc::default(),
+            deferred: Arc::new(Deferred::new(1 << 20)),
             notifier,
             rt: rt.handle().clone(),
         };

@@ -25,6 +25,9 @@ pub struct MountOptions {
     pub default_permissions: bool,
     /// Largest READ and WRITE in bytes (`--max-fuse-io`): rounded up to pages, at most 1 MiB.
     pub max_io_bytes: usize,
+    /// Most bytes that WRITE requests hold while they wait for something, memory for instance: beyond that no request is
+    /// taken from the kernel until one of them is answered.
+    pub waiting_bytes: usize,
     /// The kernel gathers small writes (`-o writeback_cache`).
     pub writeback_cache: bool,
     /// The volume has POSIX ACLs; the kernel evaluates them. Implies extended attributes.
@@ -68,6 +71,7 @@ impl MountOptions {
             read_only: false,
             default_permissions: true,
             max_io_bytes: 128 << 10,
+            waiting_bytes: 128 << 20,
             writeback_cache: false,
             enable_acl: false,
             enable_xattr: false,

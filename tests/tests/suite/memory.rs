@@ -1,0 +1,69 @@
+//! The memory of a client is bounded, whatever is asked of it.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    sync::Barrier,
+    thread,
+};
+
+use e2e::{Owner, Pattern, Rest, Volume, children_of, full};
+
+const MIB: usize = 1 << 20;
+const WRITERS: u64 = 200;
+const BUFFER_MIB: usize = 64;
+/// What a client takes beside its buffers.
+const BESIDE_MIB: usize = 100;
+
+fn content(file: u64, length: usize) -> Vec<u8> {
+    Pattern::of(Owner { run: 64, file, version: 1 }).bytes(length)
+}
+
+/// The most memory that a process and its children ever had resident, in MiB.
+fn peak_mib(pid: u32) -> usize {
+    let peak = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0) >> 10
+    };
+    std::iter::once(pid).chain(children_of(pid)).map(peak).max().unwrap_or(0)
+}
+
+/// Many writers at once, through a store that takes far less than they have: they wait, all of them get done, nothing is
+/// lost, and the memory stays below the buffers and a little more.
+#[test]
+fn two_hundred_writers_share_the_buffers() {
+    let length = if full() { 8 * MIB } else { 2 * MIB };
+    let volume = Volume::with(&["--trash-days", "0"]);
+    let buffer = BUFFER_MIB.to_string();
+    let flags = ["--buffer-size", buffer.as_str(), "--cache-size", "0", "--upload-limit", "400"];
+    let mount = volume.mount_with("mnt", &flags);
+    let start = Barrier::new(usize::try_from(WRITERS).unwrap());
+    thread::scope(|scope| {
+        for number in 0..WRITERS {
+            let (start, path) = (&start, mount.join(format!("f{number}")));
+            scope.spawn(move || {
+                let data = content(number, length);
+                start.wait();
+                let mut file = File::create(path).unwrap();
+                // In pieces small and large, so that all of them are somewhere in the middle.
+                for piece in data.chunks(if number % 2 == 0 { 100_000 } else { MIB }) {
+                    file.write_all(piece).unwrap();
+                }
+                file.sync_all().unwrap();
+            });
+        }
+    });
+    let peak = peak_mib(mount.pid());
+    println!("{WRITERS} writers of {} MiB each: {peak} MiB at most", length / MIB);
+    assert!(peak > 0, "the memory of the client is not known");
+    assert!(peak < BUFFER_MIB + BESIDE_MIB, "{peak} MiB resident with buffers of {BUFFER_MIB} MiB");
+    mount.unmount();
+    let mount = volume.mount_with("second", &["--cache-size", "0"]);
+    for number in 0..WRITERS {
+        let seen = fs::read(mount.join(format!("f{number}"))).unwrap();
+        assert!(seen == content(number, length), "file {number} is damaged");
+    }
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+}
