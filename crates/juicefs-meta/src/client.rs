@@ -13,6 +13,7 @@ mod run;
 mod service;
 mod setting;
 mod trash;
+mod trees;
 mod upkeep;
 mod usage;
 

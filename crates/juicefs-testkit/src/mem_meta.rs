@@ -9,7 +9,10 @@ mod tree;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -28,6 +31,8 @@ pub struct MemMeta {
     state: Mutex<State>,
     fault: Mutex<Option<Fault>>,
     calls: Mutex<HashMap<&'static str, u64>>,
+    /// Counting goes on until this is over.
+    held: AtomicBool,
 }
 
 #[derive(Default)]
@@ -72,7 +77,13 @@ impl MemMeta {
             ..Attr::default()
         };
         state.nodes.insert(Ino::ROOT, Node { attr, ..Node::default() });
-        Arc::new(Self { clock, state: Mutex::new(state), fault: Mutex::default(), calls: Mutex::default() })
+        Arc::new(Self {
+            clock,
+            state: Mutex::new(state),
+            fault: Mutex::default(),
+            calls: Mutex::default(),
+            held: AtomicBool::default(),
+        })
     }
 
     /// Asks `fault` about every call from now on, by the name of the method and its inode; what it returns is the answer, and
@@ -89,6 +100,11 @@ impl MemMeta {
     /// Makes writes beyond this many bytes in all fail with ENOSPC.
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity_bytes = Some(bytes);
+    }
+
+    /// Makes counting go on until it is stopped, or until this is taken back.
+    pub fn hold_counting(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
     }
 
     /// How often a method was called.

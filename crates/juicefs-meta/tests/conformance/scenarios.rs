@@ -8,3 +8,4 @@ mod nodes;
 mod sessions;
 mod setting;
 mod trash;
+mod trees;
