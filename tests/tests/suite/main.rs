@@ -9,6 +9,7 @@ mod apps;
 mod arrows;
 mod cli;
 mod concurrent;
+mod control;
 mod crash;
 mod differential;
 mod encryption;
