@@ -18,7 +18,7 @@ pub(crate) use sqlite::load as of_sqlite;
 pub enum Rest {
     /// All clients ended well: everything must fit.
     Clean,
-    /// A client was killed: objects without a slice may be left, its session too, and the counters and the statistics
+    /// A client was killed: objects without a slice may be left, its session and copies that it was making too, and the counters and the statistics
     /// of directories may lack what it did in its last seconds, as with every client of this format.
     Crashed,
 }
@@ -28,6 +28,7 @@ pub(crate) fn faults(mut records: Records, volume: &Volume, rest: Rest) -> Vec<S
     records.check_tree();
     records.check_attachments();
     if rest == Rest::Clean {
+        records.check_detached();
         records.check_counters();
         records.check_dir_stats();
         if records.locks > 0 {

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use juicefs_core::{
     Budget, ChunkError, ChunkStore, Lease, ObjectStorage, Segments, SliceKey, SliceWriter,
-    store::{CachePresence, ChunkStats, ReadPurpose, WriteOptions},
+    store::{CachePresence, ChunkStats, ObjectPart, ReadPurpose, WriteOptions},
 };
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -191,6 +191,15 @@ impl ChunkStore for Store {
 
     async fn read(&self, slice: SliceKey, off: u32, len: u32, purpose: ReadPurpose) -> Result<Segments, ChunkError> {
         self.inner.read(slice, off, len, purpose).await
+    }
+
+    fn objects(&self, slice: SliceKey, off: u32, len: u32) -> Vec<ObjectPart> {
+        let pieces = block::pieces(slice, self.inner.config.block_size, off, len).unwrap_or_default();
+        let parts = pieces.into_iter().map(|piece| {
+            let key = self.inner.key(piece.block);
+            ObjectPart { key, size: piece.block.size, off: piece.off, len: piece.len }
+        });
+        parts.collect()
     }
 
     fn prefetch(&self, slice: SliceKey, off: u32, len: u32) {

@@ -182,7 +182,8 @@ fn check_count(command: &Command, name: &str, given: &[OsString]) -> Result<(), 
         .map(|arg| arg.get_value_names().and_then(|names| names.first()).map_or_else(String::new, ToString::to_string))
         .collect();
     let usage = format!("USAGE:\n   juicefs {name} [command options] {}", wanted.join(" "));
-    let count = wanted.len();
+    let open_ended = |arg: &Arg| matches!(arg.get_action(), ArgAction::Append);
+    let count = if command.get_positionals().any(open_ended) { usize::MAX } else { wanted.len() };
     let least = command.get_positionals().filter(|arg| arg.is_required_set()).count();
     if given.len() < least {
         let text = format!("ERROR: This command requires at least {least} arguments\n{usage}");

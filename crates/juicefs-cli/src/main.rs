@@ -7,6 +7,7 @@ mod allocator;
 mod argv;
 mod cmd;
 mod config;
+mod control;
 mod daemon;
 mod fstab;
 mod local_time;

@@ -50,6 +50,14 @@ pub(crate) fn shows_colors() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// A counter of what has no known end, hidden where progress is not wanted.
+pub(crate) fn counter(name: &str) -> ProgressBar {
+    let target = if shows_progress() { ProgressDrawTarget::stdout() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{msg:>18}: {pos} {spinner} {per_sec} used: {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::with_draw_target(None, target).with_style(style).with_message(name.to_owned())
+}
+
 /// A bar of `total` steps, hidden where progress is not wanted.
 pub(crate) fn progress(name: &str, total: u64) -> ProgressBar {
     let target = if shows_progress() { ProgressDrawTarget::stdout() } else { ProgressDrawTarget::hidden() };

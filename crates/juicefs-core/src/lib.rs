@@ -18,6 +18,7 @@ pub mod meta;
 pub mod slice;
 pub mod stamps;
 pub mod store;
+pub mod tree;
 pub mod version;
 
 pub use attr::{Attr, FileType, SetAttr, SetTime, Timestamp};

@@ -14,6 +14,7 @@ use crate::{
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     slice::{CompactionPlan, SliceRecord},
+    tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
 /// What a new node is to be.
@@ -417,4 +418,43 @@ pub trait Meta: Send + Sync {
     async fn unlk(&self, ino: Ino, owner: u64, range: LockRange) -> MetaResult<()>;
     /// All locks of a file, of all clients, as they are stored.
     async fn locks(&self, ino: Ino) -> MetaResult<FileLocks>;
+
+    // ---- trees ---------------------------------------------------------------------------------------------------
+
+    /// Removes `name` of `parent` and everything below it, each entry as [`Meta::unlink`] and [`Meta::rmdir`] would: what
+    /// goes into the trash lies there flat. What was removed by an error or a stop stays removed. `progress` counts the
+    /// entries that are gone, `watch` learns of each. EACCES and EPERM as those two, EINTR.
+    async fn remove_tree(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        how: TreeRemoval,
+        watch: &dyn RemovalWatch,
+        progress: &Progress,
+    ) -> MetaResult<()>;
+    /// Makes the name `to` in a directory a copy of `source` and everything below it, with the same slices. A directory appears at once
+    /// when all of it is there; when that fails, or this client dies, nothing of it ever shows. Returns the new inode.
+    /// `progress` counts the nodes that are done, and all; `watch` learns of what a copy given up takes away again.
+    ///
+    /// EEXIST, ENOENT, EACCES without the right to read the source, EPERM for the trash, ENOSPC, EDQUOT, EROFS, EINTR.
+    async fn clone_tree(
+        &self,
+        cx: &Caller,
+        source: Ino,
+        to: (Ino, &[u8]),
+        how: Cloning,
+        watch: &dyn RemovalWatch,
+        progress: &Progress,
+    ) -> MetaResult<Ino>;
+    /// Removes what copies of directories left that nobody completed since `before`. Returns data to delete.
+    async fn clean_detached(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>>;
+    /// What `ino` holds: with `recursive` everything below a directory, else the directory and its own entries. With
+    /// `strict` every node is counted instead of trusting the statistics of directories. `progress` counts files and
+    /// bytes. ENOENT, EINTR.
+    async fn summarize(&self, ino: Ino, recursive: bool, strict: bool, progress: &Progress) -> MetaResult<Summary>;
+    /// What `ino` holds, entry by entry. `progress` counts nodes and bytes. ENOENT, EINTR.
+    async fn summarize_tree(&self, ino: Ino, detail: TreeDetail, progress: &Progress) -> MetaResult<TreeSummary>;
+    /// Every path of `ino` from the root of the mount; none for a node without name. At most `limit`.
+    async fn paths(&self, ino: Ino, limit: usize) -> MetaResult<Vec<Vec<u8>>>;
 }

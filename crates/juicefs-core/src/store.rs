@@ -112,6 +112,19 @@ pub struct CachePresence {
     pub missing_bytes: u64,
 }
 
+/// A part of one object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectPart {
+    /// Key of the object without the volume's name.
+    pub key: String,
+    /// Bytes of the object's plain data.
+    pub size: u32,
+    /// First byte of the part.
+    pub off: u32,
+    /// Bytes of the part.
+    pub len: u32,
+}
+
 /// Slices as whoever assembles files sees them. Holes (id 0) never come here.
 #[async_trait]
 pub trait ChunkStore: Send + Sync {
@@ -130,6 +143,10 @@ pub trait ChunkStore: Send + Sync {
     /// nothing: [`ChunkStore::prefetch`] is all that it needs. A guess, made without waiting.
     fn at_hand(&self, _slice: SliceKey, _off: u32, _len: u32) -> bool {
         false
+    }
+    /// The objects that hold `[off, off + len)` of a slice; none where nothing is kept in objects.
+    fn objects(&self, _slice: SliceKey, _off: u32, _len: u32) -> Vec<ObjectPart> {
+        Vec::new()
     }
     /// Starts a new slice.
     fn writer(&self, options: WriteOptions) -> Box<dyn SliceWriter>;

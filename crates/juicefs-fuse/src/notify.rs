@@ -4,7 +4,7 @@
 //! of their own. Attributes alone take no lock and are dropped at once, from anywhere.
 
 use std::{
-    io,
+    fmt, io,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
@@ -24,10 +24,27 @@ use crate::{
 /// Messages waiting at most.
 const QUEUE_MAX: usize = 512;
 
+/// What is called once the kernel was told; also when a message is dropped.
+struct Then(Option<Box<dyn FnOnce() + Send>>);
+
+impl fmt::Debug for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Then").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Drop for Then {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then();
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Message {
     Data { ino: Ino, off: i64, len: i64 },
-    Entry { parent: Ino, name: Bytes },
+    Entry { parent: Ino, name: Bytes, then: Then },
     Deleted { parent: Ino, child: Ino, name: Bytes },
     End,
 }
@@ -63,7 +80,12 @@ impl Notifier {
 
     /// Drops the cached name `name` of `parent`, soon.
     pub fn inval_entry(&self, parent: Ino, name: Bytes) {
-        self.push(Message::Entry { parent, name });
+        self.push(Message::Entry { parent, name, then: Then(None) });
+    }
+
+    /// Drops the cached name `name` of `parent`, soon, and calls `then` afterwards, in any case.
+    pub fn inval_entry_then(&self, parent: Ino, name: Bytes, then: Box<dyn FnOnce() + Send>) {
+        self.push(Message::Entry { parent, name, then: Then(Some(then)) });
     }
 
     /// Says that `name` of `parent`, which was `child`, is gone, soon: also wakes who watches it.
@@ -89,9 +111,10 @@ fn run(device: &Device, messages: &Receiver<Message>) {
         match message {
             Message::End => return,
             Message::Data { ino, off, len } => send_data(device, ino, off, len),
-            Message::Entry { parent, name } => {
+            Message::Entry { parent, name, then } => {
                 let out = NotifyInvalEntryOut { parent: parent.0, namelen: name_len(&name), padding: 0 };
                 send(device, notify_code::INVAL_ENTRY, &[bytes_of(&out), &name, b"\0"]);
+                drop(then);
             }
             Message::Deleted { parent, child, name } => {
                 let out = NotifyDeleteOut { parent: parent.0, child: child.0, namelen: name_len(&name), padding: 0 };

@@ -66,7 +66,10 @@ impl Mounted {
     /// # Errors
     /// [`MountError`]; nothing is left mounted then.
     pub fn mount(vfs: Arc<Vfs>, rt: Handle, options: MountOptions) -> Result<Self, MountError> {
-        Self::mount_operations(vfs, rt, &options)
+        let mounted = Self::mount_operations(Arc::clone(&vfs), rt, &options)?;
+        let notifier = mounted.notifier();
+        vfs.on_forget(move |parent, name, then| notifier.inval_entry_then(parent, name, then));
+        Ok(mounted)
     }
 
     /// [`Mounted::mount`] for anything that has the operations.

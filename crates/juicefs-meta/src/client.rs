@@ -14,6 +14,7 @@ mod run;
 mod service;
 mod setting;
 mod trash;
+mod trees;
 mod upkeep;
 mod usage;
 

@@ -71,6 +71,11 @@ pub enum Scan {
     Xattrs(Ino),
     /// `Key::Acl`.
     Acls,
+    /// `Key::Detached` made before this second.
+    Detached {
+        /// Exclusive bound in seconds.
+        before_secs: i64,
+    },
 }
 
 /// A store of records with atomic changes.

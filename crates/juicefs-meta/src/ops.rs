@@ -7,6 +7,7 @@ pub(crate) mod access;
 pub(crate) mod account;
 pub(crate) mod acl;
 pub(crate) mod atime;
+pub(crate) mod clone;
 pub(crate) mod compact;
 pub(crate) mod copy_range;
 pub(crate) mod counter;

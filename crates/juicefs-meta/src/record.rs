@@ -54,6 +54,8 @@ pub enum Key {
     Symlink(Ino),
     /// One extended attribute.
     Xattr(Ino, Name),
+    /// All extended attributes.
+    Xattrs(Ino),
     /// Slice list of a chunk.
     Chunk(Ino, ChunkIndex),
     /// Which chunks with `from <= index < to` have a list.
@@ -74,6 +76,8 @@ pub enum Key {
     DelFile(Ino, u64),
     /// Slices whose references a compaction with trash still holds, by the id of the slice it made and its second.
     DelaySlices(SliceId, i64),
+    /// The note that a directory has no name yet: a copy of a tree is being made.
+    Detached(Ino),
     /// A counter.
     Counter(Counter),
     /// Who holds a lock of flock(2) on a file.
@@ -169,6 +173,8 @@ pub enum Value {
     HasEntries(bool),
     /// For [`Key::Symlink`] and [`Key::Xattr`].
     Bytes(Bytes),
+    /// For [`Key::Xattrs`], by name; always there, if only empty.
+    Xattrs(Vec<(Name, Bytes)>),
     /// For [`Key::Chunk`]; a missing list and an empty one are the same.
     Chunk(Vec<SliceRecord>),
     /// For [`Key::ChunkIndexes`], ascending.
@@ -190,6 +196,8 @@ pub enum Value {
     DelFile(DelFile),
     /// For [`Key::DelaySlices`].
     DelaySlices(DelaySlices),
+    /// For [`Key::Detached`]: the second it was made.
+    Detached(i64),
     /// For [`Key::Counter`].
     Counter(i64),
     /// For [`Key::Flocks`]; never empty.

@@ -113,6 +113,21 @@ impl ReadSet {
         }
     }
 
+    /// All extended attributes of an inode.
+    #[must_use]
+    pub fn xattrs(&self, ino: Ino) -> &[(Name, Bytes)] {
+        match self.get(&Key::Xattrs(ino)) {
+            Some(Value::Xattrs(list)) => list,
+            _ => &[],
+        }
+    }
+
+    /// Whether the directory is noted as one without a name.
+    #[must_use]
+    pub fn detached(&self, ino: Ino) -> bool {
+        self.get(&Key::Detached(ino)).is_some()
+    }
+
     /// The slice list of a chunk, empty when there is none.
     #[must_use]
     pub fn chunk(&self, ino: Ino, index: ChunkIndex) -> &[SliceRecord] {
@@ -280,6 +295,10 @@ pub enum Effect {
     PutDelaySlices(SliceId, DelaySlices),
     /// Lets those of a compaction in this second go.
     DeleteDelaySlices(SliceId, i64),
+    /// Notes a directory that has no name yet, and the second it was made.
+    PutDetached(Ino, i64),
+    /// It has one now, or is gone.
+    DeleteDetached(Ino),
     /// Sets a counter.
     SetCounter(Counter, i64),
     /// Adds to a counter.

@@ -10,7 +10,10 @@ mod tree;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -30,6 +33,8 @@ pub struct MemMeta {
     fault: Mutex<Option<Fault>>,
     calls: Mutex<HashMap<&'static str, u64>>,
     locks: locks::Locks,
+    /// Counting goes on until this is over.
+    held: AtomicBool,
 }
 
 #[derive(Default)]
@@ -80,6 +85,7 @@ impl MemMeta {
             fault: Mutex::default(),
             calls: Mutex::default(),
             locks: locks::Locks::default(),
+            held: AtomicBool::default(),
         })
     }
 
@@ -97,6 +103,11 @@ impl MemMeta {
     /// Makes writes beyond this many bytes in all fail with ENOSPC.
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity_bytes = Some(bytes);
+    }
+
+    /// Makes counting go on until it is stopped, or until this is taken back.
+    pub fn hold_counting(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
     }
 
     /// How often a method was called.

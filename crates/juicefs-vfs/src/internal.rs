@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use juicefs_core::{Attr, Caller, Errno, FileType, Ino, Segments, Timestamp};
-use parking_lot::Mutex;
 
+use self::access_log::LogReader;
 pub(crate) use self::access_log::{AccessLog, EntryText, Mode, Text};
-use self::{access_log::LogReader, control::Control};
+pub(crate) use self::control::{Command, Control, Malformed, Reply, Request};
 use crate::{VfsConfig, context::Context, metrics};
 
 /// Inode numbers from here on are internal; the trash root and its children lie above too but are kept as metadata.
@@ -173,7 +173,7 @@ impl Internal {
         }
         let content = match node {
             Node::AccessLog => Content::Log(self.log.subscribe()),
-            Node::Control => Content::Control(Mutex::default()),
+            Node::Control => Content::Control(Arc::default()),
             Node::Stats => Content::Stats(OnceLock::new()),
             Node::Config => Content::Fixed(self.config.clone()),
         };
@@ -189,7 +189,7 @@ pub(crate) struct InternalHandle {
 
 enum Content {
     Log(LogReader),
-    Control(Mutex<Control>),
+    Control(Arc<Control>),
     /// Captured by the first read.
     Stats(OnceLock<Bytes>),
     Fixed(Bytes),
@@ -208,7 +208,7 @@ impl InternalHandle {
     pub(crate) async fn read(&self, cx: &Context, off: u64, size: u32) -> Result<Segments, Errno> {
         let bytes = match &self.content {
             Content::Log(reader) => reader.read(size as usize).await,
-            Content::Control(control) => control.lock().read(off, size)?,
+            Content::Control(control) => control.read(off, size)?,
             Content::Stats(text) => cut(text.get_or_init(|| metrics::render(cx, cx.files.len()).into()), off, size),
             Content::Fixed(text) => cut(text, off, size),
         };
@@ -219,14 +219,19 @@ impl InternalHandle {
         Ok(out)
     }
 
-    /// Takes a piece of a control request. EBADF for any other file.
-    pub(crate) fn write(&self, data: &[u8]) -> Result<u32, Errno> {
+    /// Takes a piece of a control request, and gives the request once it is complete. EBADF for any other file, EBUSY while
+    /// a job runs.
+    pub(crate) fn write(&self, data: &[u8]) -> Result<Option<(&Arc<Control>, Request)>, Errno> {
         match &self.content {
-            Content::Control(control) => {
-                control.lock().write(data);
-                u32::try_from(data.len()).map_err(|_| Errno::EINVAL)
-            }
+            Content::Control(control) => Ok(control.write(data)?.map(|request| (control, request))),
             Content::Log(_) | Content::Stats(_) | Content::Fixed(_) => Err(Errno::EBADF),
+        }
+    }
+
+    /// Who had it open closes it: the job that runs for them is to stop.
+    pub(crate) fn close(&self) {
+        if let Content::Control(control) = &self.content {
+            control.cancel();
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Vfs`] is what front ends (FUSE first) call. It knows [`juicefs_core::Meta`] and [`juicefs_core::ChunkStore`] and
 //! nothing of what implements them. Inside: `file` (dirty data, commit order, reading), `ahead` (read-ahead of a handle),
-//! `dir` (listings), `internal` (files of our own), `lockers` (who asked for locks), `maintenance` (upkeep of the volume), `ops` (the operations).
+//! `dir` (listings), `internal` (files of our own), `jobs` (what is asked for through them), `lockers` (who asked for locks),
+//! `maintenance` (upkeep of the volume), `ops` (the operations).
 
 mod ahead;
 mod config;
@@ -12,6 +13,7 @@ mod dir;
 mod fault;
 mod file;
 mod internal;
+mod jobs;
 mod lockers;
 mod maintenance;
 mod metrics;

@@ -66,6 +66,11 @@ impl Tasks {
         self.stop.cancel();
     }
 
+    /// Waits until [`Tasks::stop`] is called.
+    pub(crate) async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
     /// Waits for every task to end. Call [`Tasks::stop`] before.
     pub(crate) async fn join(&self) {
         self.tracker.close();

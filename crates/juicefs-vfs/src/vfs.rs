@@ -1,8 +1,14 @@
 //! The file system as front ends call it: what it is made of, its start and its end. The operations are in `ops/`.
 
-use std::{fmt, future::Future, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, OnceLock, Weak},
+    time::Instant,
+};
 
 use juicefs_core::{Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, stamps::Moment};
+use tokio::sync::Semaphore;
 
 use crate::{
     Entry, VfsConfig,
@@ -10,6 +16,7 @@ use crate::{
     dir::OpenDirs,
     fault,
     internal::Internal,
+    jobs::{ForgetName, MAX_JOBS},
     metrics::{MetaOp, Op},
     table::{Handle, HandleTable, LastOpens},
 };
@@ -27,6 +34,11 @@ pub struct Vfs {
     pub(crate) handles: Arc<HandleTable>,
     pub(crate) dirs: OpenDirs,
     pub(crate) opens: LastOpens,
+    /// Itself, for jobs that outlive the request that started them.
+    pub(crate) me: Weak<Self>,
+    /// Room for jobs.
+    pub(crate) jobs: Arc<Semaphore>,
+    pub(crate) forget: OnceLock<Box<ForgetName>>,
 }
 
 impl fmt::Debug for Vfs {
@@ -45,12 +57,15 @@ impl Vfs {
         config: VfsConfig,
     ) -> Arc<Self> {
         let internal = Internal::new(&config, clock.now());
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
             cx: Context::new(meta, chunks, clock, config),
             internal,
             handles: Arc::new(HandleTable::new()),
             dirs: OpenDirs::default(),
             opens: LastOpens::default(),
+            me: Weak::clone(me),
+            jobs: Arc::new(Semaphore::new(MAX_JOBS)),
+            forget: OnceLock::new(),
         })
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Records {
     pub(super) edges: Vec<Edge>,
     pub(super) sustained: BTreeSet<i64>,
     pub(super) deleted_files: BTreeSet<i64>,
+    /// Directories that are copies under way: they have no name yet.
+    pub(super) detached: BTreeSet<i64>,
     pub(super) symlinks: BTreeSet<i64>,
     /// Inodes with extended attributes.
     pub(super) attributed: BTreeSet<i64>,
@@ -127,7 +129,8 @@ impl Records {
                 if ino < TRASH && node.nlink != wanted {
                     faults.push(format!("directory {ino} has nlink {}, not {wanted}", node.nlink));
                 }
-                if ino != ROOT && ino != TRASH && parents.len() != 1 {
+                let unnamed = ino == ROOT || ino == TRASH || self.detached.contains(&ino);
+                if parents.len() != usize::from(!unnamed) {
                     faults.push(format!("directory {ino} has {} names", parents.len()));
                 }
             } else if parents.is_empty() {
@@ -189,6 +192,12 @@ impl Records {
             }
         }
         self.faults.extend(faults);
+    }
+
+    /// Nobody copies anything any more.
+    pub(super) fn check_detached(&mut self) {
+        let left: Vec<_> = self.detached.iter().map(|ino| format!("a part of a copy is left as inode {ino}")).collect();
+        self.faults.extend(left);
     }
 
     pub(super) fn check_counters(&mut self) {

@@ -210,6 +210,8 @@ impl Reader<'_> {
         let members = list(self.ask(&["ZRANGE", "0", "-1"], "delfiles"));
         let inodes = members.iter().filter_map(|member| integer(member.split(|&byte| byte == b':').next()?));
         self.records.deleted_files = inodes.collect();
+        let members = list(self.ask(&["ZRANGE", "0", "-1"], "detachedNodes"));
+        self.records.detached = members.iter().filter_map(|member| integer(member)).collect();
     }
 
     fn load_chunks(&mut self) {

@@ -57,6 +57,7 @@ fn load_tree(database: &Connection, records: &mut Records) {
     let inodes = |query: &str| rows(database, query, |row| row.get(0)).into_iter().collect();
     records.sustained = inodes("SELECT inode FROM jfs_sustained");
     records.deleted_files = inodes("SELECT inode FROM jfs_delfile");
+    records.detached = inodes("SELECT inode FROM jfs_detached_node");
     records.symlinks = inodes("SELECT inode FROM jfs_symlink");
     records.attributed = inodes("SELECT DISTINCT inode FROM jfs_xattr");
 }

@@ -10,6 +10,7 @@ mod arrows;
 mod caching;
 mod cli;
 mod concurrent;
+mod control;
 mod crash;
 mod differential;
 mod encryption;

@@ -6,11 +6,13 @@
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) mod groups;
+pub(crate) mod trees;
 pub(crate) mod volume;
 
 pub(crate) use groups::{
     DataCacheArgs, DataStorageArgs, ManagementArgs, MetaArgs, MetaCacheArgs, MetricsArgs, StorageArgs,
 };
+pub(crate) use trees::{CloneArgs, CompactArgs, InfoArgs, RmrArgs, SummaryArgs};
 pub(crate) use volume::{ConfigArgs, FormatArgs, MountArgs};
 
 use crate::config::values::{size_k, size_m};
@@ -71,6 +73,16 @@ pub(crate) enum Command {
     Mount(Box<MountArgs>),
     /// Unmount a volume
     Umount(UmountArgs),
+    /// Show what a mount knows of files and directories
+    Info(InfoArgs),
+    /// Show what the parts of a directory hold
+    Summary(SummaryArgs),
+    /// Remove directories with everything in them
+    Rmr(RmrArgs),
+    /// Copy a file or directory without copying data
+    Clone(CloneArgs),
+    /// Join the slices of files that were written in small pieces
+    Compact(CompactArgs),
     /// Run a benchmark in a directory
     Bench(BenchArgs),
     /// Test an object storage, and run a benchmark on it

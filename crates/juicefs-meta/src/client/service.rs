@@ -17,6 +17,7 @@ use juicefs_core::{
         RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
     },
     slice::{CompactionPlan, SliceRecord},
+    tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
 use super::Client;
@@ -273,5 +274,45 @@ impl Meta for Client {
 
     async fn locks(&self, ino: Ino) -> MetaResult<FileLocks> {
         self.list_locks(self.real(ino)).await
+    }
+
+    async fn remove_tree(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        how: TreeRemoval,
+        watch: &dyn RemovalWatch,
+        progress: &Progress,
+    ) -> MetaResult<()> {
+        self.remove_whole(cx, (self.real(parent), name), how, watch, progress).await
+    }
+
+    async fn clone_tree(
+        &self,
+        cx: &Caller,
+        source: Ino,
+        (to, name): (Ino, &[u8]),
+        how: Cloning,
+        watch: &dyn RemovalWatch,
+        progress: &Progress,
+    ) -> MetaResult<Ino> {
+        self.clone_whole(cx, self.real(source), (self.real(to), name), how, watch, progress).await
+    }
+
+    async fn clean_detached(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
+        self.clean_unattached(before, limit).await
+    }
+
+    async fn summarize(&self, ino: Ino, recursive: bool, strict: bool, progress: &Progress) -> MetaResult<Summary> {
+        self.summarize_whole(self.real(ino), recursive, strict, progress).await
+    }
+
+    async fn summarize_tree(&self, ino: Ino, detail: TreeDetail, progress: &Progress) -> MetaResult<TreeSummary> {
+        self.summarize_parts(self.real(ino), detail, progress).await
+    }
+
+    async fn paths(&self, ino: Ino, limit: usize) -> MetaResult<Vec<Vec<u8>>> {
+        self.paths_of(self.real(ino), limit).await
     }
 }

@@ -189,6 +189,7 @@ fn scan_bounds(scan: Scan) -> (Key, Key) {
             (Key::Xattr(ino, Name::default()), Key::Xattr(Ino(ino.0.saturating_add(1)), Name::default()))
         }
         Scan::Acls => (Key::Acl(0), Key::Acl(u32::MAX)),
+        Scan::Detached { .. } => (Key::Detached(every_ino.0), Key::Detached(every_ino.1)),
     }
 }
 
@@ -197,6 +198,7 @@ fn scan_wants(scan: Scan, value: &Value) -> bool {
         (Scan::DelFiles { before_secs }, Value::DelFile(file)) => file.removed_secs < before_secs,
         (Scan::DelaySlices { before_secs }, Value::DelaySlices(slices)) => slices.since_secs < before_secs,
         (Scan::DeadSlices, Value::SliceRef(count)) => *count <= 0,
+        (Scan::Detached { before_secs }, Value::Detached(made_secs)) => *made_secs < before_secs,
         _ => true,
     }
 }
@@ -253,6 +255,14 @@ impl Store {
                 Some(Value::ChunkIndexes(indexes.collect()))
             }
             Key::ChunkIndexes(..) => Some(Value::ChunkIndexes(Vec::new())),
+            Key::Xattrs(ino) => {
+                let (first, last) = scan_bounds(Scan::Xattrs(*ino));
+                let list = self.records.range(first..last).filter_map(|(key, value)| match (key, value) {
+                    (Key::Xattr(_, name), Value::Bytes(value)) => Some((name.clone(), value.clone())),
+                    _ => None,
+                });
+                Some(Value::Xattrs(list.collect()))
+            }
             _ => self.records.get(key).cloned(),
         }
     }
@@ -411,6 +421,8 @@ impl Store {
                 self.put(Key::DelaySlices(*id, slices.since_secs), Value::DelaySlices(slices.clone()));
             }
             Effect::DeleteDelaySlices(id, since) => self.delete(Key::DelaySlices(*id, *since)),
+            Effect::PutDetached(ino, made_secs) => self.put(Key::Detached(*ino), Value::Detached(*made_secs)),
+            Effect::DeleteDetached(ino) => self.delete(Key::Detached(*ino)),
             Effect::SetCounter(counter, value) => self.put(Key::Counter(*counter), Value::Counter(*value)),
             Effect::AddCounter(counter, delta) => {
                 let value = self.counter(*counter) + delta;

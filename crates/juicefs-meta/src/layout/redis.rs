@@ -101,6 +101,8 @@ impl KeySpace {
         removed_files() = "delfiles";
         /// Slices held back after compactions.
         delayed_slices() = "delSlices";
+        /// Directories without a name, by the second they were made.
+        detached() = "detachedNodes";
         /// References of slices, one less than there are.
         slice_refs() = "sliceRef";
         /// Bytes of the files of each directory.

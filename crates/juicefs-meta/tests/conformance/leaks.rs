@@ -37,6 +37,7 @@ fn check_sqlite(file: &std::path::Path, all: &Snapshot) {
         ("delfile", all.del_files.len()),
         ("delslices", all.delayed.len()),
         ("dir_stats", all.dir_stats.len()),
+        ("detached_node", 0),
     ] {
         let count = format!("SELECT COUNT(*) FROM jfs_{table}");
         let rows: i64 = store.query_row(&count, [], |row| row.get(0)).expect("counted");

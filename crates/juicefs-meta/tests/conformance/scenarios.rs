@@ -9,3 +9,4 @@ mod nodes;
 mod sessions;
 mod setting;
 mod trash;
+mod trees;

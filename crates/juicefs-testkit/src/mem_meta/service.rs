@@ -1,6 +1,11 @@
 //! The methods of [`Meta`] on the tree.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,6 +20,7 @@ use juicefs_core::{
         Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
     },
     slice::{CompactionPlan, plan_compaction},
+    tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
 use super::{MemMeta, locks::whole, tree::check_new_name};
@@ -484,5 +490,80 @@ impl Meta for MemMeta {
 
     async fn locks(&self, ino: Ino) -> MetaResult<FileLocks> {
         Ok(self.all_locks(ino))
+    }
+
+    async fn remove_tree(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        how: TreeRemoval,
+        watch: &dyn RemovalWatch,
+        progress: &Progress,
+    ) -> MetaResult<()> {
+        self.note("remove_tree", parent)?;
+        let mut todo = vec![(parent, Name::new(name), false)];
+        while let Some((parent, name, emptied)) = todo.pop() {
+            progress.go_on()?;
+            let (ino, attr) = self.lookup(cx, parent, name.as_bytes()).await?;
+            let removed = if !attr.is_dir() {
+                self.unlink(cx, parent, name.as_bytes(), how.skip_trash).await?
+            } else if emptied {
+                self.rmdir(cx, parent, name.as_bytes(), how.skip_trash).await?
+            } else {
+                todo.push((parent, name, true));
+                let page = self.readdir(ino, None, false, usize::MAX).await?;
+                todo.extend(page.entries.into_iter().map(|entry| (ino, entry.name, false)));
+                continue;
+            };
+            progress.add_first(1);
+            watch.removed(parent, &name, removed);
+        }
+        Ok(())
+    }
+
+    async fn clone_tree(
+        &self,
+        _cx: &Caller,
+        _source: Ino,
+        _to: (Ino, &[u8]),
+        _how: Cloning,
+        _watch: &dyn RemovalWatch,
+        _progress: &Progress,
+    ) -> MetaResult<Ino> {
+        Err(MetaError::Unsupported("copies of trees in memory"))
+    }
+
+    async fn clean_detached(&self, _before: Timestamp, _limit: usize) -> MetaResult<Vec<Freed>> {
+        Ok(Vec::new())
+    }
+
+    /// One node alone, and slowly when a test holds it up: it goes on until it is stopped or let go.
+    async fn summarize(&self, ino: Ino, _recursive: bool, _strict: bool, progress: &Progress) -> MetaResult<Summary> {
+        let attr = self.getattr(ino).await?;
+        self.note("summarize", ino)?;
+        while self.held.load(Ordering::Acquire) {
+            progress.go_on()?;
+            progress.add_first(1);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let (files, dirs) = if attr.is_dir() { (0, 1) } else { (1, 0) };
+        Ok(Summary {
+            length_bytes: if attr.is_dir() { 0 } else { attr.length },
+            size_bytes: attr.used_space(),
+            files,
+            dirs,
+        })
+    }
+
+    async fn summarize_tree(&self, ino: Ino, detail: TreeDetail, progress: &Progress) -> MetaResult<TreeSummary> {
+        let summary = self.summarize(ino, true, detail.strict, progress).await?;
+        let kind = self.getattr(ino).await?.kind;
+        Ok(TreeSummary { ino, path: Vec::new(), kind, summary, children: Vec::new() })
+    }
+
+    async fn paths(&self, ino: Ino, _limit: usize) -> MetaResult<Vec<Vec<u8>>> {
+        self.note("paths", ino)?;
+        Ok(Vec::new())
     }
 }

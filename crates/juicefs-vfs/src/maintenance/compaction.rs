@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use juicefs_core::{
-    ChunkError, ChunkIndex, Ino, MetaError, Segments, SliceKey, SliceWriter,
+    ChunkError, ChunkIndex, Errno, Ino, MetaError, Segments, SliceKey, SliceWriter,
     limits::CHUNK_SIZE,
     meta::Compacted,
     slice::{CompactionPlan, Piece},
@@ -14,7 +14,7 @@ use juicefs_core::{
 };
 use tokio::time::Instant;
 
-use crate::{context::Context, file::push_zeros, maintenance::deletion::Garbage};
+use crate::{context::Context, fault, file::push_zeros, maintenance::deletion::Garbage};
 
 /// A list of this many records is compacted before the next write goes on.
 const OVERLONG: usize = 2500;
@@ -28,6 +28,10 @@ const FULL: usize = 1000;
 const PATIENCE: u64 = 4;
 /// A chunk that was not written to for this long is quiet.
 const QUIET: Duration = Duration::from_secs(5);
+/// How long a compaction that was asked for waits until it looks again whether it is its turn.
+const TURN_PAUSE: Duration = Duration::from_millis(20);
+/// How often a chunk is compacted in a row: a list longer than one plan takes several.
+const FORCED_ROUNDS: u32 = 64;
 /// Chunks that wait for quiet at most; others are compacted at once.
 const MAX_POSTPONED: usize = 4096;
 
@@ -126,21 +130,40 @@ impl Context {
 
     async fn compact(self: &Arc<Self>, ino: Ino, index: ChunkIndex) {
         let _running = Running { cx: self, chunk: (ino, index) };
-        match self.try_compact(ino, index).await {
-            Ok(()) | Err(GaveUp::Meta(MetaError::Fenced)) => {}
+        match self.try_compact(ino, index, false).await {
+            Ok(_) | Err(GaveUp::Meta(MetaError::Fenced)) => {}
             Err(GaveUp::Meta(MetaError::Posix(errno))) => tracing::debug!(%ino, index, %errno, "not compacted"),
             Err(GaveUp::Meta(error)) => tracing::warn!(%ino, index, %error, "compaction gave up"),
             Err(GaveUp::Data(error)) => tracing::warn!(%ino, index, %error, "compaction gave up"),
         }
     }
 
-    async fn try_compact(self: &Arc<Self>, ino: Ino, index: ChunkIndex) -> Result<(), GaveUp> {
+    /// Compacts a chunk until nothing is left to be gained, when it is its turn among all compactions. EIO when that fails,
+    /// also for an unreachable store; a file that is gone is no failure.
+    pub(crate) async fn compact_now(self: &Arc<Self>, ino: Ino, index: ChunkIndex) -> Result<(), Errno> {
+        while !self.begin_compaction(ino, index) {
+            tokio::time::sleep(TURN_PAUSE).await;
+        }
+        let _running = Running { cx: self, chunk: (ino, index) };
+        for _ in 0..FORCED_ROUNDS {
+            match self.try_compact(ino, index, true).await {
+                Ok(true) => {}
+                Ok(false) | Err(GaveUp::Meta(MetaError::Posix(Errno::ENOENT))) => break,
+                Err(GaveUp::Meta(error)) => return Err(fault::of_meta("compaction", ino, &error)),
+                Err(GaveUp::Data(error)) => return Err(fault::of_chunk("compaction", ino, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins what is to be joined, at once when it is `forced`, and tells whether anything was.
+    async fn try_compact(self: &Arc<Self>, ino: Ino, index: ChunkIndex, forced: bool) -> Result<bool, GaveUp> {
         let Some(plan) = self.meta.plan_compaction(ino, index).await? else {
             self.upkeep.postponed.lock().remove(&(ino, index));
-            return Ok(());
+            return Ok(false);
         };
-        if self.postpones(ino, index, &plan) {
-            return Ok(());
+        if !forced && self.postpones(ino, index, &plan) {
+            return Ok(false);
         }
         let tier = self.meta.getattr(ino).await?.tier;
         let id = self.meta.new_slice_id().await?;
@@ -170,7 +193,7 @@ impl Context {
             // Perhaps it is in place: its objects must stay.
             Err(error) => return Err(error.into()),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Writes the content of `plan` into a new slice and makes it durable.

@@ -24,6 +24,8 @@ const BATCH: usize = 4096;
 const MAX_SESSIONS: usize = 1000;
 /// A removed file is left to the client that removed it for this long.
 const GRACE_SECS: i64 = 3600;
+/// A copy of a tree that was not completed for this long never will be.
+const DETACHED_SECS: i64 = 24 * 3600;
 
 impl Context {
     pub(super) async fn clean_stale_sessions(&self, heartbeat: Duration) {
@@ -89,6 +91,9 @@ impl Context {
                 .for_each_concurrent(self.upkeep.max_deletes, |file| self.delete(Garbage::File(*file)))
                 .await;
             last = files;
+        }
+        for file in self.meta.clean_detached(self.before(DETACHED_SECS), BATCH).await? {
+            self.queue_garbage(Garbage::File(file)).await;
         }
         Ok(())
     }

@@ -211,7 +211,12 @@ impl Vfs {
                 Err(Errno::ENOENT | Errno::EPERM | Errno::EINVAL) => Err(Errno::EBADF),
                 answer => answer,
             },
-            Some(Handle::Internal(handle)) => handle.write(&data),
+            Some(Handle::Internal(handle)) => handle.write(&data).and_then(|request| {
+                if let Some((control, request)) = request {
+                    self.start_job(cx, control, request);
+                }
+                u32::try_from(size).map_err(|_| Errno::EINVAL)
+            }),
             Some(Handle::File(_) | Handle::Dir(_)) | None => Err(Errno::EBADF),
         };
         self.cx.metrics.written_bytes(size);
@@ -230,6 +235,10 @@ impl Vfs {
             Some(Handle::File(handle)) => {
                 let flushed = if handle.write { handle.flush().await } else { Ok(()) };
                 flushed.and(self.release_ranges(&handle.file, lock_owner).await)
+            }
+            Some(Handle::Internal(handle)) => {
+                handle.close();
+                Ok(())
             }
             Some(_) => Ok(()),
             None => Err(Errno::EBADF),
@@ -277,7 +286,10 @@ impl Vfs {
                 self.cx.files.release(ino);
                 flushed
             }
-            Some(Handle::Internal(_)) => Ok(()),
+            Some(Handle::Internal(handle)) => {
+                handle.close();
+                Ok(())
+            }
             Some(Handle::Dir(dir)) => {
                 self.dirs.remove(&dir);
                 Ok(())

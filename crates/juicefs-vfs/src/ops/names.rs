@@ -173,7 +173,7 @@ impl Vfs {
         self.name_changed(parent, name, change);
     }
 
-    fn removed(&self, removed: Removed, loss: Loss) {
+    pub(crate) fn removed(&self, removed: Removed, loss: Loss) {
         if let Some(ino) = removed.ino {
             self.cx.stamps.touch(ino);
             self.cx.departed.note(ino, loss);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use juicefs_core::{
     acl::AclRule,
     error::{MetaError, MetaResult},
-    ids::Ino,
+    ids::{Ino, Name},
     lock::LockOwner,
     slice::SliceRecord,
 };
@@ -43,6 +43,7 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
         Key::HasEntries(ino) => request.command::<&[u8]>(&[b"EXISTS", keys.entries(*ino).as_slice()]),
         Key::Symlink(ino) => request.command::<&[u8]>(&[b"GET", keys.symlink(*ino).as_slice()]),
         Key::Xattr(ino, name) => request.command::<&[u8]>(&[b"HGET", keys.xattrs(*ino).as_slice(), name.as_bytes()]),
+        Key::Xattrs(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.xattrs(*ino).as_slice()]),
         Key::Chunk(ino, index) => {
             request.command::<&[u8]>(&[b"LRANGE", keys.chunk(*ino, *index).as_slice(), b"0", b"-1"])
         }
@@ -69,6 +70,7 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
         Key::DelaySlices(id, since) => {
             request.command::<&[u8]>(&[b"HGET", &keys.delayed_slices()[..], &delayed_field(*id, *since)]);
         }
+        Key::Detached(ino) => request.command::<&[u8]>(&[b"ZSCORE", &keys.detached()[..], &number(ino.0)]),
         Key::Counter(counter) => request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]),
         Key::Flocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.flocks(*ino).as_slice()]),
         Key::Plocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.plocks(*ino).as_slice()]),
@@ -164,6 +166,12 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
         Key::HasEntries(_) => Some(Value::HasEntries(integer("entries", &next())? != 0)),
         Key::Symlink(_) => bytes("symlink", next())?.map(Value::Bytes),
         Key::Xattr(..) => bytes("xattr", next())?.map(Value::Bytes),
+        Key::Xattrs(_) => {
+            let mut list: Vec<_> =
+                pairs("xattrs", next())?.into_iter().map(|(name, value)| (Name(name), value)).collect();
+            list.sort();
+            Some(Value::Xattrs(list))
+        }
         Key::Chunk(..) => Some(slices(next())?).filter(|list| !list.is_empty()).map(Value::Chunk),
         Key::ChunkIndexes(..) => return Ok(()),
         Key::SliceRef(_) => {
@@ -192,6 +200,10 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
         Key::DelaySlices(_, since_secs) => {
             let slices = bytes("delayed slices", next())?.map(|stored| decode_slice_keys(&stored)).transpose()?;
             slices.map(|slices| Value::DelaySlices(DelaySlices { since_secs: *since_secs, slices }))
+        }
+        Key::Detached(_) => {
+            let made = bytes("detached directory", next())?.map(|stored| score("detached directory", &stored));
+            made.transpose()?.map(Value::Detached)
         }
         Key::Counter(counter) => {
             let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;

@@ -134,9 +134,14 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             guard_owners(plan, &keys.plocks(*ino), held.len(), fields);
         }
         (Key::Plocks(ino), _) => plan.push(S::Absent, [keys.plocks(*ino)], []),
-        // Rules never change. Which chunks a file has changes together with its node, which whoever asks for them reads and
+        (Key::Detached(ino), Some(Value::Detached(made_secs))) => {
+            plan.push(S::SameScore, [keys.detached()], [number(ino.0), number(made_secs)]);
+        }
+        (Key::Detached(ino), _) => plan.push(S::NoScore, [keys.detached()], [number(ino.0)]),
+        // Rules never change. Who copies a node copies the attributes that it had when the node was what it is. Which chunks a
+        // file has changes together with its node, which whoever asks for them reads and
         // guards as well.
-        (Key::Acl(_) | Key::ChunkIndexes(..), _) => {}
+        (Key::Acl(_) | Key::Xattrs(_) | Key::ChunkIndexes(..), _) => {}
     }
 }
 
@@ -294,6 +299,10 @@ fn apply_upkeep(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effec
         Effect::DeleteDelaySlices(id, since) => {
             plan.push(S::DeleteField, [keys.delayed_slices()], [delayed_field(*id, *since)]);
         }
+        Effect::PutDetached(ino, made_secs) => {
+            plan.push(S::SetScore, [keys.detached()], [number(ino.0), number(made_secs)]);
+        }
+        Effect::DeleteDetached(ino) => plan.push(S::DeleteScore, [keys.detached()], [number(ino.0)]),
         Effect::SetCounter(counter, value) => {
             plan.push(S::Set, [keys.counter(*counter)], [number(value - counter_shift(*counter))]);
         }

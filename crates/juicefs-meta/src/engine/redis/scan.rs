@@ -51,6 +51,7 @@ impl RedisEngine {
                 let each = |field: Bytes, value: Bytes| Ok(Some((Key::Xattr(ino, Name(field)), Value::Bytes(value))));
                 self.fields(&hash, after, limit, each).await
             }
+            Scan::Detached { before_secs } => self.all_detached(before_secs, after, limit).await,
             Scan::Acls => {
                 let hash = self.keys().await?.acls();
                 let each = |field: Bytes, stored: Bytes| {
@@ -114,6 +115,21 @@ impl RedisEngine {
         for member in fetch::list("sustained inodes", self.one_bulk(&request).await?)? {
             let ino = parse_number("sustained inode", &fetch::bytes("sustained inode", member)?.unwrap_or_default())?;
             found.insert(Key::Sustained(sid, Ino(ino)), Value::Sustained);
+        }
+        let behind = found.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+        Ok(behind.take(limit).collect())
+    }
+
+    async fn all_detached(&self, before_secs: i64, after: Option<Key>, limit: usize) -> MetaResult<Records> {
+        let keys = self.keys().await?;
+        let mut before = Text::from_slice(b"(");
+        before.extend_from_slice(&number(before_secs));
+        let mut request = Request::new();
+        request.command::<&[u8]>(&[b"ZRANGEBYSCORE", &keys.detached()[..], b"-inf", &before, b"WITHSCORES"]);
+        let mut found = BTreeMap::new();
+        for (member, made) in fetch::pairs("detached directories", self.one_bulk(&request).await?)? {
+            let made_secs = fetch::score("detached directory", &made)?;
+            found.insert(Key::Detached(Ino(parse_number("detached directory", &member)?)), Value::Detached(made_secs));
         }
         let behind = found.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
         Ok(behind.take(limit).collect())

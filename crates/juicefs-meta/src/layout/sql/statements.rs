@@ -22,6 +22,7 @@ statements! {
     HasEntries = "SELECT EXISTS(SELECT 1 FROM {edge} WHERE `parent`=?1)";
     GetSymlink = "SELECT `target` FROM {symlink} WHERE `inode`=?1";
     GetXattr = "SELECT `value` FROM {xattr} WHERE `inode`=?1 AND `name`=?2";
+    ListXattrs = "SELECT `name`,`value` FROM {xattr} WHERE `inode`=?1 ORDER BY `name`";
     GetChunk = "SELECT `slices` FROM {chunk} WHERE `inode`=?1 AND `indx`=?2";
     ListChunkIndexes = "SELECT `indx` FROM {chunk} WHERE `inode`=?1 AND `indx`>=?2 AND `indx`<?3 ORDER BY `indx`";
     GetSliceRef = "SELECT `refs` FROM {chunk_ref} WHERE `chunkid`=?1 AND `size`=?2";
@@ -33,6 +34,7 @@ statements! {
     GetSustained = "SELECT 1 FROM {sustained} WHERE `sid`=?1 AND `inode`=?2";
     GetDelFile = "SELECT `length`,`expire` FROM {delfile} WHERE `inode`=?1";
     GetDelaySlices = "SELECT `deleted`,`slices` FROM {delslices} WHERE `chunkid`=?1";
+    GetDetached = "SELECT `added` FROM {detached_node} WHERE `inode`=?1";
     GetCounter = "SELECT `value` FROM {counter} WHERE `name`=?1";
     GetSequence = "SELECT max(`seq`) FROM `sqlite_sequence` WHERE `name`=?1";
 
@@ -59,6 +61,7 @@ statements! {
     ScanXattrs = "SELECT `name`,`value` FROM {xattr} WHERE `inode`=?1 AND `name`>?2 ORDER BY `name` LIMIT ?3";
     ScanAcls = "SELECT `id`,`owner`,`group`,`mask`,`other`,`named_users`,`named_groups` FROM {acl} WHERE `id`>?1 \
         ORDER BY `id` LIMIT ?2";
+    ScanDetached = "SELECT `inode`,`added` FROM {detached_node} WHERE `added`<?1 AND `inode`>?2 ORDER BY `inode` LIMIT ?3";
 
     InsertNode = "INSERT INTO {=node} ({columns}) VALUES ({values})";
     UpdateNode = "UPDATE {=node} SET {assignments} WHERE `inode`=?1";
@@ -118,6 +121,9 @@ statements! {
     PutDelaySlices = "INSERT INTO {=delslices} (`chunkid`,`deleted`,`slices`) VALUES (?1,?2,?3) \
         ON CONFLICT (`chunkid`) DO UPDATE SET `deleted`=excluded.`deleted`,`slices`=excluded.`slices`";
     DeleteDelaySlices = "DELETE FROM {=delslices} WHERE `chunkid`=?1";
+    PutDetached = "INSERT INTO {=detached_node} (`inode`,`added`) VALUES (?1,?2) \
+        ON CONFLICT (`inode`) DO UPDATE SET `added`=excluded.`added`";
+    DeleteDetached = "DELETE FROM {=detached_node} WHERE `inode`=?1";
     SetCounter = "INSERT INTO {=counter} (`name`,`value`) VALUES (?1,?2) \
         ON CONFLICT (`name`) DO UPDATE SET `value`=excluded.`value`";
     AddCounter = "INSERT INTO {=counter} (`name`,`value`) VALUES (?1,?2) \

@@ -167,6 +167,10 @@ fn upkeep(link: &Link, effect: &Effect) -> Result<(), Fault> {
             link.execute(Statement::PutDelaySlices, params![signed(id.0), held.since_secs, list])?;
         }
         Effect::DeleteDelaySlices(id, _) => drop(link.execute(Statement::DeleteDelaySlices, [signed(id.0)])?),
+        Effect::PutDetached(ino, made_secs) => {
+            link.execute(Statement::PutDetached, [signed(ino.0), *made_secs])?;
+        }
+        Effect::DeleteDetached(ino) => drop(link.execute(Statement::DeleteDetached, [signed(ino.0)])?),
         Effect::SetCounter(counter, value) => set_counter(link, *counter, *value)?,
         Effect::AddCounter(counter, delta) => add_counter(link, *counter, *delta)?,
         Effect::PutSetting(json) => drop(link.execute(Statement::PutSetting, [text(json)])?),

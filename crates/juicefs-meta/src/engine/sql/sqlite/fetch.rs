@@ -106,6 +106,12 @@ fn one(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
         Key::Xattr(ino, name) => {
             link.one(Statement::GetXattr, params![signed(ino.0), text(name.as_bytes())], |row| raw(row, 0))
         }
+        Key::Xattrs(ino) => {
+            let list = link.all(Statement::ListXattrs, [signed(ino.0)], |row| {
+                Ok((Name::new(bytes(row, 0)?), Bytes::copy_from_slice(bytes(row, 1)?)))
+            })?;
+            Ok(Some(Value::Xattrs(list)))
+        }
         Key::Chunk(ino, index) => {
             let found = link.one(Statement::GetChunk, params![signed(ino.0), index], |row| records(row, 0, *ino))?;
             Ok(found.filter(|list| !list.is_empty()).map(Value::Chunk))
@@ -144,6 +150,9 @@ fn upkeep(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
         }
         Key::DelFile(ino, _) => link.one(Statement::GetDelFile, [signed(ino.0)], |row| del_file(row, 0)),
         Key::DelaySlices(id, _) => link.one(Statement::GetDelaySlices, [signed(id.0)], |row| delay_slices(row, 0)),
+        Key::Detached(ino) => {
+            link.one(Statement::GetDetached, [signed(ino.0)], |row| Ok(Value::Detached(int(row, 0)?)))
+        }
         Key::Counter(counter) => Ok(self::counter(link, *counter)?.map(Value::Counter)),
         Key::Flocks(ino) => {
             let held = link.all(Statement::ListFlocks, [signed(ino.0)], |row| {
@@ -285,6 +294,9 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
                 Ok((Key::Xattr(ino, Name::new(bytes(row, 0)?)), raw(row, 1)?))
             })
         }
+        Scan::Detached { before_secs } => link.all(Statement::ScanDetached, [before_secs, number, limit], |row| {
+            Ok((Key::Detached(Ino(unsigned(int(row, 0)?, "detached inode")?)), Value::Detached(int(row, 1)?)))
+        }),
         Scan::Acls => link.all(Statement::ScanAcls, [number, limit], |row| {
             let id = narrow(int(row, 0)?, "ACL id")?;
             Ok((Key::Acl(id), acl(row, 1, id)?))
@@ -296,7 +308,7 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
 fn scan_position(key: &Key) -> i64 {
     match key {
         Key::Session(sid) => signed(sid.0),
-        Key::Sustained(_, ino) | Key::DelFile(ino, _) => signed(ino.0),
+        Key::Sustained(_, ino) | Key::DelFile(ino, _) | Key::Detached(ino) => signed(ino.0),
         Key::SliceRef(slice) => signed(slice.id.0),
         Key::DelaySlices(id, _) => signed(id.0),
         Key::Chunk(_, index) => i64::from(*index),

@@ -1,0 +1,219 @@
+//! Asking the client that serves a mount to do something, through the mount's `.control` file (data.md §5.6). The mount may
+//! be served by JuiceFS (Go) as well.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use juicefs_core::Errno;
+
+use crate::process::absolute;
+
+/// The inode of the root directory of every mount.
+const ROOT_INO: u64 = 1;
+/// Names of the control file; the second is what mounts show that keep theirs apart (`--prefix-internal`).
+const NAMES: [&str; 2] = [".jfs.control", ".control"];
+/// The shortest and the longest pause before looking again for a reply.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(300));
+/// What a report of progress begins with, and how long it is.
+const PROGRESS: (u8, usize) = (0xFE, 17);
+/// What data begin with, and the bytes before them.
+const DATA: (u8, usize) = (0xFF, 5);
+/// Longest data that are believed.
+const MAX_DATA_BYTES: usize = 1 << 30;
+
+/// Numbers of the requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Command {
+    Remove = 1002,
+    Info = 1005,
+    Clone = 1006,
+    Summary = 1007,
+    Compact = 1008,
+}
+
+/// A part of a reply.
+#[derive(Debug, PartialEq, Eq)]
+enum Element {
+    Progress(u64, u64),
+    Data(Vec<u8>),
+    Errno(u8),
+}
+
+/// The mount that a path lies in, open for one request.
+#[derive(Debug)]
+pub(crate) struct Control {
+    file: File,
+}
+
+/// The inode of a path; a symlink's own.
+///
+/// # Errors
+/// With the path, when there is nothing.
+pub(crate) fn inode_of(path: &Path) -> Result<u64> {
+    let meta = path.symlink_metadata().with_context(|| format!("{} cannot be looked up", path.display()))?;
+    Ok(meta.ino())
+}
+
+/// The root of the mount that `path` lies in; the path must be absolute.
+///
+/// # Errors
+/// When it lies in none, or is not there.
+pub(crate) fn mountpoint_of(path: &Path) -> Result<PathBuf> {
+    for above in path.ancestors() {
+        if inode_of(above)? == ROOT_INO && above.parent().is_some() {
+            return Ok(above.to_owned());
+        }
+    }
+    bail!("{} is not inside JuiceFS", path.display())
+}
+
+/// Directory and name of what a user names, without following it.
+///
+/// # Errors
+/// For a path that ends in no name, such as `/` and `..`.
+pub(crate) fn parent_and_name(path: &Path) -> Result<(PathBuf, Vec<u8>)> {
+    let whole = absolute(path);
+    match (whole.parent(), whole.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.as_encoded_bytes().to_vec())),
+        _ => bail!("{} has no name in a directory", path.display()),
+    }
+}
+
+impl Control {
+    /// Opens the control file of the mount in which the directory `dir` lies.
+    ///
+    /// # Errors
+    /// When it lies in none.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        for name in NAMES {
+            match OpenOptions::new().read(true).write(true).open(dir.join(name)) {
+                Ok(file) => return Ok(Self { file }),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(error).context(format!("open {}", dir.join(name).display())),
+            }
+        }
+        bail!("{} is not inside JuiceFS", dir.display())
+    }
+
+    /// Opens it for any path: a directory itself, or what lies in one.
+    ///
+    /// # Errors
+    /// As [`Control::open`].
+    pub(crate) fn open_near(path: &Path) -> Result<Self> {
+        if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            return Self::open(path);
+        }
+        Self::open(path.parent().unwrap_or(path))
+    }
+
+    /// Sends a request and waits for the end of its reply, however long that takes; `report` hears how far it is. Data are
+    /// returned, empty for a job that only succeeds.
+    ///
+    /// # Errors
+    /// What the client that serves the mount answers.
+    pub(crate) fn ask(&mut self, command: Command, body: &[u8], mut report: impl FnMut(u64, u64)) -> Result<Vec<u8>> {
+        let size = u32::try_from(body.len()).context("a request that is too long")?;
+        let request = [&(command as u32).to_be_bytes(), &size.to_be_bytes(), body].concat();
+        self.file.write_all(&request).map_err(|error| refused(&error))?;
+        let mut reply = Vec::new();
+        let mut pause = PAUSES.0;
+        loop {
+            while let Some((element, bytes)) = first_element(&reply)? {
+                match element {
+                    Element::Progress(first, second) => report(first, second),
+                    Element::Data(data) => return Ok(data),
+                    Element::Errno(0) => return Ok(Vec::new()),
+                    Element::Errno(errno) => return Err(failure(Errno(errno.into()))),
+                }
+                reply.drain(..bytes);
+            }
+            let mut piece = [0; 64 << 10];
+            match self.file.read(&mut piece) {
+                Ok(0) => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+                Ok(read) => {
+                    reply.extend_from_slice(&piece[..read]);
+                    pause = PAUSES.0;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(refused(&error)),
+            }
+        }
+    }
+}
+
+/// The first complete part of a reply and its length.
+fn first_element(reply: &[u8]) -> Result<Option<(Element, usize)>> {
+    let number = |at: usize| reply[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    match reply {
+        [] => Ok(None),
+        [kind, ..] if *kind == PROGRESS.0 => {
+            let whole = reply.len() >= PROGRESS.1;
+            Ok(whole.then(|| (Element::Progress(number(1), number(9)), PROGRESS.1)))
+        }
+        [kind, rest @ ..] if *kind == DATA.0 => {
+            let Some((size, data)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+            let size = u32::from_be_bytes(*size) as usize;
+            if size > MAX_DATA_BYTES {
+                bail!("the mount answers with {size} bytes, which cannot be right");
+            }
+            Ok(data.get(..size).map(|data| (Element::Data(data.to_vec()), DATA.1 + size)))
+        }
+        [errno, ..] => Ok(Some((Element::Errno(*errno), 1))),
+    }
+}
+
+/// What an errno of a job means.
+fn failure(errno: Errno) -> anyhow::Error {
+    match errno {
+        Errno::EINVAL => {
+            anyhow!("{errno} (if the client that serves the mount is an older one: mount again with a new one)")
+        }
+        Errno::EAGAIN => anyhow!("the mount is busy with too many other jobs: try again later"),
+        errno => anyhow!("{errno}"),
+    }
+}
+
+/// What a failed read or write of the control file means.
+fn refused(error: &io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(libc::EBADF) => anyhow!("the client that serves the mount was restarted meanwhile"),
+        Some(libc::ENOTCONN) => anyhow!("nobody serves this mount any more"),
+        _ => anyhow!("asking the mount: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_read_as_it_comes() {
+        let progress = [&[0xFE], &7u64.to_be_bytes()[..], &9u64.to_be_bytes()[..]].concat();
+        let read = |bytes: &[u8]| first_element(bytes).expect("nothing is wrong with it");
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&progress[..16]), None);
+        assert_eq!(read(&[&progress[..], &[0]].concat()), Some((Element::Progress(7, 9), 17)));
+        assert_eq!(read(b"\xFF\0\0\0\x02{"), None);
+        assert_eq!(read(b"\xFF\0\0\0\x02{}"), Some((Element::Data(b"{}".to_vec()), 7)));
+        assert_eq!(read(&[13]), Some((Element::Errno(13), 1)));
+        assert!(first_element(b"\xFF\xFF\xFF\xFF\xFF").is_err());
+    }
+
+    #[test]
+    fn what_is_no_mount_is_said_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = Control::open(dir.path()).expect_err("no mount").to_string();
+        assert!(error.ends_with("is not inside JuiceFS"), "{error}");
+        assert!(mountpoint_of(dir.path()).is_err());
+        assert!(parent_and_name(Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,140 @@
+//! Operations on whole trees: they take long, tell how far they are, and can be stopped.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::{
+    attr::FileType,
+    errno::Errno,
+    ids::{Ino, Name},
+    meta::Removed,
+};
+
+/// How far a long operation has come, shared between who does it and who watches, and the wish that it stop.
+#[derive(Debug, Default)]
+pub struct Progress {
+    first: AtomicU64,
+    second: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Progress {
+    /// Adds to the first number; what it counts is the operation's to say.
+    pub fn add_first(&self, more: u64) {
+        self.first.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Adds to the second number.
+    pub fn add_second(&self, more: u64) {
+        self.second.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Both numbers.
+    #[must_use]
+    pub fn get(&self) -> (u64, u64) {
+        (self.first.load(Ordering::Relaxed), self.second.load(Ordering::Relaxed))
+    }
+
+    /// Asks the operation to stop: it answers EINTR before its next step.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// EINTR once [`Progress::stop`] was called.
+    ///
+    /// # Errors
+    /// EINTR.
+    pub fn go_on(&self) -> Result<(), Errno> {
+        if self.stopped.load(Ordering::Acquire) { Err(Errno::EINTR) } else { Ok(()) }
+    }
+}
+
+/// Learns of each name that the removal of a tree takes away, from any thread.
+pub trait RemovalWatch: Send + Sync {
+    /// `name` of `parent` is gone; what it named, and data to delete.
+    fn removed(&self, parent: Ino, name: &Name, removed: Removed);
+}
+
+/// How a tree is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TreeRemoval {
+    /// Nothing goes into the trash. EPERM for all but root.
+    pub skip_trash: bool,
+    /// Steps done side by side, at least 1.
+    pub threads: usize,
+}
+
+/// How a tree is cloned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cloning {
+    /// Owner, group, mode and times are those of the source. A caller who is not root keeps owner and group only where
+    /// they are its own, and set-id bits with them.
+    pub preserve: bool,
+    /// The caller's umask, for what is not preserved.
+    pub umask: u16,
+    /// Steps done side by side, at least 1.
+    pub threads: usize,
+}
+
+/// What a node, or a tree, holds. Hard links count once for each name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Bytes of regular files.
+    pub length_bytes: u64,
+    /// Bytes that nodes count in used space.
+    pub size_bytes: u64,
+    /// Nodes that are no directories.
+    pub files: u64,
+    /// Directories, the top included.
+    pub dirs: u64,
+}
+
+impl Summary {
+    /// Adds another one.
+    pub fn add(&mut self, other: Self) {
+        self.length_bytes += other.length_bytes;
+        self.size_bytes += other.size_bytes;
+        self.files += other.files;
+        self.dirs += other.dirs;
+    }
+}
+
+/// What the parts of a tree hold, the largest first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TreeSummary {
+    /// The node; 0 for what stands for many.
+    pub ino: Ino,
+    /// Names from the top down to here, joined by `/`; empty at the top. The last one is `...` for the many small ones.
+    pub path: Vec<u8>,
+    /// Its kind.
+    pub kind: FileType,
+    /// All that is here and below.
+    pub summary: Summary,
+    /// The largest entries, and one for all others.
+    pub children: Vec<TreeSummary>,
+}
+
+/// How deep and wide a [`TreeSummary`] is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TreeDetail {
+    /// Levels below the top that are shown.
+    pub depth: u8,
+    /// Entries of a directory that are shown one by one.
+    pub entries: u8,
+    /// Counts every node instead of trusting the statistics that directories keep.
+    pub strict: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_goes_on_until_it_is_stopped() {
+        let progress = Progress::default();
+        progress.add_first(2);
+        progress.add_second(3);
+        assert_eq!((progress.get(), progress.go_on()), ((2, 3), Ok(())));
+        progress.stop();
+        assert_eq!(progress.go_on(), Err(Errno::EINTR));
+    }
+}

@@ -1,0 +1,301 @@
+//! What trees hold, from the statistics of directories where they are kept (format: metadata.md §6.22), and where nodes are.
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use juicefs_core::{
+    attr::{Attr, FileType},
+    errno::Errno,
+    error::MetaResult,
+    ids::Ino,
+    limits::{ENTRY_SPACE, READDIR_PAGE},
+    meta::DirEntry,
+    tree::{Progress, Summary, TreeDetail, TreeSummary},
+};
+
+use super::{Walk, is};
+use crate::{
+    client::Client,
+    ops::{access::TRASH_NAME, account::entry_stat},
+    record::{DirStat, Key},
+};
+
+/// Directories looked at side by side.
+const THREADS: usize = 32;
+
+/// A count under way.
+struct Counting<'a> {
+    walk: Walk<'a>,
+    strict: bool,
+}
+
+/// A directory itself, without what is in it.
+const DIRECTORY: Summary = Summary { length_bytes: 0, size_bytes: ENTRY_SPACE, files: 0, dirs: 1 };
+
+/// What a node counts on its own.
+fn of_node(attr: &Attr) -> Summary {
+    if attr.is_dir() {
+        return DIRECTORY;
+    }
+    let length_bytes = if attr.is_file() { attr.length } else { 0 };
+    Summary { length_bytes, size_bytes: attr.used_space(), files: 1, dirs: 0 }
+}
+
+/// What an entry counts; one whose node is missing counts as an empty file, as in the statistics.
+fn of_entry(entry: &DirEntry) -> Summary {
+    match &entry.attr {
+        Some(attr) => of_node(attr),
+        None if entry.kind == FileType::Directory => DIRECTORY,
+        None => Summary { files: 1, size_bytes: entry_stat(None).space.unsigned_abs(), ..Summary::default() },
+    }
+}
+
+/// Statistics that can be true.
+fn usable(stat: &DirStat) -> Option<(u64, u64, u64)> {
+    let number = |value: i64| u64::try_from(value).ok();
+    Some((number(stat.length)?, number(stat.space)?, number(stat.inodes)?))
+}
+
+impl Client {
+    pub(in crate::client) async fn summarize_whole(
+        &self,
+        ino: Ino,
+        recursive: bool,
+        strict: bool,
+        progress: &Progress,
+    ) -> MetaResult<Summary> {
+        let attr = self.attributes(ino).await?;
+        let mut sum = of_node(&attr);
+        if !attr.is_dir() {
+            count(progress, &sum);
+            return Ok(sum);
+        }
+        if !strict {
+            // What this client has done itself should count.
+            self.write_stats().await?;
+        }
+        let job = Counting { walk: Walk::new(THREADS, progress), strict };
+        sum.add(self.count_directory(&job, ino, recursive).await?);
+        progress.add_second(ENTRY_SPACE);
+        Ok(sum)
+    }
+
+    /// What is in a directory, without itself.
+    fn count_directory<'a>(
+        &'a self,
+        job: &'a Counting<'a>,
+        dir: Ino,
+        recursive: bool,
+    ) -> BoxFuture<'a, MetaResult<Summary>> {
+        async move {
+            job.walk.progress.go_on()?;
+            let (mut sum, below) = match self.kept_statistics(job, dir).await? {
+                Some((sum, below)) => (sum, below),
+                None => self.counted_entries(dir).await?,
+            };
+            count(job.walk.progress, &sum);
+            if recursive && !below.is_empty() {
+                let lent = job.walk.lend(below.len());
+                let steps = stream::iter(below).map(|dir| self.count_directory(job, dir, true));
+                let mut steps = steps.buffer_unordered(1 + lent.steps);
+                while let Some(counted) = steps.next().await {
+                    match counted {
+                        Ok(counted) => sum.add(counted),
+                        // It was removed meanwhile.
+                        Err(error) if is(&error, Errno::ENOENT) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Ok(sum)
+        }
+        .boxed()
+    }
+
+    /// What the statistics of a directory say, and the directories in it; `None` where none are kept.
+    async fn kept_statistics(&self, job: &Counting<'_>, dir: Ino) -> MetaResult<Option<(Summary, Vec<Ino>)>> {
+        if job.strict || dir.is_trash() || !self.setting().dir_stats {
+            return Ok(None);
+        }
+        let read = self.engine.fetch(vec![Key::DirStat(dir), Key::Node(dir)]).await?;
+        let Some((length_bytes, size_bytes, inodes)) = read.dir_stat(dir).and_then(usable) else { return Ok(None) };
+        // By its links a directory tells that there is nothing to look for.
+        let alone = read.node(dir).is_some_and(|attr| attr.nlink == 2);
+        let below = if alone { Vec::new() } else { self.directories_in(dir).await? };
+        let dirs = below.len() as u64;
+        Ok(Some((Summary { length_bytes, size_bytes, files: inodes.saturating_sub(dirs), dirs }, below)))
+    }
+
+    async fn directories_in(&self, dir: Ino) -> MetaResult<Vec<Ino>> {
+        let (mut found, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.engine.readdir(dir, from, false, READDIR_PAGE).await?;
+            let dirs = page.entries.iter().filter(|entry| entry.kind == FileType::Directory);
+            found.extend(dirs.map(|entry| entry.ino));
+            from = page.next;
+            if from.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn counted_entries(&self, dir: Ino) -> MetaResult<(Summary, Vec<Ino>)> {
+        let (mut sum, mut below, mut from) = (Summary::default(), Vec::new(), None);
+        loop {
+            let page = self.engine.readdir(dir, from, true, READDIR_PAGE).await?;
+            for entry in &page.entries {
+                sum.add(of_entry(entry));
+                if entry.kind == FileType::Directory {
+                    below.push(entry.ino);
+                }
+            }
+            from = page.next;
+            if from.is_none() {
+                return Ok((sum, below));
+            }
+        }
+    }
+
+    pub(in crate::client) async fn summarize_parts(
+        &self,
+        ino: Ino,
+        detail: TreeDetail,
+        progress: &Progress,
+    ) -> MetaResult<TreeSummary> {
+        let attr = self.attributes(ino).await?;
+        let summary = of_node(&attr);
+        count(progress, &summary);
+        let tree = TreeSummary { ino, path: Vec::new(), kind: attr.kind, summary, children: Vec::new() };
+        if !attr.is_dir() {
+            return Ok(tree);
+        }
+        if !detail.strict {
+            self.write_stats().await?;
+        }
+        let job = Counting { walk: Walk::new(THREADS, progress), strict: detail.strict };
+        self.fill_summary(&job, tree, detail).await
+    }
+
+    /// Adds what is in a directory to its summary, and what its entries hold, `detail.depth` levels down.
+    fn fill_summary<'a>(
+        &'a self,
+        job: &'a Counting<'a>,
+        mut tree: TreeSummary,
+        detail: TreeDetail,
+    ) -> BoxFuture<'a, MetaResult<TreeSummary>> {
+        async move {
+            job.walk.progress.go_on()?;
+            let Some(depth) = detail.depth.checked_sub(1) else {
+                let below = self.count_directory(job, tree.ino, true).await?;
+                tree.summary.add(below);
+                return Ok(tree);
+            };
+            let detail = TreeDetail { depth, ..detail };
+            let children = self.children_of(job, &tree).await?;
+            let (dirs, mut children): (Vec<_>, Vec<_>) =
+                children.into_iter().partition(|child| child.kind == FileType::Directory);
+            let lent = job.walk.lend(dirs.len());
+            let steps = stream::iter(dirs).map(|child| self.fill_summary(job, child, detail));
+            let mut steps = steps.buffer_unordered(1 + lent.steps);
+            while let Some(filled) = steps.next().await {
+                children.push(filled?);
+            }
+            children.iter().for_each(|child| tree.summary.add(child.summary));
+            children.sort_by(|a, b| b.summary.size_bytes.cmp(&a.summary.size_bytes).then_with(|| a.path.cmp(&b.path)));
+            fold_small(&tree.path, &mut children, usize::from(detail.entries));
+            tree.children = children;
+            Ok(tree)
+        }
+        .boxed()
+    }
+
+    async fn children_of(&self, job: &Counting<'_>, tree: &TreeSummary) -> MetaResult<Vec<TreeSummary>> {
+        let (mut children, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.engine.readdir(tree.ino, from, true, READDIR_PAGE).await?;
+            for entry in page.entries {
+                let summary = of_entry(&entry);
+                count(job.walk.progress, &summary);
+                let path = joined(&tree.path, entry.name.as_bytes());
+                children.push(TreeSummary { ino: entry.ino, path, kind: entry.kind, summary, children: Vec::new() });
+            }
+            from = page.next;
+            if from.is_none() {
+                return Ok(children);
+            }
+        }
+    }
+
+    pub(in crate::client) async fn paths_of(&self, ino: Ino, limit: usize) -> MetaResult<Vec<Vec<u8>>> {
+        let mut paths = self.paths_to(ino, limit).await?;
+        for path in paths.iter_mut().filter(|path| path.is_empty()) {
+            path.push(b'/');
+        }
+        Ok(paths)
+    }
+
+    /// Paths of a node without the slash at the end; the root's is empty.
+    fn paths_to(&self, ino: Ino, limit: usize) -> BoxFuture<'_, MetaResult<Vec<Vec<u8>>>> {
+        async move {
+            if ino == self.root {
+                return Ok(vec![Vec::new()]);
+            }
+            if ino == Ino::TRASH_ROOT {
+                return Ok(vec![[b"/", TRASH_NAME].concat()]);
+            }
+            if ino == Ino::ROOT {
+                // Above the root of this mount.
+                return Ok(Vec::new());
+            }
+            let mut found = Vec::new();
+            for (parent, names) in self.parents_of(ino).await? {
+                let above = self.paths_to(parent, limit).await?;
+                if above.is_empty() {
+                    continue;
+                }
+                for name in self.names_in(parent, ino, names).await? {
+                    found.extend(above.iter().map(|path| [path, &b"/"[..], &name].concat()));
+                    if found.len() >= limit {
+                        found.truncate(limit);
+                        return Ok(found);
+                    }
+                }
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    /// The `names` names that a directory has for a node.
+    async fn names_in(&self, dir: Ino, ino: Ino, names: u64) -> MetaResult<Vec<Vec<u8>>> {
+        let (mut found, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.engine.readdir(dir, from, false, READDIR_PAGE).await?;
+            let mine = page.entries.iter().filter(|entry| entry.ino == ino);
+            found.extend(mine.map(|entry| entry.name.as_bytes().to_vec()));
+            from = page.next;
+            if from.is_none() || found.len() as u64 >= names {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// Files and bytes that were found.
+fn count(progress: &Progress, sum: &Summary) {
+    progress.add_first(sum.files);
+    progress.add_second(sum.size_bytes);
+}
+
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+}
+
+/// Puts all but the first `shown` together.
+fn fold_small(path: &[u8], children: &mut Vec<TreeSummary>, shown: usize) {
+    if children.len() <= shown {
+        return;
+    }
+    let mut rest = Summary::default();
+    children.drain(shown..).for_each(|child| rest.add(child.summary));
+    let path = joined(path, b"...");
+    children.push(TreeSummary { ino: Ino(0), path, kind: FileType::File, summary: rest, children: Vec::new() });
+}

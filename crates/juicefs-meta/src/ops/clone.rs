@@ -1,0 +1,298 @@
+//! Copies of nodes that share the slices of their source, and directories that get their name last (format:
+//! metadata.md §6.19).
+
+use std::collections::BTreeMap;
+
+use juicefs_core::{
+    Caller,
+    attr::{Attr, flags},
+    errno::Errno,
+    ids::{Ino, Name, SliceKey},
+    limits::CHUNK_SIZE,
+    slice::SliceRecord,
+    tree::Cloning,
+};
+
+use super::{
+    Halt, Scope, Verdict,
+    access::{R, X, living_directory, may_create, permit},
+    account::{count_entry, entry_stat, touch_parent},
+    decision, need,
+};
+use crate::{
+    record::{DirStat, Edge, Key},
+    txn::{Decision, Effect, Effects, NodeGuard, NodePatch, Operation, ReadSet},
+};
+
+/// The xattr that gives a program powers; whoever may not set it does not get it by copying.
+const CAPABILITY: &[u8] = b"security.capability";
+/// What the names begin with of xattrs that are root's alone.
+const TRUSTED: &[u8] = b"trusted.";
+
+/// Where a copy goes.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Where the caller wants it and everybody sees it at once: no directory.
+    Final(Name),
+    /// Nowhere yet: a directory that is filled before it is attached.
+    Detached,
+    /// Into a directory that is itself a copy under way.
+    Within(Name),
+}
+
+/// Copies one node; a directory without its entries.
+#[derive(Debug)]
+pub(crate) struct CloneNode {
+    pub(crate) scope: Scope,
+    pub(crate) source: Ino,
+    /// A number that was never used.
+    pub(crate) ino: Ino,
+    /// The directory that the copy is, or is to be, in.
+    pub(crate) dir: Ino,
+    pub(crate) place: Place,
+    pub(crate) how: Cloning,
+}
+
+impl Operation for CloneNode {
+    /// The copy; `None` when within a tree the source is gone, or its name was copied before.
+    type Reply = Option<Attr>;
+    const NAME: &'static str = "clone";
+
+    fn keys(&self) -> Vec<Key> {
+        let mut keys = vec![Key::Node(self.source), Key::Node(self.dir), Key::Xattrs(self.source)];
+        if let Place::Final(name) | Place::Within(name) = &self.place {
+            keys.push(Key::Edge(self.dir, name.clone()));
+        }
+        keys
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<Option<Attr>> {
+        decision(self.judge(read))
+    }
+}
+
+impl CloneNode {
+    fn judge(&self, read: &ReadSet) -> Verdict<Option<Attr>> {
+        let within = matches!(self.place, Place::Within(_));
+        let Some(source) = read.node(self.source) else {
+            return if within { Ok((None, Effects::none())) } else { Err(Errno::ENOENT.into()) };
+        };
+        if self.source.is_trash() || source.parent.is_hourly_trash() {
+            return Err(Errno::EPERM.into());
+        }
+        self.may_read(read, source)?;
+        let mut effects = Effects::none();
+        if !self.takes_place(read, source, &mut effects)? {
+            return Ok((None, Effects::none()));
+        }
+        let attr = self.copy_of(source);
+        self.copy_parts(read, source, &mut effects)?;
+        effects.push(Effect::InsertNode(self.ino, attr.clone()));
+        if attr.is_dir() {
+            effects.push(Effect::PutDirStat(self.ino, DirStat::default()));
+        }
+        let stat = entry_stat(Some(&attr));
+        effects.usage.space += stat.space;
+        effects.usage.inodes += 1;
+        if !matches!(self.place, Place::Detached) {
+            count_entry(&self.scope, &mut effects, self.dir, stat);
+        }
+        Ok((Some(attr), effects))
+    }
+
+    fn may_read(&self, read: &ReadSet, source: &Attr) -> Result<(), Halt> {
+        let mask = if source.is_dir() {
+            R | X
+        } else if source.is_file() {
+            R
+        } else {
+            return Ok(());
+        };
+        permit(read, &self.scope.caller, source, mask)
+    }
+
+    /// The entry of the copy, and what its directory gains; false when the name is there already in a tree under way.
+    fn takes_place(&self, read: &ReadSet, source: &Attr, effects: &mut Effects) -> Result<bool, Halt> {
+        let edge = Edge { ino: self.ino, kind: source.kind };
+        match &self.place {
+            Place::Final(name) => {
+                let dir = living_directory(read, self.dir)?;
+                may_create(read, &self.scope.caller, dir)?;
+                if read.edge(self.dir, name).is_some() {
+                    return Err(Errno::EEXIST.into());
+                }
+                if source.is_dir() {
+                    // It is filled before it shows: the caller saw another node here.
+                    return Err(Errno::ENOENT.into());
+                }
+                effects.push(Effect::InsertEdge(self.dir, name.clone(), edge));
+                touch_parent(&self.scope, effects, self.dir, dir, 0);
+            }
+            Place::Detached => {
+                let dir = living_directory(read, self.dir)?;
+                may_create(read, &self.scope.caller, dir)?;
+                effects.narrowed.push((self.dir, NodeGuard::Permissions));
+                effects.push(Effect::PutDetached(self.ino, self.scope.now.secs));
+            }
+            Place::Within(name) => {
+                read.node(self.dir).ok_or(Errno::ENOENT)?;
+                if read.edge(self.dir, name).is_some() {
+                    return Ok(false);
+                }
+                effects.narrowed.push((self.dir, NodeGuard::Exists));
+                effects.push(Effect::InsertEdge(self.dir, name.clone(), edge));
+                if source.is_dir() {
+                    effects.push(Effect::PatchNode(self.dir, NodePatch { nlink: 1, touched: None }));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// What belongs to the node: target, extended attributes, and slices with one more reference for each record.
+    fn copy_parts(&self, read: &ReadSet, source: &Attr, effects: &mut Effects) -> Result<(), Halt> {
+        let is_root = self.scope.caller.uid == 0;
+        let may_have = |name: &Name| is_root || name.as_bytes() != CAPABILITY && !name.as_bytes().starts_with(TRUSTED);
+        for (name, value) in read.xattrs(self.source).iter().filter(|(name, _)| may_have(name)) {
+            effects.push(Effect::PutXattr(self.ino, name.clone(), value.clone()));
+        }
+        if source.kind == juicefs_core::FileType::Symlink {
+            need(read, [Key::Symlink(self.source)])?;
+            effects.push(Effect::PutSymlink(self.ino, read.symlink(self.source).ok_or(Errno::EIO)?.clone()));
+        }
+        if !source.is_file() || source.length == 0 {
+            return Ok(());
+        }
+        let end = u32::try_from(source.length.div_ceil(CHUNK_SIZE)).map_err(|_| Errno::EFBIG)?;
+        need(read, [Key::ChunkIndexes(self.source, 0, end)])?;
+        let indexes = read.chunk_indexes(self.source, 0, end);
+        need(read, indexes.iter().map(|index| Key::Chunk(self.source, *index)))?;
+        let lists = || indexes.iter().map(|index| (*index, read.chunk(self.source, *index)));
+        let mut references: BTreeMap<SliceKey, i64> = BTreeMap::new();
+        for slice in lists().flat_map(|(_, list)| list).filter_map(SliceRecord::key) {
+            *references.entry(slice).or_default() += 1;
+        }
+        effects.list.extend(references.into_iter().map(|(slice, records)| Effect::AddSliceRef(slice, records)));
+        let filled = lists().filter(|(_, list)| !list.is_empty());
+        effects.list.extend(filled.map(|(index, list)| Effect::PutChunk(self.ino, index, list.to_vec())));
+        Ok(())
+    }
+
+    fn copy_of(&self, source: &Attr) -> Attr {
+        let Scope { caller, now, .. } = &self.scope;
+        let mut attr = Attr {
+            // A copy is a new node: nobody has protected it yet.
+            flags: source.flags & !(flags::IMMUTABLE | flags::APPEND),
+            nlink: if source.is_dir() { 2 } else { 1 },
+            parent: self.dir,
+            ..source.clone()
+        };
+        (attr.uid, attr.gid) = owner_of_copy(caller, source, self.how.preserve);
+        if !self.how.preserve {
+            if attr.access_acl == 0 {
+                attr.mode &= !self.how.umask;
+            }
+            (attr.atime, attr.mtime, attr.ctime) = (*now, *now, *now);
+        }
+        if !attr.is_dir() {
+            let lost =
+                if attr.uid == source.uid { 0 } else { 0o4000 } | if attr.gid == source.gid { 0 } else { 0o2000 };
+            attr.mode &= !lost;
+        }
+        if matches!(self.place, Place::Detached) {
+            // By its age tools tell a directory that is being filled from one that was lost.
+            attr.ctime = *now;
+        }
+        attr
+    }
+}
+
+/// As with `cp -p`: only root gives files away.
+fn owner_of_copy(caller: &Caller, source: &Attr, preserve: bool) -> (u32, u32) {
+    if !preserve {
+        return (caller.uid, caller.gid);
+    }
+    let trusted = caller.uid == 0;
+    let uid = if trusted { source.uid } else { caller.uid };
+    let gid = if trusted || uid == source.uid && caller.in_group(source.gid) { source.gid } else { caller.gid };
+    (uid, gid)
+}
+
+/// Gives a directory that was made without a name the name that it is for.
+#[derive(Debug)]
+pub(crate) struct Attach {
+    pub(crate) scope: Scope,
+    pub(crate) ino: Ino,
+    pub(crate) dir: Ino,
+    pub(crate) name: Name,
+}
+
+impl Operation for Attach {
+    type Reply = ();
+    const NAME: &'static str = "attach";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Node(self.dir), Key::Edge(self.dir, self.name.clone()), Key::Node(self.ino), Key::Detached(self.ino)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<()> {
+        decision(self.judge(read))
+    }
+}
+
+impl Attach {
+    fn judge(&self, read: &ReadSet) -> Verdict<()> {
+        let dir = living_directory(read, self.dir)?;
+        may_create(read, &self.scope.caller, dir)?;
+        if read.edge(self.dir, &self.name).is_some() {
+            return Err(Errno::EEXIST.into());
+        }
+        let attr = read.node(self.ino).filter(|_| read.detached(self.ino)).ok_or(Errno::ENOENT)?;
+        let mut effects = Effects::none();
+        effects.push(Effect::InsertEdge(self.dir, self.name.clone(), Edge { ino: self.ino, kind: attr.kind }));
+        effects.push(Effect::DeleteDetached(self.ino));
+        touch_parent(&self.scope, &mut effects, self.dir, dir, 1);
+        count_entry(&self.scope, &mut effects, self.dir, entry_stat(Some(attr)));
+        Ok(((), effects))
+    }
+}
+
+/// Removes a directory that never got its name, once it is empty.
+#[derive(Debug)]
+pub(crate) struct RemoveDetached {
+    pub(crate) ino: Ino,
+}
+
+impl Operation for RemoveDetached {
+    type Reply = ();
+    const NAME: &'static str = "remove_detached";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Detached(self.ino), Key::Node(self.ino), Key::HasEntries(self.ino)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<()> {
+        decision(self.judge(read))
+    }
+}
+
+impl RemoveDetached {
+    fn judge(&self, read: &ReadSet) -> Verdict<()> {
+        let mut effects = Effects::none();
+        if !read.detached(self.ino) {
+            return Ok(((), effects));
+        }
+        if read.has_entries(self.ino) {
+            return Err(Errno::ENOTEMPTY.into());
+        }
+        effects.push(Effect::DeleteDetached(self.ino));
+        if let Some(attr) = read.node(self.ino) {
+            effects.push(Effect::DeleteNode(self.ino));
+            effects.push(Effect::DeleteXattrs(self.ino));
+            effects.push(Effect::DeleteDirStat(self.ino));
+            effects.usage.space -= entry_stat(Some(attr)).space;
+            effects.usage.inodes -= 1;
+        }
+        Ok(((), effects))
+    }
+}

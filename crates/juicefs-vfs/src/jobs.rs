@@ -1,0 +1,203 @@
+//! Jobs that are asked for through `.control` (format: data.md §5.6). They run on behalf of who asked, tell how far they are,
+//! and stop when who asked is gone.
+
+mod compact;
+mod info;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use juicefs_core::{
+    Caller, Errno, Ino, MetaResult, Name,
+    meta::Removed,
+    tree::{Cloning, Progress, RemovalWatch, TreeRemoval},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+
+use crate::{
+    Vfs,
+    departed::Loss,
+    dir::Change,
+    fault,
+    internal::{Command, Control, Malformed, Reply, Request, is_special},
+    vfs::Answer,
+};
+
+/// Jobs of one mount at the same time; more are refused with EAGAIN.
+pub(crate) const MAX_JOBS: usize = 32;
+/// Between two reports of progress.
+const REPORT_INTERVAL: Duration = Duration::from_millis(300);
+/// How long a job waits until the kernel has forgotten a name.
+const FORGET_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes a name of a directory that a front end is to forget, and what to call once it has.
+pub(crate) type ForgetName = dyn Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync;
+
+impl Vfs {
+    /// Says how names are forgotten that changed without a request of the front end. To be called once, before the first
+    /// operation; a second call changes nothing.
+    pub fn on_forget(&self, forget: impl Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync + 'static) {
+        let _ = self.forget.set(Box::new(forget));
+    }
+
+    /// Starts the job that a request asks for, or answers why there is none.
+    pub(crate) fn start_job(&self, cx: &Caller, control: &Arc<Control>, request: Request) {
+        let code = request.command;
+        let refuse = |errno| control.finish(&Reply::Done(Err(errno)));
+        let command = match Command::read(request) {
+            Ok(command) => command,
+            Err(Malformed::Unknown) => {
+                tracing::debug!(code, "unknown control command");
+                return refuse(Errno::EINVAL);
+            }
+            Err(Malformed::Short) => return refuse(Errno::EIO),
+        };
+        let Some(vfs) = self.me.upgrade() else { return refuse(Errno::EIO) };
+        let Ok(slot) = Arc::clone(&self.jobs).try_acquire_owned() else { return refuse(Errno::EAGAIN) };
+        tracing::info!(uid = cx.uid, pid = cx.pid, ?command, "job begins");
+        let progress = Arc::new(Progress::default());
+        control.begin(Arc::clone(&progress));
+        // The kernel has checked nothing of what the job will do.
+        let caller = Caller { check_permission: true, ..cx.clone() };
+        let control = Arc::clone(control);
+        self.cx.tasks.spawn("control", run(vfs, caller, control, command, progress, slot));
+    }
+
+    async fn perform(&self, cx: &Caller, command: Command, progress: &Progress) -> Reply {
+        match command {
+            Command::Remove { parent, name, how } => {
+                Reply::Done(self.remove_tree(cx, parent, name, how, progress).await)
+            }
+            Command::Clone { source, to, name, how } => {
+                Reply::Done(self.clone_tree(cx, source, (to, name), how, progress).await)
+            }
+            Command::Info { ino, recursive, raw, strict, text } => {
+                let info = self.info(ino, recursive, raw, strict, progress).await;
+                if text { Reply::Text(info.text()) } else { info.json() }
+            }
+            Command::Summary { ino, detail } => self.tree_summary(ino, detail, progress).await,
+            Command::Compact { ino, workers } => Reply::Done(self.compact_tree(cx, ino, workers, progress).await),
+        }
+    }
+
+    async fn remove_tree(
+        &self,
+        cx: &Caller,
+        parent: Ino,
+        name: Bytes,
+        how: TreeRemoval,
+        progress: &Progress,
+    ) -> Answer<()> {
+        if self.internal.reserves(parent, &name) || self.internal.attr(parent).is_some() {
+            return Err(Errno::EPERM);
+        }
+        let watch = Watch { vfs: self };
+        let outcome = self.cx.meta.remove_tree(cx, parent, &name, how, &watch, progress).await;
+        self.forget_name(parent, name).await;
+        answered("rmr", parent, outcome)
+    }
+
+    async fn clone_tree(
+        &self,
+        cx: &Caller,
+        source: Ino,
+        (to, name): (Ino, Bytes),
+        how: Cloning,
+        progress: &Progress,
+    ) -> Answer<()> {
+        if is_special(source) || is_special(to) || self.internal.reserves(to, &name) {
+            return Err(Errno::EPERM);
+        }
+        // The copy is one of what was written, not of what has arrived so far. Data that were lost are reported to their
+        // writers.
+        if let Some(file) = self.cx.files.get(source) {
+            let _ = file.flush().await;
+        } else {
+            let _ = self.flush_all().await;
+        }
+        let watch = Watch { vfs: self };
+        let copied = self.cx.meta.clone_tree(cx, source, (to, &name), how, &watch, progress).await;
+        if let Ok(ino) = &copied
+            && let Ok(attr) = self.cx.meta.getattr(*ino).await
+        {
+            self.name_changed(to, &name, Change::Is(*ino, attr.kind));
+            self.forget_name(to, name).await;
+        }
+        answered("clone", source, copied.map(drop))
+    }
+
+    /// Makes the kernel forget a name and waits until it has, so that who asked for the job sees what it did.
+    async fn forget_name(&self, parent: Ino, name: Bytes) {
+        self.cx.stamps.touch(parent);
+        let Some(forget) = self.forget.get() else { return };
+        let (done, forgotten) = oneshot::channel();
+        // Nobody waits any more when this took too long.
+        forget(
+            parent,
+            name,
+            Box::new(move || {
+                let _ = done.send(());
+            }),
+        );
+        let _ = tokio::time::timeout(FORGET_WAIT, forgotten).await;
+    }
+}
+
+/// The number for an outcome; failures of the layers below are logged.
+fn answered(what: &'static str, ino: Ino, outcome: MetaResult<()>) -> Answer<()> {
+    outcome.map_err(|error| fault::of_meta(what, ino, &error))
+}
+
+/// Does the work, reports on it, and answers. When the mount ends the job is asked to stop, and is waited for.
+async fn run(
+    vfs: Arc<Vfs>,
+    caller: Caller,
+    control: Arc<Control>,
+    command: Command,
+    progress: Arc<Progress>,
+    slot: OwnedSemaphorePermit,
+) {
+    // Old clients read a length first where others find progress.
+    let reports = !matches!(command, Command::Info { text: true, .. });
+    let reply = {
+        let work = vfs.perform(&caller, command, &progress);
+        tokio::pin!(work);
+        let mut ticks = interval_at(Instant::now() + REPORT_INTERVAL, REPORT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                biased;
+                reply = &mut work => break reply,
+                () = vfs.cx.tasks.stopping(), if !ending => {
+                    ending = true;
+                    progress.stop();
+                }
+                _ = ticks.tick() => if reports {
+                    control.report(progress.get());
+                }
+            }
+        }
+    };
+    if reports && progress.get() != (0, 0) {
+        control.report(progress.get());
+    }
+    // Whoever sees the reply may ask for the next job.
+    drop(slot);
+    control.finish(&reply);
+}
+
+/// Tells the mount about names that a removal takes away.
+struct Watch<'a> {
+    vfs: &'a Vfs,
+}
+
+impl RemovalWatch for Watch<'_> {
+    fn removed(&self, parent: Ino, name: &Name, removed: Removed) {
+        self.vfs.name_changed(parent, name.as_bytes(), Change::Gone);
+        self.vfs.removed(removed, Loss::Removed);
+    }
+}

@@ -1,0 +1,85 @@
+//! Joins the slices of every chunk of a tree.
+
+use futures_util::{StreamExt, stream};
+use juicefs_core::{
+    Caller, ChunkIndex, Errno, FileType, Ino,
+    limits::{CHUNK_SIZE, READDIR_PAGE},
+    tree::Progress,
+};
+use parking_lot::Mutex;
+
+use crate::{Vfs, fault, vfs::Answer};
+
+/// Permission to write, which a change of how content is stored asks for.
+const WRITE: u8 = 2;
+
+impl Vfs {
+    /// Compacts all files at and below `ino`. `progress` counts the chunks that were found and those that are done. Goes on
+    /// after a chunk that cannot be compacted; the first error is the answer.
+    ///
+    /// EROFS, ENOENT, EACCES without the right to write to `ino`, EINTR.
+    pub(super) async fn compact_tree(&self, cx: &Caller, ino: Ino, workers: u16, progress: &Progress) -> Answer<()> {
+        if self.cx.config.read_only {
+            return Err(Errno::EROFS);
+        }
+        let meta = &self.cx.meta;
+        let failed = |error| fault::of_meta("compact", ino, &error);
+        meta.access(cx, ino, WRITE).await.map_err(failed)?;
+        let attr = meta.getattr(ino).await.map_err(failed)?;
+        if attr.is_file() {
+            return self.compact_chunks(chunks_of(ino, attr.length), workers, progress).await;
+        }
+        let (mut dirs, mut outcome) = (Vec::new(), Ok(()));
+        if attr.is_dir() {
+            dirs.push(ino);
+        }
+        while let Some(dir) = dirs.pop() {
+            let mut from = None;
+            loop {
+                progress.go_on()?;
+                let page = meta.readdir(dir, from, true, READDIR_PAGE).await.map_err(failed)?;
+                let below = page.entries.iter().filter(|entry| entry.kind == FileType::Directory);
+                dirs.extend(below.map(|entry| entry.ino));
+                let files = page.entries.iter().filter_map(|entry| Some((entry.ino, entry.attr.as_ref()?)));
+                let files = files.filter(|(_, attr)| attr.is_file()).map(|(ino, attr)| (ino, attr.length));
+                let chunks: Vec<_> = files.flat_map(|(ino, length)| chunks_of(ino, length)).collect();
+                outcome = outcome.and(self.compact_chunks(chunks.into_iter(), workers, progress).await);
+                from = page.next;
+                if from.is_none() {
+                    break;
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn compact_chunks(
+        &self,
+        chunks: impl ExactSizeIterator<Item = (Ino, ChunkIndex)> + Send,
+        workers: u16,
+        progress: &Progress,
+    ) -> Answer<()> {
+        progress.add_first(chunks.len() as u64);
+        let outcome = Mutex::new(Ok(()));
+        stream::iter(chunks)
+            .for_each_concurrent(usize::from(workers), |(ino, index)| {
+                let outcome = &outcome;
+                async move {
+                    let done = match progress.go_on() {
+                        Ok(()) => self.cx.compact_now(ino, index).await,
+                        Err(stopped) => Err(stopped),
+                    };
+                    progress.add_second(1);
+                    let mut outcome = outcome.lock();
+                    *outcome = outcome.and(done);
+                }
+            })
+            .await;
+        outcome.into_inner()
+    }
+}
+
+fn chunks_of(ino: Ino, length: u64) -> impl ExactSizeIterator<Item = (Ino, ChunkIndex)> {
+    let end = ChunkIndex::try_from(length.div_ceil(CHUNK_SIZE)).unwrap_or(ChunkIndex::MAX);
+    (0..end).map(move |index| (ino, index))
+}
