@@ -349,3 +349,31 @@ fn a_mount_below_the_root_serves_its_own_part() {
     whole.unmount();
     volume.assert_sound(Rest::Clean);
 }
+
+/// Who holds what, also from another mount.
+#[test]
+fn info_lists_the_locks_of_all_mounts() {
+    let volume = Volume::new();
+    let (one, two) = (volume.mount(), volume.mount_with("two", &[]));
+    fs::write(one.join("file"), "content").unwrap();
+    let bare = juicefs_in(one.path(), &["info", "file"]).expect_success().stdout;
+    assert!(!bare.contains("locks"), "{bare}");
+    let held = |mount: &Mount, lock: &str| {
+        let look = format!("{} info file", juicefs().display());
+        let python = format!(
+            "import fcntl, os, subprocess\nf = open('file', 'r+')\n{lock}\n\
+             print(subprocess.run('{look}', shell=True, cwd='{}', capture_output=True, text=True).stdout)",
+            one.path().display()
+        );
+        let mut command = Command::new("python3");
+        command.args(["-c", &python]).current_dir(mount.path());
+        run_within(command, Duration::from_secs(60)).expect_success().stdout
+    };
+    let flock = held(&two, "fcntl.flock(f, fcntl.LOCK_EX)");
+    assert!(flock.contains("flocks:") && !flock.contains("plocks:"), "{flock}");
+    let range = held(&one, "fcntl.lockf(f, fcntl.LOCK_EX, 10, 5)");
+    assert!(range.contains("plocks:") && !range.contains("flocks:"), "{range}");
+    assert!(range.lines().any(|line| line.contains(" W ") && line.contains(" 5 ") && line.contains(" 14 ")), "{range}");
+    two.unmount();
+    one.unmount();
+}

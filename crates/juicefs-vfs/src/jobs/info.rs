@@ -6,6 +6,7 @@ use juicefs_core::{
     Errno, Ino, MetaError, SliceKey,
     format::Tier,
     limits::CHUNK_SIZE,
+    lock::{FileLocks, LockKind, LockOwner, LockRange, RangeLock},
     slice::{Piece, resolve},
     tree::{Progress, Summary, TreeDetail, TreeSummary},
 };
@@ -36,6 +37,7 @@ pub(super) struct Info {
     paths: Vec<String>,
     raw: bool,
     parts: Vec<Part>,
+    locks: FileLocks,
     tier: Tier,
 }
 
@@ -48,6 +50,7 @@ impl Vfs {
             paths: Vec::new(),
             raw,
             parts: Vec::new(),
+            locks: FileLocks::default(),
             tier: Tier::default(),
         };
         if let Err(error) = self.learn(&mut info, recursive, strict, progress).await {
@@ -71,6 +74,7 @@ impl Vfs {
         let paths = meta.paths(info.ino, MAX_PATHS).await?;
         info.paths = paths.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
         if attr.is_file() {
+            info.locks = meta.locks(info.ino).await?;
             self.learn_parts(info, attr.length, progress).await?;
         }
         Ok(())
@@ -137,6 +141,23 @@ fn tree_json(tree: &TreeSummary) -> Value {
     value
 }
 
+fn range_lock((owner, lock): &(LockOwner, RangeLock)) -> Value {
+    let kind = match lock.kind {
+        LockKind::Read => libc::F_RDLCK,
+        LockKind::Write => libc::F_WRLCK,
+    };
+    let LockRange { start, end } = lock.range;
+    json!({ "Sid": owner.sid.0, "Owner": owner.number, "Type": kind, "Pid": lock.pid, "Start": start, "End": end })
+}
+
+fn flock((owner, kind): &(LockOwner, LockKind)) -> Value {
+    let kind = match kind {
+        LockKind::Read => "R",
+        LockKind::Write => "W",
+    };
+    json!({ "Sid": owner.sid.0, "Owner": owner.number, "Type": kind })
+}
+
 /// An empty list is `null` in this format.
 fn list(values: Vec<Value>) -> Value {
     if values.is_empty() { Value::Null } else { values.into() }
@@ -157,9 +178,8 @@ impl Info {
             "Paths": list(self.paths.iter().map(|path| json!(path)).collect()),
             "Chunks": chunks,
             "Objects": objects,
-            // The locks of the inode, as the metadata engine keeps them, go here.
-            "PLocks": Value::Null,
-            "FLocks": Value::Null,
+            "PLocks": list(self.locks.ranges.iter().map(range_lock).collect()),
+            "FLocks": list(self.locks.flocks.iter().map(flock).collect()),
             "Tier": { "ID": self.tier.id, "StorageClass": self.tier.storage_class, "Tag": self.tier.tag },
             "RestoreStatus": "",
         });

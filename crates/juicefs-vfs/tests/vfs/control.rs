@@ -113,7 +113,7 @@ async fn progress_is_told_and_closing_stops_the_job() {
         assert_eq!((reports.len(), reports[0]), (3 * 17, 0xFE), "every 300 ms");
         assert_eq!(control.ask(1005, &ino.0.to_be_bytes()).await, Err(Errno::EBUSY));
         if released {
-            m.vfs.release(CONTROL, control.fh, None).await.expect("released");
+            m.vfs.release(CONTROL, control.fh).await.expect("released");
             wait_for(&m.meta, 2).await;
             continue;
         }
