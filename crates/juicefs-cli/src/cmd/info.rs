@@ -186,9 +186,12 @@ fn long_bytes(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} Bytes");
     }
-    let unit = (bytes.ilog2() / 10).min(6);
-    let value = bytes as f64 / (1u64 << (10 * unit)) as f64;
-    format!("{value:.2} {}iB ({bytes} Bytes)", ["", "K", "M", "G", "T", "P", "E"][unit as usize])
+    // Cut to whole units of the next smaller size, as other clients show it.
+    let (mut value, mut unit) = (bytes, 0);
+    while value >= 1 << 20 && unit < 5 {
+        (value, unit) = (value >> 10, unit + 1);
+    }
+    format!("{:.2} {}iB ({bytes} Bytes)", value as f64 / 1024.0, ["K", "M", "G", "T", "P", "E"][unit])
 }
 
 #[cfg(test)]

@@ -220,11 +220,12 @@ fn bytes_text(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} Bytes");
     }
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit < 5 {
-        (value, unit) = (value / 1024.0, unit + 1);
+    // Cut to whole units of the next smaller size, as other clients show it.
+    let (mut value, mut unit) = (bytes, 0);
+    while value >= 1 << 20 && unit < 5 {
+        (value, unit) = (value >> 10, unit + 1);
     }
-    format!("{value:.2} {}iB ({bytes} Bytes)", ["K", "M", "G", "T", "P", "E"][unit])
+    format!("{:.2} {}iB ({bytes} Bytes)", value as f64 / 1024.0, ["K", "M", "G", "T", "P", "E"][unit])
 }
 
 #[cfg(test)]
@@ -235,6 +236,7 @@ mod tests {
     fn sizes_are_shown_with_their_bytes() {
         assert_eq!(bytes_text(1023), "1023 Bytes");
         assert_eq!(bytes_text(1536), "1.50 KiB (1536 Bytes)");
+        assert_eq!(bytes_text(1_358_576), "1.29 MiB (1358576 Bytes)");
         assert_eq!(bytes_text(5 << 40), "5.00 TiB (5497558138880 Bytes)");
     }
 }
