@@ -71,6 +71,8 @@ pub enum Scan {
     Xattrs(Ino),
     /// `Key::Acl`.
     Acls,
+    /// `Key::Quota` of users, groups and directories, in this order.
+    Quotas,
 }
 
 /// A store of records with atomic changes.

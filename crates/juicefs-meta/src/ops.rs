@@ -15,6 +15,7 @@ pub(crate) mod file_data;
 pub(crate) mod link;
 pub(crate) mod mknod;
 pub(crate) mod open;
+pub(crate) mod quota;
 pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod rmdir;

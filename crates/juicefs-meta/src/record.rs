@@ -9,6 +9,7 @@ use juicefs_core::{
     acl::AclRule,
     attr::{Attr, FileType},
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 
@@ -75,6 +76,8 @@ pub enum Key {
     DelaySlices(SliceId, i64),
     /// A counter.
     Counter(Counter),
+    /// Limits and usage of a directory, user or group.
+    Quota(QuotaSubject),
 }
 
 /// An entry of a directory.
@@ -158,4 +161,6 @@ pub enum Value {
     DelaySlices(DelaySlices),
     /// For [`Key::Counter`].
     Counter(i64),
+    /// For [`Key::Quota`].
+    Quota(Quota),
 }

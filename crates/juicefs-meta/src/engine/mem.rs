@@ -10,13 +10,14 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{Ino, Name, SessionId, SliceId, SliceKey},
     meta::{DirCursor, DirEntry, DirPage},
+    quota::{Quota, QuotaSubject},
 };
 use parking_lot::Mutex;
 
 use super::{ApplyOutcome, Caps, Engine, Scan};
 use crate::{
     record::{Counter, DirStat, Edge, Key, Value},
-    txn::{Applied, Effect, Effects, Job, NodeGuard, NodePatch, ReadSet, Step},
+    txn::{Applied, Effect, Effects, Job, NodeGuard, NodePatch, ReadSet, Step, Usage},
 };
 
 /// A volume in memory, gone with the value.
@@ -188,6 +189,7 @@ fn scan_bounds(scan: Scan) -> (Key, Key) {
             (Key::Xattr(ino, Name::default()), Key::Xattr(Ino(ino.0.saturating_add(1)), Name::default()))
         }
         Scan::Acls => (Key::Acl(0), Key::Acl(u32::MAX)),
+        Scan::Quotas => (Key::Quota(QuotaSubject::User(0)), Key::Quota(QuotaSubject::Dir(every_ino.1))),
     }
 }
 
@@ -274,6 +276,7 @@ impl Store {
         };
         match (narrowed, was, &is) {
             (Some((_, guard)), Some(Value::Node(was)), Some(Value::Node(is))) => guard.holds(was, is),
+            (_, Some(Value::Quota(was)), Some(Value::Quota(is))) => effects.room_holds(key, was, is),
             _ => was == is.as_ref(),
         }
     }
@@ -416,10 +419,28 @@ impl Store {
                 self.put(Key::Counter(*counter), Value::Counter(value));
             }
             Effect::PutSetting(json) => self.setting = Some(json.clone()),
-            // Quotas and locks are not kept in memory yet, so there is none to remove.
-            Effect::DeleteDirQuota(_) | Effect::DeleteAllUserGroupQuotas | Effect::DeleteLocks(_) => {}
+            Effect::PutQuota(subject, quota) => self.put(Key::Quota(*subject), Value::Quota(*quota)),
+            Effect::AddQuotaUsage(subject, delta) => self.add_quota_usage(*subject, *delta),
+            Effect::DeleteDirQuota(ino) => self.delete(Key::Quota(QuotaSubject::Dir(*ino))),
+            Effect::DeleteAllUserGroupQuotas => {
+                let range = Key::Quota(QuotaSubject::User(0))..=Key::Quota(QuotaSubject::Group(u32::MAX));
+                let keys: Vec<_> = self.records.range(range).map(|(key, _)| key.clone()).collect();
+                keys.into_iter().for_each(|key| self.delete(key));
+            }
+            // Locks are not kept in memory yet, so there is none to remove.
+            Effect::DeleteLocks(_) => {}
             _ => unreachable!("invariant: apply_one takes the other effects"),
         }
+    }
+
+    fn add_quota_usage(&mut self, subject: QuotaSubject, delta: Usage) {
+        let quota = match self.records.get(&Key::Quota(subject)) {
+            Some(Value::Quota(quota)) => *quota,
+            _ if matches!(subject, QuotaSubject::Dir(_)) => return,
+            _ => Quota::UNSET,
+        };
+        let (used_space, used_inodes) = (quota.used_space + delta.space, quota.used_inodes + delta.inodes);
+        self.put(Key::Quota(subject), Value::Quota(Quota { used_space, used_inodes, ..quota }));
     }
 
     fn patch_node(&mut self, ino: Ino, patch: NodePatch) -> MetaResult<()> {

@@ -10,6 +10,7 @@ use juicefs_core::{
     attr::{Attr, FileType, Timestamp},
     error::{MetaError, MetaResult},
     ids::{Ino, SliceId, SliceKey},
+    quota::Quota,
 };
 
 use crate::record::Edge;
@@ -20,6 +21,8 @@ const FIXED: Configuration<BigEndian, Fixint> = bincode::config::standard().with
 const HEAD_BYTES: usize = 63;
 /// Bytes of an entry record.
 const EDGE_BYTES: usize = 9;
+/// Bytes of the limits of a quota.
+const LIMITS_BYTES: usize = 16;
 /// Bytes of one delayed slice.
 const SLICE_KEY_BYTES: usize = 12;
 
@@ -45,6 +48,12 @@ struct EdgeRecord {
 struct SliceKeyRecord {
     id: u64,
     size: u32,
+}
+
+#[derive(Encode, Decode)]
+struct LimitsRecord {
+    max_space: i64,
+    max_inodes: i64,
 }
 
 fn corrupt(what: &str, why: impl Into<String>) -> MetaError {
@@ -136,6 +145,26 @@ pub(crate) fn decode_edge(bytes: &[u8]) -> MetaResult<Edge> {
         bincode::decode_from_slice(bytes, FIXED).map_err(|e| corrupt("entry", e.to_string()))?;
     let kind = FileType::from_u8(record.kind).ok_or_else(|| corrupt("entry", format!("type {}", record.kind)))?;
     Ok(Edge { ino: Ino(record.ino), kind })
+}
+
+/// The 16 stored bytes of the limits of a quota; what is used of them is not among them.
+pub(crate) fn encode_limits(quota: &Quota) -> Vec<u8> {
+    let mut out = Vec::with_capacity(LIMITS_BYTES);
+    encode(LimitsRecord { max_space: quota.max_space, max_inodes: quota.max_inodes }, &mut out);
+    out
+}
+
+/// Reads what [`encode_limits`] wrote; nothing is used.
+///
+/// # Errors
+/// `Corrupt` for another length.
+pub(crate) fn decode_limits(bytes: &[u8]) -> MetaResult<Quota> {
+    if bytes.len() != LIMITS_BYTES {
+        return Err(corrupt("quota", format!("{} bytes", bytes.len())));
+    }
+    let (record, _): (LimitsRecord, _) =
+        bincode::decode_from_slice(bytes, FIXED).map_err(|e| corrupt("quota", e.to_string()))?;
+    Ok(Quota { max_space: record.max_space, max_inodes: record.max_inodes, used_space: 0, used_inodes: 0 })
 }
 
 /// The list of slices that a compaction held back, 12 bytes each.

@@ -5,6 +5,7 @@ mod content;
 mod limits;
 mod names;
 mod nodes;
+mod quotas;
 mod sessions;
 mod setting;
 mod trash;

@@ -7,6 +7,7 @@ use juicefs_core::{
     acl::AclRule,
     error::{MetaError, MetaResult},
     ids::Ino,
+    quota::Quota,
     slice::SliceRecord,
 };
 use redis::Value as Reply;
@@ -14,7 +15,7 @@ use redis::Value as Reply;
 use super::link::Request;
 use crate::{
     layout::{
-        binary::{decode_attr, decode_edge, decode_slice_keys, encode_attr},
+        binary::{decode_attr, decode_edge, decode_limits, decode_slice_keys, encode_attr},
         redis::{KeySpace, counter_shift, delayed_field, number, parse_number, removed_file, slice_field},
     },
     record::{DelFile, DelaySlices, DirStat, Key, Session, Value},
@@ -64,6 +65,12 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
         }
         Key::DelaySlices(id, since) => {
             request.command::<&[u8]>(&[b"HGET", &keys.delayed_slices()[..], &delayed_field(*id, *since)]);
+        }
+        Key::Quota(subject) => {
+            let (hashes, field) = keys.quota(*subject);
+            for hash in hashes {
+                request.command::<&[u8]>(&[b"HGET", &hash[..], &field]);
+            }
         }
         Key::Counter(counter) => request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]),
     }
@@ -187,6 +194,10 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
             let slices = bytes("delayed slices", next())?.map(|stored| decode_slice_keys(&stored)).transpose()?;
             slices.map(|slices| Value::DelaySlices(DelaySlices { since_secs: *since_secs, slices }))
         }
+        Key::Quota(_) => {
+            let (limits, space, inodes) = (bytes("quota", next())?, bytes("quota", next())?, bytes("quota", next())?);
+            limits.map(|limits| quota(&limits, space.as_deref(), inodes.as_deref())).transpose()?.map(Value::Quota)
+        }
         Key::Counter(counter) => {
             let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;
             Some(Value::Counter(i64::saturating_add(stored, counter_shift(*counter))))
@@ -207,6 +218,13 @@ fn parents(reply: Reply) -> MetaResult<Option<Value>> {
         }
     }
     Ok((!parents.is_empty()).then_some(Value::Parents(parents)))
+}
+
+/// Reads a quota from its limits and what is used of them; usage that was never counted is 0.
+pub(super) fn quota(limits: &[u8], space: Option<&[u8]>, inodes: Option<&[u8]>) -> MetaResult<Quota> {
+    let used = |stored: Option<&[u8]>| stored.map_or(Ok(0), |stored| parse_number("quota", stored));
+    let (used_space, used_inodes) = (used(space)?, used(inodes)?);
+    Ok(Quota { used_space, used_inodes, ..decode_limits(limits)? })
 }
 
 /// Reads a stored ACL rule.

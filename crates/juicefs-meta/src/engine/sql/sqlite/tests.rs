@@ -5,6 +5,7 @@ use juicefs_core::{
     attr::{FileType, Timestamp},
     errno::Errno,
     ids::{Name, SessionId, SliceId, SliceKey},
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     record::{DelFile, DelaySlices, Session},
-    txn::{Applied, Effect, NodeGuard, NodePatch, Step},
+    txn::{Applied, Effect, NodeGuard, NodePatch, Step, Usage},
 };
 
 mod concurrency;
