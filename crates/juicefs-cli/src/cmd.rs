@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod format;
 pub(crate) mod mount;
+pub(crate) mod quota;
 pub(crate) mod status;
 pub(crate) mod umount;
 pub(crate) mod version;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: &Cli, words: &[OsString]) -> Result<u8> {
         Command::Umount(args) => umount::run(args)?,
         Command::Format(args) => runtime::of_command()?.block_on(format::run(args, &here))?,
         Command::Config(args) => runtime::of_command()?.block_on(config::run(args, words, &here))?,
+        Command::Quota(args) => runtime::of_command()?.block_on(quota::run(args))?,
         Command::Status(args) => runtime::of_command()?.block_on(status::run(args))?,
         Command::Mount(args) => return mount::run(args, words, &here),
     }

@@ -31,7 +31,8 @@ pub(crate) fn draw(header: &[&str], rows: &[Vec<Cell>], left: Option<usize>) -> 
     let divider: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect();
     let mut out = format!("{divider}+\n");
     for (title, width) in header.iter().zip(&widths) {
-        out += &format!("| {title:^width$} ");
+        let spare = width - title.chars().count();
+        out += &format!("| {}{title}{} ", " ".repeat(spare.div_ceil(2)), " ".repeat(spare / 2));
     }
     out += &format!("|\n{divider}+\n");
     for row in rows {
@@ -61,7 +62,7 @@ mod tests {
         assert_eq!(
             draw(&["ITEM", "VALUE"], &rows, None),
             "+----------------+------------+\n\
-             |      ITEM      |   VALUE    |\n\
+             |      ITEM      |    VALUE   |\n\
              +----------------+------------+\n\
              | Write big file | 4.00 MiB/s |\n\
              |           Stat |          \x1b[1;32m9\x1b[0m |\n\

@@ -19,6 +19,7 @@ mod golden;
 mod interop;
 mod names;
 mod posix;
+mod quota;
 mod random_io;
 mod redis_audit;
 mod redis_cache;
