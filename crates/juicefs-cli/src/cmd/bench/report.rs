@@ -197,7 +197,7 @@ mod tests {
             text,
             "BlockSize: 1.0 MiB, BigFileSize: 32 MiB, SmallFileSize: 128 KiB, SmallFileCount: 20, NumThreads: 2\n\
              +----------------+----------------+--------------+\n\
-             |      ITEM      |     VALUE      |     COST     |\n\
+             |      ITEM      |      VALUE     |     COST     |\n\
              +----------------+----------------+--------------+\n\
              | Write big file |   640.00 MiB/s |  0.10 s/file |\n\
              |      Stat file | 4000.0 files/s | 0.50 ms/file |\n\

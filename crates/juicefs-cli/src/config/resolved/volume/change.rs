@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn acls_are_turned_on_for_good() {
         let change = planned("--enable-acl");
-        assert_eq!(change.lines, ["        enable-acl: false -> true", "min-client-version: 1.1.0-A -> 1.2.0-A"]);
+        assert_eq!(change.lines, ["enable-acl: false -> true", "min-client-version: 1.1.0-A -> 1.2.0-A"]);
         assert!(change.client_versions && change.format.enable_acl);
         assert!(plan(&change.format, &args("--enable-acl=false"), &Surroundings::of_tests()).is_err());
         assert_eq!(planned("--enable-acl=false").lines, Vec::<String>::new());
