@@ -31,9 +31,8 @@ pub(crate) fn draw(header: &[&str], rows: &[Vec<Cell>], left: Option<usize>) -> 
     let divider: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect();
     let mut out = format!("{divider}+\n");
     for (title, width) in header.iter().zip(&widths) {
-        // What cannot be halved goes to the left.
-        let before = (width - title.chars().count()).div_ceil(2);
-        out += &format!("| {}{title:<rest$} ", " ".repeat(before), rest = width - before);
+        let spare = width - title.chars().count();
+        out += &format!("| {}{title}{} ", " ".repeat(spare.div_ceil(2)), " ".repeat(spare / 2));
     }
     out += &format!("|\n{divider}+\n");
     for row in rows {

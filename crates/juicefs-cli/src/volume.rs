@@ -43,8 +43,20 @@ pub(crate) async fn load_format(engine: &Arc<dyn Engine>) -> Result<Format> {
 /// # Errors
 /// When the volume cannot be opened.
 pub(crate) async fn open_reader(engine: &Arc<dyn Engine>) -> Result<Arc<Client>> {
+    open_client(engine, true).await
+}
+
+/// A client that changes something and is done: it needs no session.
+///
+/// # Errors
+/// When the volume cannot be opened.
+pub(crate) async fn open_writer(engine: &Arc<dyn Engine>) -> Result<Arc<Client>> {
+    open_client(engine, false).await
+}
+
+async fn open_client(engine: &Arc<dyn Engine>, read_only: bool) -> Result<Arc<Client>> {
     let config = ClientConfig {
-        read_only: true,
+        read_only,
         skip_dir_mtime: Duration::ZERO,
         subdir: None,
         heartbeat: Duration::from_secs(12),

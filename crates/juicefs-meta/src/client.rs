@@ -10,6 +10,8 @@ mod locks;
 mod looks;
 mod names;
 mod nodes;
+mod quota_records;
+mod quotas;
 mod run;
 mod service;
 mod setting;
@@ -17,6 +19,8 @@ mod trash;
 mod trees;
 mod upkeep;
 mod usage;
+
+pub use self::quota_records::QuotaCheck;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -158,6 +162,7 @@ impl Client {
         };
         client.load_usage().await?;
         client.load_rules().await?;
+        client.load_quotas().await?;
         client.root = client.enter_subdir().await?;
         client.engine.warm_up(client.root).await?;
         Ok(Arc::new(client))
@@ -186,11 +191,19 @@ impl Client {
 
     /// Finds the directory that is to be the root of the mount, making what is missing of its path.
     async fn enter_subdir(&self) -> MetaResult<Ino> {
+        match &self.config.subdir {
+            Some(path) => self.enter(path, !self.config.read_only).await,
+            None => Ok(Ino::ROOT),
+        }
+    }
+
+    /// Finds the directory at a path from the root of the volume, making what is missing of it with `create`.
+    async fn enter(&self, path: &str, create: bool) -> MetaResult<Ino> {
         let mut at = Ino::ROOT;
         let cx = Caller::root();
-        for name in self.config.subdir.iter().flat_map(|path| path.split('/')).filter(|name| !name.is_empty()) {
+        for name in path.split('/').filter(|name| !name.is_empty()) {
             let (ino, attr) = match self.lookup_entry(&cx, at, name.as_bytes()).await {
-                Err(MetaError::Posix(Errno::ENOENT)) if !self.config.read_only => {
+                Err(MetaError::Posix(Errno::ENOENT)) if create => {
                     let node =
                         NewNode { kind: FileType::Directory, mode: 0o777, umask: 0, rdev: 0, target: Bytes::new() };
                     self.make_node(&cx, at, name.as_bytes(), node).await?

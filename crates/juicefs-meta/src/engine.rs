@@ -76,6 +76,8 @@ pub enum Scan {
         /// Exclusive bound in seconds.
         before_secs: i64,
     },
+    /// `Key::Quota` of users, groups and directories, in this order.
+    Quotas,
 }
 
 /// A store of records with atomic changes.

@@ -19,6 +19,7 @@ pub(crate) mod locks;
 pub(crate) mod mknod;
 pub(crate) mod open;
 pub(crate) mod plock;
+pub(crate) mod quota;
 pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod rmdir;

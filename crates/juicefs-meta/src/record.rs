@@ -10,6 +10,7 @@ use juicefs_core::{
     attr::{Attr, FileType},
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
     lock::{LockKind, LockOwner, LockRange},
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 
@@ -84,6 +85,8 @@ pub enum Key {
     Flocks(Ino),
     /// Who holds which ranges of a file locked.
     Plocks(Ino),
+    /// Limits and usage of a directory, user or group.
+    Quota(QuotaSubject),
 }
 
 /// An entry of a directory.
@@ -204,4 +207,6 @@ pub enum Value {
     Flocks(BTreeMap<LockOwner, LockKind>),
     /// For [`Key::Plocks`]; neither it nor any of its lists is empty.
     Plocks(BTreeMap<LockOwner, Vec<Plock>>),
+    /// For [`Key::Quota`].
+    Quota(Quota),
 }

@@ -14,6 +14,7 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
     lock::{LockKind, LockOwner},
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 
@@ -90,6 +91,8 @@ impl ReadSet {
         del_file(ino: Ino, length: u64) -> DelFile, Key::DelFile(ino, length), DelFile);
     accessor!(/// Delayed slices of a compaction.
         delay_slices(id: SliceId, since_secs: i64) -> DelaySlices, Key::DelaySlices(id, since_secs), DelaySlices);
+    accessor!(/// A quota.
+        quota(subject: QuotaSubject) -> Quota, Key::Quota(subject), Quota);
     accessor!(/// Parents of an inode.
         parents(ino: Ino) -> BTreeMap<Ino, u64>, Key::Parents(ino), Parents);
 
@@ -253,6 +256,11 @@ pub enum Effect {
     DeleteAllUserGroupQuotas,
     /// Removes the quota of a directory, if it has one.
     DeleteDirQuota(Ino),
+    /// Stores limits and usage.
+    PutQuota(QuotaSubject, Quota),
+    /// Adds to the usage of a directory that has a quota, or of a user or group: one without record gets one without
+    /// limits.
+    AddQuotaUsage(QuotaSubject, Usage),
     /// Stores an ACL rule.
     PutAcl(u32, AclRule),
     /// Stores a session.
@@ -328,12 +336,29 @@ pub struct Effects {
     pub usage: Usage,
     /// Changes of directory statistics; engines or the client batch them.
     pub dir_stats: Vec<(Ino, DirStat)>,
+    /// Changes of what belongs to a user and a group: uid, gid, and what they have more or less.
+    pub owned: Vec<(u32, u32, Usage)>,
+    /// Directories that move from one parent to another, with all that is below them.
+    pub moved: Vec<Move>,
     /// Nodes whose guard is narrower than "unchanged".
     pub narrowed: Vec<(Ino, NodeGuard)>,
+    /// Quotas of which no more is needed than that their limits are unchanged and their usage is at most this.
+    pub rooms: Vec<(QuotaSubject, Usage)>,
     /// The session that wants the changes. An engine applies them only while the record of this session exists, checked
     /// in the same atomic step, and answers [`MetaError::Fenced`] otherwise: a client that was taken for dead writes
     /// nothing any more. `None` for clients without a session and for changes of the session itself.
     pub writer: Option<SessionId>,
+}
+
+/// A directory that moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Move {
+    /// The directory.
+    pub ino: Ino,
+    /// Its parent so far.
+    pub from: Ino,
+    /// Its parent from now on.
+    pub to: Ino,
 }
 
 /// Used bytes and inodes, or a change of them.
@@ -345,11 +370,41 @@ pub struct Usage {
     pub inodes: i64,
 }
 
+impl Usage {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { space: self.space.saturating_add(other.space), inodes: self.inodes.saturating_add(other.inodes) }
+    }
+
+    /// What remains without `other`.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self { space: self.space.saturating_sub(other.space), inodes: self.inodes.saturating_sub(other.inodes) }
+    }
+}
+
 impl Effects {
     /// No change at all.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// The usage that a quota may have at most for the decision to stand; `None` when it must be unchanged.
+    #[must_use]
+    pub fn room(&self, subject: QuotaSubject) -> Option<Usage> {
+        self.rooms.iter().find(|(other, _)| *other == subject).map(|(_, room)| *room)
+    }
+
+    /// Whether a quota that was read as `was` and now is `is` still supports the decision.
+    #[must_use]
+    pub fn room_holds(&self, key: &Key, was: &Quota, is: &Quota) -> bool {
+        let room = if let Key::Quota(subject) = key { self.room(*subject) } else { None };
+        match room {
+            Some(room) => was.limits() == is.limits() && is.used_space <= room.space && is.used_inodes <= room.inodes,
+            None => was == is,
+        }
     }
 
     /// Adds a change.

@@ -24,6 +24,7 @@ mod memory;
 mod names;
 mod objbench;
 mod posix;
+mod quota;
 mod random_io;
 mod redis_audit;
 mod redis_cache;

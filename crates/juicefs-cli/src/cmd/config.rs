@@ -3,11 +3,11 @@
 use std::{ffi::OsString, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use juicefs_core::{Format, Ino, Meta, SystemClock, format::REMOVED};
+use juicefs_core::{Format, Ino, Meta, QuotaSubject, SystemClock, format::REMOVED};
 use juicefs_meta::{Client, Engine};
 
 use crate::{
-    cmd::status::SessionRecord,
+    cmd::{quota::count_owners, status::SessionRecord},
     config::{
         args::ConfigArgs,
         resolved::{
@@ -43,6 +43,9 @@ pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundin
     Client::save_format(&engine, &change.format, &SystemClock).await.context("store the setting")?;
     if !change.lines.is_empty() {
         terminal::print(&change.lines.join("\n"))?;
+    }
+    if change.owners_on {
+        count_owners(&engine).await?;
     }
     Ok(())
 }
@@ -90,6 +93,9 @@ async fn check(change: &Change, engine: &Arc<dyn Engine>, yes: bool) -> Result<(
     if change.limits {
         check_limits(&change.format, engine, yes).await?;
     }
+    if change.dir_stats_off {
+        refuse_while_limited(engine).await?;
+    }
     if change.trash_off {
         warn("The current trash will be emptied and future removed files will purged immediately.")?;
         proceed(yes)?;
@@ -119,6 +125,21 @@ async fn check_limits(format: &Format, engine: &Arc<dyn Engine>, yes: bool) -> R
         proceed(yes)?;
     }
     Ok(())
+}
+
+/// Quotas of directories rest on their statistics.
+async fn refuse_while_limited(engine: &Arc<dyn Engine>) -> Result<()> {
+    let client = open_reader(engine).await?;
+    let mut limited = Vec::new();
+    for subject in client.quotas().await.context("list the quotas")?.into_keys() {
+        if let QuotaSubject::Dir(ino) = subject {
+            limited.push(client.path_of(ino).await?.unwrap_or_else(|| format!("inode:{ino}")));
+        }
+    }
+    if limited.is_empty() {
+        return Ok(());
+    }
+    bail!("cannot disable dir stats when there are still {} dir quotas: {}", limited.len(), limited.join(", "));
 }
 
 async fn check_clients(format: &Format, engine: &Arc<dyn Engine>, yes: bool) -> Result<()> {

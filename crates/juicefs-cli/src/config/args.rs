@@ -15,7 +15,7 @@ pub(crate) use groups::{
 pub(crate) use trees::{CloneArgs, CompactArgs, InfoArgs, RmrArgs, SummaryArgs};
 pub(crate) use volume::{ConfigArgs, FormatArgs, MountArgs};
 
-use crate::config::values::{size_k, size_m};
+use crate::config::values::{quota_action, size_g, size_k, size_m};
 
 /// A POSIX file system on FUSE that stores data in objects and metadata in a database
 #[derive(Parser, Debug)]
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Format(Box<FormatArgs>),
     /// Show or change the setting of a volume
     Config(Box<ConfigArgs>),
+    /// Limit what directories, users and groups may use
+    Quota(QuotaArgs),
     /// Show the setting, sessions and use of a volume
     Status(StatusArgs),
     /// Mount a volume
@@ -89,6 +91,51 @@ pub(crate) enum Command {
     Objbench(ObjbenchArgs),
     /// Show the version
     Version,
+}
+
+/// What `quota` does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QuotaAction {
+    Set,
+    Get,
+    Delete,
+    List,
+    Check,
+}
+
+/// `quota`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct QuotaArgs {
+    /// set, get, delete (del), list (ls) or check
+    #[arg(value_name = "COMMAND", value_parser = quota_action)]
+    pub(crate) action: QuotaAction,
+    /// Address of the metadata engine
+    #[arg(value_name = "META-URL")]
+    pub(crate) meta_url: String,
+    /// Full path of the directory within the volume
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// Make the directory if it is missing
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// Most space (default unit GiB), 0 for no limit; absent: unchanged
+    #[arg(long, value_parser = size_g, value_name = "SIZE")]
+    pub(crate) capacity: Option<u64>,
+    /// Most inodes, 0 for no limit; absent: unchanged
+    #[arg(long, value_name = "N")]
+    pub(crate) inodes: Option<u64>,
+    /// Store what a check has counted
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Count the directory anew also when its quota is only changed
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// User
+    #[arg(long, value_name = "UID")]
+    pub(crate) uid: Option<u64>,
+    /// Group
+    #[arg(long, value_name = "GID")]
+    pub(crate) gid: Option<u64>,
 }
 
 /// `status`.

@@ -4,6 +4,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use super::args::QuotaAction;
+
 const SIZE_UNITS: &[u8] = b"BKMGTPE";
 
 /// Parses a size with an optional unit letter; a bare number counts in `unit`. An empty text is 0.
@@ -188,6 +190,29 @@ pub(crate) fn tag(text: &str) -> Result<String, String> {
 pub(crate) fn directories(text: &str) -> Vec<PathBuf> {
     let separator = if text.contains(':') { ':' } else { ',' };
     text.split(separator).filter(|part| !part.is_empty()).map(PathBuf::from).collect()
+}
+
+/// Parses what `quota` is to do.
+///
+/// # Errors
+/// A sentence that says what there is.
+pub(crate) fn quota_action(text: &str) -> Result<QuotaAction, String> {
+    match text {
+        "set" => Ok(QuotaAction::Set),
+        "get" => Ok(QuotaAction::Get),
+        "delete" | "del" => Ok(QuotaAction::Delete),
+        "list" | "ls" => Ok(QuotaAction::List),
+        "check" => Ok(QuotaAction::Check),
+        _ => Err("quota takes set, get, delete, list or check".to_owned()),
+    }
+}
+
+/// Thousands apart, as counts are shown.
+pub(crate) fn with_commas(count: u64) -> String {
+    let digits = count.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
 }
 
 /// A boolean as flags take it after `=`.

@@ -125,9 +125,8 @@ impl Client {
     }
 
     /// Puts room for a node aside. A name that exists is reported as such even when the volume is full.
-    async fn room_for_node(&self, parent: Ino, name: &[u8]) -> MetaResult<Reservation<'_>> {
-        let format = self.setting();
-        match self.books.usage.reserve(&format, ONE_NODE) {
+    async fn room_for_node(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<Reservation<'_>> {
+        match self.reserve_for(cx.uid, cx.gid, ONE_NODE) {
             Ok(room) => Ok(room),
             Err(errno) => match self.engine.lookup(parent, name).await? {
                 Some(_) => Err(Errno::EEXIST.into()),
@@ -163,7 +162,7 @@ impl Client {
         if node.kind == FileType::Symlink {
             symlink_target(&node.target)?;
         }
-        let _room = self.room_for_node(parent, name.as_bytes()).await?;
+        let _room = self.room_for_node(cx, parent, name.as_bytes()).await?;
         let ino = Ino(self.inodes.take().await?);
         let made = self.run_mknod(cx, parent, name, ino, node, false).await?;
         Ok((made.ino, made.attr))
@@ -205,7 +204,7 @@ impl Client {
         node: NewNode,
         exclusive: bool,
     ) -> MetaResult<Made> {
-        let room = match self.room_for_node(parent, name.as_bytes()).await {
+        let room = match self.room_for_node(cx, parent, name.as_bytes()).await {
             Err(MetaError::Posix(Errno::EEXIST)) if !exclusive => {
                 let (ino, attr) = self.lookup_entry(cx, parent, name.as_bytes()).await?;
                 let made = Made { ino, attr, existed: true };
@@ -233,7 +232,7 @@ impl Client {
             return Err(Errno::EROFS.into());
         }
         self.writable()?;
-        let _room = self.books.usage.reserve(&self.setting(), ONE_NODE)?;
+        let _room = self.reserve_for(cx.uid, cx.gid, ONE_NODE)?;
         let ino = Ino(self.inodes.take().await?);
         let rules = std::sync::Arc::clone(&self.rules);
         let attr = self.run(MakeUnnamed { scope: self.scope(cx), dir, ino, node, rules }).await?;
@@ -305,12 +304,16 @@ impl Client {
             return Err(Errno::EINVAL.into());
         }
         // What stays in the old place is one node more.
-        let room = if flags.whiteout { Some(self.books.usage.reserve(&self.setting(), ONE_NODE)?) } else { None };
+        let room = if flags.whiteout { Some(self.reserve_for(cx.uid, cx.gid, ONE_NODE)?) } else { None };
         let whiteout = if room.is_some() { Some(Ino(self.inodes.take().await?)) } else { None };
         let keep = !self.config.keep_replaced.is_zero();
-        let removal = Removal { keep, ..self.removal(to, false).await? };
-        let scope = self.scope(cx);
-        self.run(Rename { scope, from, name: Name::new(name), to, new_name, flags, whiteout, removal }).await
+        let trash = self.trash_for(to).await?;
+        let rename = || {
+            let removal = Removal { trash, opens: self.opens.hold(), keep };
+            let (scope, name, new_name) = (self.scope(cx), Name::new(name), new_name.clone());
+            Rename { scope, from, name, to, new_name, flags, whiteout, removal }
+        };
+        self.run_moving(rename).await
     }
 
     pub(super) async fn link_name(&self, cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr> {

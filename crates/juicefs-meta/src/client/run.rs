@@ -1,6 +1,9 @@
 //! Running operations, and booking what they used.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use juicefs_core::{
     Caller,
@@ -14,7 +17,8 @@ use super::{
     Client,
     dir_stats::{Announced, DirStatBook},
     looks::{Changing, Looks},
-    usage::UsageBook,
+    quotas::{self, Charges, QuotaBook, Refusal, Survey},
+    usage::{Reservation, UsageBook},
 };
 use crate::{
     engine::Caps,
@@ -29,11 +33,23 @@ use crate::{
 /// How often an operation is tried anew because the room that it needs grew meanwhile.
 const GROWTH_TRIES: u32 = 8;
 
+/// How often an operation is tried anew because directories that it moves have to be counted: there are two at most,
+/// and somebody else may put others in their place.
+const MEASURE_TRIES: u32 = 8;
+
+/// How an operation ended.
+enum Attempt<R> {
+    Done(R),
+    /// Nothing happened: it has to be counted first what is below this directory.
+    Unmeasured(Ino),
+}
+
 /// What operations have changed besides records.
 #[derive(Debug)]
 pub(super) struct Books {
     pub(super) usage: UsageBook,
     pub(super) dir_stats: DirStatBook,
+    pub(super) quotas: QuotaBook,
     usage_in_transaction: bool,
 }
 
@@ -42,6 +58,7 @@ impl Books {
         Self {
             usage: UsageBook::default(),
             dir_stats: DirStatBook::default(),
+            quotas: QuotaBook::default(),
             usage_in_transaction: caps.usage_in_transaction,
         }
     }
@@ -57,6 +74,13 @@ struct Booked<O: Operation> {
     writer: Option<SessionId>,
     usage: Usage,
     dir_stats: Option<Announced>,
+    survey: Survey,
+    /// Charged in the operation itself.
+    charged: Charges,
+    /// To be charged when it is done.
+    charges: Charges,
+    /// Why it was not applied though it could be judged.
+    refusal: Option<Refusal>,
 }
 
 impl<O: Operation> Job for Booked<O> {
@@ -70,8 +94,17 @@ impl<O: Operation> Job for Booked<O> {
 
     fn step(&mut self, read: &ReadSet) -> Step {
         let mut step = self.job.step(read);
-        (self.changing, self.dir_stats) = (None, None);
+        (self.changing, self.dir_stats, self.refusal) = (None, None, None);
         if let Step::Apply(effects) = &mut step {
+            self.charges = match self.books.quotas.charge(read, effects, &mut self.survey) {
+                Ok(charges) => charges,
+                Err(Refusal::More(keys)) => return Step::Fetch(keys),
+                Err(refusal) => {
+                    self.refusal = Some(refusal);
+                    return Step::Stop;
+                }
+            };
+            self.charged = quotas::charged(effects);
             if !effects.list.is_empty() {
                 effects.writer = self.writer;
             }
@@ -91,6 +124,7 @@ impl<O: Operation> Job for Booked<O> {
         if let Some(dir_stats) = self.dir_stats.take() {
             dir_stats.settle();
         }
+        self.books.quotas.settle(&self.charged, std::mem::take(&mut self.charges));
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
@@ -128,12 +162,45 @@ impl Client {
 
     /// [`Client::run`] on behalf of the session `writer`; `None` for what needs no session to be alive.
     pub(super) async fn run_for<O: Operation>(&self, writer: Option<SessionId>, op: O) -> MetaResult<O::Reply> {
+        match self.attempt(writer, op, Survey::default()).await? {
+            Attempt::Done(reply) => Ok(reply),
+            Attempt::Unmeasured(_) => Err(MetaError::Unsupported("an operation that moves a directory unmeasured")),
+        }
+    }
+
+    /// [`Client::run`] for what may move directories from one quota to another: `op` makes the operation anew after what is
+    /// below them has been counted.
+    pub(super) async fn run_moving<O: Operation>(&self, op: impl Fn() -> O) -> MetaResult<O::Reply> {
+        let mut sizes = HashMap::new();
+        for _ in 0..MEASURE_TRIES {
+            match self.attempt(self.writer(), op(), Survey::of(sizes.clone())).await? {
+                Attempt::Done(reply) => return Ok(reply),
+                Attempt::Unmeasured(dir) => drop(sizes.insert(dir, self.size_below(dir).await?)),
+            }
+        }
+        Err(MetaError::Conflict(MEASURE_TRIES))
+    }
+
+    async fn attempt<O: Operation>(
+        &self,
+        writer: Option<SessionId>,
+        op: O,
+        survey: Survey,
+    ) -> MetaResult<Attempt<O::Reply>> {
         self.fence.check()?;
-        let job = OperationJob::new(op);
-        let books = Arc::clone(&self.books);
-        let looks = Arc::clone(&self.looks);
-        let usage = Usage::default();
-        let job = Box::new(Booked { job, books, looks, changing: None, writer, usage, dir_stats: None });
+        let job = Box::new(Booked {
+            job: OperationJob::new(op),
+            books: Arc::clone(&self.books),
+            looks: Arc::clone(&self.looks),
+            changing: None,
+            writer,
+            usage: Usage::default(),
+            dir_stats: None,
+            survey,
+            charged: Charges::new(),
+            charges: Charges::new(),
+            refusal: None,
+        });
         let job = match self.engine.run(job).await {
             Ok(job) => job.into_any(),
             Err(error) => {
@@ -145,7 +212,11 @@ impl Client {
             }
         };
         let booked = job.downcast::<Booked<O>>().map_err(|_| MetaError::Unsupported("an engine that swaps jobs"))?;
-        Ok(OperationJob::<O>::outcome(booked.job)?.reply)
+        match booked.refusal {
+            Some(Refusal::Unmeasured(dir)) => Ok(Attempt::Unmeasured(dir)),
+            Some(_) => Err(Errno::EDQUOT.into()),
+            None => Ok(Attempt::Done(OperationJob::<O>::outcome(booked.job)?.reply)),
+        }
     }
 
     /// Runs an operation that may make the file `ino` longer, within the capacity of the volume: `new_length` tells what
@@ -159,8 +230,7 @@ impl Client {
     where
         O: Operation<Reply = Growth<T>>,
     {
-        let format = self.setting();
-        if format.capacity == 0 {
+        if self.setting().capacity == 0 {
             return match self.run(op(None)).await? {
                 Growth::Done(reply) => Ok(reply),
                 Growth::Short(_) => Err(Errno::ENOSPC.into()),
@@ -170,7 +240,7 @@ impl Client {
         let mut wanted = u64::try_from(space_delta(attr.length, new_length(&attr))).unwrap_or(0);
         for _ in 0..GROWTH_TRIES {
             let room = Usage { space: i64::try_from(wanted).unwrap_or(i64::MAX), inodes: 0 };
-            let reserved = self.books.usage.reserve(&format, room)?;
+            let reserved = self.reserve_for(attr.uid, attr.gid, room)?;
             match self.run(op(Some(wanted))).await? {
                 Growth::Done(reply) => return Ok(reply),
                 Growth::Short(more) => wanted = more,
@@ -178,6 +248,14 @@ impl Client {
             drop(reserved);
         }
         Err(MetaError::Conflict(GROWTH_TRIES))
+    }
+
+    /// Puts room of the volume aside for what will belong to this user and group. ENOSPC; EDQUOT comes first.
+    pub(super) fn reserve_for(&self, uid: u32, gid: u32, want: Usage) -> Result<Reservation<'_>, Errno> {
+        self.books
+            .usage
+            .reserve(&self.setting(), want)
+            .map_err(|errno| if self.books.quotas.owner_is_full(uid, gid, want) { Errno::EDQUOT } else { errno })
     }
 
     /// The stored node.

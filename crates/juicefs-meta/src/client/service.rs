@@ -45,7 +45,7 @@ impl Meta for Client {
     }
 
     async fn flush_stats(&self) -> MetaResult<()> {
-        self.write_stats().await
+        self.write_stats(false).await
     }
 
     async fn release_replaced(&self) -> Vec<Freed> {
@@ -112,8 +112,8 @@ impl Meta for Client {
         self.read_directory(self.real(ino), from, with_attrs, limit).await
     }
 
-    async fn statfs(&self, _ino: Ino) -> MetaResult<VolumeUsage> {
-        self.volume_usage().await
+    async fn statfs(&self, ino: Ino) -> MetaResult<VolumeUsage> {
+        self.usage_seen_from(self.real(ino)).await
     }
 
     async fn mknod(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> MetaResult<(Ino, Attr)> {

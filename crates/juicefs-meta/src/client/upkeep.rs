@@ -11,7 +11,7 @@ use juicefs_core::{
     meta::{Freed, Job, SessionInfo},
 };
 
-use super::{Client, setting, usage::TellUsage};
+use super::{Client, quotas::TellQuotas, setting, usage::TellUsage};
 use crate::{
     engine::Scan,
     ops::{
@@ -66,7 +66,7 @@ impl Client {
             tracing::warn!("the session is not ended: {why}");
             return Ok(Vec::new());
         }
-        self.write_stats().await?;
+        self.write_stats(true).await?;
         let sid = self.sid();
         if sid.0 == 0 {
             return Ok(Vec::new());
@@ -90,7 +90,7 @@ impl Client {
 
     async fn end_session(&self, sid: SessionId) -> MetaResult<Vec<Freed>> {
         let freed = self.release_sustained(sid).await?;
-        self.write_stats().await?;
+        self.write_stats(true).await?;
         self.run_for(None, EndSession { sid, expired_before_secs: None }).await?;
         self.sid.store(0, Ordering::Release);
         self.locks.forget();
@@ -101,6 +101,7 @@ impl Client {
         // The setting first: nothing may be written to a volume that is gone or another one.
         self.reload_setting().await?;
         self.load_usage().await?;
+        self.load_quotas().await?;
         let sid = self.sid();
         if sid.0 != 0 && !self.config.read_only {
             let expire_secs = self.expire_secs(self.config.clock.now());
@@ -112,23 +113,28 @@ impl Client {
         Ok(())
     }
 
-    /// Tells the engine what was used. What a client has not told when it is taken for dead stays untold.
-    pub(super) async fn write_stats(&self) -> MetaResult<()> {
+    /// Tells the engine what was used, with `all` also what is told less often. What a client has not told when it is taken
+    /// for dead stays untold.
+    pub(super) async fn write_stats(&self, all: bool) -> MetaResult<()> {
         if self.writable().is_err() {
             return Ok(());
         }
-        match self.tell_stats().await {
+        match self.tell_stats(all).await {
             Err(MetaError::Fenced) => Ok(()),
             told => told,
         }
     }
 
-    async fn tell_stats(&self) -> MetaResult<()> {
+    async fn tell_stats(&self, all: bool) -> MetaResult<()> {
         {
             let _turn = self.counters.lock().await;
             let delta = self.books.usage.pending();
             if delta != Usage::default() {
                 self.run(TellUsage { delta, books: Arc::clone(&self.books) }).await?;
+            }
+            let charges = self.books.quotas.untold(all);
+            if !charges.is_empty() {
+                self.run(TellQuotas { charges, books: Arc::clone(&self.books) }).await?;
             }
         }
         self.books.dir_stats.flush(self.engine.as_ref(), self.writer()).await

@@ -11,13 +11,14 @@ use juicefs_core::{
     ids::{Ino, Name, SessionId, SliceId, SliceKey},
     lock::{LockKind, LockOwner},
     meta::{DirCursor, DirEntry, DirPage},
+    quota::{Quota, QuotaSubject},
 };
 use parking_lot::Mutex;
 
 use super::{ApplyOutcome, Caps, Engine, Scan};
 use crate::{
     record::{Counter, DirStat, Edge, Key, Plock, Value},
-    txn::{Applied, Effect, Effects, Job, NodeGuard, NodePatch, ReadSet, Step},
+    txn::{Applied, Effect, Effects, Job, NodeGuard, NodePatch, ReadSet, Step, Usage},
 };
 
 /// A volume in memory, gone with the value.
@@ -190,6 +191,7 @@ fn scan_bounds(scan: Scan) -> (Key, Key) {
         }
         Scan::Acls => (Key::Acl(0), Key::Acl(u32::MAX)),
         Scan::Detached { .. } => (Key::Detached(every_ino.0), Key::Detached(every_ino.1)),
+        Scan::Quotas => (Key::Quota(QuotaSubject::User(0)), Key::Quota(QuotaSubject::Dir(every_ino.1))),
     }
 }
 
@@ -285,6 +287,7 @@ impl Store {
         };
         match (narrowed, was, &is) {
             (Some((_, guard)), Some(Value::Node(was)), Some(Value::Node(is))) => guard.holds(was, is),
+            (_, Some(Value::Quota(was)), Some(Value::Quota(is))) => effects.room_holds(key, was, is),
             _ => was == is.as_ref(),
         }
     }
@@ -434,8 +437,14 @@ impl Store {
             | Effect::DeleteFlock { .. }
             | Effect::PutPlocks(..)
             | Effect::DeletePlocks { .. } => self.apply_lock(effect),
-            // Quotas are not kept in memory yet, so there is none to remove.
-            Effect::DeleteDirQuota(_) | Effect::DeleteAllUserGroupQuotas => {}
+            Effect::PutQuota(subject, quota) => self.put(Key::Quota(*subject), Value::Quota(*quota)),
+            Effect::AddQuotaUsage(subject, delta) => self.add_quota_usage(*subject, *delta),
+            Effect::DeleteDirQuota(ino) => self.delete(Key::Quota(QuotaSubject::Dir(*ino))),
+            Effect::DeleteAllUserGroupQuotas => {
+                let range = Key::Quota(QuotaSubject::User(0))..=Key::Quota(QuotaSubject::Group(u32::MAX));
+                let keys: Vec<_> = self.records.range(range).map(|(key, _)| key.clone()).collect();
+                keys.into_iter().for_each(|key| self.delete(key));
+            }
             _ => unreachable!("invariant: apply_one takes the other effects"),
         }
     }
@@ -489,6 +498,16 @@ impl Store {
         change(&mut flocks, &mut plocks);
         self.set(Key::Flocks(ino), (!flocks.is_empty()).then_some(Value::Flocks(flocks)));
         self.set(Key::Plocks(ino), (!plocks.is_empty()).then_some(Value::Plocks(plocks)));
+    }
+
+    fn add_quota_usage(&mut self, subject: QuotaSubject, delta: Usage) {
+        let quota = match self.records.get(&Key::Quota(subject)) {
+            Some(Value::Quota(quota)) => *quota,
+            _ if matches!(subject, QuotaSubject::Dir(_)) => return,
+            _ => Quota::UNSET,
+        };
+        let (used_space, used_inodes) = (quota.used_space + delta.space, quota.used_inodes + delta.inodes);
+        self.put(Key::Quota(subject), Value::Quota(Quota { used_space, used_inodes, ..quota }));
     }
 
     fn patch_node(&mut self, ino: Ino, patch: NodePatch) -> MetaResult<()> {

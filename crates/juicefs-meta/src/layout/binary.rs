@@ -11,6 +11,7 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{Ino, SliceId, SliceKey},
     lock::LockRange,
+    quota::Quota,
 };
 
 use crate::record::{Edge, Plock};
@@ -21,6 +22,8 @@ const FIXED: Configuration<BigEndian, Fixint> = bincode::config::standard().with
 const HEAD_BYTES: usize = 63;
 /// Bytes of an entry record.
 const EDGE_BYTES: usize = 9;
+/// Bytes of the limits of a quota.
+const LIMITS_BYTES: usize = 16;
 /// Bytes of one delayed slice.
 const SLICE_KEY_BYTES: usize = 12;
 /// Bytes of one locked range.
@@ -56,6 +59,12 @@ struct PlockRecord {
     pid: u32,
     start: u64,
     end: u64,
+}
+
+#[derive(Encode, Decode)]
+struct LimitsRecord {
+    max_space: i64,
+    max_inodes: i64,
 }
 
 fn corrupt(what: &str, why: impl Into<String>) -> MetaError {
@@ -147,6 +156,26 @@ pub(crate) fn decode_edge(bytes: &[u8]) -> MetaResult<Edge> {
         bincode::decode_from_slice(bytes, FIXED).map_err(|e| corrupt("entry", e.to_string()))?;
     let kind = FileType::from_u8(record.kind).ok_or_else(|| corrupt("entry", format!("type {}", record.kind)))?;
     Ok(Edge { ino: Ino(record.ino), kind })
+}
+
+/// The 16 stored bytes of the limits of a quota; what is used of them is not among them.
+pub(crate) fn encode_limits(quota: &Quota) -> Vec<u8> {
+    let mut out = Vec::with_capacity(LIMITS_BYTES);
+    encode(LimitsRecord { max_space: quota.max_space, max_inodes: quota.max_inodes }, &mut out);
+    out
+}
+
+/// Reads what [`encode_limits`] wrote; nothing is used.
+///
+/// # Errors
+/// `Corrupt` for another length.
+pub(crate) fn decode_limits(bytes: &[u8]) -> MetaResult<Quota> {
+    if bytes.len() != LIMITS_BYTES {
+        return Err(corrupt("quota", format!("{} bytes", bytes.len())));
+    }
+    let (record, _): (LimitsRecord, _) =
+        bincode::decode_from_slice(bytes, FIXED).map_err(|e| corrupt("quota", e.to_string()))?;
+    Ok(Quota { max_space: record.max_space, max_inodes: record.max_inodes, used_space: 0, used_inodes: 0 })
 }
 
 /// The list of slices that a compaction held back, 12 bytes each.

@@ -7,6 +7,7 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SessionId, SliceId, SliceKey},
     lock::{LockKind, LockOwner},
+    quota::QuotaSubject,
 };
 use smallvec::SmallVec;
 
@@ -111,12 +112,6 @@ impl KeySpace {
         dir_spaces() = "dirUsedSpace";
         /// Entries of each directory.
         dir_inodes() = "dirUsedInodes";
-        /// Limits of directories.
-        dir_quotas() = "dirQuota";
-        /// What they count against their space.
-        dir_quota_spaces() = "dirQuotaUsedSpace";
-        /// What they count against their inodes.
-        dir_quota_inodes() = "dirQuotaUsedInodes";
         /// ACL rules.
         acls() = "acl";
         /// The volume setting.
@@ -127,16 +122,24 @@ impl KeySpace {
         outcome(client: u64) = "outcome_{client:016x}";
     }
 
+    /// Limits, used bytes and used inodes of a kind of quota, and the field of one.
+    pub(crate) fn quota(&self, subject: QuotaSubject) -> ([Text; 3], Text) {
+        let (kind, field) = match subject {
+            QuotaSubject::Dir(ino) => ("dir", number(ino.0)),
+            QuotaSubject::User(uid) => ("user", number(uid)),
+            QuotaSubject::Group(gid) => ("group", number(gid)),
+        };
+        let hash = |name: &str| {
+            let mut key = Text::from_slice(self.prefix.as_bytes());
+            push(&mut key, format_args!("{kind}{name}"));
+            key
+        };
+        (["Quota", "QuotaUsedSpace", "QuotaUsedInodes"].map(hash), field)
+    }
+
     /// Limits and usage of users and groups.
     pub(crate) fn user_group_quotas(&self) -> impl Iterator<Item = Text> {
-        ["user", "group"]
-            .into_iter()
-            .flat_map(|who| ["Quota", "QuotaUsedSpace", "QuotaUsedInodes"].map(|n| (who, n)))
-            .map(|(who, name)| {
-                let mut key = Text::from_slice(self.prefix.as_bytes());
-                push(&mut key, format_args!("{who}{name}"));
-                key
-            })
+        [QuotaSubject::User(0), QuotaSubject::Group(0)].into_iter().flat_map(|subject| self.quota(subject).0)
     }
 
     /// Whether a key belongs to a volume in this key space: what a reset removes.

@@ -9,7 +9,7 @@ use juicefs_core::{
 use super::{Halt, Scope, need};
 use crate::{
     record::{DirStat, Key},
-    txn::{Effect, Effects, NodeGuard, NodePatch, ReadSet},
+    txn::{Effect, Effects, NodeGuard, NodePatch, ReadSet, Usage},
 };
 
 /// What one entry naming the node counts in its directory; an entry without node counts as an empty file.
@@ -54,6 +54,29 @@ pub(crate) fn count_entry(scope: &Scope, effects: &mut Effects, dir: Ino, delta:
     }
 }
 
+/// A node comes into being: the volume and its owner have it.
+pub(crate) fn count_new(effects: &mut Effects, attr: &Attr) {
+    let size = Usage { space: entry_stat(Some(attr)).space, inodes: 1 };
+    effects.usage = effects.usage.plus(size);
+    effects.owned.push((attr.uid, attr.gid, size));
+}
+
+/// A node goes: the volume and its owner have it no more.
+pub(crate) fn count_gone(effects: &mut Effects, attr: &Attr) {
+    let size = Usage { space: entry_stat(Some(attr)).space, inodes: 1 };
+    effects.usage = effects.usage.minus(size);
+    effects.owned.push((attr.uid, attr.gid, Usage::default().minus(size)));
+}
+
+/// A node goes from one owner to another.
+pub(crate) fn count_given(effects: &mut Effects, old: &Attr, new: &Attr) {
+    if (old.uid, old.gid) != (new.uid, new.gid) {
+        let size = Usage { space: entry_stat(Some(old)).space, inodes: 1 };
+        effects.owned.push((old.uid, old.gid, Usage::default().minus(size)));
+        effects.owned.push((new.uid, new.gid, size));
+    }
+}
+
 /// A file's length changes: the volume and every directory that names it count the difference.
 pub(crate) fn count_resize(
     read: &ReadSet,
@@ -65,6 +88,9 @@ pub(crate) fn count_resize(
 ) -> Result<(), Halt> {
     let space = space_delta(attr.length, new_length);
     effects.usage.space += space;
+    if space != 0 {
+        effects.owned.push((attr.uid, attr.gid, Usage { space, inodes: 0 }));
+    }
     // A file without names is in no directory, whatever its parent was.
     if !scope.dir_stats || attr.length == new_length || attr.nlink == 0 {
         return Ok(());

@@ -16,7 +16,7 @@ use juicefs_core::{
 use super::{
     Halt, Scope, Verdict,
     access::{R, X, living_directory, may_create, permit},
-    account::{count_entry, entry_stat, touch_parent},
+    account::{count_entry, count_gone, count_new, entry_stat, touch_parent},
     decision, need,
 };
 use crate::{
@@ -91,11 +91,9 @@ impl CloneNode {
         if attr.is_dir() {
             effects.push(Effect::PutDirStat(self.ino, DirStat::default()));
         }
-        let stat = entry_stat(Some(&attr));
-        effects.usage.space += stat.space;
-        effects.usage.inodes += 1;
+        count_new(&mut effects, &attr);
         if !matches!(self.place, Place::Detached) {
-            count_entry(&self.scope, &mut effects, self.dir, stat);
+            count_entry(&self.scope, &mut effects, self.dir, entry_stat(Some(&attr)));
         }
         Ok((Some(attr), effects))
     }
@@ -290,8 +288,7 @@ impl RemoveDetached {
             effects.push(Effect::DeleteNode(self.ino));
             effects.push(Effect::DeleteXattrs(self.ino));
             effects.push(Effect::DeleteDirStat(self.ino));
-            effects.usage.space -= entry_stat(Some(attr)).space;
-            effects.usage.inodes -= 1;
+            count_gone(&mut effects, attr);
         }
         Ok(((), effects))
     }

@@ -14,7 +14,7 @@ use juicefs_core::{
 use super::{
     Halt, Scope, Verdict,
     access::{X, living_directory, may_create, permit},
-    account::{count_entry, entry_stat, touch_parent},
+    account::{count_entry, count_new, entry_stat, touch_parent},
     acl::{RuleIndex, inherit, rule_id},
     decision, need,
 };
@@ -95,10 +95,8 @@ impl Mknod {
             _ => {}
         }
         touch_parent(&self.scope, &mut effects, self.parent, parent, i32::from(attr.is_dir()));
-        let stat = entry_stat(Some(&attr));
-        effects.usage.space += stat.space;
-        effects.usage.inodes += 1;
-        count_entry(&self.scope, &mut effects, self.parent, stat);
+        count_new(&mut effects, &attr);
+        count_entry(&self.scope, &mut effects, self.parent, entry_stat(Some(&attr)));
         Ok((Made { ino: self.ino, attr, existed: false }, effects))
     }
 

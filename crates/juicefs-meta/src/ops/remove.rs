@@ -10,7 +10,7 @@ use juicefs_core::{
 
 use super::{
     Halt, Scope,
-    account::{count_entry, entry_stat, negative},
+    account::{count_entry, count_gone, entry_stat, negative},
     need,
 };
 use crate::{
@@ -125,9 +125,7 @@ pub(crate) fn free_node(
         _ => {}
     }
     effects.push(Effect::DeleteNode(ino));
-    let stat = entry_stat(Some(attr));
-    effects.usage.space -= stat.space;
-    effects.usage.inodes -= 1;
+    count_gone(effects, attr);
     Ok(freed)
 }
 
@@ -143,8 +141,7 @@ pub(crate) fn lose_directory(scope: &Scope, removal: &Removal, loss: &Loss<'_>, 
             None => {
                 effects.push(Effect::DeleteNode(ino));
                 effects.push(Effect::DeleteXattrs(ino));
-                effects.usage.space -= entry_stat(Some(attr)).space;
-                effects.usage.inodes -= 1;
+                count_gone(effects, attr);
             }
         }
     }

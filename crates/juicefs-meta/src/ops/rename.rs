@@ -12,13 +12,13 @@ use juicefs_core::{
 use super::{
     Halt, Scope, Verdict,
     access::{W, X, directory, may_create, may_remove, permit},
-    account::{count_entry, entry_stat, negative, touch_parent},
+    account::{count_entry, count_new, entry_stat, negative, touch_parent},
     decision, need,
     remove::{Loss, Removal, lose_directory, lose_file},
 };
 use crate::{
     record::{Edge, Key},
-    txn::{Decision, Effect, Effects, NodeGuard, Operation, ReadSet},
+    txn::{Decision, Effect, Effects, Move, NodeGuard, Operation, ReadSet},
 };
 
 /// Whether nothing that moves can be above this parent: it is the root, lies in the trash, or there is none.
@@ -202,6 +202,9 @@ impl Rename {
             let stat = entry_stat(Some(attr));
             count_entry(&self.scope, effects, from, negative(stat));
             count_entry(&self.scope, effects, to, stat);
+            if attr.is_dir() {
+                effects.moved.push(Move { ino, from, to });
+            }
         }
         effects.push(Effect::UpdateNode(ino, moved.clone()));
         moved
@@ -265,10 +268,8 @@ impl Rename {
         };
         effects.push(Effect::UpdateEdge(self.from, self.name.clone(), Edge { ino, kind: attr.kind }));
         effects.push(Effect::InsertNode(ino, attr.clone()));
-        let stat = entry_stat(Some(&attr));
-        effects.usage.space += stat.space;
-        effects.usage.inodes += 1;
-        count_entry(&self.scope, effects, self.from, stat);
+        count_new(effects, &attr);
+        count_entry(&self.scope, effects, self.from, entry_stat(Some(&attr)));
     }
 
     fn exchange(&self, found: &Found<'_>) -> Verdict<Renamed> {

@@ -12,6 +12,7 @@ use juicefs_core::{
 use super::{
     Halt, Scope, Verdict,
     access::{W, permit},
+    account::count_given,
     acl::{RuleIndex, rule_id, with_mode},
     decision, need,
 };
@@ -66,6 +67,7 @@ impl SetAttributes {
             return Ok((next, Effects::none()));
         }
         next.ctime = self.scope.now;
+        count_given(&mut effects, current, &next);
         effects.push(Effect::UpdateNode(self.ino, next.clone()));
         Ok((next, effects))
     }

@@ -7,7 +7,7 @@ use juicefs_core::{
 
 use super::{
     Verdict,
-    account::entry_stat,
+    account::count_new,
     decision,
     setting::{TRASH_MODE, directory},
 };
@@ -50,8 +50,7 @@ impl MakeHourly {
         let attr = directory(TRASH_MODE, Ino::TRASH_ROOT, self.now);
         let edge = Edge { ino: self.ino, kind: FileType::Directory };
         effects.push(Effect::InsertEdge(Ino::TRASH_ROOT, self.name.clone(), edge));
-        effects.usage.space += entry_stat(Some(&attr)).space;
-        effects.usage.inodes += 1;
+        count_new(&mut effects, &attr);
         effects.push(Effect::InsertNode(self.ino, attr));
         effects.push(Effect::PutDirStat(self.ino, DirStat::default()));
         Ok((self.ino, effects))

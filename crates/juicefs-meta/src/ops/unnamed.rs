@@ -7,7 +7,7 @@ use juicefs_core::{attr::Attr, ids::Ino, meta::NewNode};
 use super::{
     Scope, Verdict,
     access::{living_directory, may_create},
-    account::entry_stat,
+    account::count_new,
     acl::RuleIndex,
     decision,
     mknod::new_attr,
@@ -52,8 +52,7 @@ impl MakeUnnamed {
         effects.push(Effect::InsertNode(self.ino, attr.clone()));
         effects.push(Effect::PutSustained(self.scope.sid, self.ino));
         effects.narrowed.push((self.dir, NodeGuard::Permissions));
-        effects.usage.space += entry_stat(Some(&attr)).space;
-        effects.usage.inodes += 1;
+        count_new(&mut effects, &attr);
         Ok((attr, effects))
     }
 }

@@ -6,6 +6,7 @@ mod limits;
 mod locks;
 mod names;
 mod nodes;
+mod quotas;
 mod sessions;
 mod setting;
 mod trash;

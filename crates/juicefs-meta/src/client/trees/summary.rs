@@ -70,7 +70,7 @@ impl Client {
         }
         if !strict {
             // What this client has done itself should count.
-            self.write_stats().await?;
+            self.write_stats(true).await?;
         }
         let job = Counting { walk: Walk::new(THREADS, progress), strict };
         sum.add(self.count_directory(&job, ino, recursive).await?);
@@ -168,7 +168,7 @@ impl Client {
             return Ok(tree);
         }
         if !detail.strict {
-            self.write_stats().await?;
+            self.write_stats(true).await?;
         }
         let job = Counting { walk: Walk::new(THREADS, progress), strict: detail.strict };
         self.fill_summary(&job, tree, detail).await

@@ -8,6 +8,7 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{Ino, Name},
     lock::LockOwner,
+    quota::Quota,
     slice::SliceRecord,
 };
 use redis::Value as Reply;
@@ -15,7 +16,7 @@ use redis::Value as Reply;
 use super::link::Request;
 use crate::{
     layout::{
-        binary::{decode_attr, decode_edge, decode_plocks, decode_slice_keys, encode_attr},
+        binary::{decode_attr, decode_edge, decode_limits, decode_plocks, decode_slice_keys, encode_attr},
         redis::{
             KeySpace, counter_shift, delayed_field, number, parse_flock_letter, parse_number, parse_owner_field,
             removed_file, slice_field,
@@ -71,6 +72,12 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
             request.command::<&[u8]>(&[b"HGET", &keys.delayed_slices()[..], &delayed_field(*id, *since)]);
         }
         Key::Detached(ino) => request.command::<&[u8]>(&[b"ZSCORE", &keys.detached()[..], &number(ino.0)]),
+        Key::Quota(subject) => {
+            let (hashes, field) = keys.quota(*subject);
+            for hash in hashes {
+                request.command::<&[u8]>(&[b"HGET", &hash[..], &field]);
+            }
+        }
         Key::Counter(counter) => request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]),
         Key::Flocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.flocks(*ino).as_slice()]),
         Key::Plocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.plocks(*ino).as_slice()]),
@@ -205,6 +212,10 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
             let made = bytes("detached directory", next())?.map(|stored| score("detached directory", &stored));
             made.transpose()?.map(Value::Detached)
         }
+        Key::Quota(_) => {
+            let (limits, space, inodes) = (bytes("quota", next())?, bytes("quota", next())?, bytes("quota", next())?);
+            limits.map(|limits| quota(&limits, space.as_deref(), inodes.as_deref())).transpose()?.map(Value::Quota)
+        }
         Key::Counter(counter) => {
             let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;
             Some(Value::Counter(i64::saturating_add(stored, counter_shift(*counter))))
@@ -239,6 +250,13 @@ fn parents(reply: Reply) -> MetaResult<Option<Value>> {
         }
     }
     Ok((!parents.is_empty()).then_some(Value::Parents(parents)))
+}
+
+/// Reads a quota from its limits and what is used of them; usage that was never counted is 0.
+pub(super) fn quota(limits: &[u8], space: Option<&[u8]>, inodes: Option<&[u8]>) -> MetaResult<Quota> {
+    let used = |stored: Option<&[u8]>| stored.map_or(Ok(0), |stored| parse_number("quota", stored));
+    let (used_space, used_inodes) = (used(space)?, used(inodes)?);
+    Ok(Quota { used_space, used_inodes, ..decode_limits(limits)? })
 }
 
 /// Reads a stored ACL rule.

@@ -4,6 +4,7 @@ use juicefs_core::{
     attr::{Attr, Timestamp},
     ids::SliceKey,
     lock::LockOwner,
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     layout::{
-        binary::{encode_attr, encode_edge, encode_plocks, encode_slice_keys},
+        binary::{encode_attr, encode_edge, encode_limits, encode_plocks, encode_slice_keys},
         redis::{
             KeySpace, Text, counter_shift, delayed_field, flock_letter, number, owner_field, removed_file, slice_field,
         },
@@ -124,6 +125,7 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             }
         }
         (Key::Parents(ino), _) => plan.push(S::PositiveFields, [keys.parents(*ino)], [number(0)]),
+        (Key::Quota(subject), value) => guard_quota(plan, keys, effects, *subject, value),
         (Key::Flocks(ino), Some(Value::Flocks(held))) => {
             let fields = held.iter().map(|(owner, kind)| (*owner, bytes(flock_letter(*kind))));
             guard_owners(plan, &keys.flocks(*ino), held.len(), fields);
@@ -172,6 +174,23 @@ fn guard_stat(plan: &mut Plan, keys: &KeySpace, ino: u64, stat: DirStat) {
     let parts = [(keys.dir_lengths(), stat.length), (keys.dir_spaces(), stat.space), (keys.dir_inodes(), stat.inodes)];
     for (hash, value) in parts {
         plan.push(S::SameFieldNumber, [hash], [number(ino), number(value)]);
+    }
+}
+
+fn guard_quota(plan: &mut Plan, keys: &KeySpace, effects: &Effects, subject: QuotaSubject, value: Option<&Value>) {
+    let ([limits, space, inodes], field) = keys.quota(subject);
+    let Some(Value::Quota(quota)) = value else { return plan.push(S::NoField, [limits], [field]) };
+    plan.push(S::SameField, [limits], [field.clone(), bytes(&encode_limits(quota))]);
+    let room = effects.room(subject);
+    for (hash, used, most) in [
+        (space, quota.used_space, room.map(|room| room.space)),
+        (inodes, quota.used_inodes, room.map(|room| room.inodes)),
+    ] {
+        match most {
+            None => plan.push(S::SameFieldNumber, [hash], [field.clone(), number(used)]),
+            Some(i64::MAX) => {}
+            Some(most) => plan.push(S::FieldAtMost, [hash], [field.clone(), number(most)]),
+        }
     }
 }
 
@@ -256,8 +275,27 @@ fn apply_upkeep(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effec
             }
         }
         Effect::DeleteDirQuota(ino) => {
-            for hash in [keys.dir_quotas(), keys.dir_quota_spaces(), keys.dir_quota_inodes()] {
-                plan.push(S::DeleteField, [hash], [number(ino.0)]);
+            let (hashes, field) = keys.quota(QuotaSubject::Dir(*ino));
+            for hash in hashes {
+                plan.push(S::DeleteField, [hash], [field.clone()]);
+            }
+        }
+        Effect::PutQuota(subject, quota) => {
+            let ([limits, space, inodes], field) = keys.quota(*subject);
+            plan.push(S::SetField, [limits], [field.clone(), bytes(&encode_limits(quota))]);
+            plan.push(S::SetField, [space], [field.clone(), number(quota.used_space)]);
+            plan.push(S::SetField, [inodes], [field, number(quota.used_inodes)]);
+        }
+        Effect::AddQuotaUsage(subject, delta) => {
+            let (hashes, field) = keys.quota(*subject);
+            let deltas = [number(delta.space), number(delta.inodes)];
+            let [space, inodes] = deltas;
+            match subject {
+                QuotaSubject::Dir(_) => plan.push(S::AddDirQuota, hashes, [field, space, inodes]),
+                QuotaSubject::User(_) | QuotaSubject::Group(_) => {
+                    let unset = bytes(&encode_limits(&Quota::UNSET));
+                    plan.push(S::AddOwnerQuota, hashes, [field, space, inodes, unset]);
+                }
             }
         }
         Effect::PutAcl(id, rule) => plan.push(S::SetField, [keys.acls()], [number(id), bytes(&rule.encode())]),

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use juicefs_core::{attr::FileType, ids::Ino, slice::SliceRecord};
+use juicefs_core::{attr::FileType, ids::Ino, quota::QuotaSubject, slice::SliceRecord};
 use parking_lot::Mutex;
 
 use super::fetch::Sight;
@@ -64,7 +64,7 @@ impl Generations {
 /// Whether a record can be of use for the next operation.
 fn is_remembered(key: &Key, value: Option<&Value>) -> bool {
     match key {
-        Key::Node(_) | Key::Edge(..) => true,
+        Key::Node(_) | Key::Edge(..) | Key::Quota(_) => true,
         Key::Chunk(..) => !matches!(value, Some(Value::Chunk(list)) if list.len() > CHUNK_RECORDS),
         Key::Flocks(_) | Key::Plocks(_) => is_few(value),
         _ => false,
@@ -140,6 +140,17 @@ impl Recent {
                     if let Some(Seen { value: Some(Value::Node(attr)), raw }) = generations.get_mut(&Key::Node(*ino)) {
                         patch.apply(attr);
                         *raw = None;
+                    }
+                    continue;
+                }
+                Effect::PutQuota(subject, quota) => (Key::Quota(*subject), Some(Value::Quota(*quota))),
+                Effect::DeleteDirQuota(ino) => (Key::Quota(QuotaSubject::Dir(*ino)), None),
+                Effect::AddQuotaUsage(subject, delta) => {
+                    if let Some(Seen { value: Some(Value::Quota(quota)), .. }) =
+                        generations.get_mut(&Key::Quota(*subject))
+                    {
+                        quota.used_space += delta.space;
+                        quota.used_inodes += delta.inodes;
                     }
                     continue;
                 }

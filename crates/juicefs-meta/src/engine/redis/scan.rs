@@ -1,11 +1,12 @@
 //! Walking through records of one kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use juicefs_core::{
     error::MetaResult,
     ids::{Ino, Name, SessionId},
+    quota::QuotaSubject,
 };
 
 use super::{RedisEngine, cursor::Cursor, fetch, link::Request};
@@ -52,6 +53,7 @@ impl RedisEngine {
                 self.fields(&hash, after, limit, each).await
             }
             Scan::Detached { before_secs } => self.all_detached(before_secs, after, limit).await,
+            Scan::Quotas => self.all_quotas(after, limit).await,
             Scan::Acls => {
                 let hash = self.keys().await?.acls();
                 let each = |field: Bytes, stored: Bytes| {
@@ -104,6 +106,38 @@ impl RedisEngine {
             sessions.insert(Key::Session(SessionId(parse_number("session", &sid)?)), Value::Session(session));
         }
         let behind = sessions.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+        Ok(behind.take(limit).collect())
+    }
+
+    async fn all_quotas(&self, after: Option<Key>, limit: usize) -> MetaResult<Records> {
+        type Make = fn(&[u8]) -> MetaResult<QuotaSubject>;
+        let kinds: [(QuotaSubject, Make); 3] = [
+            (QuotaSubject::User(0), |id| Ok(QuotaSubject::User(parse_number("uid", id)?))),
+            (QuotaSubject::Group(0), |id| Ok(QuotaSubject::Group(parse_number("gid", id)?))),
+            (QuotaSubject::Dir(Ino(0)), |ino| Ok(QuotaSubject::Dir(Ino(parse_number("inode", ino)?)))),
+        ];
+        let keys = self.keys().await?;
+        let mut request = Request::new();
+        for (kind, _) in &kinds {
+            for hash in keys.quota(*kind).0 {
+                request.command::<&[u8]>(&[b"HGETALL", &hash[..]]);
+            }
+        }
+        let mut replies = self.call_bulk(&request).await?.into_iter();
+        let mut found = BTreeMap::new();
+        for (_, subject) in kinds {
+            let mut next = || fetch::pairs("quota", replies.next().unwrap_or(redis::Value::Nil));
+            let limits = next()?;
+            let (space, inodes): (HashMap<_, _>, HashMap<_, _>) =
+                (next()?.into_iter().collect(), next()?.into_iter().collect());
+            for (field, limits) in limits {
+                let used = |hash: &HashMap<Bytes, Bytes>| hash.get(&field).cloned();
+                let (space, inodes) = (used(&space), used(&inodes));
+                let quota = fetch::quota(&limits, space.as_deref(), inodes.as_deref())?;
+                found.insert(Key::Quota(subject(&field)?), Value::Quota(quota));
+            }
+        }
+        let behind = found.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
         Ok(behind.take(limit).collect())
     }
 

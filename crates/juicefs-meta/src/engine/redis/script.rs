@@ -55,6 +55,8 @@ steps! {
     NoField(1, 1) = "if c('HEXISTS',K1,A1)~=0 then return 0 end";
     /// A number in a field is what it was; a missing one is 0.
     SameFieldNumber(1, 2) = "if (c('HGET',K1,A1) or '0')~=A2 then return 0 end";
+    /// A number in a field is at most this; a missing one is 0.
+    FieldAtMost(1, 2) = "if tonumber(c('HGET',K1,A1) or '0')>tonumber(A2) then return 0 end";
     /// So many fields have a number above 0.
     PositiveFields(1, 1) =
         "do local n=0 for _,v in ipairs(c('HVALS',K1)) do if tonumber(v)>0 then n=n+1 end end if n~=tonumber(A1) then return 0 end end";
@@ -88,6 +90,10 @@ steps! {
         if A2~='' then m=later(m,A2) e=later(e,A2) end \
         if A1~='0' then l=struct.pack('>I4',math.max(0,struct.unpack('>I4',l)+A1)) end \
         c('SET',K1,sub(v,1,23)..m..e..l..sub(v,52)) end";
+    /// Adds to the usage of a directory if it has a quota.
+    AddDirQuota(3, 3) = "if c('HEXISTS',K1,A1)==1 then c('HINCRBY',K2,A1,A2) c('HINCRBY',K3,A1,A3) end";
+    /// Adds to the usage of a user or group, who gets a record without limits if there is none.
+    AddOwnerQuota(3, 4) = "c('HSETNX',K1,A1,A4) c('HINCRBY',K2,A1,A2) c('HINCRBY',K3,A1,A3)";
     /// Appends 24-byte records to a list; the new length is part of the answer.
     Append(1, 1) = "do local n for p=1,#A1,24 do n=c('RPUSH',K1,sub(A1,p,p+23)) end r[#r+1]=n end";
     /// Replaces a list by 24-byte records.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use juicefs_core::{
     attr::{FileType, Timestamp},
     ids::{Name, SliceId, SliceKey},
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 use juicefs_testkit::redis::{RedisServer, Wire};
@@ -13,7 +14,7 @@ use super::*;
 use crate::{
     layout::binary::{decode_attr, encode_attr},
     record::{DelFile, DelaySlices, Session},
-    txn::{Applied, Effect, NodeGuard, NodePatch, Step},
+    txn::{Applied, Effect, NodeGuard, NodePatch, Step, Usage},
 };
 
 fn engine(server: &RedisServer) -> RedisEngine {
@@ -421,4 +422,70 @@ async fn long_changes_share_a_script() {
     let scripts = server.cli(&["INFO", "memory"]);
     let cached = scripts.lines().find_map(|line| line.strip_prefix("number_of_cached_scripts:")).expect("a count");
     assert!(cached.trim().parse::<u32>().expect("a number") <= 3, "{cached}");
+}
+
+/// What the Go client stored of quotas is what its `quota list` showed, and is written again byte for byte.
+#[tokio::test]
+async fn quotas_of_the_go_client_are_written_again_byte_for_byte() {
+    let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+    let golden = std::env::var_os("JFS_GOLDEN").map_or_else(beside, std::path::PathBuf::from);
+    let server = RedisServer::with_rdb(&golden.join("redis-acl/meta.rdb"));
+    let theirs = engine(&server);
+    let scanned = theirs.scan(Scan::Quotas, None, 1000).await.expect("scanned");
+    let set: Vec<_> = scanned
+        .iter()
+        .filter_map(|(key, value)| match (key, value) {
+            (Key::Quota(subject), Value::Quota(quota)) if quota.is_set() => Some((*subject, *quota)),
+            _ => None,
+        })
+        .collect();
+    let space = [2 << 30, 3 << 30, 1 << 30, -1];
+    assert_eq!(set.iter().map(|(_, quota)| quota.max_space).collect::<Vec<_>>(), space, "{set:?}");
+    assert_eq!(set.iter().map(|(_, quota)| quota.used_inodes).collect::<Vec<_>>(), [9, 15, 14, 6]);
+    assert_eq!((set[0].0, set[1].0), (QuotaSubject::User(1000), QuotaSubject::Group(1001)));
+    let two = theirs.scan(Scan::Quotas, Some(scanned[0].0.clone()), 2).await.expect("scanned");
+    assert_eq!(two, scanned[1..3]);
+    let copy = RedisServer::new();
+    let ours = engine(&copy);
+    for (key, value) in &scanned {
+        let (Key::Quota(subject), Value::Quota(quota)) = (key, value) else { panic!("{key:?}") };
+        // In two steps, so that adding is seen to make the same fields.
+        let used = Usage { space: quota.used_space, inodes: quota.used_inodes };
+        let empty = Quota { used_space: 0, used_inodes: 0, ..*quota };
+        put(&ours, vec![Effect::PutQuota(*subject, empty), Effect::AddQuotaUsage(*subject, used)]).await;
+        assert_eq!(get(&theirs, key.clone()).await.as_ref(), Some(value));
+    }
+    for kind in ["dir", "user", "group"] {
+        for hash in ["Quota", "QuotaUsedSpace", "QuotaUsedInodes"] {
+            let fields = |server: &RedisServer| {
+                let items = server.wire(0).call(&["HGETALL", &format!("{kind}{hash}")]).items();
+                let items: Vec<Vec<u8>> = items.into_iter().map(|item| item.bytes()).collect();
+                items.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect::<BTreeMap<_, _>>()
+            };
+            assert_eq!(fields(&copy), fields(&server), "{kind}{hash}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_quota_guards_its_room_and_not_its_usage() {
+    let server = RedisServer::new();
+    let (ours, theirs) = (engine(&server), engine(&server));
+    let subject = QuotaSubject::Dir(Ino(7));
+    let quota = Quota { max_space: 100, max_inodes: 0, used_space: 10, used_inodes: 1 };
+    put(&ours, vec![Effect::PutQuota(subject, quota)]).await;
+    let read = ours.fetch(vec![Key::Quota(subject)]).await.expect("read");
+    let mut wanted = effects(vec![Effect::AddQuotaUsage(subject, Usage { space: 50, inodes: 1 })]);
+    wanted.rooms.push((subject, Usage { space: 50, inodes: i64::MAX }));
+    put(&theirs, vec![Effect::AddQuotaUsage(subject, Usage { space: 40, inodes: 5 })]).await;
+    assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "50 of 100 were used");
+    assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "now all are");
+    put(&theirs, vec![Effect::AddQuotaUsage(subject, Usage { space: -60, inodes: 0 })]).await;
+    put(&theirs, vec![Effect::PutQuota(subject, Quota { max_space: 99, used_space: 40, used_inodes: 7, ..quota })])
+        .await;
+    assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "the limit is another");
+    put(&theirs, vec![Effect::DeleteDirQuota(Ino(7))]).await;
+    assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "it is gone");
+    put(&theirs, vec![Effect::AddQuotaUsage(subject, Usage { space: 1, inodes: 1 })]).await;
+    assert_eq!(get(&ours, Key::Quota(subject)).await, None, "a directory without a quota gets none");
 }

@@ -9,6 +9,7 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{Ino, SessionId},
     lock::{LockKind, LockOwner},
+    quota::QuotaSubject,
 };
 
 use super::schema::NODE_COLUMNS;
@@ -24,6 +25,27 @@ fn corrupt(what: impl Into<String>, why: String) -> MetaError {
 }
 
 /// An inode, slice, session or length as a column holds it. The format keeps all of them below 2^63.
+/// Where the quota of a user or group is: its `qtype` and `qkey`. Directories have a table of their own; they come behind
+/// when all are listed.
+pub(crate) fn quota_place(subject: QuotaSubject) -> (i64, i64) {
+    match subject {
+        QuotaSubject::User(uid) => (1, i64::from(uid)),
+        QuotaSubject::Group(gid) => (2, i64::from(gid)),
+        QuotaSubject::Dir(ino) => (3, signed(ino.0)),
+    }
+}
+
+/// The inverse of [`quota_place`]; `None` for what is nobody.
+pub(crate) fn quota_subject(kind: i64, number: i64) -> Option<QuotaSubject> {
+    let id = u32::try_from(number).ok();
+    match kind {
+        1 => id.map(QuotaSubject::User),
+        2 => id.map(QuotaSubject::Group),
+        3 => Some(QuotaSubject::Dir(Ino(number.cast_unsigned()))),
+        _ => None,
+    }
+}
+
 pub(crate) fn signed(value: u64) -> i64 {
     value.cast_signed()
 }

@@ -32,6 +32,9 @@ statements! {
     GetSession = "SELECT `expire`,`info` FROM {session2} WHERE `sid`=?1";
     HasSession = "SELECT 1 FROM {session2} WHERE `sid`=?1";
     GetSustained = "SELECT 1 FROM {sustained} WHERE `sid`=?1 AND `inode`=?2";
+    GetDirQuota = "SELECT `max_space`,`max_inodes`,`used_space`,`used_inodes` FROM {dir_quota} WHERE `inode`=?1";
+    GetUserGroupQuota = "SELECT `max_space`,`max_inodes`,`used_space`,`used_inodes` FROM {user_group_quota} \
+        WHERE `qtype`=?1 AND `qkey`=?2";
     GetDelFile = "SELECT `length`,`expire` FROM {delfile} WHERE `inode`=?1";
     GetDelaySlices = "SELECT `deleted`,`slices` FROM {delslices} WHERE `chunkid`=?1";
     GetDetached = "SELECT `added` FROM {detached_node} WHERE `inode`=?1";
@@ -62,6 +65,11 @@ statements! {
     ScanAcls = "SELECT `id`,`owner`,`group`,`mask`,`other`,`named_users`,`named_groups` FROM {acl} WHERE `id`>?1 \
         ORDER BY `id` LIMIT ?2";
     ScanDetached = "SELECT `inode`,`added` FROM {detached_node} WHERE `added`<?1 AND `inode`>?2 ORDER BY `inode` LIMIT ?3";
+
+    ScanQuotas = "SELECT `qtype` AS `kind`,`qkey` AS `number`,`max_space`,`max_inodes`,`used_space`,`used_inodes` \
+        FROM {user_group_quota} WHERE `qtype` IN (1,2) AND (`qtype`,`qkey`)>(?1,?2) UNION ALL \
+        SELECT 3,`inode`,`max_space`,`max_inodes`,`used_space`,`used_inodes` FROM {dir_quota} \
+        WHERE (3,`inode`)>(?1,?2) ORDER BY 1,2 LIMIT ?3";
 
     InsertNode = "INSERT INTO {=node} ({columns}) VALUES ({values})";
     UpdateNode = "UPDATE {=node} SET {assignments} WHERE `inode`=?1";
@@ -95,6 +103,19 @@ statements! {
         `used_inodes`=excluded.`used_inodes`";
     DeleteDirStat = "DELETE FROM {=dir_stats} WHERE `inode`=?1";
     DeleteAllDirStats = "DELETE FROM {=dir_stats}";
+    PutDirQuota = "INSERT INTO {=dir_quota} (`inode`,`max_space`,`max_inodes`,`used_space`,`used_inodes`) \
+        VALUES (?1,?2,?3,?4,?5) ON CONFLICT (`inode`) DO UPDATE SET `max_space`=excluded.`max_space`,\
+        `max_inodes`=excluded.`max_inodes`,`used_space`=excluded.`used_space`,`used_inodes`=excluded.`used_inodes`";
+    AddDirQuota = "UPDATE {=dir_quota} SET `used_space`=`used_space`+?2,`used_inodes`=`used_inodes`+?3 \
+        WHERE `inode`=?1";
+    PutUserGroupQuota = "INSERT INTO {=user_group_quota} \
+        (`qtype`,`qkey`,`max_space`,`max_inodes`,`used_space`,`used_inodes`) VALUES (?1,?2,?3,?4,?5,?6) \
+        ON CONFLICT (`qtype`,`qkey`) DO UPDATE SET `max_space`=excluded.`max_space`,\
+        `max_inodes`=excluded.`max_inodes`,`used_space`=excluded.`used_space`,`used_inodes`=excluded.`used_inodes`";
+    AddUserGroupQuota = "INSERT INTO {=user_group_quota} \
+        (`qtype`,`qkey`,`max_space`,`max_inodes`,`used_space`,`used_inodes`) VALUES (?1,?2,-1,-1,?3,?4) \
+        ON CONFLICT (`qtype`,`qkey`) DO UPDATE SET `used_space`=`used_space`+excluded.`used_space`,\
+        `used_inodes`=`used_inodes`+excluded.`used_inodes`";
     DeleteDirQuota = "DELETE FROM {=dir_quota} WHERE `inode`=?1";
     DeleteAllUserGroupQuotas = "DELETE FROM {=user_group_quota}";
     PutAcl = "INSERT INTO {=acl} (`id`,`owner`,`group`,`mask`,`other`,`named_users`,`named_groups`) \

@@ -12,7 +12,7 @@ use juicefs_core::{
 use super::{ACL_CLIENT, CANNOT_DISABLE_ACL, Surroundings, refuse_unbuilt, storage_kind, stored_bucket};
 use crate::config::{
     args::ConfigArgs,
-    values::{bytes_text, mbps_text},
+    values::{bytes_text, mbps_text, with_commas},
 };
 
 /// Changes to a setting.
@@ -28,6 +28,10 @@ pub(crate) struct Change {
     pub(crate) limits: bool,
     /// The trash is to be turned off.
     pub(crate) trash_off: bool,
+    /// Statistics of directories, which their quotas rest on, are to be turned off.
+    pub(crate) dir_stats_off: bool,
+    /// Users and groups are to be counted from now on.
+    pub(crate) owners_on: bool,
     /// Clients may be shut out.
     pub(crate) client_versions: bool,
     /// A configured tier is replaced by this one.
@@ -84,6 +88,8 @@ pub(crate) fn plan(old: &Format, args: &ConfigArgs, here: &Surroundings) -> Resu
         storage: false,
         limits: false,
         trash_off: false,
+        dir_stats_off: false,
+        owners_on: false,
         client_versions: false,
         replaced_tier: None,
     };
@@ -95,7 +101,11 @@ pub(crate) fn plan(old: &Format, args: &ConfigArgs, here: &Surroundings) -> Resu
     plan_storage(&mut change, args, here)?;
     change.set("upload-limit", |f| &mut f.upload_limit, args.upload_limit.as_ref(), |n| mbps_text(*n));
     change.set("download-limit", |f| &mut f.download_limit, args.download_limit.as_ref(), |n| mbps_text(*n));
-    change.set("dir-stats", |f| &mut f.dir_stats, args.dir_stats.as_ref(), ToString::to_string);
+    let stats = change.set("dir-stats", |f| &mut f.dir_stats, args.dir_stats.as_ref(), ToString::to_string);
+    change.dir_stats_off = stats && !change.format.dir_stats;
+    let owners = args.user_group_quota.as_ref();
+    let owners = change.set("user-group-quota", |f| &mut f.user_group_quota, owners, ToString::to_string);
+    change.owners_on = owners && change.format.user_group_quota;
     if change.set("enable-acl", |f| &mut f.enable_acl, args.management.enable_acl.as_ref(), ToString::to_string) {
         change.require_client(ACL_CLIENT);
     }
@@ -136,12 +146,9 @@ fn plan_storage(change: &mut Change, args: &ConfigArgs, here: &Surroundings) -> 
 
 /// Features that this client does not serve yet can be turned off, not on.
 fn plan_unbuilt(change: &mut Change, args: &ConfigArgs) -> Result<()> {
-    for (given, flag) in [(args.user_group_quota, "--user-group-quota"), (args.changelog, "--changelog")] {
-        if given == Some(true) {
-            bail!("{flag} is not supported yet: leave it out");
-        }
+    if args.changelog == Some(true) {
+        bail!("--changelog is not supported yet: leave it out");
     }
-    change.set("user-group-quota", |f| &mut f.user_group_quota, args.user_group_quota.as_ref(), ToString::to_string);
     change.set("changelog", |f| &mut f.change_log, args.changelog.as_ref(), ToString::to_string);
     let age = args.changelog_max_age.map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     let show_age = |secs: &i64| format!("{:?}", Duration::from_secs(u64::try_from(*secs).unwrap_or(0)));
@@ -226,14 +233,6 @@ pub(crate) fn admits(format: &Format, version: &str) -> bool {
 /// Whether this very client may.
 pub(crate) fn admits_us(format: &Format) -> bool {
     admits(format, CLIENT_VERSION)
-}
-
-/// Thousands apart, as counts are shown.
-fn with_commas(count: u64) -> String {
-    let digits = count.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
-    groups.join(",")
 }
 
 #[cfg(test)]
@@ -341,10 +340,19 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for flag in ["--changelog", "--user-group-quota", "--ranger-rest-url u"] {
+        for flag in ["--changelog", "--ranger-rest-url u"] {
             assert!(refused(flag).contains("not supported yet"), "{flag}");
         }
         assert!(refused("--storage ceph").contains("\"ceph\" is not supported"));
+    }
+
+    #[test]
+    fn users_are_counted_when_asked() {
+        let change = planned("--user-group-quota --dir-stats=false");
+        assert_eq!(change.lines, [" dir-stats: true -> false", "user-group-quota: false -> true"]);
+        assert!(change.owners_on && change.dir_stats_off && change.format.user_group_quota);
+        let change = planned("--user-group-quota=false --dir-stats");
+        assert!(change.lines.is_empty() && !change.owners_on && !change.dir_stats_off);
     }
 
     #[test]

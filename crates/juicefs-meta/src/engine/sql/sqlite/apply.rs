@@ -3,6 +3,7 @@
 use juicefs_core::{
     error::MetaError,
     ids::Ino,
+    quota::QuotaSubject,
     slice::{SLICE_RECORD_BYTES, SliceRecord},
 };
 use rusqlite::params;
@@ -117,6 +118,22 @@ fn upkeep(link: &Link, effect: &Effect) -> Result<(), Fault> {
         }
         Effect::DeleteDirStat(ino) => drop(link.execute(Statement::DeleteDirStat, [signed(ino.0)])?),
         Effect::DeleteAllDirStats => drop(link.execute(Statement::DeleteAllDirStats, [])?),
+        Effect::PutQuota(subject, quota) => {
+            let values = [quota.max_space, quota.max_inodes, quota.used_space, quota.used_inodes];
+            let [a, b, c, d] = values;
+            match (subject, rows::quota_place(*subject)) {
+                (QuotaSubject::Dir(_), (_, ino)) => link.execute(Statement::PutDirQuota, [ino, a, b, c, d])?,
+                (_, (kind, id)) => link.execute(Statement::PutUserGroupQuota, [kind, id, a, b, c, d])?,
+            };
+        }
+        Effect::AddQuotaUsage(subject, delta) => {
+            match (subject, rows::quota_place(*subject)) {
+                (QuotaSubject::Dir(_), (_, ino)) => {
+                    link.execute(Statement::AddDirQuota, [ino, delta.space, delta.inodes])?
+                }
+                (_, (kind, id)) => link.execute(Statement::AddUserGroupQuota, [kind, id, delta.space, delta.inodes])?,
+            };
+        }
         Effect::DeleteDirQuota(ino) => drop(link.execute(Statement::DeleteDirQuota, [signed(ino.0)])?),
         Effect::DeleteAllUserGroupQuotas => drop(link.execute(Statement::DeleteAllUserGroupQuotas, [])?),
         Effect::PutAcl(id, rule) => {

@@ -8,6 +8,7 @@ use juicefs_core::{
     error::MetaError,
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
     meta::{DirCursor, DirEntry, DirPage},
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 use rusqlite::{
@@ -166,8 +167,24 @@ fn upkeep(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
             })?;
             Ok((!held.is_empty()).then(|| Value::Plocks(held.into_iter().collect())))
         }
+        Key::Quota(subject) => quota(link, *subject),
         _ => unreachable!("invariant: the other keys are read above"),
     }
+}
+
+fn quota(link: &Link, subject: QuotaSubject) -> Result<Option<Value>, Fault> {
+    match subject {
+        QuotaSubject::Dir(ino) => link.one(Statement::GetDirQuota, [signed(ino.0)], |row| quota_value(row, 0)),
+        QuotaSubject::User(_) | QuotaSubject::Group(_) => {
+            let (kind, id) = rows::quota_place(subject);
+            link.one(Statement::GetUserGroupQuota, [kind, id], |row| quota_value(row, 0))
+        }
+    }
+}
+
+fn quota_value(row: &Row<'_>, at: usize) -> Result<Value, Fault> {
+    let (max_space, max_inodes) = (int(row, at)?, int(row, at + 1)?);
+    Ok(Value::Quota(Quota { max_space, max_inodes, used_space: int(row, at + 2)?, used_inodes: int(row, at + 3)? }))
 }
 
 fn counter(link: &Link, counter: Counter) -> Result<Option<i64>, Fault> {
@@ -297,6 +314,17 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
         Scan::Detached { before_secs } => link.all(Statement::ScanDetached, [before_secs, number, limit], |row| {
             Ok((Key::Detached(Ino(unsigned(int(row, 0)?, "detached inode")?)), Value::Detached(int(row, 1)?)))
         }),
+        Scan::Quotas => {
+            let after = if let Some(Key::Quota(subject)) = after { rows::quota_place(*subject) } else { (0, 0) };
+            link.all(Statement::ScanQuotas, [after.0, after.1, limit], |row| {
+                let (kind, number) = (int(row, 0)?, int(row, 1)?);
+                let subject = rows::quota_subject(kind, number).ok_or_else(|| MetaError::Corrupt {
+                    what: format!("quota of kind {kind}"),
+                    why: format!("it is for {number}"),
+                })?;
+                Ok((Key::Quota(subject), quota_value(row, 2)?))
+            })
+        }
         Scan::Acls => link.all(Statement::ScanAcls, [number, limit], |row| {
             let id = narrow(int(row, 0)?, "ACL id")?;
             Ok((Key::Acl(id), acl(row, 1, id)?))

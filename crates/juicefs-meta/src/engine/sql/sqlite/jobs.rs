@@ -6,7 +6,7 @@ use juicefs_core::ids::Ino;
 
 use crate::{
     engine::ApplyOutcome,
-    record::{Counter, DirStat, Key},
+    record::{Counter, DirStat, Key, Value},
     txn::{Applied, Effect, Effects, Job, ReadSet, Step},
 };
 
@@ -129,9 +129,8 @@ impl GuardedApply {
                 _ => None,
             };
             match (narrowed, was, now.get(key)) {
-                (Some((_, guard)), Some(crate::record::Value::Node(was)), Some(crate::record::Value::Node(is))) => {
-                    guard.holds(was, is)
-                }
+                (Some((_, guard)), Some(Value::Node(was)), Some(Value::Node(is))) => guard.holds(was, is),
+                (_, Some(Value::Quota(was)), Some(Value::Quota(is))) => self.effects.room_holds(key, was, is),
                 (_, was, is) => was == is,
             }
         })

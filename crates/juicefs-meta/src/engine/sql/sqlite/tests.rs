@@ -6,6 +6,7 @@ use juicefs_core::{
     errno::Errno,
     ids::{Name, SessionId, SliceId, SliceKey},
     lock::{LockKind, LockOwner, LockRange},
+    quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
 use tempfile::TempDir;
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     record::{DelFile, DelaySlices, Plock, Session},
-    txn::{Applied, Effect, NodeGuard, NodePatch, Step},
+    txn::{Applied, Effect, NodeGuard, NodePatch, Step, Usage},
 };
 
 mod concurrency;
