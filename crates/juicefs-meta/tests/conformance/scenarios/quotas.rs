@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use juicefs_core::{
-    Errno, FileType, Format, Ino, Meta, QuotaSubject, SetAttr, SliceRecord,
-    meta::{FallocateMode, NewNode, RenameFlags},
+    Errno, FileType, Format, Ino, Meta, Name, QuotaSubject, SetAttr, SliceRecord,
+    meta::{FallocateMode, NewNode, Removed, RenameFlags},
     quota::Quota,
+    tree::{Cloning, Progress, RemovalWatch},
 };
 use juicefs_meta::{Client, engine::Scan};
 use proptest::prelude::*;
@@ -282,6 +283,48 @@ fn users_and_groups_end_exactly() {
         };
         assert_eq!((join(stranger).await, join(f).await, join(d).await), (Ok(()), Ok(()), Err(Errno::EDQUOT)));
         other.close_session().await.expect("closed");
+        assert_right(&v).await;
+    });
+}
+
+/// Nobody wants to know what is removed.
+struct Unwatched;
+
+impl RemovalWatch for Unwatched {
+    fn removed(&self, _parent: Ino, _name: &Name, _removed: Removed) {}
+}
+
+/// A copy that does not fit leaves nothing, and one that fits is charged to where it goes and to who makes it.
+#[test]
+fn copies_of_trees_are_charged() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::with_format(kind, &with_owners(0)).await;
+        let source = v.mkdir(Ino::ROOT, "source").await;
+        let deep = v.mkdir(source, "deep").await;
+        for n in 0..5 {
+            let file = v.file(deep, &format!("f{n}")).await;
+            v.write(file, 0, 5000).await.expect("written");
+        }
+        let into = v.mkdir(Ino::ROOT, "into").await;
+        let clone = |name: &'static str| {
+            let (client, progress) = (Arc::clone(&v.client), Progress::default());
+            async move {
+                let to = (into, name.as_bytes());
+                let how = Cloning { preserve: false, umask: 0o022, threads: 4 };
+                posix(client.clone_tree(&root(), source, to, how, &Unwatched, &progress).await).map(drop)
+            }
+        };
+        limit_dir(&v, into, 0, 10).await;
+        assert_eq!(clone("one").await, Ok(()));
+        assert_eq!(used(&v, QuotaSubject::Dir(into)).await, (2 + 5 * 2, 7));
+        assert_eq!(clone("two").await, Err(Errno::EDQUOT));
+        assert_eq!(used(&v, QuotaSubject::Dir(into)).await, (2 + 5 * 2, 7), "what was copied of it is gone again");
+        let page = v.client.readdir(into, None, false, 10).await.expect("listed");
+        assert_eq!(page.entries.len(), 1);
+        limit_dir(&v, into, 23 * PAGE, 0).await;
+        assert_eq!(clone("two").await, Err(Errno::EDQUOT));
+        limit_dir(&v, into, 24 * PAGE, 0).await;
+        assert_eq!(clone("two").await, Ok(()));
         assert_right(&v).await;
     });
 }
