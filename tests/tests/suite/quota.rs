@@ -85,6 +85,7 @@ fn what_grows_beyond_the_limit_is_edquot() {
     // SAFETY: fallocate(2) takes plain numbers, and the descriptor is open for as long as `file` is borrowed.
     let grown = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, 2 << 20) };
     refused(if grown == 0 { Ok(()) } else { Err(io::Error::last_os_error()) });
+    drop(file);
     refused(fs::hard_link(mount.join("big"), dir.join("link")));
     refused(fs::rename(mount.join("big"), dir.join("big")));
     fs::create_dir(dir.join("sub")).unwrap();
