@@ -30,14 +30,19 @@ fn reads(redis: &mut Wire) -> u64 {
 /// Trips per operation of `work`, which returns the number of its operations. What `prepare` made is found by a client
 /// that has just started, with empty caches.
 fn trips(prepare: Option<&dyn Fn(&Path) -> usize>, work: &dyn Fn(&Path) -> usize) -> f64 {
+    trips_of(&[], prepare, work)
+}
+
+/// [`trips`] of a mount with these flags.
+fn trips_of(flags: &[&str], prepare: Option<&dyn Fn(&Path) -> usize>, work: &dyn Fn(&Path) -> usize) -> f64 {
     let volume = Volume::on(Meta::Redis, &["--trash-days", "0"]);
-    let mut mount = volume.mount_with("mnt", &[]);
+    let mut mount = volume.mount_with("mnt", flags);
     if let Some(prepare) = prepare {
         prepare(mount.path());
         mount.unmount();
         fs::remove_dir_all(volume.dir().join("cache-mnt")).unwrap();
         fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
-        mount = volume.mount_with("mnt", &[]);
+        mount = volume.mount_with("mnt", flags);
     }
     let mut redis = volume.redis();
     let before = reads(&mut redis);
@@ -50,7 +55,10 @@ fn trips(prepare: Option<&dyn Fn(&Path) -> usize>, work: &dyn Fn(&Path) -> usize
 }
 
 fn assert_trips(row: &str, limit: f64, prepare: Option<&dyn Fn(&Path) -> usize>, work: &dyn Fn(&Path) -> usize) {
-    let seen = trips(prepare, work);
+    assert_few(row, trips(prepare, work), limit);
+}
+
+fn assert_few(row: &str, seen: f64, limit: f64) {
     println!("{row}: {seen:.2} round trips, at most {limit}");
     assert!(seen <= limit, "{row}: {seen:.2} round trips per operation, more than {limit}");
 }
@@ -173,11 +181,14 @@ fn rmrf() {
 #[test]
 fn readdir_of_20000_names() {
     let files = Files::shared(16, 1250);
-    assert_trips("readdir of 20,000 names", 25.0, Some(&|root| files.create(root)), &|root| {
+    // The kernel asks again for what is older than its cache times. How long `ls` takes for 20,000 lines is not counted here.
+    let flags = ["--attr-cache", "60", "--entry-cache", "60", "--dir-entry-cache", "60"];
+    let seen = trips_of(&flags, Some(&|root| files.create(root)), &|root| {
         let list = run("ls", ["-l", &root.join("w").to_string_lossy()]).expect_success();
         assert_eq!(list.stdout.lines().count(), 20_001);
         1
     });
+    assert_few("readdir of 20,000 names", seen, 25.0);
 }
 
 /// A source tree: sizes with a median of 4 KiB and one of a hundred above 100 KiB, directories up to six deep.

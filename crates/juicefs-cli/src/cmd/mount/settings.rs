@@ -163,7 +163,7 @@ pub(super) fn fuse(config: &MountConfig, format: &Format) -> MountOptions {
         default_permissions: features.default_permissions,
         max_io_bytes: features.max_io_bytes,
         // Beside the buffers, and in proportion to them.
-        waiting_bytes: (config.data.buffer_bytes / 2).clamp(32 << 20, 128 << 20),
+        waiting_bytes: (config.data.buffer_bytes / 4).clamp(16 << 20, 128 << 20),
         writeback_cache: features.writeback_cache,
         enable_acl: format.enable_acl,
         enable_xattr: features.xattr || format.enable_acl,
