@@ -124,9 +124,31 @@ pub struct TreeDetail {
     pub strict: bool,
 }
 
+/// Bytes in the largest unit and as they are: `1.50 KiB (1536 Bytes)`.
+#[must_use]
+pub fn bytes_text(bytes: u64) -> String {
+    if bytes < 1024 {
+        return format!("{bytes} Bytes");
+    }
+    // Cut to whole units of the next smaller size, as other clients show it.
+    let (mut value, mut unit) = (bytes, 0);
+    while value >= 1 << 20 && unit < 5 {
+        (value, unit) = (value >> 10, unit + 1);
+    }
+    format!("{:.2} {}iB ({bytes} Bytes)", value as f64 / 1024.0, ["K", "M", "G", "T", "P", "E"][unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_shown_with_their_bytes() {
+        assert_eq!(bytes_text(1023), "1023 Bytes");
+        assert_eq!(bytes_text(1536), "1.50 KiB (1536 Bytes)");
+        assert_eq!(bytes_text(1_358_576), "1.29 MiB (1358576 Bytes)");
+        assert_eq!(bytes_text(5 << 40), "5.00 TiB (5497558138880 Bytes)");
+    }
 
     #[test]
     fn progress_goes_on_until_it_is_stopped() {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use juicefs_core::tree::bytes_text;
 use serde::Deserialize;
 
 use crate::{
@@ -117,7 +118,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
 fn shown(path: &Path, info: &Info) -> String {
     let Summary { length, size, files, dirs } = &info.summary;
     let mut out = format!("{} :\n  inode: {}\n  files: {files}\n   dirs: {dirs}\n", path.display(), info.ino);
-    out += &format!(" length: {}\n   size: {}\n", long_bytes(*length), long_bytes(*size));
+    out += &format!(" length: {}\n   size: {}\n", bytes_text(*length), bytes_text(*size));
     out += &match info.paths.as_deref().unwrap_or_default() {
         [] => "   path: unknown\n".to_owned(),
         [path] => format!("   path: {path}\n"),
@@ -179,19 +180,6 @@ fn grid(title: &str, header: &[&str], rows: Vec<Vec<String>>, left: Option<usize
     let cells = |row: Vec<String>| row.into_iter().map(|text| Cell::colored(text, None)).collect();
     let rows: Vec<Vec<Cell>> = rows.into_iter().map(cells).collect();
     format!("{title}\n{}", table::draw(header, &rows, left))
-}
-
-/// Bytes in the largest unit, and all of them.
-fn long_bytes(bytes: u64) -> String {
-    if bytes < 1024 {
-        return format!("{bytes} Bytes");
-    }
-    // Cut to whole units of the next smaller size, as other clients show it.
-    let (mut value, mut unit) = (bytes, 0);
-    while value >= 1 << 20 && unit < 5 {
-        (value, unit) = (value >> 10, unit + 1);
-    }
-    format!("{:.2} {}iB ({bytes} Bytes)", value as f64 / 1024.0, ["K", "M", "G", "T", "P", "E"][unit])
 }
 
 #[cfg(test)]

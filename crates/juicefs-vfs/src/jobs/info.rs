@@ -8,7 +8,7 @@ use juicefs_core::{
     limits::CHUNK_SIZE,
     lock::{FileLocks, LockKind, LockOwner, LockRange, RangeLock},
     slice::{Piece, resolve},
-    tree::{Progress, Summary, TreeDetail, TreeSummary},
+    tree::{Progress, Summary, TreeDetail, TreeSummary, bytes_text},
 };
 use serde_json::{Value, json};
 
@@ -212,31 +212,5 @@ impl Info {
             let _ = writeln!(text, "\t{}:\t{what}\t{}\t{}\t{}", part.chunk, part.size, part.off, part.len);
         }
         text.into_bytes()
-    }
-}
-
-/// Bytes as the format shows them: `1.50 KiB (1536 Bytes)`.
-fn bytes_text(bytes: u64) -> String {
-    if bytes < 1024 {
-        return format!("{bytes} Bytes");
-    }
-    // Cut to whole units of the next smaller size, as other clients show it.
-    let (mut value, mut unit) = (bytes, 0);
-    while value >= 1 << 20 && unit < 5 {
-        (value, unit) = (value >> 10, unit + 1);
-    }
-    format!("{:.2} {}iB ({bytes} Bytes)", value as f64 / 1024.0, ["K", "M", "G", "T", "P", "E"][unit])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_shown_with_their_bytes() {
-        assert_eq!(bytes_text(1023), "1023 Bytes");
-        assert_eq!(bytes_text(1536), "1.50 KiB (1536 Bytes)");
-        assert_eq!(bytes_text(1_358_576), "1.29 MiB (1358576 Bytes)");
-        assert_eq!(bytes_text(5 << 40), "5.00 TiB (5497558138880 Bytes)");
     }
 }

@@ -140,9 +140,8 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             plan.push(S::SameScore, [keys.detached()], [number(ino.0), number(made_secs)]);
         }
         (Key::Detached(ino), _) => plan.push(S::NoScore, [keys.detached()], [number(ino.0)]),
-        // Rules never change. Who copies a node copies the attributes that it had when the node was what it is. Which chunks a
-        // file has changes together with its node, which whoever asks for them reads and
-        // guards as well.
+        // Rules never change. A change of extended attributes touches the ctime of their node. Which chunks a file has changes
+        // together with its node, which whoever asks for them reads and guards as well.
         (Key::Acl(_) | Key::Xattrs(_) | Key::ChunkIndexes(..), _) => {}
     }
 }
