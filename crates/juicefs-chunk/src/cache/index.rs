@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
 };
 
 use rand::{Rng, seq::index::sample};
@@ -27,6 +27,8 @@ pub(super) struct Index {
     /// Number of the scan that last saw each entry.
     scan: u32,
     scanned: bool,
+    /// While a scan is under way: what was forgotten since it began, which it may have seen before.
+    forgotten: Option<HashSet<BlockId>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,7 @@ impl Index {
             oldest: BinaryHeap::new(),
             scan: 0,
             scanned: false,
+            forgotten: None,
         }
     }
 
@@ -87,6 +90,9 @@ impl Index {
 
     /// Adds a block, or brings what is known of it up to date.
     pub(super) fn insert(&mut self, id: BlockId, atime: u32, staged: bool) {
+        if let Some(forgotten) = &mut self.forgotten {
+            forgotten.remove(&id);
+        }
         let scan = self.scan;
         if let Some(at) = self.by_block.get(&id) {
             let slot = &mut self.slots[*at as usize];
@@ -112,8 +118,18 @@ impl Index {
         }
     }
 
+    /// Adds a block that a scan has seen, unless it was forgotten since: its file is gone by now.
+    pub(super) fn insert_scanned(&mut self, id: BlockId, atime: u32, staged: bool) {
+        if !self.forgotten.as_ref().is_some_and(|forgotten| forgotten.contains(&id)) {
+            self.insert(id, atime, staged);
+        }
+    }
+
     /// Forgets a block; whether it was here.
     pub(super) fn remove(&mut self, id: BlockId) -> bool {
+        if let Some(forgotten) = &mut self.forgotten {
+            forgotten.insert(id);
+        }
         let Some(at) = self.by_block.remove(&id) else { return false };
         let slot = self.slots.swap_remove(at as usize);
         if let Some(moved) = self.slots.get(at as usize) {
@@ -134,10 +150,12 @@ impl Index {
     /// A scan of the directory begins: everything inserted from now on was seen by it.
     pub(super) fn begin_scan(&mut self) {
         self.scan = self.scan.wrapping_add(1);
+        self.forgotten = Some(HashSet::new());
     }
 
     /// The scan is over: what it did not see is gone.
     pub(super) fn end_scan(&mut self) {
+        self.forgotten = None;
         let scan = self.scan;
         // A staged block may lack the name that a scan sees.
         let gone = self.slots.iter().filter(|slot| slot.scan != scan && !slot.staged).map(|slot| slot.id);
@@ -292,6 +310,15 @@ mod tests {
         index.begin_scan();
         index.insert(id(1), 10, false);
         index.insert(id(3), 60, false);
+        // What was forgotten after the scan had listed it stays forgotten, and what was written anew does not.
+        index.remove(id(4));
+        index.insert_scanned(id(4), 60, false);
+        assert!(!index.contains(id(4)));
+        index.remove(id(5));
+        index.insert(id(5), 60, false);
+        index.insert_scanned(id(5), 55, false);
+        assert!(index.contains(id(5)));
+        index.remove(id(5));
         index.end_scan();
         assert!(index.is_complete() && index.contains(id(1)) && index.contains(id(3)) && !index.contains(id(2)));
         assert_eq!(index.expire(50), [], "the time of use in memory survives the scan");

@@ -152,7 +152,7 @@ impl Scan<'_> {
         self.total.fetch_add(found.len(), Relaxed);
         let mut state = self.dir.state.lock();
         for (id, atime, staged) in found.drain(..) {
-            state.index.insert(id, atime, staged);
+            state.index.insert_scanned(id, atime, staged);
         }
     }
 }
