@@ -152,13 +152,24 @@ pub struct ChunkRecords {
     pub records: Vec<SliceRecord>,
 }
 
-/// Answer to a slice commit.
+/// A slice to be committed, and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewSlice {
+    /// Shows in this chunk as the record says.
+    At(ChunkIndex, SliceRecord),
+    /// Shows whole where the file ends at that moment, whoever made it longer.
+    End(SliceKey),
+}
+
+/// Answer to a commit of slices.
 #[derive(Clone, Debug)]
 pub struct Written {
     /// Attributes of the file afterwards.
     pub attr: Attr,
-    /// Records in the chunk's list now; drives compaction.
-    pub records: usize,
+    /// Offset in the file of each slice, in the order in which they were given.
+    pub offsets: Vec<u64>,
+    /// The chunks that show them, ascending, with the number of records in their lists now; drives compaction.
+    pub chunks: Vec<(ChunkIndex, usize)>,
 }
 
 /// Answer to copy_file_range.
@@ -357,15 +368,10 @@ pub trait Meta: Send + Sync {
     async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords>;
     /// An unused slice id.
     async fn new_slice_id(&self) -> MetaResult<SliceId>;
-    /// Appends `record` to a chunk and grows the length. The slice's objects must be durable before this is called.
-    /// `mtime` is when the application wrote last. ENOENT, ENOSPC, EDQUOT.
-    async fn write_slice(
-        &self,
-        ino: Ino,
-        index: ChunkIndex,
-        record: SliceRecord,
-        mtime: Timestamp,
-    ) -> MetaResult<Written>;
+    /// Commits slices in the order given, all or none of them, and grows the length. Their objects must be durable before
+    /// this is called. `mtime` is when the application wrote last. ENOENT, EPERM for another kind, ENOSPC, EDQUOT; EFBIG
+    /// beyond the largest file, EINVAL for a record that leaves its chunk.
+    async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written>;
     /// Copies by reference. EINVAL unless both are regular files; permissions are the caller's job.
     async fn copy_file_range(
         &self,

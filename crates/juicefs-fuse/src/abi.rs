@@ -119,6 +119,8 @@ pub(crate) mod fopen {
 pub(crate) const GETATTR_FH: u32 = 1;
 /// `FsyncIn::fsync_flags`: data only.
 pub(crate) const FSYNC_FDATASYNC: u32 = 1;
+/// In `fuse_flags` of WRITE: it comes from the kernel's cache, through any handle.
+pub(crate) const WRITE_CACHE: u32 = 1;
 /// `LkIn::lk_flags`: the lock is one of flock(2).
 pub(crate) const LK_FLOCK: u32 = 1;
 /// `IoctlIn::flags`: the arguments are not described by the command number; refused.

@@ -53,7 +53,7 @@ operations! {
     fn open(cx: &Caller, ino: Ino, flags: i32) -> Opened;
     fn create(cx: &Caller, parent: Ino, name: &[u8], mode: u32, umask: u16, flags: i32) -> (Entry, Opened);
     fn read(cx: &Caller, ino: Ino, fh: u64, off: u64, size: u32) -> Segments;
-    fn write(cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes) -> u32;
+    fn write(cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes, append: bool) -> u32;
     fn flush(cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> ();
     fn fsync(cx: &Caller, ino: Ino, fh: u64, datasync: bool) -> ();
     fn release(ino: Ino, fh: u64) -> ();

@@ -68,6 +68,10 @@ impl Mounted {
     pub fn mount(vfs: Arc<Vfs>, rt: Handle, options: MountOptions) -> Result<Self, MountError> {
         let mounted = Self::mount_operations(Arc::clone(&vfs), rt, &options)?;
         let notifier = mounted.notifier();
+        vfs.on_moved({
+            let notifier = notifier.clone();
+            move |ino, off| notifier.inval_inode(ino, off, 0)
+        });
         vfs.on_forget(move |parent, name, then| notifier.inval_entry_then(parent, name, then));
         Ok(mounted)
     }

@@ -247,7 +247,15 @@ impl Operations for Toy {
         })
     }
 
-    async fn write(&self, _cx: &Caller, ino: Ino, _fh: u64, off: u64, data: Bytes) -> Result<u32, Errno> {
+    async fn write(
+        &self,
+        _cx: &Caller,
+        ino: Ino,
+        _fh: u64,
+        off: u64,
+        data: Bytes,
+        _append: bool,
+    ) -> Result<u32, Errno> {
         self.pause().await;
         if off > FILE_BYTES_MAX {
             return Err(Errno::EFBIG);

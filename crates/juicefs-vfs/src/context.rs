@@ -1,11 +1,11 @@
 //! What every part of a mounted file system shares.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
-use juicefs_core::{ChunkStore, Clock, Lease, Meta, MetaResult, stamps::Stamps};
+use juicefs_core::{ChunkStore, Clock, Ino, Lease, Meta, MetaResult, stamps::Stamps};
 
 use crate::{
     VfsConfig,
@@ -32,7 +32,11 @@ pub(crate) struct Context {
     pub(crate) upkeep: Upkeep,
     /// Bytes that read-ahead of all handles holds or fetches.
     pub(crate) ahead_bytes: AtomicUsize,
+    pub(crate) moved: OnceLock<Box<ContentMoved>>,
 }
+
+/// Takes a file and the offset from which on a front end is to forget its content and its length.
+pub(crate) type ContentMoved = dyn Fn(Ino, u64) + Send + Sync;
 
 impl Context {
     pub(crate) fn new(
@@ -55,7 +59,15 @@ impl Context {
             dirty: DirtyFiles::default(),
             upkeep,
             ahead_bytes: AtomicUsize::new(0),
+            moved: OnceLock::new(),
         })
+    }
+
+    /// The content of a file from `off` on is not what the front end was told.
+    pub(crate) fn content_moved(&self, ino: Ino, off: u64) {
+        if let Some(moved) = self.moved.get() {
+            moved(ino, off);
+        }
     }
 
     /// Runs one metadata call and counts it.

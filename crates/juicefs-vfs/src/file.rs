@@ -25,7 +25,7 @@ use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Mome
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent};
+pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent, writer::Place};
 use self::{view::Views, writer::Writer};
 use crate::{context::Context, lockers::Lockers};
 
@@ -162,19 +162,15 @@ impl File {
     pub(crate) fn merge(&self, attr: &mut Attr, since: Moment) {
         let stored = Seen::from(&*attr);
         let fresh = {
-            let writer = self.writer.lock();
-            let fresh = !self.cx.stamps.changed(self.ino, since);
-            if fresh {
-                attr.length = attr.length.max(writer.end());
-                self.length.store(attr.length, Ordering::Release);
-            } else {
-                attr.length = self.length();
-            }
+            let mut writer = self.writer.lock();
+            let known = if self.cx.stamps.changed(self.ino, since) { None } else { writer.length_over(attr.length) };
+            attr.length = known.unwrap_or_else(|| self.length());
+            self.length.store(attr.length, Ordering::Release);
             if self.is_dirty() {
                 attr.mtime = attr.mtime.max(writer.mtime());
                 attr.ctime = attr.ctime.max(writer.mtime());
             }
-            fresh
+            known.is_some()
         };
         if fresh && std::mem::replace(&mut *self.seen.lock(), stored) != stored {
             self.content_changed(0..u64::MAX);
@@ -184,9 +180,10 @@ impl File {
     /// Puts what is accepted but not committed into attributes that were asked for after `since`; false when the file
     /// changed here since, so that they are of no use.
     pub(crate) fn overlay(&self, attr: &mut Attr, since: Moment) -> bool {
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
         if self.is_dirty() {
-            attr.length = attr.length.max(writer.end());
+            let Some(length) = writer.length_over(attr.length) else { return false };
+            attr.length = length;
             attr.mtime = attr.mtime.max(writer.mtime());
             attr.ctime = attr.ctime.max(writer.mtime());
         }

@@ -69,6 +69,13 @@ impl Vfs {
         })
     }
 
+    /// Says how a front end forgets content that lies elsewhere than it was told, from an offset on, and the length. It must
+    /// not wait for a request that is being served. To be called once, before the first operation; a second call changes
+    /// nothing.
+    pub fn on_moved(&self, moved: impl Fn(Ino, u64) + Send + Sync + 'static) {
+        let _ = self.cx.moved.set(Box::new(moved));
+    }
+
     /// Starts flushing by age, the heartbeat of the session and the clean-up jobs on `rt`. [`Vfs::shutdown`] ends them.
     pub fn start(self: &Arc<Self>, rt: &tokio::runtime::Handle) {
         self.cx.tasks.run_on(rt);

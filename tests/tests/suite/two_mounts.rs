@@ -246,3 +246,83 @@ fn both_fill_one_directory_at_once() {
     let inodes = status["Stat"]["UsedInodes"].as_u64().unwrap();
     assert!((481..=482).contains(&inodes), "{inodes} inodes are counted");
 }
+
+/// A line of a log: who wrote it, its number, and some padding.
+fn line(writer: usize, number: usize) -> String {
+    format!("{writer} {number} {}\n", "x".repeat((writer * 31 + number * 17) % 300))
+}
+
+/// Descriptors that stay open, no lock, hardly any fsync: each line is there once, those of one writer in their order.
+#[test]
+fn appends_of_two_mounts_lose_nothing() {
+    let volume = Volume::new();
+    let mounts = pair(&volume, FLAGS);
+    let lines = if full() { 2000 } else { 300 };
+    File::create(mounts[0].join("log")).unwrap();
+    assert!(wait_until(CACHE_LIMIT, || mounts[1].join("log").exists()));
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let path = mounts[writer % 2].join("log");
+            scope.spawn(move || {
+                let mut log = File::options().append(true).open(path).unwrap();
+                for number in 0..lines {
+                    log.write_all(line(writer, number).as_bytes()).unwrap();
+                    match (writer + number) % 50 {
+                        0 => log.sync_data().unwrap(),
+                        25 => thread::sleep(Duration::from_millis(20)),
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+    for mount in &mounts {
+        // After its last close the file is the same for both.
+        let text = fs::read_to_string(mount.join("log")).unwrap();
+        let mut next = [0; 4];
+        for found in text.split_inclusive('\n') {
+            let writer: usize = found.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(usize::MAX);
+            assert!(writer < 4, "a torn line: {found:?}");
+            assert_eq!(found, line(writer, next[writer]), "line {} of writer {writer}", next[writer]);
+            next[writer] += 1;
+        }
+        assert_eq!(next, [lines; 4]);
+    }
+    for mount in mounts {
+        mount.unmount();
+    }
+    volume.assert_sound(Rest::Clean);
+}
+
+/// Under a lock the next line goes below the last one, and whoever has the lock reads that: by descriptors that were opened
+/// before the file grew.
+#[test]
+fn appends_under_a_lock_follow_each_other() {
+    let volume = Volume::new();
+    let mounts = pair(&volume, FLAGS);
+    let rounds = if full() { 300 } else { 60 };
+    File::create(mounts[0].join("log")).unwrap();
+    assert!(wait_until(CACHE_LIMIT, || mounts[1].join("log").exists()));
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let path = mounts[writer % 2].join("log");
+            scope.spawn(move || {
+                let mut log = File::options().read(true).append(true).open(path).unwrap();
+                for _ in 0..rounds {
+                    log.lock().unwrap();
+                    let mut seen = vec![0; 1 << 20];
+                    let length = log.read_at(&mut seen, 0).unwrap();
+                    let count = seen[..length].iter().filter(|byte| **byte == b'\n').count();
+                    log.write_all(format!("{count}\n").as_bytes()).unwrap();
+                    log.unlock().unwrap();
+                }
+            });
+        }
+    });
+    let wanted: String = (0..4 * rounds).map(|number| format!("{number}\n")).collect();
+    for mount in mounts {
+        assert_eq!(fs::read_to_string(mount.join("log")).unwrap(), wanted);
+        mount.unmount();
+    }
+    volume.assert_sound(Rest::Clean);
+}

@@ -7,7 +7,7 @@ use super::{Call, Work, gone};
 use crate::{
     abi::{
         CopyFileRangeIn, CopyFileRangeOut, FSYNC_FDATASYNC, FallocateIn, FlushIn, FsyncIn, LseekIn, LseekOut, OpenIn,
-        ReadIn, ReleaseIn, WriteIn, WriteOut,
+        ReadIn, ReleaseIn, WRITE_CACHE, WriteIn, WriteOut,
     },
     notify::Notifier,
     ops::Operations,
@@ -48,10 +48,12 @@ impl<O: Operations> Call<'_, O> {
     }
 
     pub(super) fn write(self, head: &WriteIn, data: Bytes) -> Work {
-        let WriteIn { fh, offset, .. } = *head;
+        let WriteIn { fh, offset, fuse_flags, flags, .. } = *head;
+        // What comes from the kernel's cache has its place already.
+        let append = flags.cast_signed() & libc::O_APPEND != 0 && fuse_flags & WRITE_CACHE == 0;
         let Call { ops, caller, node, .. } = self;
         Box::pin(async move {
-            let size = ops.write(&caller, node, fh, offset, data).await?;
+            let size = ops.write(&caller, node, fh, offset, data, append).await?;
             Ok(Answer::fixed(&WriteOut { size, padding: 0 }))
         })
     }

@@ -64,7 +64,7 @@ impl Operations for Nothing {
         let from = off as usize % self.block.len();
         Ok(Segments::from_iter([self.block.slice(from..from + size as usize)]))
     }
-    async fn write(&self, _: &Caller, _: Ino, _: u64, _: u64, data: Bytes) -> Result<u32, Errno> {
+    async fn write(&self, _: &Caller, _: Ino, _: u64, _: u64, data: Bytes, _: bool) -> Result<u32, Errno> {
         Ok(data.len() as u32)
     }
     async fn flush(&self, _: &Caller, _: Ino, _: u64, _: u64) -> Result<(), Errno> {

@@ -9,8 +9,8 @@ use juicefs_core::{
     errno::Errno,
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SliceId},
-    meta::{ChunkRecords, Compacted, Copied, FallocateMode, Freed, OpenFlags, Written},
-    slice::{CompactionPlan, SliceRecord, plan_compaction},
+    meta::{ChunkRecords, Compacted, Copied, FallocateMode, Freed, NewSlice, OpenFlags, Written},
+    slice::{CompactionPlan, plan_compaction},
 };
 
 use super::{AtimeMode, Client};
@@ -141,17 +141,11 @@ impl Client {
         Ok(ChunkRecords { records })
     }
 
-    pub(super) async fn commit_slice(
-        &self,
-        ino: Ino,
-        index: ChunkIndex,
-        record: SliceRecord,
-        mtime: Timestamp,
-    ) -> MetaResult<Written> {
+    pub(super) async fn commit_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
         self.writable()?;
-        let scope = self.scope(&Caller::root());
-        let op = |allowed| Write { scope: scope.clone(), ino, index, record, mtime, allowed };
-        self.run_growing(ino, |attr| length_with(attr.length, index, &record), op).await
+        let (scope, slices): (_, Arc<[NewSlice]>) = (self.scope(&Caller::root()), slices.into());
+        let op = |allowed| Write { scope: scope.clone(), ino, slices: Arc::clone(&slices), mtime, allowed };
+        self.run_growing(ino, |attr| length_with(attr.length, &slices), op).await
     }
 
     pub(super) async fn set_length(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr> {

@@ -13,10 +13,10 @@ use juicefs_core::{
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
-        ChunkRecords, Compacted, Copied, DirCursor, DirPage, FallocateMode, Freed, Job, NewNode, OpenFlags, Removed,
-        RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
+        ChunkRecords, Compacted, Copied, DirCursor, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice, OpenFlags,
+        Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
     },
-    slice::{CompactionPlan, SliceRecord},
+    slice::CompactionPlan,
     tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
@@ -212,14 +212,8 @@ impl Meta for Client {
         self.take_slice_id().await
     }
 
-    async fn write_slice(
-        &self,
-        ino: Ino,
-        index: ChunkIndex,
-        record: SliceRecord,
-        mtime: Timestamp,
-    ) -> MetaResult<Written> {
-        self.commit_slice(ino, index, record, mtime).await
+    async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
+        self.commit_slices(ino, slices, mtime).await
     }
 
     async fn copy_file_range(

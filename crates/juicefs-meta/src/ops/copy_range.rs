@@ -119,7 +119,7 @@ fn record_of(piece: &juicefs_core::Piece) -> SliceRecord {
 }
 
 /// The record at byte `at` of a file: cut in two where it crosses into the next chunk.
-fn placed(at: u64, record: SliceRecord) -> impl Iterator<Item = (ChunkIndex, SliceRecord)> {
+pub(super) fn placed(at: u64, record: SliceRecord) -> impl Iterator<Item = (ChunkIndex, SliceRecord)> {
     let pos = at % CHUNK_SIZE;
     let here = offset((CHUNK_SIZE - pos).min(u64::from(record.len)));
     let first = SliceRecord { pos: offset(pos), len: here, ..record };

@@ -8,7 +8,7 @@ use juicefs_core::{
 
 use super::{Verdict, decision};
 use crate::{
-    record::{Counter, Key},
+    record::{Counter, DirStat, Key},
     txn::{Decision, Effect, Effects, Operation, ReadSet},
 };
 
@@ -62,6 +62,8 @@ impl StoreSetting {
         }
         if self.fresh && read.node(Ino::ROOT).is_none() {
             effects.push(Effect::InsertNode(Ino::ROOT, directory(ROOT_MODE, Ino::ROOT, self.now)));
+            // Else the first clients would count it, each with what the others have done and not told of.
+            effects.push(Effect::PutDirStat(Ino::ROOT, DirStat::default()));
             for (counter, value) in [
                 (Counter::NextInode, 2),
                 (Counter::NextChunk, 1),
@@ -111,6 +113,7 @@ mod tests {
         let nodes = effects.list.iter().filter(|effect| matches!(effect, Effect::InsertNode(..)));
         assert_eq!(nodes.count(), 2);
         assert!(effects.list.contains(&Effect::SetCounter(Counter::NextInode, 2)));
+        assert!(effects.list.contains(&Effect::PutDirStat(Ino::ROOT, DirStat::default())));
         let Decision::Done((), effects) = store(false).decide(&read) else { panic!("it must succeed") };
         assert!(!effects.list.iter().any(|effect| matches!(effect, Effect::SetCounter(..))));
     }

@@ -1,17 +1,20 @@
-//! Committing a slice to a chunk (format: metadata.md §6.6).
+//! Committing slices to a file (format: metadata.md §6.6).
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use juicefs_core::{
     attr::{Attr, Timestamp},
     errno::Errno,
     ids::{ChunkIndex, Ino},
-    limits::CHUNK_SIZE,
-    meta::Written,
+    limits::{CHUNK_SIZE, MAX_FILE_BYTES},
+    meta::{NewSlice, Written},
     slice::SliceRecord,
 };
 
 use super::{
     Scope, Verdict,
     account::{Growth, count_resize, exceeds, space_delta},
+    copy_range::placed,
     decision,
 };
 use crate::{
@@ -19,22 +22,28 @@ use crate::{
     txn::{Applied, Decision, Effect, Effects, Operation, ReadSet},
 };
 
-/// Appends `record`, whose slice is new, to a chunk.
+/// Puts new slices into a file, in this order.
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) scope: Scope,
     pub(crate) ino: Ino,
-    pub(crate) index: ChunkIndex,
-    pub(crate) record: SliceRecord,
+    pub(crate) slices: Arc<[NewSlice]>,
     /// When the application wrote last.
     pub(crate) mtime: Timestamp,
     /// Most bytes that the file may grow by.
     pub(crate) allowed: Option<u64>,
 }
 
-/// Length of a file that has at least the bytes of `record`.
-pub(crate) fn length_with(length: u64, index: ChunkIndex, record: &SliceRecord) -> u64 {
-    length.max(u64::from(index) * CHUNK_SIZE + u64::from(record.pos) + u64::from(record.len))
+/// Length of a file that had `length` bytes once it has `slices`.
+pub(crate) fn length_with(length: u64, slices: &[NewSlice]) -> u64 {
+    slices.iter().fold(length, |length, slice| match slice {
+        NewSlice::At(index, record) => length.max(offset_of(*index, record) + u64::from(record.len)),
+        NewSlice::End(slice) => length.saturating_add(u64::from(slice.size)),
+    })
+}
+
+fn offset_of(index: ChunkIndex, record: &SliceRecord) -> u64 {
+    u64::from(index) * CHUNK_SIZE + u64::from(record.pos)
 }
 
 impl Operation for Write {
@@ -49,35 +58,72 @@ impl Operation for Write {
         decision(self.judge(read))
     }
 
-    fn finish(&self, reply: Growth<Written>, applied: &Applied) -> Growth<Written> {
-        match (reply, applied.appended.first()) {
-            (Growth::Done(written), Some(records)) => Growth::Done(Written { records: *records, ..written }),
-            (reply, _) => reply,
+    fn finish(&self, mut reply: Growth<Written>, applied: &Applied) -> Growth<Written> {
+        if let Growth::Done(written) = &mut reply {
+            for ((_, records), now) in written.chunks.iter_mut().zip(&applied.appended) {
+                *records = *now;
+            }
         }
+        reply
     }
 }
 
 impl Write {
     fn judge(&self, read: &ReadSet) -> Verdict<Growth<Written>> {
-        if u64::from(self.record.pos) + u64::from(self.record.len) > CHUNK_SIZE {
-            return Err(Errno::EINVAL.into());
-        }
         let attr = read.node(self.ino).ok_or(Errno::ENOENT)?;
         if !attr.is_file() {
             return Err(Errno::EPERM.into());
         }
-        let length = length_with(attr.length, self.index, &self.record);
+        let length = length_with(attr.length, &self.slices);
+        if length > MAX_FILE_BYTES {
+            return Err(Errno::EFBIG.into());
+        }
         if let Some(wanted) = exceeds(self.allowed, space_delta(attr.length, length)) {
             return Ok((Growth::Short(wanted), Effects::none()));
         }
         let mut effects = Effects::none();
-        effects.push(Effect::AppendSlices(self.ino, self.index, vec![self.record]));
-        if let Some(slice) = self.record.key() {
-            effects.push(Effect::InsertSliceRef(slice));
-        }
+        let (offsets, lists) = self.place(attr.length, &mut effects)?;
+        let chunks = lists.keys().map(|index| (*index, 0)).collect();
+        effects.list.extend(lists.into_iter().map(|(index, list)| Effect::AppendSlices(self.ino, index, list)));
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
         let next = Attr { length, mtime: self.mtime, ctime: self.scope.now, ..attr.clone() };
         effects.push(Effect::UpdateNode(self.ino, next.clone()));
-        Ok((Growth::Done(Written { attr: next, records: 0 }), effects))
+        Ok((Growth::Done(Written { attr: next, offsets, chunks }), effects))
+    }
+
+    /// Where each slice begins in a file of `length` bytes, and the records of each chunk. Each record is a use of its
+    /// slice.
+    #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
+    fn place(
+        &self,
+        mut length: u64,
+        effects: &mut Effects,
+    ) -> Result<(Vec<u64>, BTreeMap<ChunkIndex, Vec<SliceRecord>>), Errno> {
+        let (mut offsets, mut lists) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        for slice in self.slices.iter() {
+            match *slice {
+                NewSlice::At(index, record) => {
+                    if u64::from(record.pos) + u64::from(record.len) > CHUNK_SIZE {
+                        return Err(Errno::EINVAL);
+                    }
+                    offsets.push(offset_of(index, &record));
+                    effects.list.extend(record.key().map(Effect::InsertSliceRef));
+                    lists.entry(index).or_default().push(record);
+                }
+                NewSlice::End(key) => {
+                    offsets.push(length);
+                    let whole = SliceRecord { pos: 0, id: key.id, size: key.size, off: 0, len: key.size };
+                    effects.push(Effect::InsertSliceRef(key));
+                    for (nth, (index, record)) in placed(length, whole).enumerate() {
+                        if nth > 0 {
+                            effects.push(Effect::AddSliceRef(key, 1));
+                        }
+                        lists.entry(index).or_default().push(record);
+                    }
+                }
+            }
+            length = length_with(length, std::slice::from_ref(slice));
+        }
+        Ok((offsets, lists))
     }
 }

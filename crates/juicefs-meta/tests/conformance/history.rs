@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use juicefs_core::{
-    Caller, ChunkIndex, Errno, FileType, Ino, Meta, SetAttr, SetTime, SliceRecord, Timestamp,
+    Caller, ChunkIndex, Errno, FileType, Ino, Meta, SetAttr, SetTime, SliceKey, SliceRecord, Timestamp,
     limits::CHUNK_SIZE,
-    meta::{FallocateMode, Freed, NewNode, OpenFlags, RenameFlags, XattrMode},
+    meta::{FallocateMode, Freed, NewNode, NewSlice, OpenFlags, RenameFlags, XattrMode},
     slice::resolve,
 };
 use juicefs_meta::{
@@ -19,7 +19,7 @@ use crate::{
     invariants, leaks,
     model::{Body, Id, Model, Outcome, ROOT, UNIT, Who},
     snapshot::Snapshot,
-    volume::{Kind, Volume, block_on, format, node, posix, user},
+    volume::{Kind, Volume, block_on, format, node, posix, user, write_slice},
 };
 
 /// Units in a chunk.
@@ -41,25 +41,91 @@ pub(crate) enum Place {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Make { at: Place, kind: u8, mode: u16 },
-    Create { at: Place, mode: u16, exclusive: bool },
-    Open { ino: Slot },
-    Close { handle: Slot },
-    Lookup { at: Place },
-    Unlink { at: Place },
-    Rmdir { at: Place },
-    Rename { from: Place, to: Place, flags: u8 },
-    Link { ino: Slot, at: Place },
-    Chmod { ino: Slot, mode: u16 },
-    Chown { ino: Slot, uid: u32, gid: u32 },
-    Utimes { ino: Slot, secs: Option<i64> },
-    Truncate { ino: Slot, length: usize },
-    Write { ino: Slot, at: usize, len: usize },
-    Fallocate { ino: Slot, at: usize, len: usize, mode: u8 },
-    Copy { from: Slot, from_at: usize, to: Slot, to_at: usize, len: usize },
-    SetXattr { ino: Slot, name: u8, value: Option<u8> },
+    Make {
+        at: Place,
+        kind: u8,
+        mode: u16,
+    },
+    Create {
+        at: Place,
+        mode: u16,
+        exclusive: bool,
+    },
+    Open {
+        ino: Slot,
+    },
+    Close {
+        handle: Slot,
+    },
+    Lookup {
+        at: Place,
+    },
+    Unlink {
+        at: Place,
+    },
+    Rmdir {
+        at: Place,
+    },
+    Rename {
+        from: Place,
+        to: Place,
+        flags: u8,
+    },
+    Link {
+        ino: Slot,
+        at: Place,
+    },
+    Chmod {
+        ino: Slot,
+        mode: u16,
+    },
+    Chown {
+        ino: Slot,
+        uid: u32,
+        gid: u32,
+    },
+    Utimes {
+        ino: Slot,
+        secs: Option<i64>,
+    },
+    Truncate {
+        ino: Slot,
+        length: usize,
+    },
+    Write {
+        ino: Slot,
+        at: usize,
+        len: usize,
+    },
+    /// At the end, in one call with the write before.
+    Append {
+        ino: Slot,
+        at: usize,
+        len: usize,
+    },
+    Fallocate {
+        ino: Slot,
+        at: usize,
+        len: usize,
+        mode: u8,
+    },
+    Copy {
+        from: Slot,
+        from_at: usize,
+        to: Slot,
+        to_at: usize,
+        len: usize,
+    },
+    SetXattr {
+        ino: Slot,
+        name: u8,
+        value: Option<u8>,
+    },
     DeleteData,
-    Compact { ino: Slot, index: ChunkIndex },
+    Compact {
+        ino: Slot,
+        index: ChunkIndex,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -96,6 +162,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (slot(), prop::option::of(-5..5i64)).prop_map(|(ino, secs)| Step::Utimes { ino, secs }),
         2 => (slot(), unit()).prop_map(|(ino, length)| Step::Truncate { ino, length }),
         4 => (slot(), unit(), len()).prop_map(|(ino, at, len)| Step::Write { ino, at, len }),
+        2 => (slot(), unit(), len()).prop_map(|(ino, at, len)| Step::Append { ino, at, len }),
         2 => (slot(), unit(), len(), 0..5u8).prop_map(|(ino, at, len, mode)| Step::Fallocate { ino, at, len, mode }),
         2 => (slot(), unit(), slot(), unit(), len())
             .prop_map(|(from, from_at, to, to_at, len)| Step::Copy { from, from_at, to, to_at, len }),
@@ -331,12 +398,36 @@ impl Player {
                 let size = bytes(len) as u32;
                 let record = SliceRecord { pos: bytes(at % CHUNK_UNITS) as u32, id: slice, size, off: 0, len: size };
                 let index = (at / CHUNK_UNITS) as ChunkIndex;
-                let real = posix(client.write_slice(ino, index, record, self.model.now).await);
+                let real = posix(write_slice(client, ino, index, record, self.model.now).await);
                 if let Ok(written) = &real {
                     let stored = client.read_chunk(ino, index).await.expect("read").records.len();
-                    assert_eq!(written.records, stored);
+                    assert_eq!(written.chunks, [(index, stored)]);
                 }
                 (real.map(|_| 0), self.model.write(id, *at, len, slice.0).map(|()| 0))
+            }
+            Step::Append { ino, at, len } => {
+                let ((id, ino), size) = (self.file(*ino)?, bytes(*len) as u32);
+                let (first, second) =
+                    (client.new_slice_id().await.expect("an id"), client.new_slice_id().await.expect("an id"));
+                let record = SliceRecord {
+                    pos: bytes(at % CHUNK_UNITS) as u32,
+                    id: first,
+                    size: UNIT as u32,
+                    off: 0,
+                    len: UNIT as u32,
+                };
+                let index = (at / CHUNK_UNITS) as ChunkIndex;
+                let slices = vec![NewSlice::At(index, record), NewSlice::End(SliceKey { id: second, size })];
+                let real = posix(client.write_slices(ino, slices, self.model.now).await);
+                if let Ok(written) = &real {
+                    for (index, records) in &written.chunks {
+                        let stored = client.read_chunk(ino, *index).await.expect("read").records.len();
+                        assert_eq!(*records, stored);
+                    }
+                    assert_eq!(written.offsets, [bytes(*at), written.attr.length - u64::from(size)]);
+                }
+                let model = self.model.write(id, *at, 1, first.0);
+                (real.map(|_| 0), model.and_then(|()| self.model.append(id, *len, second.0)).map(|()| 0))
             }
             Step::Fallocate { ino, at, len, mode } => {
                 let (id, ino) = self.file(*ino)?;

@@ -28,7 +28,7 @@ use proptest::prelude::*;
 use crate::{
     invariants,
     snapshot::Snapshot,
-    volume::{Volume, block_on, format, node, posix, root, user},
+    volume::{Volume, block_on, format, node, posix, root, user, write_slice},
 };
 
 /// Gives the schedule a chance to run something else.
@@ -225,8 +225,8 @@ async fn act(client: Arc<Client>, stage: Vec<Ino>, now: Timestamp, act: Act) -> 
         Act::Write => {
             let id = posix(client.new_slice_id().await)?;
             let record = SliceRecord { pos: 6000, id, size: 50, off: 0, len: 50 };
-            let written = posix(client.write_slice(stage[FILE], 0, record, now).await);
-            written.map(|written| format!("{} records {}", shown(&written.attr), written.records))
+            let written = posix(write_slice(&client, stage[FILE], 0, record, now).await);
+            written.map(|written| format!("{} records {}", shown(&written.attr), written.chunks[0].1))
         }
         Act::Open => {
             let flags = OpenFlags { read: true, ..OpenFlags::default() };

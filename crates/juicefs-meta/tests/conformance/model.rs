@@ -495,6 +495,11 @@ impl Model {
         Ok(())
     }
 
+    pub(crate) fn append(&mut self, id: Id, len: usize, slice: u64) -> Outcome {
+        let at = self.units_mut(id, Errno::EPERM)?.len();
+        self.write(id, at, len, slice)
+    }
+
     /// Zeroes or reserves a range.
     pub(crate) fn fallocate(&mut self, id: Id, at: usize, len: usize, zero: bool, keep_size: bool) -> Outcome {
         let fifo = matches!(self.node(id)?.body, Body::Fifo);

@@ -1,5 +1,6 @@
 //! Known outcomes, on every engine.
 
+mod appends;
 mod compaction;
 mod content;
 mod limits;

@@ -10,8 +10,8 @@ use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
-    Attr, Caller, Clock, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, SliceRecord, Timestamp,
-    meta::{NewNode, OpenFlags, RenameFlags, Renamed, Written},
+    Attr, Caller, ChunkIndex, Clock, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, SliceRecord, Timestamp,
+    meta::{NewNode, NewSlice, OpenFlags, RenameFlags, Renamed, Written},
 };
 use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine};
 
@@ -169,13 +169,24 @@ impl Volume {
         let id = self.client.new_slice_id().await.expect("an id");
         let (index, pos) = (at / juicefs_core::limits::CHUNK_SIZE, at % juicefs_core::limits::CHUNK_SIZE);
         let record = SliceRecord { pos: pos as u32, id, size: len, off: 0, len };
-        posix(self.client.write_slice(ino, index as u32, record, self.clock.now()).await)
+        posix(write_slice(&self.client, ino, index as u32, record, self.clock.now()).await)
     }
 
     pub(crate) async fn open_rw(&self, ino: Ino) {
         let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
         self.client.open(&root(), ino, flags).await.expect("opened");
     }
+}
+
+/// Commits one slice.
+pub(crate) async fn write_slice(
+    client: &Client,
+    ino: Ino,
+    index: ChunkIndex,
+    record: SliceRecord,
+    mtime: Timestamp,
+) -> MetaResult<Written> {
+    client.write_slices(ino, vec![NewSlice::At(index, record)], mtime).await
 }
 
 pub(crate) fn root() -> Caller {

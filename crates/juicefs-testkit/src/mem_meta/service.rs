@@ -16,8 +16,8 @@ use juicefs_core::{
     limits::CHUNK_SIZE,
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
-        ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, OpenFlags,
-        Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
+        ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice,
+        OpenFlags, Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
     },
     slice::{CompactionPlan, plan_compaction},
     tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
@@ -386,28 +386,41 @@ impl Meta for MemMeta {
         Ok(SliceId(state.next_slice - 1))
     }
 
-    async fn write_slice(
-        &self,
-        ino: Ino,
-        index: ChunkIndex,
-        record: SliceRecord,
-        mtime: Timestamp,
-    ) -> MetaResult<Written> {
-        self.note("write_slice", ino)?;
+    async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
+        self.note("write_slices", ino)?;
         let mut state = self.state.lock();
-        let end = u64::from(index) * CHUNK_SIZE + u64::from(record.pos) + u64::from(record.len);
-        let length = state.file_mut(ino)?.attr.length;
-        state.check_space(end.saturating_sub(length))?;
-        let key = record.key().expect("a written slice is no hole");
-        assert!(!state.references.contains_key(&key), "slice {key:?} was committed twice");
-        state.refer(&record);
-        let node = state.file_mut(ino)?;
-        let records = node.chunks.entry(index).or_default();
-        records.push(record);
-        let records = records.len();
-        let attr = &mut node.attr;
-        (attr.length, attr.mtime, attr.ctime) = (length.max(end), mtime, self.clock.now());
-        Ok(Written { attr: attr.clone(), records })
+        let (mut length, mut offsets, mut records) = (state.file_mut(ino)?.attr.length, Vec::new(), Vec::new());
+        for slice in slices {
+            let (key, mut at, parts) = match slice {
+                NewSlice::At(index, record) => {
+                    let key = record.key().expect("a written slice is no hole");
+                    (key, u64::from(index) * CHUNK_SIZE + u64::from(record.pos), record.off..record.off + record.len)
+                }
+                NewSlice::End(key) => (key, length, 0..key.size),
+            };
+            assert!(!state.references.contains_key(&key), "slice {key:?} was committed twice");
+            offsets.push(at);
+            let mut off = parts.start;
+            while off < parts.end {
+                let (index, pos) = ((at / CHUNK_SIZE) as ChunkIndex, (at % CHUNK_SIZE) as u32);
+                let len = (parts.end - off).min(CHUNK_SIZE as u32 - pos);
+                records.push((index, SliceRecord { pos, id: key.id, size: key.size, off, len }));
+                (at, off) = (at + u64::from(len), off + len);
+            }
+            length = length.max(at);
+        }
+        let before = state.file_mut(ino)?.attr.length;
+        state.check_space(length - before)?;
+        let mut chunks = BTreeMap::new();
+        for (index, record) in records {
+            state.refer(&record);
+            let list = state.file_mut(ino)?.chunks.entry(index).or_default();
+            list.push(record);
+            chunks.insert(index, list.len());
+        }
+        let attr = &mut state.file_mut(ino)?.attr;
+        (attr.length, attr.mtime, attr.ctime) = (length, mtime, self.clock.now());
+        Ok(Written { attr: attr.clone(), offsets, chunks: chunks.into_iter().collect() })
     }
 
     async fn copy_file_range(

@@ -8,8 +8,9 @@ use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use juicefs_core::{
-    ChunkIndex, Errno, MetaError, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp, limits::CHUNK_SIZE,
-    meta::Written,
+    ChunkIndex, Errno, MetaError, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp,
+    limits::CHUNK_SIZE,
+    meta::{NewSlice, Written},
 };
 use smallvec::SmallVec;
 
@@ -19,16 +20,56 @@ use super::{
 };
 use crate::{fault, metrics::MetaOp};
 
+/// Slices that are committed by one call at most.
+const MAX_BATCH: usize = 100;
+
 /// One step that can be taken now.
 enum Job {
     Upload { index: ChunkIndex, seq: u64, sink: Box<dyn SliceWriter> },
-    Commit { index: ChunkIndex, seq: u64, record: SliceRecord, mtime: Timestamp },
+    Commit(Batch),
 }
 
 /// A step that was taken.
 enum Event {
     Uploaded { index: ChunkIndex, seq: u64, result: Result<SliceId, (Box<dyn SliceWriter>, Errno)> },
-    Committed { index: ChunkIndex, seq: u64, record: SliceRecord, result: Result<Written, Errno> },
+    Committed { batch: Batch, result: Result<Written, Refusal> },
+}
+
+/// Uploaded slices that are committed together, in this order.
+struct Batch {
+    slices: Vec<Candidate>,
+    /// When the application wrote last.
+    mtime: Timestamp,
+}
+
+/// One of them.
+struct Candidate {
+    seq: u64,
+    index: ChunkIndex,
+    record: SliceRecord,
+    append: bool,
+}
+
+/// Why a batch was not committed.
+enum Refusal {
+    /// One of several was in the way.
+    Mixed,
+    Lost(Errno),
+}
+
+impl Candidate {
+    /// Offset in the file as far as is known here.
+    fn offset(&self) -> u64 {
+        u64::from(self.index) * CHUNK_SIZE + u64::from(self.record.pos)
+    }
+
+    fn key(&self) -> SliceKey {
+        SliceKey { id: self.record.id, size: self.record.size }
+    }
+
+    fn new_slice(&self) -> NewSlice {
+        if self.append { NewSlice::End(self.key()) } else { NewSlice::At(self.index, self.record) }
+    }
 }
 
 impl File {
@@ -55,10 +96,12 @@ impl File {
                 if !writer.overlaps(start, end, upto) {
                     return Ok(());
                 }
+                let adrift = writer.is_adrift();
                 let pick = |index, slice: &Slice| {
                     let base = u64::from(index) * CHUNK_SIZE;
                     let from = base + u64::from(slice.pos);
-                    slice.seq < upto && from < end && start < from + u64::from(slice.len)
+                    let shows = from < end && start < from + u64::from(slice.len);
+                    slice.seq < upto && (shows || (adrift && slice.append))
                 };
                 writer.freeze_again(pick, failures)?;
                 self.drain(&mut writer)
@@ -116,35 +159,32 @@ impl File {
                 Some(event) = running.next() => self.apply(event),
                 () = self.more.notified() => {}
             }
+            // What is uploaded by now is committed together.
+            while let Some(Some(event)) = running.next().now_or_never() {
+                self.apply(event);
+            }
         }
     }
 
-    /// Starts whatever can be started: uploads of closed slices at once, commits only at the head of a chunk's queue.
+    /// Starts whatever can be started: uploads of closed slices at once, and one commit of what is uploaded.
     fn next_jobs(&self, writer: &mut Writer) -> SmallVec<[Job; 2]> {
         let mut jobs = SmallVec::new();
         // Chunks in ascending order: when a predecessor goes, its successors are looked at after it.
         let indexes: SmallVec<[ChunkIndex; 4]> = writer.chunks.keys().copied().collect();
         for index in indexes {
             while self.drop_failed_head(writer, index) {}
-            let Some(slices) = writer.chunks.get_mut(&index) else { continue };
-            for slice in slices.iter_mut() {
+            for slice in writer.chunks.get_mut(&index).into_iter().flatten() {
                 if matches!(slice.phase, Phase::Frozen(_))
                     && let Phase::Frozen(sink) = std::mem::replace(&mut slice.phase, Phase::Uploading)
                 {
                     jobs.push(Job::Upload { index, seq: slice.seq, sink });
                 }
             }
-            let waits_for = slices.front().and_then(|slice| slice.after);
-            if waits_for.is_some_and(|seq| writer.is_pending_below(index, seq)) {
-                continue;
-            }
-            if let Some(slice) = writer.chunks.get_mut(&index).and_then(|slices| slices.front_mut())
-                && let Phase::Uploaded(id) = slice.phase
-            {
-                slice.phase = Phase::Committing;
-                let record = SliceRecord { pos: slice.pos, id, size: slice.len, off: 0, len: slice.len };
-                jobs.push(Job::Commit { index, seq: slice.seq, record, mtime: slice.mtime });
-            }
+        }
+        if !writer.committing
+            && let Some(batch) = writer.next_batch()
+        {
+            jobs.push(Job::Commit(batch));
         }
         jobs
     }
@@ -170,12 +210,7 @@ impl File {
     }
 
     fn pop_head(&self, writer: &mut Writer, index: ChunkIndex) {
-        if let Some(slices) = writer.chunks.get_mut(&index) {
-            slices.pop_front();
-            if slices.is_empty() {
-                writer.chunks.remove(&index);
-            }
-        }
+        writer.pop_head(index);
         if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.cx.dirty.remove(self.ino);
         }
@@ -184,8 +219,9 @@ impl File {
     async fn run(self: Arc<Self>, job: Job) -> Event {
         match job {
             Job::Upload { index, seq, sink } => Event::Uploaded { index, seq, result: self.upload(sink).await },
-            Job::Commit { index, seq, record, mtime } => {
-                Event::Committed { index, seq, record, result: self.commit(index, record, mtime).await }
+            Job::Commit(batch) => {
+                let result = self.commit(&batch).await;
+                Event::Committed { batch, result }
             }
         }
     }
@@ -208,60 +244,128 @@ impl File {
         }
     }
 
-    /// Puts an uploaded slice into its chunk.
-    async fn commit(&self, index: ChunkIndex, record: SliceRecord, mtime: Timestamp) -> Result<Written, Errno> {
-        let call = self.cx.meta.write_slice(self.ino, index, record, mtime);
+    /// Puts uploaded slices into the file.
+    async fn commit(&self, batch: &Batch) -> Result<Written, Refusal> {
+        let slices = batch.slices.iter().map(Candidate::new_slice).collect();
+        let call = self.cx.meta.write_slices(self.ino, slices, batch.mtime);
         match self.cx.timed(MetaOp::Write, call).await {
             Ok(written) => {
-                self.cx.compact_after_write(self.ino, index, written.records).await;
+                for (index, records) in &written.chunks {
+                    let more = batch.slices.iter().filter(|slice| slice.index == *index).count();
+                    self.cx.compact_after_write(self.ino, *index, *records, more).await;
+                }
                 Ok(written)
             }
+            Err(MetaError::Posix(_)) if batch.slices.len() > 1 => Err(Refusal::Mixed),
             Err(MetaError::Posix(errno)) => {
                 // Definitely not committed, so the objects belong to nobody.
-                self.cx.upkeep.discard(SliceKey { id: record.id, size: record.size });
-                let known = [Errno::ENOENT, Errno::ENOSPC, Errno::EDQUOT].contains(&errno);
+                batch.slices.iter().for_each(|slice| self.cx.upkeep.discard(slice.key()));
+                let known = [Errno::ENOENT, Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG].contains(&errno);
                 if !known {
-                    tracing::error!(ino = %self.ino, index, %errno, "commit of a slice was refused");
+                    tracing::error!(ino = %self.ino, %errno, "commit of a slice was refused");
                 }
-                Err(if known { errno } else { Errno::EIO })
+                Err(Refusal::Lost(if known { errno } else { Errno::EIO }))
             }
-            // The outcome is unknown: the slice may be in place and must not be deleted.
-            Err(error) => Err(fault::of_meta("commit of a slice", self.ino, &error)),
+            // The outcome is unknown: the slices may be in place and must not be deleted.
+            Err(error) => Err(Refusal::Lost(fault::of_meta("commit of slices", self.ino, &error))),
         }
     }
 
     fn apply(&self, event: Event) {
         match event {
             Event::Uploaded { index, seq, result } => self.writer.lock().sent(index, seq, result),
-            Event::Committed { index, seq, record, result } => self.committed(index, seq, record, result),
+            Event::Committed { batch, result: Ok(written) } => self.committed(&batch, &written),
+            Event::Committed { batch, result: Err(refusal) } => self.refused(&batch, &refusal),
         }
     }
 
-    /// Views first: whoever finds the slice gone must not find an old view.
-    fn committed(&self, index: ChunkIndex, seq: u64, record: SliceRecord, result: Result<Written, Errno>) {
-        match result {
-            Ok(written) => {
-                self.views.lock().committed(index, record, written.records);
-                self.epoch.fetch_add(1, Ordering::AcqRel);
-                let mut writer = self.writer.lock();
-                self.length.fetch_max(written.attr.length, Ordering::AcqRel);
-                self.cx.stamps.touch(self.ino);
-                self.pop_head(&mut writer, index);
+    /// Views first: whoever finds the slices gone must not find an old view.
+    fn committed(&self, batch: &Batch, written: &Written) {
+        // Where something begins to lie elsewhere than was thought, for another client has changed the length.
+        let places = batch.slices.iter().map(Candidate::offset).zip(written.offsets.iter().copied());
+        let moved = places.filter(|(thought, real)| thought != real).map(|(thought, real)| thought.min(real)).min();
+        if moved.is_some() {
+            self.content_changed(0..u64::MAX);
+        } else {
+            let mut views = self.views.lock();
+            for (index, count) in &written.chunks {
+                let new = batch.slices.iter().filter(|slice| slice.index == *index).map(|slice| slice.record);
+                views.committed(*index, new, *count);
             }
-            Err(errno) => {
-                // Perhaps it is in place all the same.
-                let start = u64::from(index) * CHUNK_SIZE;
-                self.content_changed(start..start + 1);
-                self.fail(errno);
-                if let Some(slice) = self.writer.lock().get_mut(index, seq) {
-                    slice.phase = Phase::Failed;
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        {
+            let mut writer = self.writer.lock();
+            writer.committing = false;
+            batch.slices.iter().for_each(|slice| self.pop_head(&mut writer, slice.index));
+            if moved.is_none() {
+                self.length.fetch_max(written.attr.length, Ordering::AcqRel);
+            } else {
+                writer.set_adrift();
+                if let Some(length) = writer.length_over(written.attr.length) {
+                    self.length.store(length, Ordering::Release);
                 }
+            }
+            self.cx.stamps.touch(self.ino);
+        }
+        if let Some(off) = moved {
+            self.cx.content_moved(self.ino, off);
+        }
+    }
+
+    fn refused(&self, batch: &Batch, refusal: &Refusal) {
+        if let Refusal::Lost(errno) = *refusal {
+            // Perhaps it is in place all the same, appended data anywhere.
+            let first = batch.slices.iter().map(Candidate::offset).min().unwrap_or(0);
+            let anywhere = batch.slices.iter().any(|slice| slice.append);
+            self.content_changed(if anywhere { 0 } else { first }..u64::MAX);
+            self.fail(errno);
+        }
+        let mut writer = self.writer.lock();
+        writer.committing = false;
+        writer.one_by_one |= matches!(refusal, Refusal::Mixed);
+        for candidate in &batch.slices {
+            if let Some(slice) = writer.get_mut(candidate.index, candidate.seq) {
+                slice.phase = match refusal {
+                    Refusal::Mixed => Phase::Uploaded(candidate.record.id),
+                    Refusal::Lost(_) => Phase::Failed,
+                };
             }
         }
     }
 }
 
 impl Writer {
+    /// The uploaded slices that can be committed now: from the head of each chunk's queue, with what they must follow.
+    fn next_batch(&mut self) -> Option<Batch> {
+        let most = if self.one_by_one { 1 } else { MAX_BATCH };
+        let mut batch = Batch { slices: Vec::new(), mtime: Timestamp::default() };
+        for (index, slices) in &self.chunks {
+            for slice in slices.iter().take(most - batch.slices.len()) {
+                let Phase::Uploaded(id) = slice.phase else { break };
+                let follows = slice.after.is_none_or(|seq| {
+                    batch.slices.iter().any(|taken| taken.seq == seq) || !self.is_pending_below(*index, seq)
+                });
+                if slice.doomed || !follows {
+                    break;
+                }
+                let record = SliceRecord { pos: slice.pos, id, size: slice.len, off: 0, len: slice.len };
+                batch.slices.push(Candidate { seq: slice.seq, index: *index, record, append: slice.append });
+                batch.mtime = batch.mtime.max(slice.mtime);
+            }
+            if batch.slices.len() == most {
+                break;
+            }
+        }
+        for candidate in &batch.slices {
+            if let Some(slice) = self.get_mut(candidate.index, candidate.seq) {
+                slice.phase = Phase::Committing;
+            }
+        }
+        self.committing = !batch.slices.is_empty();
+        self.committing.then_some(batch)
+    }
+
     fn is_pending_below(&self, index: ChunkIndex, seq: u64) -> bool {
         self.chunks.range(..index).rev().any(|(_, slices)| slices.iter().any(|slice| slice.seq == seq))
     }

@@ -54,14 +54,14 @@ struct View {
 }
 
 impl Views {
-    /// After a commit of ours that made the list `count` records long. The view goes on with the new record when the list
+    /// After a commit of ours that made the list `count` records long. The view goes on with the new records when the list
     /// is the known one otherwise, and is forgotten when somebody else has changed it too.
-    pub(super) fn committed(&mut self, index: ChunkIndex, record: SliceRecord, count: usize) {
+    pub(super) fn committed(&mut self, index: ChunkIndex, new: impl Iterator<Item = SliceRecord>, count: usize) {
         self.generation += 1;
         if let Entry::Occupied(mut view) = self.chunks.entry(index) {
-            if view.get().records.len() + 1 == count {
+            view.get_mut().records.extend(new);
+            if view.get().records.len() == count {
                 let view = view.get_mut();
-                view.records.push(record);
                 view.pieces = resolve(&view.records).into();
             } else {
                 view.remove();

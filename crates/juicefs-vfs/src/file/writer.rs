@@ -63,6 +63,8 @@ pub(super) struct Slice {
     pub(super) pos: u32,
     /// Bytes.
     pub(super) len: u32,
+    /// It goes where the file ends when it is committed; its place here is where that was when it was begun.
+    pub(super) append: bool,
     /// A write to it made the file longer.
     pub(super) grows: bool,
     /// The slice that must be committed before, so that the file never grows over a gap.
@@ -120,11 +122,37 @@ pub(super) struct Writer {
     next_seq: u64,
     /// Uploads of slices that failed so far.
     failures: u64,
+    /// Appending slices that are pending.
+    appends: usize,
+    /// Somebody else changed the length under pending appends: they will lie elsewhere than they say. Until they are
+    /// committed no other data is taken for the end of the file.
+    adrift: bool,
+    /// A commit is under way.
+    pub(super) committing: bool,
+    /// Some of what was to be committed together was refused: until nothing is pending it goes one by one.
+    pub(super) one_by_one: bool,
     mtime: Timestamp,
     /// The future that uploads and commits; whoever needs its result polls a clone of it.
     pub(super) drain: Option<Drain>,
     /// A task polls the drain.
     pub(super) driven: bool,
+}
+
+/// Where written data goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    /// To this offset.
+    At(u64),
+    /// To wherever the file ends.
+    End,
+}
+
+/// Data that was taken.
+struct Taken {
+    /// Where it lies as far as is known here.
+    at: u64,
+    bytes: usize,
+    wants: Option<WantsId>,
 }
 
 /// What a write still needs after its data was taken.
@@ -160,8 +188,71 @@ impl Writer {
         self.chunks.get_mut(&index)?.get_mut(at)
     }
 
-    /// Whether a slice that is no younger than `upto` overlaps `[start, end)` of the file.
+    /// Where pending appends begin, as far as is known here.
+    fn first_append(&self) -> Option<(u64, &Slice)> {
+        if self.appends == 0 {
+            return None;
+        }
+        let mut slices = self.chunks.iter().flat_map(|(index, slices)| slices.iter().map(move |slice| (index, slice)));
+        let (index, slice) = slices.find(|(_, slice)| slice.append)?;
+        Some((u64::from(*index) * CHUNK_SIZE + u64::from(slice.pos), slice))
+    }
+
+    /// The length that applications see when `stored` is that of the metadata; `None` when that cannot be told, for an append
+    /// is just being committed.
+    pub(super) fn length_over(&mut self, stored: u64) -> Option<u64> {
+        let Some((start, first)) = self.first_append() else { return Some(stored.max(self.end())) };
+        if matches!(first.phase, Phase::Committing) {
+            return None;
+        }
+        self.adrift |= stored > start;
+        if !self.adrift {
+            return Some(stored.max(self.end()));
+        }
+        let bytes: u64 = self.chunks.values().flatten().filter(|slice| slice.append).map(|s| u64::from(s.len)).sum();
+        Some(stored + bytes)
+    }
+
+    /// Whether the place of data that ends at `end`, or goes to the end of the file, is only known once pending appends are
+    /// committed.
+    fn must_settle(&self, place: Place, bytes: usize) -> bool {
+        match place {
+            Place::End => self.adrift,
+            Place::At(off) => self.first_append().is_some_and(|(start, _)| self.adrift || off + bytes as u64 > start),
+        }
+    }
+
+    /// Notes that pending appends will lie elsewhere than they say.
+    pub(super) fn set_adrift(&mut self) {
+        if self.appends > 0 {
+            self.adrift = true;
+            self.freeze(|_, slice| slice.append);
+        }
+    }
+
+    /// Whether pending appends will lie elsewhere than they say.
+    pub(super) fn is_adrift(&self) -> bool {
+        self.adrift
+    }
+
+    /// Takes the first slice of a chunk away.
+    pub(super) fn pop_head(&mut self, index: ChunkIndex) {
+        let Some(slices) = self.chunks.get_mut(&index) else { return };
+        if slices.pop_front().is_some_and(|slice| slice.append) {
+            self.appends -= 1;
+            self.adrift &= self.appends > 0;
+        }
+        if slices.is_empty() {
+            self.chunks.remove(&index);
+            self.one_by_one &= !self.chunks.is_empty();
+        }
+    }
+
+    /// Whether a slice that is no younger than `upto` may show in `[start, end)` of the file.
     pub(super) fn overlaps(&self, start: u64, end: u64, upto: u64) -> bool {
+        if self.adrift && self.chunks.values().flatten().any(|slice| slice.append && slice.seq < upto) {
+            return true;
+        }
         let first = ChunkIndex::try_from(start / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX);
         self.chunks.range(first..).take_while(|(index, _)| u64::from(**index) * CHUNK_SIZE < end).any(
             |(index, slices)| {
@@ -251,7 +342,8 @@ impl Writer {
     /// has left behind are named in `left`.
     fn choose(&self, index: ChunkIndex, pos: u32, size: u32, left: &mut Option<u64>) -> Option<usize> {
         let slices = self.chunks.get(&index)?;
-        for (behind, (at, slice)) in slices.iter().enumerate().rev().enumerate() {
+        // Appends lie beyond whatever has a place of its own, and so are in nobody's way.
+        for (behind, (at, slice)) in slices.iter().enumerate().rev().filter(|(_, slice)| !slice.append).enumerate() {
             if let Phase::Open(writer) = &slice.phase {
                 if (slice.pos + writer.sealed()..=slice.end()).contains(&pos) {
                     return Some(at);
@@ -268,6 +360,14 @@ impl Writer {
         None
     }
 
+    /// The open slice that an append goes on with, by its place in the queue of its chunk.
+    fn choose_append(&self, index: ChunkIndex, pos: u32) -> Option<usize> {
+        let slices = self.chunks.get(&index)?;
+        let at = slices.iter().rposition(|slice| slice.append)?;
+        let goes_on = matches!(slices[at].phase, Phase::Open(_)) && slices[at].end() == pos;
+        goes_on.then_some(at)
+    }
+
     /// The growing slice that a slice of chunk `index`, which lies beyond the end of the file, must wait for.
     fn predecessor(&self, index: ChunkIndex) -> Option<u64> {
         let (_, slices) = self.chunks.range(..index).next_back()?;
@@ -281,62 +381,86 @@ impl Writer {
 }
 
 impl File {
-    /// Accepts `data` at `off`; it is durable after the next flush.
+    /// Accepts `data`; it is durable after the next flush. Returns where it lies as far as is known here: data for the end
+    /// of the file gets its place when it is committed.
     ///
     /// EFBIG beyond the largest file; the error of an earlier write that was lost, or that this handle knows to be not
     /// stored yet. Cancel safe: a dropped future has written a prefix of the data or none.
-    pub(crate) async fn write(self: &Arc<Self>, by: &Arc<Unsent>, off: u64, data: Bytes) -> Result<u32, Errno> {
-        let total = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
-        if off.checked_add(u64::from(total)).is_none_or(|end| end >= MAX_FILE_BYTES) {
+    pub(crate) async fn write(self: &Arc<Self>, by: &Arc<Unsent>, place: Place, data: Bytes) -> Result<u64, Errno> {
+        let total = data.len();
+        if let Place::At(off) = place
+            && off.checked_add(total as u64).is_none_or(|end| end >= MAX_FILE_BYTES)
+        {
             return Err(Errno::EFBIG);
         }
         let _pass = self.share().await;
         self.sticky_error()?;
         by.check()?;
-        if self.pending.load(Ordering::Relaxed) >= MAX_PENDING {
+        if self.pending.load(Ordering::Relaxed) >= MAX_PENDING || self.writer.lock().must_settle(place, total) {
             self.flush().await?;
         }
-        let mut lease = self.cx.memory(data.len()).await;
-        let (mut off, mut rest) = (off, data);
+        let mut lease = self.cx.memory(total).await;
+        let (mut place, mut rest, mut first) = (place, data, None);
         while !rest.is_empty() {
-            let room = usize::try_from(CHUNK_SIZE - off % CHUNK_SIZE).unwrap_or(usize::MAX);
-            let part = rest.split_to(rest.len().min(room));
-            let share = if rest.is_empty() { std::mem::take(&mut lease) } else { lease.split(part.len()) };
-            let next = off + part.len() as u64;
-            if let Some(wants) = self.put(by, off, part, share)? {
+            let Some(taken) = self.put(by, place, &mut rest, &mut lease)? else {
+                // Nothing is held while others are waited for.
+                drop(std::mem::take(&mut lease));
+                self.flush().await?;
+                lease = self.cx.memory(rest.len()).await;
+                continue;
+            };
+            if let Some(wants) = taken.wants {
                 self.give_id(wants).await;
             }
-            off = next;
+            first = first.or(Some(taken.at));
+            if let Place::At(off) = &mut place {
+                *off += taken.bytes as u64;
+            }
         }
         if self.cx.chunks.budget().waiting() > 0 {
             // Whoever waits must not wait for the age of what was just put here.
-            self.cx.dirty.relieve(self.cx.chunks.budget(), total as usize);
+            self.cx.dirty.relieve(self.cx.chunks.budget(), total);
         }
         self.sticky_error()?;
-        Ok(total)
+        Ok(first.unwrap_or_else(|| self.length()))
     }
 
-    /// Puts data that lies within one chunk into a slice.
-    fn put(self: &Arc<Self>, by: &Arc<Unsent>, off: u64, data: Bytes, lease: Lease) -> Result<Option<WantsId>, Errno> {
-        let index = ChunkIndex::try_from(off / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
-        let pos = u32::try_from(off % CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
-        let size = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
+    /// Puts the first part of `rest`, as far as it lies within one chunk, into a slice. `None` when its place cannot be told
+    /// before pending appends are committed.
+    fn put(
+        self: &Arc<Self>,
+        by: &Arc<Unsent>,
+        place: Place,
+        rest: &mut Bytes,
+        lease: &mut Lease,
+    ) -> Result<Option<Taken>, Errno> {
         let (now, mtime) = (Instant::now(), self.cx.clock.now());
         let mut guard = self.writer.lock();
         let writer = &mut *guard;
+        if writer.must_settle(place, rest.len()) {
+            return Ok(None);
+        }
         let length = self.length.load(Ordering::Relaxed);
-        let mut left = None;
-        let at = match writer.choose(index, pos, size, &mut left) {
-            Some(at) => at,
-            None => self.begin_slice(writer, index, pos, length, now),
+        let (off, append) = match place {
+            Place::At(off) => (off, false),
+            Place::End => (length, true),
         };
+        let bytes = rest.len().min(usize::try_from(CHUNK_SIZE - off % CHUNK_SIZE).unwrap_or(usize::MAX));
+        let end = off.checked_add(bytes as u64).filter(|end| *end < MAX_FILE_BYTES).ok_or(Errno::EFBIG)?;
+        let index = ChunkIndex::try_from(off / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
+        // Both lie within one chunk.
+        let (pos, size) = ((off % CHUNK_SIZE) as u32, bytes as u32);
+        let mut left = None;
+        let chosen = if append { writer.choose_append(index, pos) } else { writer.choose(index, pos, size, &mut left) };
+        let at = chosen.unwrap_or_else(|| self.begin_slice(writer, index, pos, append, length, now));
         let kick = left.is_some_and(|left| writer.freeze(|_, slice| slice.seq == left).is_some());
         let Some(slice) = writer.chunks.get_mut(&index).and_then(|slices| slices.get_mut(at)) else {
             return Err(Errno::EIO);
         };
         slice.note_writer(by);
         let Phase::Open(sink) = &mut slice.phase else { return Err(Errno::EIO) };
-        if let Err(error) = sink.write(pos - slice.pos, data, lease) {
+        let share = if bytes == rest.len() { std::mem::take(lease) } else { lease.split(bytes) };
+        if let Err(error) = sink.write(pos - slice.pos, rest.split_to(bytes), share) {
             return Err(fault::of_chunk("write", self.ino, &error));
         }
         let block = u32::try_from(self.cx.chunks.block_size()).unwrap_or(u32::MAX);
@@ -345,9 +469,9 @@ impl File {
         let full = u64::from(slice.pos + slice.len) == CHUNK_SIZE;
         (slice.touched, slice.mtime) = (now, mtime);
         writer.mtime = mtime;
-        if off + u64::from(size) > length {
+        if end > length {
             slice.grows = true;
-            self.length.store(off + u64::from(size), Ordering::Release);
+            self.length.store(end, Ordering::Release);
         }
         let mut wants = None;
         if full {
@@ -363,7 +487,7 @@ impl File {
         if kick || full {
             self.kick();
         }
-        Ok(wants)
+        Ok(Some(Taken { at: off, bytes, wants }))
     }
 
     /// Begins a slice at the end of its chunk's queue and returns its place there.
@@ -372,6 +496,7 @@ impl File {
         writer: &mut Writer,
         index: ChunkIndex,
         pos: u32,
+        append: bool,
         length: u64,
         now: Instant,
     ) -> usize {
@@ -379,12 +504,14 @@ impl File {
         let after = if beyond { writer.predecessor(index) } else { None };
         let seq = writer.next_seq;
         writer.next_seq += 1;
+        writer.appends += usize::from(append);
         let sink = self.cx.chunks.writer(WriteOptions { tier: self.tier, direct: false });
         let slices = writer.chunks.entry(index).or_default();
         slices.push_back(Slice {
             seq,
             pos,
             len: 0,
+            append,
             grows: false,
             after,
             doomed: false,

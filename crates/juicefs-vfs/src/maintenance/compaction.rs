@@ -54,9 +54,15 @@ impl From<ChunkError> for GaveUp {
 }
 
 impl Context {
-    /// After a commit that left `records` records in the chunk: compacts when it is time; waits for it only when the list
-    /// is overlong.
-    pub(crate) async fn compact_after_write(self: &Arc<Self>, ino: Ino, index: ChunkIndex, records: usize) {
+    /// After a commit of `more` records that left `records` in the chunk: compacts when it is time; waits for it only when
+    /// the list is overlong.
+    pub(crate) async fn compact_after_write(
+        self: &Arc<Self>,
+        ino: Ino,
+        index: ChunkIndex,
+        records: usize,
+        more: usize,
+    ) {
         if self.still_waits(ino, index, records) {
             return;
         }
@@ -64,7 +70,7 @@ impl Context {
             if self.begin_compaction(ino, index) {
                 self.compact(ino, index).await;
             }
-        } else if records > LONG || records % EVERY == EVERY - 1 {
+        } else if records > LONG || (records + 1) / EVERY > (records + 1).saturating_sub(more) / EVERY {
             self.compact_soon(ino, index);
         }
     }

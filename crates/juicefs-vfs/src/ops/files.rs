@@ -13,6 +13,7 @@ use crate::{
     Entry, Opened, Vfs,
     ahead::Ahead,
     dir::Change,
+    file::Place,
     internal::{EntryText, Mode, Text},
     lockers::Leaving,
     metrics::{MetaOp, Op},
@@ -199,18 +200,28 @@ impl Vfs {
         answer
     }
 
-    /// Accepts `data` at `off`; durable after fsync, flush or release of the handle.
+    /// Accepts `data`; durable after fsync, flush or release of the handle. It goes to `off`, or with `append` to the end of
+    /// the file, which other clients may have moved: then the front end, which took `off` for the end, hears of it.
     ///
     /// EBADF for an unknown or read-only handle, EFBIG, the error of an earlier write that was lost, and of one through this
     /// handle that was not stored when it should have been, until fsync or flush succeed.
-    pub async fn write(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes) -> Answer<u32> {
+    pub async fn write(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes, append: bool) -> Answer<u32> {
         let begun = Instant::now();
         let size = data.len();
         let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) if handle.write => match handle.file.write(&handle.unsent, off, data).await {
-                Err(Errno::ENOENT | Errno::EPERM | Errno::EINVAL) => Err(Errno::EBADF),
-                answer => answer,
-            },
+            Some(Handle::File(handle)) if handle.write => {
+                let place = if append { Place::End } else { Place::At(off) };
+                match handle.file.write(&handle.unsent, place, data).await {
+                    Ok(at) => {
+                        if at != off {
+                            self.cx.content_moved(ino, at.min(off));
+                        }
+                        u32::try_from(size).map_err(|_| Errno::EINVAL)
+                    }
+                    Err(Errno::ENOENT | Errno::EPERM | Errno::EINVAL) => Err(Errno::EBADF),
+                    Err(errno) => Err(errno),
+                }
+            }
             Some(Handle::Internal(handle)) => handle.write(&data).and_then(|request| {
                 if let Some((control, request)) = request {
                     self.start_job(cx, control, request);

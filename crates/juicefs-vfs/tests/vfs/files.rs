@@ -15,14 +15,14 @@ async fn a_small_file_costs_one_upload_and_one_commit_and_never_waits() {
     let m = Mount::new();
     let (ino, fh) = at_once(m.create("a")).expect("create");
     assert_eq!(at_once(m.write(ino, fh, 0, &[7; 4096])), Some(Ok(4096)));
-    assert_eq!(m.meta.calls("write_slice"), 0);
+    assert_eq!(m.meta.calls("write_slices"), 0);
     assert_eq!(at_once(m.flush(ino, fh)), Some(Ok(())));
-    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice"), m.meta.calls("new_slice_id")), (1, 1, 1));
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slices"), m.meta.calls("new_slice_id")), (1, 1, 1));
     let before = m.meta.all_calls();
     assert_eq!(at_once(m.flush(ino, fh)), Some(Ok(())));
     assert_eq!(m.meta.all_calls(), before, "a clean flush asks nobody");
     assert_eq!(at_once(m.close(ino, fh)), Some(Ok(())));
-    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice")), (1, 1));
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slices")), (1, 1));
 }
 
 #[tokio::test]
@@ -50,9 +50,9 @@ async fn fsync_through_any_handle_makes_the_file_durable() {
     m.write(ino, fh, 0, b"data").await.expect("write");
     let reader = m.open(ino, libc::O_RDONLY).await.fh;
     assert_eq!(m.flush(ino, reader).await, Ok(()));
-    assert_eq!(m.meta.calls("write_slice"), 0);
+    assert_eq!(m.meta.calls("write_slices"), 0);
     assert_eq!(m.vfs.fsync(&m.cx, ino, reader, true).await, Ok(()));
-    assert_eq!(m.meta.calls("write_slice"), 1);
+    assert_eq!(m.meta.calls("write_slices"), 1);
 }
 
 #[tokio::test]
@@ -63,9 +63,25 @@ async fn a_read_elsewhere_leaves_dirty_data_alone() {
     m.flush(ino, fh).await.expect("flush");
     m.write(ino, fh, 2 * BLOCK as u64, &[1; 10]).await.expect("write");
     m.read(ino, fh, 0, BLOCK).await.expect("read");
-    assert_eq!(m.meta.calls("write_slice"), 1);
+    assert_eq!(m.meta.calls("write_slices"), 1);
     m.read(ino, fh, 2 * BLOCK as u64, 1).await.expect("read");
-    assert_eq!(m.meta.calls("write_slice"), 2);
+    assert_eq!(m.meta.calls("write_slices"), 2);
+}
+
+/// What a database writes all over a file between two syncs.
+#[tokio::test]
+async fn scattered_writes_are_committed_by_one_call() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    let offsets: Vec<u64> = (0..60).map(|n| n % 3 * CHUNK + (n * 37 % 60) * 2 * BLOCK as u64).collect();
+    for off in &offsets {
+        m.write(ino, fh, *off, &pattern(*off, BLOCK)).await.expect("write");
+    }
+    m.flush(ino, fh).await.expect("flush");
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slices")), (60, 1));
+    for off in offsets {
+        assert_eq!(m.read(ino, fh, off, BLOCK).await, Ok(pattern(off, BLOCK)));
+    }
 }
 
 #[tokio::test]
@@ -75,9 +91,9 @@ async fn full_blocks_go_up_while_the_file_is_written() {
     for at in 0..8 {
         m.write(ino, fh, at * BLOCK as u64, &pattern(at, BLOCK)).await.expect("write");
     }
-    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice")), (8, 0));
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slices")), (8, 0));
     m.flush(ino, fh).await.expect("flush");
-    assert_eq!((m.chunks.puts(), m.meta.calls("write_slice")), (8, 1));
+    assert_eq!((m.chunks.puts(), m.meta.calls("write_slices")), (8, 1));
 }
 
 #[tokio::test]
@@ -153,7 +169,7 @@ async fn shutdown_gives_up_what_the_store_does_not_take() {
     m.chunks.fail_puts(|_| Some(lost()));
     m.write(ino, fh, 0, b"data").await.expect("accepted");
     assert_eq!(m.vfs.shutdown().await, Err(Errno::EIO));
-    assert_eq!((m.chunks.budget().used_bytes(), m.meta.calls("write_slice")), (0, 0));
+    assert_eq!((m.chunks.budget().used_bytes(), m.meta.calls("write_slices")), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,7 +183,7 @@ async fn a_refused_commit_deletes_the_slice_and_an_unknown_one_does_not() {
     assert!(m.chunks.slices().is_empty());
     m.close(ino, fh).await.expect_err("the same error");
     let fh = m.open(ino, libc::O_RDWR).await.fh;
-    m.meta.fail(|method, _| (method == "write_slice").then(|| MetaError::Unavailable("injected".into())));
+    m.meta.fail(|method, _| (method == "write_slices").then(|| MetaError::Unavailable("injected".into())));
     m.write(ino, fh, 0, b"x").await.expect("accepted");
     assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -235,14 +251,14 @@ async fn a_cancelled_flush_loses_nothing() {
     m.chunks.hold_puts(false);
     // Nobody waits for it: the background pass goes on.
     tokio::time::timeout(Duration::from_secs(5), async {
-        while m.meta.calls("write_slice") == 0 {
+        while m.meta.calls("write_slices") == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await
     .expect("the commit comes");
     assert_eq!(m.flush(ino, fh).await, Ok(()));
-    assert_eq!(m.meta.calls("write_slice"), 1);
+    assert_eq!(m.meta.calls("write_slices"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,12 +267,12 @@ async fn idle_and_old_data_is_committed_by_itself() {
     let (ino, fh) = m.create("a").await;
     m.write(ino, fh, 0, b"data").await.expect("write");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(m.meta.calls("write_slice"), 1, "idle");
+    assert_eq!(m.meta.calls("write_slices"), 1, "idle");
     for at in 0..16 {
         m.write(ino, fh, at, b"x").await.expect("write");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    assert!(m.meta.calls("write_slice") >= 2, "never idle, but old");
+    assert!(m.meta.calls("write_slices") >= 2, "never idle, but old");
     m.vfs.shutdown().await.expect("shutdown");
 }
 
@@ -498,7 +514,7 @@ async fn shutdown_commits_what_is_dirty_and_ends_the_session() {
     let (ino, fh) = m.create("a").await;
     m.write(ino, fh, 0, b"data").await.expect("write");
     m.vfs.shutdown().await.expect("shutdown");
-    assert_eq!((m.meta.calls("write_slice"), m.meta.calls("close_session"), m.meta.calls("close")), (1, 1, 1));
+    assert_eq!((m.meta.calls("write_slices"), m.meta.calls("close_session"), m.meta.calls("close")), (1, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,7 +88,7 @@ async fn what_was_written_under_a_lock_is_committed_before_it_is_released() {
         let committed = Arc::clone(&m.meta);
         let wanted = at as u64 + 1;
         m.meta.fail(move |call, _| {
-            let early = call == unlock && committed.calls("write_slice") < wanted;
+            let early = call == unlock && committed.calls("write_slices") < wanted;
             early.then_some(MetaError::Posix(Errno::ENOTTY))
         });
         let released = if at == 0 { m.flock(ino, fh, 5, None).await } else { m.setlk(ino, fh, 5, None).await };

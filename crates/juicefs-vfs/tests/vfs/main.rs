@@ -1,5 +1,6 @@
 //! The file system over stores in memory.
 
+mod appends;
 mod control;
 mod files;
 mod locks;

@@ -62,7 +62,7 @@ async fn one_writer_that_is_faster_than_the_store_still_fills_its_blocks() {
         m.write(ino, fh, (at * BLOCK / 2) as u64, part).await.expect("write");
     }
     m.flush(ino, fh).await.expect("flush");
-    assert_eq!(m.meta.calls("write_slice"), 1, "waiting for uploads is no reason to cut slices");
+    assert_eq!(m.meta.calls("write_slices"), 1, "waiting for uploads is no reason to cut slices");
     assert_eq!(m.read(ino, fh, 0, data.len()).await.expect("read"), data);
 }
 

@@ -61,7 +61,12 @@ impl Mount {
     }
 
     pub(crate) async fn write(&self, ino: Ino, fh: u64, off: u64, data: &[u8]) -> Result<u32, Errno> {
-        self.vfs.write(&self.cx, ino, fh, off, Bytes::copy_from_slice(data)).await
+        self.vfs.write(&self.cx, ino, fh, off, Bytes::copy_from_slice(data), false).await
+    }
+
+    /// To the end of the file, which the front end takes to be at `off`.
+    pub(crate) async fn append(&self, ino: Ino, fh: u64, off: u64, data: &[u8]) -> Result<u32, Errno> {
+        self.vfs.write(&self.cx, ino, fh, off, Bytes::copy_from_slice(data), true).await
     }
 
     pub(crate) async fn read(&self, ino: Ino, fh: u64, off: u64, size: usize) -> Result<Vec<u8>, Errno> {

@@ -160,7 +160,7 @@ fn fenced(method: &'static str, _: Ino) -> Option<MetaError> {
         "clean_stale_sessions",
         "create",
         "new_slice_id",
-        "write_slice",
+        "write_slices",
         "truncate",
         "setattr",
         "unlink",
@@ -188,10 +188,10 @@ async fn a_client_taken_for_dead_loses_what_it_buffered_and_says_so_once_per_fil
     assert_eq!(m.flush(closed, closed_fh).await, Err(Errno::EIO), "close reports what nobody synced");
     // Reading goes on, what fails is not tried again, and the mount is not taken away.
     assert_eq!(m.read(kept, kept_fh, 0, 3 * BLOCK).await.expect("read"), pattern(1, 3 * BLOCK));
-    let tried = (m.meta.calls("new_slice_id"), m.meta.calls("write_slice"));
+    let tried = (m.meta.calls("new_slice_id"), m.meta.calls("write_slices"));
     let fatal = tokio::time::timeout(Duration::from_secs(4 * 3600), m.vfs.fatal()).await;
     assert!(fatal.is_err(), "{fatal:?}");
-    assert_eq!((m.meta.calls("new_slice_id"), m.meta.calls("write_slice")), tried);
+    assert_eq!((m.meta.calls("new_slice_id"), m.meta.calls("write_slices")), tried);
     assert!(m.meta.calls("claim") <= 1 + 4, "the hourly jobs have stopped: {}", m.meta.calls("claim"));
     for (ino, fh) in [(synced, synced_fh), (closed, closed_fh), (kept, kept_fh)] {
         // What was lost has been reported above.

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use juicefs_core::{
-    Attr, Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, SliceId, SliceRecord,
-    meta::{Compacted, FallocateMode, NewNode, OpenFlags, RenameFlags, XattrMode},
+    Attr, Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, SliceId, SliceKey, SliceRecord,
+    meta::{Compacted, FallocateMode, NewNode, NewSlice, OpenFlags, RenameFlags, XattrMode},
     slice::{Piece, resolve},
 };
 use juicefs_meta::Client;
@@ -79,6 +79,11 @@ pub(crate) enum Op {
         ino: Ino,
         at: usize,
         len: usize,
+        slice: u64,
+    },
+    /// A unit at the end, likewise.
+    Append {
+        ino: Ino,
         slice: u64,
     },
     Punch {
@@ -338,7 +343,12 @@ async fn ask_nodes(client: &Client, op: &Op, aliases: &Aliases) -> MetaResult<Re
         Op::Write { ino, at, len, slice } => {
             let size = bytes(len) as u32;
             let record = SliceRecord { pos: bytes(at) as u32, id: SliceId(slice), size, off: 0, len: size };
-            client.write_slice(ino, 0, record, juicefs_core::Timestamp::from_secs(START_SECS)).await?.attr
+            let slices = vec![NewSlice::At(0, record)];
+            client.write_slices(ino, slices, juicefs_core::Timestamp::from_secs(START_SECS)).await?.attr
+        }
+        Op::Append { ino, slice } => {
+            let slices = vec![NewSlice::End(SliceKey { id: SliceId(slice), size: bytes(1) as u32 })];
+            client.write_slices(ino, slices, juicefs_core::Timestamp::from_secs(START_SECS)).await?.attr
         }
         Op::Punch { ino, at, len } => {
             client.fallocate(&cx, ino, FallocateMode::PunchHole, bytes(at), bytes(len)).await?

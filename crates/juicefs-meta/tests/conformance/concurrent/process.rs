@@ -88,7 +88,8 @@ impl Process {
         let ino = self.of(&targets.files);
         let (at, len) = (self.rng.random_range(0..UNITS / 2), self.rng.random_range(1..=UNITS / 2));
         Some(match self.rng.random_range(0..20) {
-            0..=4 => Op::Write { ino, at, len, slice: client.new_slice_id().await.ok()?.0 },
+            0..=1 => Op::Append { ino, slice: client.new_slice_id().await.ok()?.0 },
+            2..=4 => Op::Write { ino, at, len, slice: client.new_slice_id().await.ok()?.0 },
             5..=6 => Op::Truncate { ino, length: self.rng.random_range(0..UNITS) },
             7 => Op::Punch { ino, at, len },
             8 => {

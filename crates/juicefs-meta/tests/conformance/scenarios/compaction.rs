@@ -7,7 +7,7 @@ use juicefs_core::{Ino, Meta, SliceId, SliceRecord, Timestamp, meta::Compacted, 
 use crate::{
     invariants,
     snapshot::Snapshot,
-    volume::{Kind, Volume, on_all, root},
+    volume::{Kind, Volume, on_all, root, write_slice},
 };
 
 /// Compacts as the data layer would; what the commit said.
@@ -103,13 +103,13 @@ fn copies_of_the_head_are_not_mistaken_for_it() {
         let size = 2_338_508;
         let id = v.client.new_slice_id().await.expect("an id");
         let record = SliceRecord { pos: 0, id, size, off: 0, len: size };
-        v.client.write_slice(f, 0, record, Timestamp::from_secs(1)).await.expect("written");
+        write_slice(&v.client, f, 0, record, Timestamp::from_secs(1)).await.expect("written");
         let g = v.file(Ino::ROOT, "g").await;
         let cx = root();
         let copy = || v.client.copy_file_range(&cx, f, 0, g, 0, u64::from(size));
         copy().await.expect("copied");
         let zeros = SliceRecord { id: SliceId(0), size: 0, ..record };
-        v.client.write_slice(g, 0, zeros, Timestamp::from_secs(1)).await.expect("zeroed");
+        write_slice(&v.client, g, 0, zeros, Timestamp::from_secs(1)).await.expect("zeroed");
         copy().await.expect("copied");
         while compact(&v, g).await.is_some() {}
         let records = v.client.read_chunk(g, 0).await.expect("read").records;

@@ -10,7 +10,7 @@ use juicefs_core::{
 use crate::{
     invariants, leaks,
     snapshot::Snapshot,
-    volume::{Kind, Volume, on_all, posix, root},
+    volume::{Kind, Volume, on_all, posix, root, write_slice},
 };
 
 const M: u64 = 1 << 20;
@@ -31,7 +31,7 @@ fn holes_are_made_and_punched() {
         let f = v.file(Ino::ROOT, "f").await;
         assert!(v.client.read_chunk(f, 0).await.expect("read").records.is_empty());
         let written = v.write(f, 100, 100).await.expect("written");
-        assert_eq!((written.records, written.attr.length), (1, 200));
+        assert_eq!((written.chunks, written.offsets, written.attr.length), (vec![(0, 1)], vec![100], 200));
         assert_eq!(shape(&view(&v, f, 0).await), [(0, 100, false), (100, 100, true)]);
         let punch = |off, size| {
             let client = &v.client;
@@ -89,7 +89,7 @@ fn copies_show_what_the_source_shows() {
             let client = &v.client;
             let record =
                 SliceRecord { pos: pos as u32, id: SliceId(id), size: size as u32, off: off as u32, len: len as u32 };
-            async move { client.write_slice(ino, index, record, Timestamp::from_secs(1)).await.expect("written") }
+            async move { write_slice(client, ino, index, record, Timestamp::from_secs(1)).await.expect("written") }
         };
         put(from, 0, 150, 110, 200, 50, 50).await;
         put(from, 1, 100 << 10, 111, 40 * M, 0, 40 * M).await;
@@ -148,9 +148,9 @@ fn concurrent_writers_lose_nothing() {
                 for i in 0..30u32 {
                     let id = client.new_slice_id().await.expect("an id");
                     let record = SliceRecord { pos: i * 11 + n, id, size: 1, off: 0, len: 1 };
-                    client.write_slice(f, 0, record, Timestamp::from_secs(9)).await.expect("written");
+                    write_slice(&client, f, 0, record, Timestamp::from_secs(9)).await.expect("written");
                     let hole = SliceRecord { id: SliceId::HOLE, size: 0, ..record };
-                    client.write_slice(f, n + 1, hole, Timestamp::from_secs(9)).await.expect("written");
+                    write_slice(&client, f, n + 1, hole, Timestamp::from_secs(9)).await.expect("written");
                 }
             }));
         }

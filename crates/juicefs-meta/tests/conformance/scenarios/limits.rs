@@ -11,7 +11,7 @@ use juicefs_meta::{
 use crate::{
     invariants,
     snapshot::Snapshot,
-    volume::{Kind, Volume, config, format, node, on_all, posix, root},
+    volume::{Kind, Volume, config, format, node, on_all, posix, root, write_slice},
 };
 
 #[test]
@@ -89,7 +89,7 @@ fn many_writers_fill_the_volume_to_the_page() {
                 loop {
                     let id = client.new_slice_id().await.expect("an id");
                     let record = SliceRecord { pos: pages * 4096, id, size: 4096, off: 0, len: 4096 };
-                    match posix(client.write_slice(f, 0, record, Default::default()).await) {
+                    match posix(write_slice(&client, f, 0, record, Default::default()).await) {
                         Ok(_) => pages += 1,
                         Err(errno) => {
                             assert_eq!(errno, Errno::ENOSPC);

@@ -12,7 +12,7 @@ use juicefs_core::{
 use juicefs_meta::{Client, engine::Scan};
 use proptest::prelude::*;
 
-use crate::volume::{KINDS, Kind, Volume, block_on, config, format, node, on_all, posix, root, user};
+use crate::volume::{KINDS, Kind, Volume, block_on, config, format, node, on_all, posix, root, user, write_slice};
 
 const PAGE: i64 = 4096;
 
@@ -101,7 +101,7 @@ fn two_clients_fill_space_to_the_page() {
                 loop {
                     let id = client.new_slice_id().await.expect("an id");
                     let record = SliceRecord { pos: pages * 4096, id, size: 4096, off: 0, len: 4096 };
-                    match posix(client.write_slice(f, 0, record, Default::default()).await) {
+                    match posix(write_slice(&client, f, 0, record, Default::default()).await) {
                         Ok(_) => pages += 1,
                         Err(errno) => {
                             assert_eq!(errno, Errno::EDQUOT);
