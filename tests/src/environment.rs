@@ -1,9 +1,13 @@
 //! What the environment says about this run.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
 };
+
+/// The kernel's caches are those of the whole machine, and so of the tests that run beside.
+static KERNEL_CACHES: RwLock<()> = RwLock::new(());
 
 /// Whether the long variants of the tests were asked for (`scripts/test.sh --full`).
 pub fn full() -> bool {
@@ -45,4 +49,15 @@ pub fn seed_of(test: &str, default: u64) -> u64 {
     };
     println!("{test}: seed {seed}");
     seed
+}
+
+/// Makes the kernel drop its caches: 1 for pages, 3 for names and inodes too. Waits for those who need them kept.
+pub fn drop_kernel_caches(kinds: u8) {
+    let _alone = KERNEL_CACHES.write().unwrap_or_else(PoisonError::into_inner);
+    fs::write("/proc/sys/vm/drop_caches", kinds.to_string()).expect("the tests run as root");
+}
+
+/// No test makes the kernel drop its caches as long as this is held.
+pub fn keep_kernel_caches() -> RwLockReadGuard<'static, ()> {
+    KERNEL_CACHES.read().unwrap_or_else(PoisonError::into_inner)
 }

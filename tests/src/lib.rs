@@ -29,7 +29,7 @@ pub use audit::Rest;
 pub use binary::juicefs;
 pub use command::{Finished, children_of, kill_tree, run, run_in, run_within, wait_until};
 pub use disk::SmallDisk;
-pub use environment::{full, golden_dir, seed_of, test_tool, workspace_root};
+pub use environment::{drop_kernel_caches, full, golden_dir, keep_kernel_caches, seed_of, test_tool, workspace_root};
 pub use golden::{GoldenVolume, verify};
 pub use mount::{Mount, is_mounted};
 pub use pattern::{BLOCK_SIZE_BYTES, Owner, Pattern, judge_block};

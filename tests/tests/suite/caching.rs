@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Mount, Owner, Pattern, Rest, SmallDisk, Volume, full, wait_until};
+use e2e::{Mount, Owner, Pattern, Rest, SmallDisk, Volume, drop_kernel_caches, full, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -101,7 +101,7 @@ fn a_cache_disk_that_turns_read_only_is_isolated() {
 }
 
 fn drop_kernel_cache() {
-    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+    drop_kernel_caches(1);
 }
 
 /// A cache disk without space: what cannot be staged goes to the store, and nothing fails.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Meta, Mount, Owner, Pattern, Rest, Volume, wait_until};
+use e2e::{Meta, Mount, Owner, Pattern, Rest, Volume, drop_kernel_caches, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -18,7 +18,7 @@ fn content(file: u64, length: usize) -> Vec<u8> {
 }
 
 fn drop_page_cache() {
-    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+    drop_kernel_caches(1);
 }
 
 /// The files of cached blocks.

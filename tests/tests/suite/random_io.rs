@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use e2e::{Rest, Volume, full, run_within, seed_of, test_tool, workspace_root};
+use e2e::{Rest, Volume, drop_kernel_caches, full, run_within, seed_of, test_tool, workspace_root};
 
 const FSX_OPERATIONS: u32 = 20_000;
 
@@ -46,7 +46,7 @@ fn fio_reads_back_what_it_wrote() {
         run_within(command, Duration::from_secs(600)).expect_success()
     };
     fio(&["--do_verify=1"]);
-    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    drop_kernel_caches(3);
     // The same files once more, past the page cache and after a remount.
     mount.unmount();
     let mount = volume.mount();

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Mount, Owner, Pattern, Rest, Volume, full, run_in, seed_of, wait_until};
+use e2e::{Mount, Owner, Pattern, Rest, Volume, drop_kernel_caches, full, run_in, seed_of, wait_until};
 use juicefs_testkit::{
     fault_proxy::http::{HttpFault, HttpProxy, HttpRates},
     s3::SECRET_KEY,
@@ -27,7 +27,7 @@ fn data(file: u64, length: usize) -> Vec<u8> {
 }
 
 fn drop_page_cache() {
-    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+    drop_kernel_caches(1);
 }
 
 fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {

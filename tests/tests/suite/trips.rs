@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Meta, Volume, run, run_within};
+use e2e::{Meta, Volume, drop_kernel_caches, keep_kernel_caches, run, run_within};
 use juicefs_testkit::redis::Wire;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 
@@ -41,10 +41,12 @@ fn trips_of(flags: &[&str], prepare: Option<&dyn Fn(&Path) -> usize>, work: &dyn
         prepare(mount.path());
         mount.unmount();
         fs::remove_dir_all(volume.dir().join("cache-mnt")).unwrap();
-        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        drop_kernel_caches(3);
         mount = volume.mount_with("mnt", flags);
     }
     let mut redis = volume.redis();
+    // What a test beside this one makes the kernel forget is asked for again.
+    let _kept = keep_kernel_caches();
     let before = reads(&mut redis);
     let operations = work(mount.path());
     thread::sleep(AFTERMATH);
