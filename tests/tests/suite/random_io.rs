@@ -1,6 +1,6 @@
 //! Random reads and writes of single files, judged by the tools that others trust.
 
-use std::{fs, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use e2e::{Rest, Volume, drop_kernel_caches, full, run_within, seed_of, test_tool, workspace_root};
 
