@@ -33,7 +33,7 @@ pub struct MemMeta {
     fault: Mutex<Option<Fault>>,
     calls: Mutex<HashMap<&'static str, u64>>,
     locks: locks::Locks,
-    /// Counting goes on until this is over.
+    /// Counting, and reading lists of slices, goes on until this is over.
     held: AtomicBool,
 }
 
@@ -105,8 +105,8 @@ impl MemMeta {
         self.state.lock().capacity_bytes = Some(bytes);
     }
 
-    /// Makes counting go on until it is stopped, or until this is taken back.
-    pub fn hold_counting(&self, held: bool) {
+    /// Makes counting go on until it is stopped, and counting and reading of slice lists until this is taken back.
+    pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
     }
 

@@ -375,6 +375,9 @@ impl Meta for MemMeta {
 
     async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {
         self.note("read_chunk", ino)?;
+        while self.held.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
         let mut state = self.state.lock();
         Ok(ChunkRecords { records: state.file_mut(ino)?.chunks.get(&index).cloned().unwrap_or_default() })
     }

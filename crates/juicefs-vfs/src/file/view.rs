@@ -6,15 +6,19 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use juicefs_core::{
-    ChunkIndex, Errno, MetaError, Piece, SliceKey, SliceRecord,
+    ChunkIndex, Errno, Ino, MetaError, Piece, SliceKey, SliceRecord,
     limits::CHUNK_SIZE,
     slice::{plan_compaction, resolve},
 };
 use smallvec::SmallVec;
 
 use super::File;
-use crate::{fault, metrics::MetaOp};
+use crate::{context::Context, fault, metrics::MetaOp};
 
 /// Chunks of one file whose views are kept; all are dropped when there are more.
 const MAX_VIEWS: usize = 16384;
@@ -45,11 +49,16 @@ pub(super) struct Views {
     /// Grows with every change: a view asked for before is not kept.
     generation: u64,
     chunks: HashMap<ChunkIndex, View>,
+    /// Lists that are being asked for, with the generation of the question: reads beside each other ask once.
+    asked: HashMap<ChunkIndex, (u64, Asked)>,
 }
 
+type Asked = Shared<BoxFuture<'static, Result<View, Errno>>>;
+
 /// The list of a chunk and what it shows.
+#[derive(Clone)]
 struct View {
-    records: Vec<SliceRecord>,
+    records: Arc<Vec<SliceRecord>>,
     pieces: Arc<[Piece]>,
 }
 
@@ -59,7 +68,7 @@ impl Views {
     pub(super) fn committed(&mut self, index: ChunkIndex, new: impl Iterator<Item = SliceRecord>, count: usize) {
         self.generation += 1;
         if let Entry::Occupied(mut view) = self.chunks.entry(index) {
-            view.get_mut().records.extend(new);
+            Arc::make_mut(&mut view.get_mut().records).extend(new);
             if view.get().records.len() == count {
                 let view = view.get_mut();
                 view.pieces = resolve(&view.records).into();
@@ -71,6 +80,7 @@ impl Views {
 
     pub(super) fn forget(&mut self, chunks: RangeInclusive<u64>) {
         self.generation += 1;
+        self.asked.clear();
         self.chunks.retain(|index, _| !chunks.contains(&u64::from(*index)));
     }
 }
@@ -78,30 +88,34 @@ impl Views {
 impl File {
     /// The view of one chunk, from memory or from the metadata. ENOENT when the inode is gone.
     pub(super) async fn view(self: &Arc<Self>, index: ChunkIndex) -> Result<Arc<[Piece]>, Errno> {
-        let generation = {
-            let views = self.views.lock();
+        let (generation, asked) = {
+            let mut views = self.views.lock();
             if let Some(view) = views.chunks.get(&index) {
                 return Ok(Arc::clone(&view.pieces));
             }
-            views.generation
+            let generation = views.generation;
+            let asked = match views.asked.get(&index) {
+                Some((since, asked)) if *since == generation => asked.clone(),
+                _ => {
+                    let asked = ask(Arc::clone(&self.cx), self.ino, index).boxed().shared();
+                    views.asked.insert(index, (generation, asked.clone()));
+                    asked
+                }
+            };
+            (generation, asked)
         };
-        let call = self.cx.meta.read_chunk(self.ino, index);
-        let records = match self.cx.timed(MetaOp::Read, call).await {
-            Ok(chunk) => chunk.records,
-            Err(MetaError::Posix(errno)) => return Err(errno),
-            Err(error) => return Err(fault::of_meta("read of a slice list", self.ino, &error)),
-        };
-        let pieces: Arc<[Piece]> = resolve(&records).into();
-        if (records.len() >= MANY_PIECES || pieces.len() >= MANY_PIECES) && plan_compaction(&records, 1000).is_some() {
-            self.cx.compact_soon(self.ino, index);
-        }
+        let answer = asked.await;
         let mut views = self.views.lock();
-        if views.generation == generation {
-            if views.chunks.len() >= MAX_VIEWS {
-                views.chunks.clear();
-            }
-            views.chunks.insert(index, View { records, pieces: Arc::clone(&pieces) });
+        if views.generation != generation {
+            return answer.map(|view| view.pieces);
         }
+        views.asked.remove(&index);
+        let view = answer?;
+        if views.chunks.len() >= MAX_VIEWS {
+            views.chunks.clear();
+        }
+        let pieces = Arc::clone(&view.pieces);
+        views.chunks.insert(index, view);
         Ok(pieces)
     }
 
@@ -130,6 +144,20 @@ impl File {
         }
         Ok(out)
     }
+}
+
+/// Asks for the list of a chunk.
+async fn ask(cx: Arc<Context>, ino: Ino, index: ChunkIndex) -> Result<View, Errno> {
+    let records = match cx.timed(MetaOp::Read, cx.meta.read_chunk(ino, index)).await {
+        Ok(chunk) => chunk.records,
+        Err(MetaError::Posix(errno)) => return Err(errno),
+        Err(error) => return Err(fault::of_meta("read of a slice list", ino, &error)),
+    };
+    let pieces: Arc<[Piece]> = resolve(&records).into();
+    if (records.len() >= MANY_PIECES || pieces.len() >= MANY_PIECES) && plan_compaction(&records, 1000).is_some() {
+        cx.compact_soon(ino, index);
+    }
+    Ok(View { records: Arc::new(records), pieces })
 }
 
 fn push_zeros(out: &mut SmallVec<[Extent; 4]>, more: u64) {

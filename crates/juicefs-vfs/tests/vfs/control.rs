@@ -104,7 +104,7 @@ async fn a_removed_tree_is_forgotten_by_the_kernel_before_the_reply() {
 async fn progress_is_told_and_closing_stops_the_job() {
     let m = Mount::new();
     let (ino, _) = m.create("a").await;
-    m.meta.hold_counting(true);
+    m.meta.hold(true);
     for released in [false, true] {
         let mut control = Control::open(&m).await;
         control.ask(1005, &ino.0.to_be_bytes()).await.expect("written");
@@ -136,7 +136,7 @@ async fn jobs_are_bounded_and_end_with_the_mount() {
     let m = Mount::started(VfsConfig::standard(), 1 << 20);
     let (ino, fh) = m.create("a").await;
     m.close(ino, fh).await.expect("closed");
-    m.meta.hold_counting(true);
+    m.meta.hold(true);
     let mut running = Vec::new();
     for _ in 0..32 {
         let mut control = Control::open(&m).await;

@@ -68,6 +68,27 @@ async fn a_read_elsewhere_leaves_dirty_data_alone() {
     assert_eq!(m.meta.calls("write_slices"), 2);
 }
 
+#[tokio::test]
+async fn reads_beside_each_other_ask_once_for_a_list() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &pattern(1, 8 * BLOCK)).await.expect("write");
+    m.close(ino, fh).await.expect("close");
+    let fh = m.open(ino, libc::O_RDONLY).await.fh;
+    m.meta.hold(true);
+    let reads = (0..8).map(|n| m.read(ino, fh, n * BLOCK as u64, BLOCK));
+    let let_go = async {
+        while m.meta.calls("read_chunk") == 0 {
+            tokio::task::yield_now().await;
+        }
+        m.meta.hold(false);
+    };
+    let (seen, ()) = futures_util::join!(futures_util::future::join_all(reads), let_go);
+    let seen: Vec<u8> = seen.into_iter().flat_map(|read| read.expect("read")).collect();
+    assert!(seen == pattern(1, 8 * BLOCK));
+    assert_eq!(m.meta.calls("read_chunk"), 1);
+}
+
 /// What a database writes all over a file between two syncs.
 #[tokio::test]
 async fn scattered_writes_are_committed_by_one_call() {
