@@ -18,6 +18,12 @@ enum Step {
         off: u64,
         len: usize,
     },
+    /// As the front end says it that knows the end, or knew it.
+    Append {
+        handle: usize,
+        len: usize,
+        stale: bool,
+    },
     Read {
         handle: usize,
         off: u64,
@@ -67,6 +73,8 @@ fn step() -> impl Strategy<Value = Step> {
     let range = || (offset(), 1..4 * BLOCK as u64);
     prop_oneof![
         8 => (handle.clone(), offset(), len.clone()).prop_map(|(handle, off, len)| Step::Write { handle, off, len }),
+        5 => (handle.clone(), len.clone(), any::<bool>())
+            .prop_map(|(handle, len, stale)| Step::Append { handle, len, stale }),
         5 => (handle.clone(), offset(), len).prop_map(|(handle, off, len)| Step::Read { handle, off, len }),
         1 => (handle.clone(), offset()).prop_map(|(handle, size)| Step::Truncate { handle, size }),
         1 => range().prop_map(|(off, len)| Step::Punch { off, len }),
@@ -116,6 +124,13 @@ impl Run {
                     self.model.resize(end, 0);
                 }
                 self.model[off as usize..end].copy_from_slice(&data);
+            }
+            Step::Append { handle, len, stale } => {
+                self.seed += 1;
+                let data = pattern(self.seed, len);
+                let off = if stale { self.model.len() / 2 } else { self.model.len() };
+                assert_eq!(m.append(ino, self.fhs[handle], off as u64, &data).await, Ok(len as u32));
+                self.model.extend(data);
             }
             Step::Read { handle, off, len } => {
                 let got = m.read(ino, self.fhs[handle], off, len).await.expect("read");
@@ -189,6 +204,48 @@ impl Run {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum PairStep {
+    Append(usize),
+    Flush,
+    Stat,
+    Read,
+    Slow(bool),
+}
+
+fn pair_step() -> impl Strategy<Value = PairStep> {
+    prop_oneof![
+        6 => (0..3 * BLOCK).prop_map(PairStep::Append),
+        2 => Just(PairStep::Flush),
+        1 => Just(PairStep::Stat),
+        2 => Just(PairStep::Read),
+        1 => any::<bool>().prop_map(PairStep::Slow),
+    ]
+}
+
+/// Who, the number, the length, and as many bytes that follow from them.
+fn record(who: usize, number: u8, len: usize) -> Vec<u8> {
+    let mut record = vec![who as u8, number];
+    record.extend((len as u32).to_le_bytes());
+    record.extend(pattern(who as u64 * 1000 + u64::from(number), len));
+    record
+}
+
+/// How many records of each client follow each other in `file`, which has whole ones in the order of their client.
+fn told(mut file: &[u8]) -> [u8; 2] {
+    let mut next = [0; 2];
+    while let [who, number, l0, l1, l2, l3, ..] = *file {
+        let (who, len) = (usize::from(who), u32::from_le_bytes([l0, l1, l2, l3]) as usize);
+        assert_eq!(number, next[who], "client {who}");
+        let record = record(who, number, len);
+        assert!(file.starts_with(&record), "record {number} of client {who} is torn");
+        file = &file[record.len()..];
+        next[who] += 1;
+    }
+    assert!(file.is_empty());
+    next
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -204,6 +261,51 @@ proptest! {
             let slices = run.m.chunks.slices();
             for id in run.m.meta.live_slices() {
                 assert!(slices.contains(&id), "slice {id} is committed without its data");
+            }
+        });
+    }
+
+    /// Two clients append to one file: nothing is lost, torn or out of the order of its client, whatever is pending where,
+    /// and each client sees all that is its own.
+    #[test]
+    fn appends_of_two_clients_are_whole_and_in_order(steps in prop::collection::vec((0..2_usize, pair_step()), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let one = Mount::started(VfsConfig::standard(), 1 << 20);
+            let (ino, fh) = one.create("file").await;
+            let two = one.beside();
+            let other = two.open(ino, libc::O_RDWR).await.fh;
+            let clients = [(&one, fh), (&two, other)];
+            let mut written = [0_u8; 2];
+            let mut known = [0; 2];
+            for (who, step) in steps {
+                let (m, fh) = clients[who];
+                match step {
+                    PairStep::Append(len) => {
+                        let record = record(who, written[who], len);
+                        assert_eq!(m.append(ino, fh, known[who], &record).await, Ok(record.len() as u32));
+                        written[who] += 1;
+                        known[who] += record.len() as u64;
+                    }
+                    PairStep::Flush => m.flush(ino, fh).await.expect("flush"),
+                    PairStep::Stat => known[who] = m.length(ino).await,
+                    PairStep::Read => {
+                        m.length(ino).await;
+                        let got = m.read(ino, fh, 0, 1 << 20).await.expect("read");
+                        assert_eq!(told(&got)[who], written[who], "client {who} misses its own");
+                        assert_eq!(got.len() as u64, m.length(ino).await);
+                    }
+                    PairStep::Slow(slow) => {
+                        m.chunks.set_put_latency(std::time::Duration::from_micros(if slow { 300 } else { 0 }));
+                    }
+                }
+            }
+            for (m, fh) in clients {
+                m.flush(ino, fh).await.expect("flush");
+            }
+            for (m, fh) in clients {
+                m.length(ino).await;
+                assert_eq!(told(&m.read(ino, fh, 0, 1 << 20).await.expect("read")), written);
             }
         });
     }

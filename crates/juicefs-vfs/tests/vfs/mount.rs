@@ -43,6 +43,13 @@ impl Mount {
         Self { vfs, meta, chunks, clock, cx: Caller::root() }
     }
 
+    /// Another client on the same stores.
+    pub(crate) fn beside(&self) -> Self {
+        let (meta, chunks, clock) = (self.meta.clone(), self.chunks.clone(), self.clock.clone());
+        let vfs = Vfs::new(meta.clone(), chunks.clone(), clock.clone(), VfsConfig::standard());
+        Self { vfs, meta, chunks, clock, cx: Caller::root() }
+    }
+
     /// With all background tasks.
     pub(crate) fn started(config: VfsConfig, budget_bytes: usize) -> Self {
         let mount = Self::with(config, budget_bytes);
