@@ -4,13 +4,14 @@
 # Installs what is missing, checks the formatting and the lints, runs the unit, property and conformance tests, and
 # then the end-to-end suite on real mounts. It needs root (for mounts). Nothing is skipped silently: what is missing is
 # installed, or is a failure. A part of the suite runs on Redis as well. --full adds the slow variants, the whole suite
-# on Redis (some 60 minutes more) and cargo-deny.
+# on Redis (some 60 minutes more), the suites and stress tools of others, and cargo-deny.
 #
 #   JFS_GOLDEN           the golden volumes (default: ../shared/golden beside the repository)
 #   JUICEFS_TEST_SEED    replays the random tests with one seed
 #   JUICEFS_BIN          tests this client instead of the one that is built here
 #   JUICEFS_TEST_S3_SERVER  runs this S3 server instead of the one that is built here
 #   JUICEFS_TEST_PJDFSTEST  a checkout of pjdfstest in C for --full, instead of the one that is fetched
+#   JUICEFS_TEST_LTP     a checkout of the Linux Test Project for --full, instead of the one that is fetched
 set -euo pipefail
 umask 022
 
@@ -20,7 +21,7 @@ full=0
 case "${1:-}" in
     "") ;;
     --full) full=1 ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -45,8 +46,13 @@ install_packages() {
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
     if [ $full -eq 1 ]; then
-        for entry in prove:perl autoreconf:autoconf aclocal:automake; do
+        for entry in prove:perl autoreconf:autoconf aclocal:automake pkg-config:pkgconf keyctl:keyutils \
+            stress-ng:stress-ng; do
             command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+        done
+        # Without these headers tests of the suites are built that do nothing.
+        for entry in sys/acl.h:libacl1-dev libaio.h:libaio-dev sys/capability.h:libcap-dev; do
+            [ -e "/usr/include/${entry%%:*}" ] || missing+=("${entry#*:}")
         done
     fi
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
@@ -187,6 +193,16 @@ suite_in_c() { # sqlite3|redis
     JUICEFS_TEST_META=$1 cargo_test --package e2e --test suite -- --ignored posix::the_suite_in_c_passes
 }
 
+linux_test_project() {
+    export JUICEFS_TEST_LTP=${JUICEFS_TEST_LTP:-$target/ltp}
+    bash scripts/suites/ltp.sh "$JUICEFS_TEST_LTP"
+}
+
+# Suites and tools of others, which take long or need what was built for them.
+by_name() { # names of ignored tests
+    cargo_test --package e2e --test suite -- --test-threads 1 --ignored "$@"
+}
+
 # A real S3 server for tests, large enough to be built only once.
 s3_server() {
     cargo build --locked --profile "$profile" --package s3-server
@@ -215,6 +231,9 @@ main() {
         stage "building the POSIX suite in C" pjdfstest_in_c
         stage "the POSIX suite in C" suite_in_c sqlite3
         stage "the POSIX suite in C, on Redis" suite_in_c redis
+        stage "building the Linux Test Project" linux_test_project
+        stage "the Linux Test Project" by_name ltp::
+        stage "fsstress and stress-ng" by_name stress::
         stage "quickstart" cargo_test --package e2e --test suite -- --ignored quickstart
         command -v cargo-deny >/dev/null || stage "installing cargo-deny" cargo install --quiet --locked cargo-deny
         stage "licences, bans and sources" cargo deny --all-features check licenses bans sources

@@ -2,10 +2,12 @@
 
 use std::{
     ffi::OsStr,
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     io::Read,
+    os::unix::process::CommandExt,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -111,6 +113,36 @@ pub fn run_within(mut command: Command, limit: Duration) -> Finished {
     Finished { command: text, code: status.code(), stdout: join(stdout), stderr: join(stderr) }
 }
 
+/// Runs a prepared command, all that it says going to the file `output`, to its end or to that of `limit`.
+///
+/// `None` says that it was still there after `limit` and was killed, with its whole process group. Unlike
+/// [`run_within`] this does not wait for processes that it leaves behind.
+///
+/// # Panics
+/// If it does not start, or cannot even be killed: then it is stuck in the kernel.
+pub fn run_into(output: &Path, mut command: Command, limit: Duration) -> Option<ExitStatus> {
+    let file = File::create(output).expect("the file for what the program says");
+    let errors = file.try_clone().expect("a second handle of it");
+    command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0);
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    let ended = end_of(&mut child, limit);
+    if ended.is_none() {
+        kill_tree(child.id(), libc::SIGKILL);
+        kill_group(child.id());
+        assert!(end_of(&mut child, Duration::from_secs(60)).is_some(), "{command:?} hangs and cannot be killed");
+    }
+    ended
+}
+
+fn end_of(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let mut status = None;
+    wait_until(limit, || {
+        status = child.try_wait().expect("a child can be waited for");
+        status.is_some()
+    });
+    status
+}
+
 fn collect(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -147,6 +179,14 @@ pub fn kill_tree(pid: u32, signal: i32) {
     }
     for child in children {
         kill_tree(child, signal);
+    }
+}
+
+/// Kills what is left of the process group of a program that was started as the leader of one.
+fn kill_group(leader: u32) {
+    if let Ok(id) = i32::try_from(leader) {
+        // SAFETY: kill(2) takes plain numbers and touches no memory of this process.
+        unsafe { libc::kill(-id, libc::SIGKILL) };
     }
 }
 

@@ -12,6 +12,7 @@
 //! - `JUICEFS_TEST_FULL=1`: the long variants (more rounds, more files, larger data).
 //! - `JUICEFS_TEST_SEED`: replays a random test; each one prints the seed that it used.
 //! - `JUICEFS_TEST_TOOLS`: the folder of `pjdfstest` and `fsx`.
+//! - `JUICEFS_TEST_PJDFSTEST`, `JUICEFS_TEST_XFSTESTS`: the folders of suites that are built from their sources.
 //! - `JFS_GOLDEN`: the folder of the golden volumes.
 
 mod audit;
@@ -19,6 +20,7 @@ mod binary;
 mod command;
 mod disk;
 mod environment;
+mod expected;
 mod golden;
 mod mount;
 mod pattern;
@@ -27,9 +29,10 @@ mod volume;
 
 pub use audit::Rest;
 pub use binary::juicefs;
-pub use command::{Finished, children_of, kill_tree, run, run_in, run_within, wait_until};
+pub use command::{Finished, children_of, kill_tree, run, run_in, run_into, run_within, wait_until};
 pub use disk::SmallDisk;
 pub use environment::{drop_kernel_caches, full, golden_dir, keep_kernel_caches, seed_of, test_tool, workspace_root};
+pub use expected::{Outcome, Outcomes};
 pub use golden::{GoldenVolume, verify};
 pub use mount::{Mount, is_mounted};
 pub use pattern::{BLOCK_SIZE_BYTES, Owner, Pattern, judge_block};

@@ -4,7 +4,10 @@ use std::{process::Command, time::Duration};
 
 use e2e::{Rest, Volume, drop_kernel_caches, full, run_within, seed_of, test_tool, workspace_root};
 
-const FSX_OPERATIONS: u32 = 20_000;
+/// Reads and writes by calls and by mappings, cuts, holes and copies, as `tests/expected/fsx.toml` weighs them.
+fn fsx_operations() -> u32 {
+    if full() { 100_000 } else { 20_000 }
+}
 
 fn fsx(volume: &Volume, mount_flags: &[&str], seeds: u64) {
     let mount = volume.mount_with("mnt", mount_flags);
@@ -12,10 +15,10 @@ fn fsx(volume: &Volume, mount_flags: &[&str], seeds: u64) {
     for seed in first..first + seeds {
         let mut command = Command::new(test_tool("fsx"));
         command.arg("-f").arg(workspace_root().join("tests/expected/fsx.toml"));
-        command.args(["-N", &FSX_OPERATIONS.to_string(), "-S", &seed.to_string(), "-P"]).arg(volume.dir());
+        command.args(["-N", &fsx_operations().to_string(), "-S", &seed.to_string(), "-P"]).arg(volume.dir());
         command.arg(mount.join(format!("fsx-{seed}")));
         println!("fsx seed {seed}");
-        run_within(command, Duration::from_secs(300)).expect_success();
+        run_within(command, Duration::from_secs(if full() { 900 } else { 300 })).expect_success();
     }
     mount.unmount();
     volume.assert_sound(Rest::Clean);
