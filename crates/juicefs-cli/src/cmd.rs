@@ -9,6 +9,7 @@ pub(crate) mod info;
 pub(crate) mod mount;
 pub(crate) mod objbench;
 pub(crate) mod quota;
+pub(crate) mod restore;
 pub(crate) mod rmr;
 pub(crate) mod status;
 pub(crate) mod summary;
@@ -44,6 +45,7 @@ pub(crate) fn run(cli: &Cli, words: &[OsString]) -> Result<u8> {
         Command::Format(args) => runtime::of_command()?.block_on(format::run(args, &here))?,
         Command::Config(args) => runtime::of_command()?.block_on(config::run(args, words, &here))?,
         Command::Quota(args) => runtime::of_command()?.block_on(quota::run(args))?,
+        Command::Restore(args) => runtime::of_command()?.block_on(restore::run(args))?,
         Command::Status(args) => runtime::of_command()?.block_on(status::run(args))?,
         Command::Info(args) => info::run(args)?,
         Command::Summary(args) => summary::run(args)?,

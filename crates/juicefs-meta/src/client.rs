@@ -12,6 +12,7 @@ mod names;
 mod nodes;
 mod quota_records;
 mod quotas;
+mod restore;
 mod run;
 mod service;
 mod setting;
@@ -20,7 +21,7 @@ mod trees;
 mod upkeep;
 mod usage;
 
-pub use self::quota_records::QuotaCheck;
+pub use self::{quota_records::QuotaCheck, restore::Restored};
 
 use std::{
     sync::{Arc, atomic::AtomicU64},

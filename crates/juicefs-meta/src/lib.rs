@@ -12,6 +12,6 @@ pub mod ops;
 pub mod record;
 pub mod txn;
 
-pub use client::{AtimeMode, Client, ClientConfig, QuotaCheck};
+pub use client::{AtimeMode, Client, ClientConfig, QuotaCheck, Restored};
 pub use engine::{Engine, redis::address::Passwords};
 pub use open::{open, open_with};

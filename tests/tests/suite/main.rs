@@ -38,5 +38,6 @@ mod s3_faults;
 mod semantics;
 mod sizes;
 mod stress;
+mod trash;
 mod trips;
 mod two_mounts;

@@ -3,7 +3,7 @@
 //!
 //! Flags that an existing volume keeps when they are absent are `Option`s here.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
 pub(crate) mod groups;
 pub(crate) mod trees;
@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Config(Box<ConfigArgs>),
     /// Limit what directories, users and groups may use
     Quota(QuotaArgs),
+    /// Move removed files out of the trash
+    Restore(RestoreArgs),
     /// Show the setting, sessions and use of a volume
     Status(StatusArgs),
     /// Mount a volume
@@ -91,6 +93,23 @@ pub(crate) enum Command {
     Objbench(ObjbenchArgs),
     /// Show the version
     Version,
+}
+
+/// `restore`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RestoreArgs {
+    /// Address of the metadata engine
+    #[arg(value_name = "META-URL")]
+    pub(crate) meta_url: String,
+    /// Directories of the trash, like 2023-05-10-01
+    #[arg(value_name = "HOUR", required = true)]
+    pub(crate) hours: Vec<String>,
+    /// Move everything to where it was; otherwise trees are put together again in the trash
+    #[arg(long)]
+    pub(crate) put_back: bool,
+    /// Entries moved side by side
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u16).range(1..), value_name = "N")]
+    pub(crate) threads: u16,
 }
 
 /// What `quota` does.
