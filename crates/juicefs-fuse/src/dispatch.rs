@@ -197,7 +197,7 @@ impl<O: Operations> Dispatcher<O> {
             opcode::FSYNC => call.fsync(),
             opcode::GETLK => call.getlk(),
             opcode::SETLK => call.setlk(&self.notifier, None),
-            opcode::FALLOCATE => call.fallocate(),
+            opcode::FALLOCATE => call.fallocate(&self.notifier),
             opcode::LSEEK => call.lseek(),
             opcode::COPY_FILE_RANGE => call.copy_file_range(false),
             opcode::COPY_FILE_RANGE_64 => call.copy_file_range(true),

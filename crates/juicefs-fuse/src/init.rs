@@ -41,8 +41,10 @@ pub(crate) struct Wanted {
     pub(crate) acl: bool,
     /// The kernel leaves the umask to us.
     pub(crate) own_umask: bool,
-    /// Locks are ours. Otherwise the kernel keeps them, for this mount alone.
-    pub(crate) locks: bool,
+    /// Locks of flock(2) are ours. Otherwise the kernel keeps them, for this mount alone.
+    pub(crate) flock: bool,
+    /// Likewise those of fcntl(2).
+    pub(crate) posix_locks: bool,
 }
 
 /// How INIT goes on.
@@ -98,8 +100,11 @@ pub(crate) fn negotiate(mut args: Args<'_>, wanted: Wanted) -> Negotiation {
     if wanted.own_umask {
         flags |= flag::DONT_MASK;
     }
-    if wanted.locks {
-        flags |= flag::POSIX_LOCKS | flag::FLOCK_LOCKS;
+    if wanted.flock {
+        flags |= flag::FLOCK_LOCKS;
+    }
+    if wanted.posix_locks {
+        flags |= flag::POSIX_LOCKS;
     }
     Negotiation::Agreed(Agreed {
         minor: init.minor.min(MINOR),
@@ -144,8 +149,14 @@ mod tests {
     use super::*;
     use crate::abi::bytes_of;
 
-    const PLAIN: Wanted =
-        Wanted { max_io_bytes: 1 << 20, writeback_cache: false, acl: false, own_umask: false, locks: false };
+    const PLAIN: Wanted = Wanted {
+        max_io_bytes: 1 << 20,
+        writeback_cache: false,
+        acl: false,
+        own_umask: false,
+        flock: false,
+        posix_locks: false,
+    };
 
     fn ask(init: InitIn, flags2: u32, wanted: Wanted) -> Negotiation {
         let bytes = [bytes_of(&init), bytes_of(&InitIn2 { flags2, ..Default::default() })].concat();
@@ -182,7 +193,8 @@ mod tests {
         );
         assert_eq!(flags & flag::AUTO_INVAL_DATA, 0);
         let locks = flag::POSIX_LOCKS | flag::FLOCK_LOCKS;
-        assert_eq!(agreed(u32::MAX, Wanted { locks: true, ..PLAIN }).flags & locks, locks);
+        assert_eq!(agreed(u32::MAX, Wanted { flock: true, ..PLAIN }).flags & locks, flag::FLOCK_LOCKS);
+        assert_eq!(agreed(u32::MAX, Wanted { posix_locks: true, ..PLAIN }).flags & locks, flag::POSIX_LOCKS);
         assert_eq!(agreed(u32::MAX, Wanted { own_umask: true, ..PLAIN }).flags & flag::DONT_MASK, flag::DONT_MASK);
     }
 

@@ -36,6 +36,8 @@ pub struct Opened {
     pub fh: u64,
     /// Pages that the kernel still has of this file are good.
     pub keep_cache: bool,
+    /// The access time is another than at the last open, which the kernel may still believe.
+    pub new_atime: bool,
     /// The kernel must not cache pages (internal files).
     pub direct_io: bool,
     /// The kernel may cache the listing (directories).

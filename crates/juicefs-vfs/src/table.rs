@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use juicefs_core::{Attr, Errno, Ino, stamps::Moment};
+use juicefs_core::{Attr, Errno, Ino, Timestamp, stamps::Moment};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
@@ -90,7 +90,7 @@ impl FileTable {
     }
 }
 
-/// What a file looked like when it was opened last: decides whether the kernel may keep its pages.
+/// What a file looked like when it was opened last: decides whether the kernel may keep its pages and attributes.
 #[derive(Default)]
 pub(crate) struct LastOpens {
     looks: Mutex<Generations>,
@@ -99,22 +99,40 @@ pub(crate) struct LastOpens {
 /// Looks by inode; when the younger map is full it becomes the older one, and what was there is forgotten.
 #[derive(Default)]
 struct Generations {
-    younger: HashMap<Ino, u64>,
-    older: HashMap<Ino, u64>,
+    younger: HashMap<Ino, Look>,
+    older: HashMap<Ino, Look>,
+}
+
+#[derive(Clone, Copy)]
+struct Look {
+    content: u64,
+    atime: Timestamp,
+}
+
+/// What is as it was at the last open.
+#[derive(Clone, Copy)]
+pub(crate) struct Unchanged {
+    /// The content, as far as times and length tell.
+    pub(crate) content: bool,
+    /// The access time.
+    pub(crate) atime: bool,
 }
 
 impl LastOpens {
-    /// Notes an open and tells whether the file looks as it did at the last one.
-    pub(crate) fn unchanged(&self, ino: Ino, attr: &Attr) -> bool {
+    /// Notes an open and tells in what the file looks as it did at the last one.
+    pub(crate) fn unchanged(&self, ino: Ino, attr: &Attr) -> Unchanged {
         let mut hasher = DefaultHasher::new();
         (attr.mtime, attr.ctime, attr.length).hash(&mut hasher);
-        let look = hasher.finish();
+        let look = Look { content: hasher.finish(), atime: attr.atime };
         let mut looks = self.looks.lock();
         if looks.younger.len() >= REMEMBERED {
             looks.older = std::mem::take(&mut looks.younger);
         }
         let before = looks.younger.insert(ino, look).or_else(|| looks.older.get(&ino).copied());
-        before == Some(look)
+        Unchanged {
+            content: before.is_some_and(|before| before.content == look.content),
+            atime: before.is_some_and(|before| before.atime == look.atime),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod acl;
+mod allocation;
 mod apps;
 mod arrows;
 mod caching;
@@ -16,12 +17,14 @@ mod differential;
 mod encryption;
 mod faults;
 mod fencing;
+mod file_flags;
 mod full_disk;
 mod golden;
 mod interop;
 mod locks;
 mod ltp;
 mod memory;
+mod mount_options;
 mod names;
 mod objbench;
 mod posix;

@@ -25,9 +25,9 @@ impl<O: Operations> Call<'_, O> {
         let notifier = notifier.clone();
         Ok(Box::pin(async move {
             let opened = ops.open(&caller, node, flags.cast_signed()).await.map_err(gone(&ops, node))?;
-            if !opened.keep_cache && !opened.direct_io {
+            if (!opened.keep_cache || opened.new_atime) && !opened.direct_io {
                 // Another client may have changed the file: with its pages the kernel must drop the size it knows, or
-                // reads would end at the old one until the attributes time out.
+                // reads would end at the old one until the attributes time out. Opening may have moved the access time.
                 notifier.inval_attr(node);
             }
             Ok(Answer::fixed(&open_out(&opened)))
@@ -78,11 +78,15 @@ impl<O: Operations> Call<'_, O> {
         Ok(Box::pin(async move { ops.release(node, fh).await.map(|()| Answer::Empty) }))
     }
 
-    pub(super) fn fallocate(mut self) -> Result<Work, Errno> {
+    pub(super) fn fallocate(mut self, notifier: &Notifier) -> Result<Work, Errno> {
         let FallocateIn { fh, offset, length, mode, .. } = self.args.fixed()?;
         let Call { ops, caller, node, .. } = self;
+        let notifier = notifier.clone();
         Ok(Box::pin(async move {
-            ops.fallocate(&caller, node, fh, mode.cast_signed(), offset, length).await.map(|()| Answer::Empty)
+            ops.fallocate(&caller, node, fh, mode.cast_signed(), offset, length).await?;
+            // The kernel asks anew for size and times afterwards, but not for the mode, which may have lost set-gid.
+            notifier.inval_attr(node);
+            Ok(Answer::Empty)
         }))
     }
 

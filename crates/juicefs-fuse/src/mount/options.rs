@@ -34,6 +34,10 @@ pub struct MountOptions {
     pub enable_acl: bool,
     /// Extended attributes are served; ENOSYS otherwise, once.
     pub enable_xattr: bool,
+    /// Locks of flock(2) are left to the kernel, which keeps them for this mount alone and shows them in /proc/locks.
+    pub local_flock: bool,
+    /// Likewise those of fcntl(2).
+    pub local_posix_locks: bool,
     /// Further items of `-o`, one each: mount flags such as `noexec`, old names that mean nothing any more, and whatever
     /// else goes to the kernel as it is.
     pub extra: Vec<String>,
@@ -75,6 +79,8 @@ impl MountOptions {
             writeback_cache: false,
             enable_acl: false,
             enable_xattr: false,
+            local_flock: false,
+            local_posix_locks: false,
             extra: Vec::new(),
             threads: None,
             root_squash: None,
@@ -100,7 +106,8 @@ impl MountOptions {
                 writeback_cache: self.writeback_cache,
                 acl: self.enable_acl,
                 own_umask: self.umask.is_some(),
-                locks: !self.read_only,
+                flock: !self.read_only && !self.local_flock,
+                posix_locks: !self.read_only && !self.local_posix_locks,
             },
         };
         let mut allow_other = self.allow_other;
@@ -216,8 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn locks_are_asked_for_by_kind() {
+        let kinds = |change: fn(&mut MountOptions)| {
+            let Wanted { flock, posix_locks, .. } = resolve(change).wanted;
+            (flock, posix_locks)
+        };
+        assert_eq!(kinds(|_| {}), (true, true));
+        assert_eq!(kinds(|o| o.local_flock = true), (false, true));
+        assert_eq!(kinds(|o| o.local_posix_locks = true), (true, false));
+    }
+
+    #[test]
     fn read_only_mounts_cache_no_writes_and_files_are_no_mount_points() {
-        assert!(!resolve(|o| (o.read_only, o.writeback_cache) = (true, true)).wanted.writeback_cache);
+        let read_only = resolve(|o| (o.read_only, o.writeback_cache) = (true, true)).wanted;
+        assert!(!read_only.writeback_cache && !read_only.flock && !read_only.posix_locks);
         let file = MountOptions::standard("/proc/version".into(), "vol").resolve();
         assert!(matches!(file, Err(MountError::MountPoint { .. })));
     }

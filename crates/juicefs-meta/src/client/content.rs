@@ -170,7 +170,8 @@ impl Client {
             FallocateMode::PunchHole => true,
         };
         let new_length = |attr: &Attr| if keeps { attr.length } else { attr.length.max(off.saturating_add(size)) };
-        let op = |allowed| Fallocate { scope: scope.clone(), ino, mode, off, size, allowed };
+        let free_bytes = self.known_usage().available_bytes;
+        let op = |allowed| Fallocate { scope: scope.clone(), ino, mode, off, size, allowed, free_bytes };
         self.run_growing(ino, new_length, op).await
     }
 

@@ -153,8 +153,13 @@ impl Client {
         if !self.config.fast_statfs {
             self.load_usage().await?;
         }
+        Ok(self.known_usage())
+    }
+
+    /// Use and limits of the volume as this client knows them.
+    pub(super) fn known_usage(&self) -> VolumeUsage {
         let format = self.setting();
-        Ok(shown_usage(format.capacity, format.inodes, self.books.usage.seen()))
+        shown_usage(format.capacity, format.inodes, self.books.usage.seen())
     }
 
     /// Reads the counters of the volume.

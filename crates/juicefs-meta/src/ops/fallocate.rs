@@ -13,6 +13,7 @@ use super::{
     Scope, Verdict,
     account::{Growth, count_resize, exceeds, space_delta},
     decision,
+    setattr::mode_after_change,
     truncate::{index_of, offset},
 };
 use crate::{
@@ -30,6 +31,8 @@ pub(crate) struct Fallocate {
     pub(crate) size: u64,
     /// Most bytes that the file may grow by.
     pub(crate) allowed: Option<u64>,
+    /// Bytes that are free in the volume, as statfs shows them.
+    pub(crate) free_bytes: u64,
 }
 
 impl Operation for Fallocate {
@@ -60,6 +63,12 @@ impl Fallocate {
         if !attr.is_file() || frozen {
             return Err(Errno::EPERM.into());
         }
+        // Nothing is reserved, but what could never be written must not look as if it were.
+        if self.mode != FallocateMode::PunchHole
+            && exceeds(Some(self.free_bytes), space_delta(attr.length, attr.length.max(end))).is_some()
+        {
+            return Err(Errno::ENOSPC.into());
+        }
         let length = match self.mode {
             FallocateMode::Allocate { keep_size: false } | FallocateMode::ZeroRange { keep_size: false } => {
                 attr.length.max(end)
@@ -74,7 +83,8 @@ impl Fallocate {
             self.zero(end.min(attr.length), &mut effects);
         }
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
-        let next = Attr { length, mtime: self.scope.now, ctime: self.scope.now, ..attr.clone() };
+        let mode = mode_after_change(&self.scope.caller, attr);
+        let next = Attr { length, mode, mtime: self.scope.now, ctime: self.scope.now, ..attr.clone() };
         effects.push(Effect::UpdateNode(self.ino, next.clone()));
         Ok((Growth::Done(next), effects))
     }
@@ -89,5 +99,55 @@ impl Fallocate {
             effects.push(Effect::AppendSlices(self.ino, index_of(at), vec![record]));
             at += len;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use juicefs_core::{Caller, Timestamp, ids::SessionId};
+
+    use super::*;
+    use crate::record::Value;
+
+    const ALLOCATE: FallocateMode = FallocateMode::Allocate { keep_size: false };
+
+    fn allocated(caller: Caller, attr: Attr, mode: FallocateMode, size: u64, free_bytes: u64) -> Result<Attr, Errno> {
+        let now = Timestamp::from_secs(1);
+        let scope = Scope { caller, now, skip_dir_mtime: Default::default(), sid: SessionId(1), dir_stats: true };
+        let op = Fallocate { scope, ino: Ino(9), mode, off: 0, size, allowed: None, free_bytes };
+        let mut read = ReadSet::default();
+        read.insert(Key::Node(Ino(9)), Some(Value::Node(attr)));
+        match op.decide(&read) {
+            Decision::Done(Growth::Done(attr), _) => Ok(attr),
+            Decision::Fail(errno) => Err(errno),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn file(mode: u16, length: u64) -> Attr {
+        Attr { mode, length, uid: 1, gid: 1, nlink: 1, parent: Ino::ROOT, ..Attr::default() }
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused() {
+        let length =
+            |mode, size, free| allocated(Caller::root(), file(0o644, 4096), mode, size, free).map(|a| a.length);
+        assert_eq!(length(ALLOCATE, 8192, 4096), Ok(8192));
+        assert_eq!(length(ALLOCATE, 8193, 4096), Err(Errno::ENOSPC));
+        assert_eq!(length(FallocateMode::Allocate { keep_size: true }, 8193, 4096), Err(Errno::ENOSPC));
+        assert_eq!(length(FallocateMode::ZeroRange { keep_size: true }, 8193, 4096), Err(Errno::ENOSPC));
+        assert_eq!(length(ALLOCATE, 4096, 0), Ok(4096), "what the file has already");
+        assert_eq!(length(FallocateMode::PunchHole, 1 << 50, 0), Ok(4096));
+    }
+
+    #[test]
+    fn set_id_bits_go_as_with_a_write() {
+        let user = |uid| Caller { uid, gid: uid, ..Caller::default() };
+        let mode = |caller, mode| allocated(caller, file(mode, 1), ALLOCATE, 2, 1 << 20).map(|a| a.mode);
+        assert_eq!(mode(Caller::root(), 0o6777), Ok(0o6777));
+        assert_eq!(mode(user(2), 0o6777), Ok(0o777));
+        assert_eq!(mode(user(2), 0o2666), Ok(0o666), "set-gid without group execution, by somebody of no such group");
+        assert_eq!(mode(user(1), 0o6666), Ok(0o2666), "likewise, by somebody of the group");
+        assert_eq!(mode(user(1), 0o6676), Ok(0o676));
     }
 }

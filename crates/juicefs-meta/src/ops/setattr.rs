@@ -189,6 +189,17 @@ pub(super) fn is_owner(caller: &Caller, attr: &Attr) -> bool {
     is_trusted(caller) || caller.uid == attr.uid
 }
 
+/// The mode of a file after `caller` has changed its content, as Linux has it since 6.2: only root keeps set-uid, and
+/// set-gid goes with the right of the group to execute, or when the caller is not of the group. Of callers whom the kernel
+/// has checked only the effective group is known, and the others do not count.
+pub(super) fn mode_after_change(caller: &Caller, attr: &Attr) -> u16 {
+    if caller.uid == 0 {
+        return attr.mode;
+    }
+    let keeps_gid = attr.mode & 0o010 == 0 && caller.in_group(attr.gid);
+    attr.mode & if keeps_gid { !0o4000 } else { !0o6000 }
+}
+
 /// `mode` after a change of owner of a file that had `current`.
 fn without_set_id(caller: &Caller, current: u16, mode: u16) -> u16 {
     if caller.uid != 0 || current & 0o010 != 0 { mode & 0o1777 } else { mode & 0o3777 }

@@ -78,8 +78,9 @@ impl Vfs {
                 }
             }
         }
-        let keep_cache = self.opens.unchanged(ino, &attr);
-        Ok(self.opened(ino, &attr, since, wanted, keep_cache, flags))
+        let unchanged = self.opens.unchanged(ino, &attr);
+        let opened = self.opened(ino, &attr, since, wanted, unchanged.content, flags);
+        Ok(Opened { new_atime: !unchanged.atime, ..opened })
     }
 
     fn opened(&self, ino: Ino, attr: &Attr, since: Moment, wanted: OpenFlags, keep_cache: bool, flags: i32) -> Opened {

@@ -17,11 +17,12 @@ const GETFLAGS_32: u32 = 0x8004_6601;
 const SETFLAGS: u32 = 0x4008_6602;
 const SETFLAGS_32: u32 = 0x4004_6602;
 const FSGETXATTR: u32 = 0x801C_581F;
+const FSSETXATTR: u32 = 0x401C_5820;
 
 /// Bits of the FS_IOC_* calls and the flags of ours that they stand for.
 const FS_FLAGS: [(u64, u8); 3] = [(0x1, flags::SKIP_TRASH), (0x10, flags::IMMUTABLE), (0x20, flags::APPEND)];
 /// Bits of `fsxattr.fsx_xflags`.
-const FSX_FLAGS: [(u32, u8); 2] = [(0x8, flags::IMMUTABLE), (0x10, flags::APPEND)];
+const FSX_FLAGS: [(u64, u8); 2] = [(0x8, flags::IMMUTABLE), (0x10, flags::APPEND)];
 /// Bytes of `struct fsxattr`.
 const FSXATTR_BYTES: usize = 28;
 
@@ -59,7 +60,7 @@ impl Vfs {
         }
         match cmd {
             GETFLAGS | GETFLAGS_32 => {
-                let bits = fs_flags(&self.node_attr(ino).await?);
+                let bits = bits_of(&self.node_attr(ino).await?, &FS_FLAGS);
                 let bytes = bits.to_ne_bytes();
                 let width = if cmd == GETFLAGS { 8 } else { 4 };
                 // The bits lie in the lower half, which comes first on the machines that we run on.
@@ -71,15 +72,27 @@ impl Vfs {
                     (_, Some(bytes)) => u64::from(u32::from_ne_bytes(*bytes)),
                     _ => return Err(Errno::EINVAL),
                 };
-                self.set_flags(cx, ino, bits & u64::from(u32::MAX)).await?;
+                self.set_flags(cx, ino, bits & u64::from(u32::MAX), &FS_FLAGS).await?;
                 Ok(Bytes::new())
             }
             FSGETXATTR => {
                 let attr = self.node_attr(ino).await?;
-                let bits = FSX_FLAGS.iter().filter(|(_, ours)| attr.has_flag(*ours)).fold(0, |all, (bit, _)| all | bit);
+                let bits = bits_of(&attr, &FSX_FLAGS);
                 let mut out = [0; FSXATTR_BYTES];
-                out[..4].copy_from_slice(&bits.to_ne_bytes());
+                // The bits lie in the lower half, which comes first on the machines that we run on.
+                out[..4].copy_from_slice(&bits.to_ne_bytes()[..4]);
                 Ok(Bytes::copy_from_slice(&out[..FSXATTR_BYTES.min(out_size)]))
+            }
+            FSSETXATTR => {
+                let (flags, others) = input.split_first_chunk::<4>().ok_or(Errno::EINVAL)?;
+                // Extent sizes and projects are not kept; how many extents there are is only ever told.
+                let told = 4..8;
+                if others.iter().enumerate().any(|(at, byte)| *byte != 0 && !told.contains(&at)) {
+                    return Err(Errno::EOPNOTSUPP);
+                }
+                let bits = u32::from_ne_bytes(*flags);
+                self.set_flags(cx, ino, bits.into(), &FSX_FLAGS).await?;
+                Ok(Bytes::new())
             }
             _ => Err(Errno::ENOTTY),
         }
@@ -89,16 +102,16 @@ impl Vfs {
         self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await
     }
 
-    async fn set_flags(&self, cx: &Caller, ino: Ino, bits: u64) -> Answer<()> {
+    /// Sets the flags that `bits` name and clears the others that `names` has; flags without a name there stay.
+    async fn set_flags(&self, cx: &Caller, ino: Ino, bits: u64, names: &[(u64, u8)]) -> Answer<()> {
         if cx.check_permission && cx.uid != 0 {
             return Err(Errno::EPERM);
         }
-        let known = FS_FLAGS.iter().fold(0, |all, (bit, _)| all | bit);
-        if bits & !known != 0 {
+        if bits & !names.iter().fold(0, |all, (bit, _)| all | bit) != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        let kept = self.node_attr(ino).await?.flags & flags::WINDOWS;
-        let wanted = FS_FLAGS.iter().filter(|(bit, _)| bits & bit != 0).fold(kept, |all, (_, ours)| all | ours);
+        let kept = names.iter().fold(self.node_attr(ino).await?.flags, |all, (_, ours)| all & !ours);
+        let wanted = names.iter().filter(|(bit, _)| bits & bit != 0).fold(kept, |all, (_, ours)| all | ours);
         let set = SetAttr { flags: Some(wanted), ..SetAttr::default() };
         self.ask(MetaOp::SetAttr, ino, self.cx.meta.setattr(cx, ino, set)).await?;
         self.cx.stamps.touch(ino);
@@ -106,6 +119,7 @@ impl Vfs {
     }
 }
 
-fn fs_flags(attr: &Attr) -> u64 {
-    FS_FLAGS.iter().filter(|(_, ours)| attr.has_flag(*ours)).fold(0, |all, (bit, _)| all | bit)
+/// The bits of `names` whose flags are set.
+fn bits_of(attr: &Attr, names: &[(u64, u8)]) -> u64 {
+    names.iter().filter(|(_, ours)| attr.has_flag(*ours)).fold(0, |all, (bit, _)| all | bit)
 }

@@ -22,6 +22,10 @@ const SEEK_DATA: u32 = libc::SEEK_DATA as u32;
 /// `lseek` for the next hole.
 const SEEK_HOLE: u32 = libc::SEEK_HOLE as u32;
 
+/// Holes are told in whole pages, as other file systems tell them in blocks: programs take the smallest step that they see
+/// for the size of a block, and copy by it.
+const HOLE_BYTES: u64 = 4096;
+
 /// The mode that bits of fallocate(2) name.
 fn fallocate_mode(mode: i32) -> Answer<FallocateMode> {
     let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
@@ -164,7 +168,8 @@ impl Vfs {
         Ok(copied.bytes)
     }
 
-    /// The next data or hole at or after `off` (`whence` SEEK_DATA or SEEK_HOLE); the end of the file counts as a hole.
+    /// The next data or hole at or after `off` (`whence` SEEK_DATA or SEEK_HOLE), by pages of 4 KiB; the end of the file
+    /// counts as a hole.
     ///
     /// ENXIO at or beyond the end of the file, or when no data follows; EINVAL for any other `whence`; EBADF.
     pub async fn lseek(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, whence: u32) -> Answer<u64> {
@@ -189,16 +194,27 @@ async fn seek(file: &Arc<File>, off: u64, whence: u32) -> Answer<u64> {
     if off >= length {
         return Err(Errno::ENXIO);
     }
-    let mut at = off;
+    let mut at = page_of(off);
+    // What lies between the page of `off` and here are pages with data.
+    let mut data_end = at;
     while at < length {
         let upto = length.min((at / CHUNK_SIZE + 1) * CHUNK_SIZE);
         for extent in file.extents(at, upto - at).await? {
-            let is_data = matches!(extent, Extent::Data { .. });
-            if is_data == (whence == SEEK_DATA) {
-                return Ok(at);
+            let end = at + extent.len();
+            match (extent, whence) {
+                (Extent::Data { .. }, SEEK_DATA) => return Ok(page_of(at).max(off)),
+                (Extent::Data { .. }, _) if page_of(at) > data_end => return Ok(data_end.max(off)),
+                (Extent::Data { .. }, _) => data_end = end.next_multiple_of(HOLE_BYTES),
+                (Extent::Zeros { .. }, SEEK_HOLE) if data_end + HOLE_BYTES <= end => return Ok(data_end.max(off)),
+                (Extent::Zeros { .. }, _) => {}
             }
-            at += extent.len();
+            at = end;
         }
     }
-    if whence == SEEK_HOLE { Ok(length) } else { Err(Errno::ENXIO) }
+    if whence == SEEK_HOLE { Ok(data_end.max(off).min(length)) } else { Err(Errno::ENXIO) }
+}
+
+/// The start of the page that byte `at` lies in.
+fn page_of(at: u64) -> u64 {
+    at - at % HOLE_BYTES
 }

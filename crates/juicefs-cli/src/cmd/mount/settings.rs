@@ -167,6 +167,8 @@ pub(super) fn fuse(config: &MountConfig, format: &Format) -> MountOptions {
         writeback_cache: features.writeback_cache,
         enable_acl: format.enable_acl,
         enable_xattr: features.xattr || format.enable_acl,
+        local_flock: features.local_locks.flock,
+        local_posix_locks: features.local_locks.posix,
         extra: features.kernel_options.clone(),
         threads: None,
         root_squash: nobody(features.root_squash),

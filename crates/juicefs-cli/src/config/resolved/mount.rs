@@ -142,10 +142,21 @@ pub(crate) struct Features {
     pub(crate) allow_other: bool,
     /// The kernel collects writes (`-o writeback_cache`).
     pub(crate) writeback_cache: bool,
+    /// Locks that the kernel keeps, for this mount alone (`-o local_lock=`).
+    pub(crate) local_locks: LocalLocks,
     /// The name of the source in mount tables, if not `JuiceFS:NAME`.
     pub(crate) fsname: Option<String>,
     /// Further options for mount(2).
     pub(crate) kernel_options: Vec<String>,
+}
+
+/// Kinds of locks that are not shared with other mounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LocalLocks {
+    /// Those of flock(2).
+    pub(crate) flock: bool,
+    /// Those of fcntl(2).
+    pub(crate) posix: bool,
 }
 
 /// Storage settings of this client only.
@@ -173,8 +184,9 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
     if mountpoint.parent().is_none() {
         bail!("cannot mount on {:?}: choose a directory other than the root", args.mountpoint);
     }
-    let features = features(&args.fuse, args, here);
-    let meta = meta(&args.meta, args.data.io_retries, has_option(&args.fuse, "ro"), &mut warnings);
+    let features = features(&args.fuse, args, here)?;
+    let mut meta = meta(&args.meta, args.data.io_retries, has_option(&args.fuse, "ro"), &mut warnings);
+    meta.atime = atime_option(&args.fuse).unwrap_or(meta.atime);
     let timeouts = timeouts(&args.meta_cache, args.meta.skip_dir_mtime, &mut warnings);
     let data = data::resolve(&args.data, &args.cache, here, &mut warnings)?;
     note_unbuilt(args, &mut warnings);
@@ -274,11 +286,38 @@ fn has_option(fuse: &FuseArgs, name: &str) -> bool {
     kernel_options(fuse).any(|option| option == name)
 }
 
-fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Features {
+/// The last access-time mode among the kernel options, which wins over `--atime-mode`: it is what an entry of
+/// /etc/fstab or mount(8) says for every file system.
+fn atime_option(fuse: &FuseArgs) -> Option<AtimeMode> {
+    kernel_options(fuse).fold(None, |mode, option| match option {
+        "noatime" => Some(AtimeMode::Noatime),
+        "relatime" => Some(AtimeMode::Relatime),
+        "strictatime" => Some(AtimeMode::Strictatime),
+        "atime" => None,
+        _ => mode,
+    })
+}
+
+/// The last `local_lock=` among the kernel options, with the values that NFS has.
+fn local_locks(fuse: &FuseArgs) -> Result<LocalLocks> {
+    let Some(value) = kernel_options(fuse).filter_map(|option| option.strip_prefix("local_lock=")).last() else {
+        return Ok(LocalLocks::default());
+    };
+    let (flock, posix) = match value {
+        "none" => (false, false),
+        "flock" => (true, false),
+        "posix" => (false, true),
+        "all" => (true, true),
+        other => bail!("local_lock is {other:?}: it can be none, flock, posix or all"),
+    };
+    Ok(LocalLocks { flock, posix })
+}
+
+fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Result<Features> {
     let consumed = ["allow_other", "allow_root", "nonempty", "ro", "rw", "debug", "writeback_cache", "async_dio"];
     let largest = juicefs_core::limits::MAX_FUSE_IO_BYTES;
     let max_io = fuse.max_fuse_io.and_then(|size| usize::try_from(size).ok()).unwrap_or(largest).min(largest);
-    Features {
+    Ok(Features {
         hide_internal: fuse.hide_internal,
         prefix_internal: fuse.prefix_internal,
         xattr: fuse.enable_xattr,
@@ -292,12 +331,14 @@ fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Features 
         max_io_bytes: max_io,
         allow_other: here.is_root || has_option(fuse, "allow_other") || has_option(fuse, "allow_root"),
         writeback_cache: has_option(fuse, "writeback_cache"),
+        local_locks: local_locks(fuse)?,
         fsname: kernel_options(fuse).filter_map(|option| option.strip_prefix("fsname=")).last().map(str::to_owned),
         kernel_options: kernel_options(fuse)
-            .filter(|option| !consumed.contains(option) && !option.starts_with("fsname="))
+            .filter(|option| !consumed.contains(option))
+            .filter(|option| !option.starts_with("fsname=") && !option.starts_with("local_lock="))
             .map(str::to_owned)
             .collect(),
-    }
+    })
 }
 
 fn meta(args: &MetaArgs, retries: u32, ro_option: bool, warnings: &mut Vec<String>) -> MetaConfig {

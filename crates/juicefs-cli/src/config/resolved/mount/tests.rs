@@ -126,6 +126,28 @@ fn kernel_options_are_sorted_out() {
 }
 
 #[test]
+fn the_last_atime_option_wins_over_the_flag() {
+    let mode = |line| good(line).meta.atime;
+    assert_eq!(mode("--atime-mode strictatime -o noatime"), AtimeMode::Noatime);
+    assert_eq!(mode("-o noatime,relatime"), AtimeMode::Relatime);
+    assert_eq!(mode("-o relatime -o strictatime,nodiratime"), AtimeMode::Strictatime);
+    assert_eq!(mode("--atime-mode relatime -o noatime,atime,nodiratime"), AtimeMode::Relatime);
+}
+
+#[test]
+fn locks_are_shared_unless_an_option_keeps_them_here() {
+    let locks = |line| good(line).features.local_locks;
+    let local = |flock, posix| LocalLocks { flock, posix };
+    assert_eq!(locks(""), local(false, false));
+    assert_eq!(locks("-o local_lock=flock"), local(true, false));
+    assert_eq!(locks("-o local_lock=all,local_lock=posix"), local(false, true));
+    assert_eq!(locks("-o local_lock=all"), local(true, true));
+    assert!(good("-o local_lock=none").features.kernel_options.is_empty());
+    let error = resolve(&args("-o local_lock=yes"), &Surroundings::of_tests()).expect_err("refused").to_string();
+    assert!(error.contains("\"yes\"") && error.contains("none, flock, posix or all"), "{error}");
+}
+
+#[test]
 fn waiting_time_comes_from_the_environment() {
     let mut here = Surroundings::of_tests();
     here.vars.insert("JFS_MOUNT_TIMEOUT".into(), "30".into());
