@@ -54,19 +54,29 @@ install_packages() {
         for entry in sys/acl.h:libacl1-dev libaio.h:libaio-dev sys/capability.h:libcap-dev; do
             [ -e "/usr/include/${entry%%:*}" ] || missing+=("${entry#*:}")
         done
+        compgen -G "/usr/lib/postgresql/*/bin/pgbench" >/dev/null || missing+=(postgresql)
     fi
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-    [ ${#missing[@]} -eq 0 ] && return
-    say "installing ${missing[*]}"
-    command -v apt-get >/dev/null || die "install these with your package manager: ${missing[*]}"
-    apt-get update -qq
-    without_services env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    # The tests start servers of their own: the one of the package shall not come up with the next boot either.
-    if [[ " ${missing[*]} " == *" redis-server "* ]] && [ -d /run/systemd/system ]; then
-        systemctl disable --quiet --now redis-server || die "the service redis-server of the package is still enabled"
+    [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
+    # Named after the version of Python, which is known only now.
+    if [ $full -eq 1 ] && ! /usr/bin/python3 -c 'import test.test_os' 2>/dev/null; then
+        apt_install "lib$(/usr/bin/python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')-testsuite"
     fi
+}
+
+apt_install() { # packages...
+    local service
+    say "installing $*"
+    command -v apt-get >/dev/null || die "install these with your package manager: $*"
+    apt-get update -qq
+    without_services env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    # The tests start servers of their own: those of the packages shall not come up with the next boot either.
+    for service in redis-server postgresql; do
+        if [[ " $* " == *" $service "* ]] && [ -d /run/systemd/system ]; then
+            systemctl disable --quiet --now $service || die "the service $service of the package is still enabled"
+        fi
+    done
 }
 
 # Runs a command with Debian's switch that keeps packages from starting their services.
@@ -189,6 +199,11 @@ pjdfstest_in_c() {
     [ -x "$dir/pjdfstest" ] || (cd "$dir" && autoreconf -ifs && ./configure --quiet && make --quiet pjdfstest)
 }
 
+# Tests that need packages of their own.
+applications() { # sqlite3|redis names...
+    JUICEFS_TEST_META=$1 cargo_test --package e2e --test suite -- --test-threads 1 --ignored "${@:2}"
+}
+
 suite_in_c() { # sqlite3|redis
     JUICEFS_TEST_META=$1 cargo_test --package e2e --test suite -- --ignored posix::the_suite_in_c_passes
 }
@@ -234,6 +249,8 @@ main() {
         stage "building the Linux Test Project" linux_test_project
         stage "the Linux Test Project" by_name ltp::
         stage "fsstress and stress-ng" by_name stress::
+        stage "PostgreSQL and Python's tests" applications sqlite3 apps::postgres apps::python
+        stage "PostgreSQL, on Redis" applications redis apps::postgres
         stage "quickstart" cargo_test --package e2e --test suite -- --ignored quickstart
         command -v cargo-deny >/dev/null || stage "installing cargo-deny" cargo install --quiet --locked cargo-deny
         stage "licences, bans and sources" cargo deny --all-features check licenses bans sources

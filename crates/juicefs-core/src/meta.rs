@@ -260,6 +260,9 @@ pub trait Meta: Send + Sync {
     async fn claim(&self, job: Job, interval_secs: u64) -> MetaResult<bool>;
     /// Removes up to `limit` expired sessions with what they hold. Returns data to delete.
     async fn clean_stale_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>>;
+    /// Removes sessions with what they hold, expired or not, because their clients are known to be dead. Returns data to
+    /// delete. One that is not there, and that of this client, is passed over.
+    async fn end_sessions(&self, dead: &[SessionId]) -> MetaResult<Vec<Freed>>;
     /// Files removed before `before` whose data is still there.
     async fn deleted_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>>;
     /// Drops the chunk lists of a removed file and its delfile record. Returns slices that lost their last reference.

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use juicefs_core::{Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, stamps::Moment};
+use juicefs_core::{Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, SessionId, stamps::Moment};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -80,6 +80,16 @@ impl Vfs {
     pub fn start(self: &Arc<Self>, rt: &tokio::runtime::Handle) {
         self.cx.tasks.run_on(rt);
         self.cx.start_upkeep(Arc::clone(&self.handles));
+    }
+
+    /// Ends the sessions of clients that are known to be dead, with their locks and the files that only they kept.
+    ///
+    /// Fails with EIO when the metadata engine does; what is left then is ended by the heartbeat of some client.
+    pub async fn end_sessions(&self, dead: &[SessionId]) -> Answer<()> {
+        let ended = self.cx.meta.end_sessions(dead).await;
+        let freed = ended.map_err(|error| fault::of_meta("end of dead sessions", Ino::ROOT, &error))?;
+        freed.into_iter().for_each(|file| self.cx.upkeep.free(file));
+        Ok(())
     }
 
     /// Commits all dirty data, closes all handles, ends all tasks and the session, and shuts the data path down.

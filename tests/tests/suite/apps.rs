@@ -11,6 +11,11 @@ use std::{
 
 use e2e::{Owner, Pattern, Rest, Volume, run, run_in, run_within};
 
+mod large_tree;
+mod postgres;
+mod python;
+mod sqlite;
+
 const REPOSITORY_FILES: usize = 10_000;
 
 fn shell(dir: &Path, script: &str, limit: Duration) -> String {

@@ -249,7 +249,7 @@ fn an_interrupted_clone_is_taken_away() {
 }
 
 /// Files, directories and bytes of a tree as other programs count them.
-fn counted(dir: &Path) -> (u64, u64, u64) {
+pub(crate) fn counted(dir: &Path) -> (u64, u64, u64) {
     let number = |script: &str| run_in(dir, script).expect_success().stdout.trim().parse().unwrap();
     let used = "find . -printf '%i %y %s\\n' | awk '{ n += $2 == \"f\" && $3 > 0 ? int(($3 + 4095) / 4096) * 4096 : 4096 } END { print n }'";
     (number("find . ! -type d | wc -l"), number("find . -type d | wc -l"), number(used))

@@ -9,6 +9,8 @@ use std::{
 
 use e2e::{Meta, Rest, Volume, run, wait_until};
 
+use crate::locks::Process;
+
 /// Ends every session of the volume, as clients do with those that were silent for too long.
 fn end_sessions(volume: &Volume) {
     match Meta::of_this_run() {
@@ -109,5 +111,36 @@ fn an_idle_client_learns_from_its_heartbeat_and_does_not_come_back() {
     assert_eio("create", File::create(mount.join("new")));
     mount.unmount();
     // The last second of counters may be missing.
+    volume.assert_sound(Rest::Crashed);
+}
+
+/// The kernel says that it is dead, so nobody has to wait until its session expires.
+#[test]
+fn what_a_killed_client_had_locked_is_free_for_the_next_one_on_its_machine() {
+    let volume = Volume::new();
+    let far = ["--heartbeat", "600"];
+    let [dying, living] = ["mnt", "other"].map(|place| volume.mount_with(place, &far));
+    for name in ["dead", "alive"] {
+        fs::write(dying.join(name), "").unwrap();
+    }
+    assert!(wait_until(Duration::from_secs(60), || living.join("alive").exists()));
+    let mut holders = [Process::on(&dying.join("dead")), Process::on(&living.join("alive"))];
+    for holder in &mut holders {
+        holder.must("lock f flock ex try");
+        holder.must("lock f posix ex try");
+    }
+    dying.kill().clear();
+    assert_eq!(sessions(&volume), "2", "it leaves its session");
+    let next = volume.mount_with("mnt", &far);
+    assert_eq!(sessions(&volume), "2", "that of the dead one is gone");
+    for way in ["flock", "posix"] {
+        Process::on(&next.join("dead")).must(&format!("lock f {way} ex try"));
+        let refused = Process::on(&next.join("alive")).ask(&format!("lock f {way} ex try"));
+        assert_eq!(refused, "EAGAIN", "who is alive keeps what it has");
+    }
+    drop(holders);
+    for mount in [next, living] {
+        mount.unmount();
+    }
     volume.assert_sound(Rest::Crashed);
 }

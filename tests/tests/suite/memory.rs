@@ -19,14 +19,32 @@ fn content(file: u64, length: usize) -> Vec<u8> {
     Pattern::of(Owner { run: 64, file, version: 1 }).bytes(length)
 }
 
-/// The most memory that a process and its children ever had resident, in MiB.
-fn peak_mib(pid: u32) -> usize {
-    let peak = |pid: u32| {
+/// The largest value of a line of `/proc/PID/status` of a process and its children, in KiB.
+fn largest_kib(pid: u32, line: &str) -> usize {
+    let value = |pid: u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0) >> 10
+        let line = status.lines().find_map(|found| found.strip_prefix(line));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
     };
-    std::iter::once(pid).chain(children_of(pid)).map(peak).max().unwrap_or(0)
+    std::iter::once(pid).chain(children_of(pid)).map(value).max().unwrap_or(0)
+}
+
+/// The most memory that a process or a child of it ever had resident, or since [`forget_peak`], in KiB.
+///
+/// # Panics
+/// If that is not known.
+pub(crate) fn peak_kib(pid: u32) -> usize {
+    let peak = largest_kib(pid, "VmHWM:");
+    assert!(peak > 0, "the memory of process {pid} is not known");
+    peak
+}
+
+/// Begins anew to look for the most memory of a process and its children; what is resident now, in KiB.
+pub(crate) fn forget_peak(pid: u32) -> usize {
+    for pid in std::iter::once(pid).chain(children_of(pid)) {
+        fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    }
+    largest_kib(pid, "VmRSS:")
 }
 
 /// Many writers at once, through a store that takes far less than they have: they wait, all of them get done, nothing is
@@ -54,9 +72,8 @@ fn two_hundred_writers_share_the_buffers() {
             });
         }
     });
-    let peak = peak_mib(mount.pid());
+    let peak = peak_kib(mount.pid()) >> 10;
     println!("{WRITERS} writers of {} MiB each: {peak} MiB at most", length / MIB);
-    assert!(peak > 0, "the memory of the client is not known");
     assert!(peak < BUFFER_MIB + BESIDE_MIB, "{peak} MiB resident with buffers of {BUFFER_MIB} MiB");
     mount.unmount();
     let mount = volume.mount_with("second", &["--cache-size", "0"]);

@@ -76,7 +76,7 @@ fn close_to_open_holds_in_random_rounds() {
     }
     // The names exist for both before the rounds begin: names may be cached for a second, bytes may not.
     thread::sleep(Duration::from_millis(1200));
-    for round in 1..=if full() { 2000 } else { 300 } {
+    for round in 1..=if full() { 10_000 } else { 300 } {
         let index = rng.random_range(0..truth.len());
         let name = format!("f-{index}");
         let (writer, reader) = if rng.random_bool(0.5) { (0, 1) } else { (1, 0) };

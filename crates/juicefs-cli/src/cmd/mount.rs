@@ -5,6 +5,7 @@
 
 mod config_json;
 mod mountpoint;
+mod predecessors;
 mod ready;
 mod service;
 mod session;

@@ -35,6 +35,9 @@ pub(crate) struct SessionRecord {
     /// Its process.
     #[serde(rename = "ProcessID")]
     pub(crate) process_id: i64,
+    /// Where the number of its process means that process; empty when it was written by another client. Not shown.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) process_space: String,
 }
 
 impl SessionRecord {
@@ -61,7 +64,7 @@ impl Session {
         Self {
             sid: session.sid.0,
             expire: CivilTime::at(session.expire.secs, 0).rfc3339(),
-            record: SessionRecord::of(session),
+            record: SessionRecord { process_space: String::new(), ..SessionRecord::of(session) },
             sustained: if with_sustained { session.sustained.iter().map(|ino| ino.0).collect() } else { Vec::new() },
         }
     }

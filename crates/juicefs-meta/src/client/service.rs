@@ -64,6 +64,10 @@ impl Meta for Client {
         self.clean_sessions(limit).await
     }
 
+    async fn end_sessions(&self, dead: &[SessionId]) -> MetaResult<Vec<Freed>> {
+        self.end_others(dead).await
+    }
+
     async fn deleted_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
         self.removed_files(before, limit).await
     }

@@ -193,11 +193,25 @@ impl Client {
         let stale = self.list_sessions().await?.into_iter().filter(|s| s.expire.secs < now_secs && s.sid != own);
         for session in stale.take(limit) {
             tracing::info!(sid = session.sid.0, info = %session.info.escape_ascii(), "cleaning up a stale session");
-            freed.extend(self.release_sustained(session.sid).await?);
-            self.run(EndSession { sid: session.sid, expired_before_secs: Some(now_secs) }).await?;
-            // Who waits here may wait for its locks.
-            self.locks.ring_all();
+            freed.extend(self.end_other(session.sid, Some(now_secs)).await?);
         }
+        Ok(freed)
+    }
+
+    pub(super) async fn end_others(&self, dead: &[SessionId]) -> MetaResult<Vec<Freed>> {
+        self.writable()?;
+        let mut freed = Vec::new();
+        for sid in dead.iter().filter(|sid| **sid != self.sid()) {
+            freed.extend(self.end_other(*sid, None).await?);
+        }
+        Ok(freed)
+    }
+
+    async fn end_other(&self, sid: SessionId, expired_before_secs: Option<i64>) -> MetaResult<Vec<Freed>> {
+        let freed = self.release_sustained(sid).await?;
+        self.run(EndSession { sid, expired_before_secs }).await?;
+        // Who waits here may wait for its locks.
+        self.locks.ring_all();
         Ok(freed)
     }
 

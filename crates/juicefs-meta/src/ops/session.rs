@@ -76,7 +76,8 @@ impl Refresh {
 #[derive(Debug)]
 pub(crate) struct EndSession {
     pub(crate) sid: SessionId,
-    /// Only if it has expired by then: its client may have come back.
+    /// Only if it has expired by then: its client may have come back. `None` for its own client, and when that is known to be
+    /// dead.
     pub(crate) expired_before_secs: Option<i64>,
 }
 

@@ -68,6 +68,10 @@ impl Meta for MemMeta {
         Ok(Vec::new())
     }
 
+    async fn end_sessions(&self, _dead: &[SessionId]) -> MetaResult<Vec<Freed>> {
+        Ok(Vec::new())
+    }
+
     async fn deleted_files(&self, _before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
         let state = self.state.lock();
         Ok(state.deleted.keys().take(limit).map(|ino| Freed { ino: *ino, length: 0 }).collect())

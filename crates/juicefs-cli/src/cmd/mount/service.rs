@@ -10,8 +10,9 @@ use juicefs_meta::Client;
 use juicefs_vfs::Vfs;
 use tokio::runtime::Runtime;
 
-use super::{config_json, mountpoint, ready, session, settings, shutdown};
+use super::{config_json, mountpoint, predecessors, ready, session, settings, shutdown};
 use crate::{
+    cmd::status::SessionRecord,
     config::resolved::MountConfig,
     runtime,
     volume::{load_format, open_engine, open_storage},
@@ -72,17 +73,37 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
     let chunk_config = settings::chunk(&config, &format, storage.cipher)?;
     let meta = Client::open(engine, settings::client(&config)).await.context("open the volume")?;
     let chunks: Arc<dyn ChunkStore> = Store::open(chunk_config, storage.blocks);
+    let record = session::record(&config.mountpoint, &config.meta.network_interfaces);
     let sid = if config.meta.read_only {
         0
     } else {
-        let record = session::record(&config.mountpoint, &config.meta.network_interfaces)?;
-        let sid = meta.new_session(record).await.context("create session")?.0;
+        let sid = meta.new_session(serde_json::to_vec(&record)?.into()).await.context("create session")?.0;
         tracing::info!("Create session {sid} OK with version: {}", juicefs_core::version::CLIENT_VERSION);
         sid
     };
     let config_json = config_json::build(&config, &format, sid)?;
-    let vfs = Vfs::new(meta, chunks, Arc::new(SystemClock), settings::vfs(&config, &format, config_json));
+    let vfs = Vfs::new(meta.clone(), chunks, Arc::new(SystemClock), settings::vfs(&config, &format, config_json));
+    if !config.meta.read_only {
+        end_predecessors(&meta, &vfs, &record).await;
+    }
     Ok(Assembled { vfs, format, config })
+}
+
+/// Ends the sessions of clients that died on this machine, before anything is served that they had locked. What fails is left
+/// to the heartbeat.
+async fn end_predecessors(meta: &Client, vfs: &Vfs, own: &SessionRecord) {
+    let sessions = match meta.sessions().await {
+        Ok(sessions) => sessions,
+        Err(error) => return tracing::warn!(%error, "sessions of dead clients are left to expire"),
+    };
+    let dead = predecessors::dead(&sessions, own);
+    if dead.is_empty() {
+        return;
+    }
+    tracing::info!(?dead, "ending the sessions of clients that died on this machine");
+    if let Err(errno) = vfs.end_sessions(&dead).await {
+        tracing::warn!("sessions of dead clients are left to expire: {errno}");
+    }
 }
 
 impl Assembled {

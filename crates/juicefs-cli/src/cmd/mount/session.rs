@@ -2,28 +2,24 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use bytes::Bytes;
 use juicefs_core::version::CLIENT_VERSION;
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 
+use super::predecessors;
 use crate::{cmd::status::SessionRecord, local_time::CivilTime};
 
-/// The session record of this process as JSON.
-///
-/// # Errors
-/// When it cannot be written, which none is like.
-pub(super) fn record(mountpoint: &Path, interfaces: &[String]) -> Result<Bytes> {
+/// The session record of this process.
+pub(super) fn record(mountpoint: &Path, interfaces: &[String]) -> SessionRecord {
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let record = SessionRecord {
+    SessionRecord {
         version: CLIENT_VERSION.to_owned(),
         host_name: host,
         ip_addrs: addresses(interfaces),
         mount_point: mountpoint.to_string_lossy().into_owned(),
         mount_time: CivilTime::now().rfc3339(),
         process_id: i64::from(std::process::id()),
-    };
-    Ok(serde_json::to_vec(&record)?.into())
+        process_space: predecessors::process_space().unwrap_or_default(),
+    }
 }
 
 /// Addresses of the interfaces that are up, but the loopback; of the named ones only, if any is named.
@@ -52,10 +48,10 @@ mod tests {
 
     #[test]
     fn the_record_has_the_known_keys() {
-        let text = record(Path::new("/mnt/x"), &["no-such-interface".to_owned()]).expect("writable");
-        let value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let record = record(Path::new("/mnt/x"), &["no-such-interface".to_owned()]);
+        let value = serde_json::to_value(&record).expect("writable");
         let keys: Vec<&String> = value.as_object().expect("an object").keys().collect();
-        assert_eq!(keys, ["Version", "HostName", "MountPoint", "MountTime", "ProcessID"]);
+        assert_eq!(keys, ["Version", "HostName", "MountPoint", "MountTime", "ProcessID", "ProcessSpace"]);
         assert_eq!(value["ProcessID"], std::process::id());
         assert!(addresses(&[]).iter().all(|address| address.parse::<std::net::IpAddr>().is_ok()));
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
-    Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, SetAttr,
+    Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, SessionId, SetAttr,
     meta::{Freed, Job, NewNode, OpenFlags, RenameFlags},
 };
 use juicefs_meta::{
@@ -144,6 +144,34 @@ fn a_dead_session_is_cleaned_up_by_another_client() {
         assert_eq!(other.sessions().await.expect("listed").len(), 1, "it does not register again");
         assert_eq!(v.client.close(f).await.expect("closed"), None);
         assert_fenced(v.client.new_slice_id().await);
+        other.flush_stats().await.expect("flushed");
+        invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+#[test]
+fn a_session_of_a_client_that_is_known_to_be_dead_ends_at_once() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let other = v.second(config(&v.clock)).await;
+        let f = v.file(Ino::ROOT, "f").await;
+        v.write(f, 0, 10).await.expect("written");
+        v.open_rw(f).await;
+        v.unlink(Ino::ROOT, "f").await.expect("unlinked");
+        v.client.flush_stats().await.expect("flushed");
+        let sids = async || other.sessions().await.expect("listed").iter().map(|s| s.sid).collect::<Vec<_>>();
+        let all = sids().await;
+        assert_eq!(all.len(), 2);
+        // Its own is not among the dead, whoever says so.
+        let freed = other.end_sessions(&[all[0], all[1], SessionId(4711)]).await.expect("ended");
+        assert_eq!(freed.len(), 1, "what only the dead one kept open goes");
+        assert_eq!(sids().await.len(), 1);
+        other.heartbeat().await.expect("the survivor is well");
+        assert!(other.end_sessions(&all).await.expect("ended").is_empty());
+        assert!(
+            matches!(v.client.heartbeat().await, Err(MetaError::Fenced)),
+            "it was alive after all, and is shut out"
+        );
         other.flush_stats().await.expect("flushed");
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
     });
