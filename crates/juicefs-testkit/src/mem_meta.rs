@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -35,6 +35,23 @@ pub struct MemMeta {
     locks: locks::Locks,
     /// Counting, and reading lists of slices, goes on until this is over.
     held: AtomicBool,
+    waiting: AtomicUsize,
+}
+
+/// Counts one that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn in_line(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Default)]
@@ -86,6 +103,7 @@ impl MemMeta {
             calls: Mutex::default(),
             locks: locks::Locks::default(),
             held: AtomicBool::default(),
+            waiting: AtomicUsize::default(),
         })
     }
 
@@ -108,6 +126,12 @@ impl MemMeta {
     /// Makes counting go on until it is stopped, and counting and reading of slice lists until this is taken back.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
+    }
+
+    /// Readings of slice lists that are held up now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
     }
 
     /// How often a method was called.

@@ -23,7 +23,7 @@ use juicefs_core::{
     tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
-use super::{MemMeta, locks::whole, tree::check_new_name};
+use super::{MemMeta, Waiting, locks::whole, tree::check_new_name};
 
 #[async_trait]
 impl Meta for MemMeta {
@@ -379,9 +379,11 @@ impl Meta for MemMeta {
 
     async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {
         self.note("read_chunk", ino)?;
+        let waiting = Waiting::in_line(&self.waiting);
         while self.held.load(Ordering::Acquire) {
             tokio::task::yield_now().await;
         }
+        drop(waiting);
         let mut state = self.state.lock();
         Ok(ChunkRecords { records: state.file_mut(ino)?.chunks.get(&index).cloned().unwrap_or_default() })
     }

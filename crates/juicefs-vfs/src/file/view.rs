@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, Shared},
+    future::{BoxFuture, WeakShared},
 };
 use juicefs_core::{
     ChunkIndex, Errno, Ino, MetaError, Piece, SliceKey, SliceRecord,
@@ -49,11 +49,12 @@ pub(super) struct Views {
     /// Grows with every change: a view asked for before is not kept.
     generation: u64,
     chunks: HashMap<ChunkIndex, View>,
-    /// Lists that are being asked for, with the generation of the question: reads beside each other ask once.
-    asked: HashMap<ChunkIndex, (u64, Asked)>,
+    /// Lists that are being asked for, with the generation of the question: reads beside each other ask once. The question
+    /// belongs to those who wait: one that nobody polls any more would keep for ever what it holds of the engine.
+    asked: HashMap<ChunkIndex, (u64, WeakShared<Asked>)>,
 }
 
-type Asked = Shared<BoxFuture<'static, Result<View, Errno>>>;
+type Asked = BoxFuture<'static, Result<View, Errno>>;
 
 /// The list of a chunk and what it shows.
 #[derive(Clone)]
@@ -94,14 +95,13 @@ impl File {
                 return Ok(Arc::clone(&view.pieces));
             }
             let generation = views.generation;
-            let asked = match views.asked.get(&index) {
-                Some((since, asked)) if *since == generation => asked.clone(),
-                _ => {
-                    let asked = ask(Arc::clone(&self.cx), self.ino, index).boxed().shared();
-                    views.asked.insert(index, (generation, asked.clone()));
-                    asked
-                }
-            };
+            let asked = views.asked.get(&index).filter(|(since, _)| *since == generation);
+            let asked = asked.and_then(|(_, asked)| asked.upgrade()).unwrap_or_else(|| {
+                let asked = ask(Arc::clone(&self.cx), self.ino, index).boxed().shared();
+                // Only what has ended cannot be downgraded.
+                views.asked.extend(asked.downgrade().map(|asked| (index, (generation, asked))));
+                asked
+            });
             (generation, asked)
         };
         let answer = asked.await;

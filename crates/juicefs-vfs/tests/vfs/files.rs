@@ -89,6 +89,22 @@ async fn reads_beside_each_other_ask_once_for_a_list() {
     assert_eq!(m.meta.calls("read_chunk"), 1);
 }
 
+/// Whoever asked may go away; the question goes with the last of them, and the next reader asks anew.
+#[tokio::test]
+async fn a_reader_that_goes_away_leaves_no_question_behind() {
+    let m = Mount::new();
+    let (ino, fh) = m.create("a").await;
+    m.write(ino, fh, 0, &pattern(1, BLOCK)).await.expect("write");
+    m.close(ino, fh).await.expect("close");
+    let fh = m.open(ino, libc::O_RDONLY).await.fh;
+    m.meta.hold(true);
+    assert_eq!(at_once(m.read(ino, fh, 0, BLOCK)), None);
+    assert_eq!((m.meta.calls("read_chunk"), m.meta.held()), (1, 0), "it waits no more");
+    m.meta.hold(false);
+    assert_eq!(m.read(ino, fh, 0, BLOCK).await, Ok(pattern(1, BLOCK)));
+    assert_eq!(m.meta.calls("read_chunk"), 2);
+}
+
 /// What a database writes all over a file between two syncs.
 #[tokio::test]
 async fn scattered_writes_are_committed_by_one_call() {
