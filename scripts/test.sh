@@ -4,13 +4,14 @@
 # Installs what is missing, checks the formatting and the lints, runs the unit, property and conformance tests, and
 # then the end-to-end suite on real mounts. It needs root (for mounts). Nothing is skipped silently: what is missing is
 # installed, or is a failure. A part of the suite runs on Redis as well. --full adds the slow variants, the whole suite
-# on Redis (some 60 minutes more) and cargo-deny.
+# on Redis, the suites of others (some 100 minutes more) and cargo-deny.
 #
 #   JFS_GOLDEN           the golden volumes (default: ../shared/golden beside the repository)
 #   JUICEFS_TEST_SEED    replays the random tests with one seed
 #   JUICEFS_BIN          tests this client instead of the one that is built here
 #   JUICEFS_TEST_S3_SERVER  runs this S3 server instead of the one that is built here
 #   JUICEFS_TEST_PJDFSTEST  a checkout of pjdfstest in C for --full, instead of the one that is fetched
+#   JUICEFS_TEST_XFSTESTS  likewise of xfstests
 set -euo pipefail
 umask 022
 
@@ -20,7 +21,7 @@ full=0
 case "${1:-}" in
     "") ;;
     --full) full=1 ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -45,8 +46,13 @@ install_packages() {
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
     if [ $full -eq 1 ]; then
-        for entry in prove:perl autoreconf:autoconf aclocal:automake; do
+        for entry in prove:perl autoreconf:autoconf aclocal:automake libtool:libtool-bin gawk:gawk bc:bc xfs_io:xfsprogs \
+            quota:quota dump:dump killall:psmisc capsh:libcap2-bin pkg-config:pkgconf; do
             command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+        done
+        for entry in xfs/xfs.h:xfslibs-dev uuid/uuid.h:uuid-dev attr/attributes.h:libattr1-dev sys/acl.h:libacl1-dev \
+            libaio.h:libaio-dev sys/capability.h:libcap-dev gdbm.h:libgdbm-dev liburing.h:liburing-dev; do
+            [ -e "/usr/include/${entry%%:*}" ] || missing+=("${entry#*:}")
         done
     fi
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
@@ -183,6 +189,30 @@ pjdfstest_in_c() {
     [ -x "$dir/pjdfstest" ] || (cd "$dir" && autoreconf -ifs && ./configure --quiet && make --quiet pjdfstest)
 }
 
+# The suite of the kernel's file systems, at the commit whose results are in tests/expected/xfstests.txt, with what it
+# needs to make a file system of ours. It looks for these users.
+build_xfstests() {
+    local dir=${JUICEFS_TEST_XFSTESTS:-$target/xfstests} commit=63a29724a85f1999e49bf0a9bf0d22643b6116e5
+    local patch=$root/scripts/suites/xfstests.patch user
+    for user in fsgqa fsgqa2; do
+        id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$user" || return
+    done
+    id 123456-fsgqa >/dev/null 2>&1 || useradd --badname 123456-fsgqa || return
+    if [ ! -e "$dir/check" ]; then
+        git init --quiet "$dir"
+        git -C "$dir" fetch --quiet --depth 1 https://github.com/kdave/xfstests "$commit" || return
+        git -C "$dir" checkout --quiet FETCH_HEAD
+    fi
+    git -C "$dir" apply --check --reverse "$patch" 2>/dev/null || git -C "$dir" apply "$patch" || return
+    export JUICEFS_TEST_XFSTESTS=$dir
+    [ -x "$dir/ltp/fsx" ] || make --directory "$dir" --jobs 2 --silent >"$target/xfstests.log" 2>&1 ||
+        { tail -n 20 "$target/xfstests.log"; return 1; }
+}
+
+xfstests() {
+    cargo_test --package e2e --test suite -- --ignored xfstests::the_quick_group
+}
+
 suite_in_c() { # sqlite3|redis
     JUICEFS_TEST_META=$1 cargo_test --package e2e --test suite -- --ignored posix::the_suite_in_c_passes
 }
@@ -215,6 +245,8 @@ main() {
         stage "building the POSIX suite in C" pjdfstest_in_c
         stage "the POSIX suite in C" suite_in_c sqlite3
         stage "the POSIX suite in C, on Redis" suite_in_c redis
+        stage "building xfstests" build_xfstests
+        stage "xfstests" xfstests
         stage "quickstart" cargo_test --package e2e --test suite -- --ignored quickstart
         command -v cargo-deny >/dev/null || stage "installing cargo-deny" cargo install --quiet --locked cargo-deny
         stage "licences, bans and sources" cargo deny --all-features check licenses bans sources

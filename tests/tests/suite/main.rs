@@ -41,3 +41,4 @@ mod semantics;
 mod sizes;
 mod trips;
 mod two_mounts;
+mod xfstests;
