@@ -4,7 +4,7 @@
 # Installs what is missing, checks the formatting and the lints, runs the unit, property and conformance tests, and
 # then the end-to-end suite on real mounts. It needs root (for mounts). Nothing is skipped silently: what is missing is
 # installed, or is a failure. A part of the suite runs on Redis as well. --full adds the slow variants, the whole suite
-# on Redis (some 60 minutes more), the suites and stress tools of others, and cargo-deny.
+# on Redis, the suites and stress tools of others (some two hours more), and cargo-deny.
 #
 #   JFS_GOLDEN           the golden volumes (default: ../shared/golden beside the repository)
 #   JUICEFS_TEST_SEED    replays the random tests with one seed
@@ -12,6 +12,7 @@
 #   JUICEFS_TEST_S3_SERVER  runs this S3 server instead of the one that is built here
 #   JUICEFS_TEST_PJDFSTEST  a checkout of pjdfstest in C for --full, instead of the one that is fetched
 #   JUICEFS_TEST_LTP     a checkout of the Linux Test Project for --full, instead of the one that is fetched
+#   JUICEFS_TEST_XFSTESTS  likewise of xfstests
 set -euo pipefail
 umask 022
 
@@ -21,7 +22,7 @@ full=0
 case "${1:-}" in
     "") ;;
     --full) full=1 ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -46,12 +47,13 @@ install_packages() {
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
     if [ $full -eq 1 ]; then
-        for entry in prove:perl autoreconf:autoconf aclocal:automake pkg-config:pkgconf keyctl:keyutils \
-            stress-ng:stress-ng; do
+        for entry in prove:perl autoreconf:autoconf aclocal:automake libtool:libtool-bin gawk:gawk bc:bc xfs_io:xfsprogs \
+            quota:quota dump:dump killall:psmisc capsh:libcap2-bin pkg-config:pkgconf keyctl:keyutils stress-ng:stress-ng; do
             command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
         done
         # Without these headers tests of the suites are built that do nothing.
-        for entry in sys/acl.h:libacl1-dev libaio.h:libaio-dev sys/capability.h:libcap-dev; do
+        for entry in xfs/xfs.h:xfslibs-dev uuid/uuid.h:uuid-dev attr/attributes.h:libattr1-dev sys/acl.h:libacl1-dev \
+            libaio.h:libaio-dev sys/capability.h:libcap-dev gdbm.h:libgdbm-dev liburing.h:liburing-dev; do
             [ -e "/usr/include/${entry%%:*}" ] || missing+=("${entry#*:}")
         done
         compgen -G "/usr/lib/postgresql/*/bin/pgbench" >/dev/null || missing+=(postgresql)
@@ -204,6 +206,26 @@ applications() { # sqlite3|redis names...
     JUICEFS_TEST_META=$1 cargo_test --package e2e --test suite -- --test-threads 1 --ignored "${@:2}"
 }
 
+# The suite of the kernel's file systems, at the commit whose results are in tests/expected/xfstests.txt, with what it
+# needs to make a file system of ours. It looks for these users.
+build_xfstests() {
+    local dir=${JUICEFS_TEST_XFSTESTS:-$target/xfstests} commit=63a29724a85f1999e49bf0a9bf0d22643b6116e5
+    local patch=$root/scripts/suites/xfstests.patch user
+    for user in fsgqa fsgqa2; do
+        id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$user" || return
+    done
+    id 123456-fsgqa >/dev/null 2>&1 || useradd --badname 123456-fsgqa || return
+    if [ ! -e "$dir/check" ]; then
+        git init --quiet "$dir"
+        git -C "$dir" fetch --quiet --depth 1 https://github.com/kdave/xfstests "$commit" || return
+        git -C "$dir" checkout --quiet FETCH_HEAD
+    fi
+    git -C "$dir" apply --check --reverse "$patch" 2>/dev/null || git -C "$dir" apply "$patch" || return
+    export JUICEFS_TEST_XFSTESTS=$dir
+    [ -x "$dir/ltp/fsx" ] || make --directory "$dir" --jobs 2 --silent >"$target/xfstests.log" 2>&1 ||
+        { tail -n 20 "$target/xfstests.log"; return 1; }
+}
+
 suite_in_c() { # sqlite3|redis
     JUICEFS_TEST_META=$1 cargo_test --package e2e --test suite -- --ignored posix::the_suite_in_c_passes
 }
@@ -248,6 +270,8 @@ main() {
         stage "the POSIX suite in C, on Redis" suite_in_c redis
         stage "building the Linux Test Project" linux_test_project
         stage "the Linux Test Project" by_name ltp::
+        stage "building xfstests" build_xfstests
+        stage "xfstests" by_name xfstests::the_quick_group
         stage "fsstress and stress-ng" by_name stress::
         stage "PostgreSQL and Python's tests" applications sqlite3 apps::postgres apps::python
         stage "PostgreSQL, on Redis" applications redis apps::postgres

@@ -92,6 +92,16 @@ impl Outcomes {
         }
     }
 
+    /// Takes tests out of a list of expectations, so that they have to pass: where the machine has what others lack.
+    ///
+    /// # Panics
+    /// If one is not listed.
+    pub fn must_pass(&mut self, names: &[&str]) {
+        for name in names {
+            assert!(self.0.remove(*name).is_some(), "{name} is not listed");
+        }
+    }
+
     /// How many tests ended so.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.0.values().filter(|(found, _)| *found == outcome).count()

@@ -48,3 +48,4 @@ mod stress;
 mod trash;
 mod trips;
 mod two_mounts;
+mod xfstests;
