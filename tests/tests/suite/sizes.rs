@@ -66,7 +66,7 @@ fn check_sparse(file: &File, size: u64) {
 #[test]
 fn holes_between_small_pieces_stay() {
     const PIECES: u64 = 20;
-    const DISTANCE: u64 = 5 * PAGE;
+    const DISTANCE: u64 = 3 * PAGE;
     const PAGE: u64 = 4096;
     let volume = Volume::new();
     let mount = volume.mount();
@@ -85,6 +85,7 @@ fn holes_between_small_pieces_stay() {
     }
     let stored: u64 = volume.objects().iter().map(|(_, size)| size).sum();
     assert_eq!(stored, PIECES * PAGE);
+    drop(file);
     mount.unmount();
     volume.assert_sound(Rest::Clean);
 }
