@@ -12,7 +12,9 @@
 //! - `JUICEFS_TEST_FULL=1`: the long variants (more rounds, more files, larger data).
 //! - `JUICEFS_TEST_SEED`: replays a random test; each one prints the seed that it used.
 //! - `JUICEFS_TEST_TOOLS`: the folder of `pjdfstest` and `fsx`.
-//! - `JUICEFS_TEST_PJDFSTEST`, `JUICEFS_TEST_XFSTESTS`: the folders of suites that are built from their sources.
+//! - `JUICEFS_TEST_PJDFSTEST`, `JUICEFS_TEST_XFSTESTS`, `JUICEFS_TEST_LTP`: the folders of suites that are built from
+//!   their sources.
+//! - `JUICEFS_TEST_STRESS_S`: how many seconds fsstress runs, instead of ten minutes.
 //! - `JFS_GOLDEN`: the folder of the golden volumes.
 
 mod audit;

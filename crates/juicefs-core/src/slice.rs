@@ -187,6 +187,14 @@ impl CompactionPlan {
         let fresh: u64 = small.map(|record| u64::from(record.len)).sum();
         u64::from(self.size).div_ceil(fresh.max(1))
     }
+
+    /// Whether the new slice would have more than twice the bytes of those that it replaces: most of it were holes.
+    #[must_use]
+    pub fn fills_holes(&self) -> bool {
+        let replaced = self.records[self.skipped..].iter().filter(|record| !record.id.is_hole());
+        let replaced: u64 = replaced.map(|record| u64::from(record.len)).sum();
+        u64::from(self.size) > replaced * 2
+    }
 }
 
 /// Plans the compaction of a chunk with these raw records (at most the first `max_records` of them are considered);
@@ -261,6 +269,15 @@ mod tests {
         assert_eq!(bytes[12..], [0, 0, 0, 200, 0, 0, 0, 50, 0, 0, 0, 60]);
         assert_eq!(SliceRecord::decode_list(&bytes), Some(vec![record(100, 7, 200, 50, 60)]));
         assert_eq!(SliceRecord::decode_list(&bytes[1..]), None);
+    }
+
+    #[test]
+    fn a_plan_knows_whether_it_fills_holes() {
+        let plan = |second| plan_compaction(&[record(0, 1, 10, 0, 10), record(second, 2, 10, 0, 10)], 1000);
+        let fills = |second| plan(second).expect("two records").fills_holes();
+        assert_eq!([10, 30, 31].map(fills), [false, false, true]);
+        let punched = [record(0, 1, 90, 0, 90), SliceRecord::zeros(5, 80), record(0, 2, 1, 0, 1)];
+        assert!(!plan_compaction(&punched, 1000).expect("three records").fills_holes(), "it frees what is hidden");
     }
 
     #[test]

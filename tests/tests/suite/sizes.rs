@@ -7,9 +7,11 @@ use std::{
         fd::AsRawFd,
         unix::fs::{FileExt, MetadataExt},
     },
+    thread,
+    time::Duration,
 };
 
-use e2e::{Owner, Pattern, Volume};
+use e2e::{Owner, Pattern, Rest, Volume};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -58,6 +60,34 @@ fn check_sparse(file: &File, size: u64) {
     }
     assert_eq!(file.read_at(&mut data, size).unwrap(), 0, "bytes past the end");
     assert_eq!(seek(file, size, libc::SEEK_DATA).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+}
+
+/// Small pieces of data are not joined over the holes between them, which would then be stored.
+#[test]
+fn holes_between_small_pieces_stay() {
+    const PIECES: u64 = 20;
+    const DISTANCE: u64 = 3 * PAGE;
+    const PAGE: u64 = 4096;
+    let volume = Volume::new();
+    let mount = volume.mount();
+    let file = File::options().read(true).write(true).create_new(true).open(mount.join("sparse")).unwrap();
+    for at in 0..PIECES {
+        file.write_all_at(&[7; PAGE as usize], at * DISTANCE).unwrap();
+        file.sync_all().unwrap();
+    }
+    // Looking at the file is what makes a client join its pieces, which then takes a moment.
+    for _ in 0..20 {
+        for start in (0..PIECES).map(|at| at * DISTANCE) {
+            assert_eq!(seek(&file, start, libc::SEEK_DATA).unwrap(), start);
+            assert_eq!(seek(&file, start, libc::SEEK_HOLE).unwrap(), start + PAGE);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let stored: u64 = volume.objects().iter().map(|(_, size)| size).sum();
+    assert_eq!(stored, PIECES * PAGE);
+    drop(file);
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Joins the many slices of a chunk into one (format: data.md §3.9).
 //!
 //! Small writes all over a chunk make a long list, and joining it copies the whole chunk. While they go on that is wasted:
-//! the list is as long again soon. Such a compaction waits until the chunk is quiet, or the list is [`FULL`].
+//! the list is as long again soon. Such a compaction waits until the chunk is quiet, or the list is [`FULL`]. The joined
+//! slice has zeros where the chunk had holes: a sparse chunk is left alone until its list is [`FULL`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -117,13 +118,16 @@ impl Context {
         waits.map(|written| *written = Instant::now()).is_some()
     }
 
-    /// Whether this compaction had better wait; it is noted for later then.
+    /// Whether this compaction had better wait, or not be done at all; it is noted for later then, once.
     fn postpones(&self, ino: Ino, index: ChunkIndex, plan: &CompactionPlan) -> bool {
         let mut postponed = self.upkeep.postponed.lock();
         let quiet = postponed.remove(&(ino, index)).is_some_and(|written| written.elapsed() >= QUIET);
-        let wait =
-            plan.copies_per_byte() > PATIENCE && plan.records.len() < FULL && !quiet && postponed.len() < MAX_POSTPONED;
-        if wait {
+        if plan.records.len() >= FULL {
+            return false;
+        }
+        let noted = !quiet && postponed.len() < MAX_POSTPONED;
+        let wait = plan.fills_holes() || (noted && plan.copies_per_byte() > PATIENCE);
+        if wait && noted {
             postponed.insert((ino, index), Instant::now());
         }
         wait

@@ -112,6 +112,31 @@ async fn a_costly_compaction_waits_until_nobody_writes() {
     m.vfs.shutdown().await.expect("shutdown");
 }
 
+/// Joining fills holes: a sparse chunk stays as it is while its list is short, however often it is read.
+#[tokio::test(start_paused = true)]
+async fn a_sparse_chunk_keeps_its_holes() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    for at in 0..200_u64 {
+        m.write(ino, fh, at * 10_000, &[1; 100]).await.expect("write");
+        m.flush(ino, fh).await.expect("flush");
+        m.read(ino, fh, 0, 100).await.expect("read");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        m.read(ino, fh, 0, 100).await.expect("read");
+    }
+    assert_eq!(m.meta.calls("commit_compaction"), 0);
+    for at in 0..1000_u64 {
+        m.write(ino, fh, at * 10_000, &[2; 100]).await.expect("write");
+        m.flush(ino, fh).await.expect("flush");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(m.meta.calls("commit_compaction") > 0, "a long list is joined in any case");
+    m.vfs.shutdown().await.expect("shutdown");
+}
+
 /// A list that is as long as can be joined at once does not wait.
 #[tokio::test(start_paused = true)]
 async fn a_full_list_is_compacted_while_somebody_writes() {
