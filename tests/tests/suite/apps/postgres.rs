@@ -13,6 +13,8 @@ use e2e::{Mount, Rest, Volume, full, run, run_within, seed_of, wait_until};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const CLIENTS: u64 = 8;
+/// Acknowledged transactions without which a round shows nothing.
+const ENOUGH: u64 = 20;
 /// Accounts are a hundred thousand times as many.
 const SCALE: u64 = 5;
 /// Recovery replays at most what lies between two checkpoints.
@@ -179,11 +181,14 @@ enum Victim {
 }
 
 /// Puts load on the server until its victim is killed; returns how many transactions were acknowledged.
-fn load_until_killed(cluster: &Cluster, run: &str, load_s: u64, pause: Duration, kill: impl FnOnce()) -> u64 {
+fn load_until_killed(cluster: &Cluster, run: &str, pause: Duration, kill: impl FnOnce()) -> u64 {
+    let before = cluster.count_history();
     let errors = File::create(cluster.home.join("pgbench.log")).unwrap();
-    let mut load = cluster.load(load_s, &["--log", &format!("--log-prefix={run}")]);
+    let mut load = cluster.load(LIMIT.as_secs(), &["--log", &format!("--log-prefix={run}")]);
     let mut load = load.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
     thread::sleep(pause);
+    // A slow machine may need longer for a round that shows something.
+    wait_until(LIMIT, || cluster.count_history() >= before + ENOUGH + CLIENTS);
     assert!(load.try_wait().unwrap().is_none(), "the load ended before the kill");
     kill();
     assert!(!load.wait().unwrap().success(), "pgbench has not noticed the kill");
@@ -205,7 +210,7 @@ fn rounds(name: &str, victim: Victim, flags: &[&str]) {
         let pause = Duration::from_millis(rng.random_range(load_s * 300..load_s * 800));
         let mut wreck = None;
         let mut left = Some(mount);
-        let acknowledged = load_until_killed(&cluster, &format!("round-{round}"), load_s, pause, || {
+        let acknowledged = load_until_killed(&cluster, &format!("round-{round}"), pause, || {
             if victim == Victim::Client {
                 wreck = left.take().map(Mount::kill);
             }
@@ -218,7 +223,7 @@ fn rounds(name: &str, victim: Victim, flags: &[&str]) {
         server = cluster.start();
         let found = cluster.count_history() - before;
         println!("round {round}: {acknowledged} transactions acknowledged in {pause:?}, {found} found");
-        assert!(acknowledged >= 20, "a vacuous round: {acknowledged} transactions");
+        assert!(acknowledged >= ENOUGH, "a vacuous round: {acknowledged} transactions");
         assert!((acknowledged..=acknowledged + CLIENTS).contains(&found), "{found} are there, not {acknowledged}");
         cluster.check_sums();
     }
