@@ -133,10 +133,11 @@ impl Cache {
             }
             CachePlace::Disk(_) | CachePlace::None => (false, cache.memory_bytes),
         };
-        let memory = MemoryCache::new(memory_bytes, cache.expire);
+        let evicts = all_in_memory.then(|| Arc::clone(counters));
+        let memory = MemoryCache::new(memory_bytes, cache.expire, evicts);
         let parts = Arc::new(Parts { memory, instead: OnceLock::new(), all_in_memory, disk });
         let unwanted_size = u32::try_from(config.block_size).ok().filter(|_| cache.partial_only);
-        let tidier = Mutex::new(spawn_tidier(Arc::clone(&parts), cache.clone(), called));
+        let tidier = Mutex::new(spawn_tidier(Arc::clone(&parts), cache.clone(), Arc::clone(counters), called));
         Self { parts, unwanted_size, tidier, calls }
     }
 
@@ -308,7 +309,12 @@ impl Cache {
 }
 
 /// Starts the thread that looks after limits, every second and when it is called.
-fn spawn_tidier(parts: Arc<Parts>, config: CacheConfig, calls: mpsc::Receiver<TidyCall>) -> Option<JoinHandle<()>> {
+fn spawn_tidier(
+    parts: Arc<Parts>,
+    config: CacheConfig,
+    counters: Arc<Counters>,
+    calls: mpsc::Receiver<TidyCall>,
+) -> Option<JoinHandle<()>> {
     let work = move || {
         let (mut scanned, mut trimmed) = (Instant::now(), Instant::now());
         while matches!(calls.recv_timeout(TIDY_INTERVAL), Ok(TidyCall::Now) | Err(mpsc::RecvTimeoutError::Timeout)) {
@@ -321,7 +327,8 @@ fn spawn_tidier(parts: Arc<Parts>, config: CacheConfig, calls: mpsc::Receiver<Ti
             if !disk.look_after_disks(Instant::now()) && parts.instead.get().is_none() {
                 tracing::warn!("no cache disk is left: caching up to 100 MiB in memory");
                 let bytes = FALLBACK_MEMORY_BYTES.max(config.memory_bytes);
-                parts.instead.get_or_init(|| MemoryCache::new(bytes, config.expire));
+                let evicts = Some(Arc::clone(&counters));
+                parts.instead.get_or_init(|| MemoryCache::new(bytes, config.expire, evicts));
                 parts.memory.clear();
             }
             disk.tidy();

@@ -48,10 +48,36 @@ pub(crate) struct Counters {
     pub(crate) cache_hit: OpCounter,
     pub(crate) cache_miss: OpCounter,
     pub(crate) cache_write: OpCounter,
+    pub(crate) cache_drops: AtomicU64,
+    pub(crate) cache_evicts: AtomicU64,
     pub(crate) object_errors: AtomicU64,
 }
 
+/// One more of something, until it is dropped.
+pub(crate) struct OneMore<'a>(&'a AtomicU64);
+
+impl<'a> OneMore<'a> {
+    pub(crate) fn of(gauge: &'a AtomicU64) -> Self {
+        gauge.fetch_add(1, Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for OneMore<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Counters {
+    pub(crate) fn dropped(&self) {
+        self.cache_drops.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn evicted(&self, blocks: usize) {
+        self.cache_evicts.fetch_add(blocks as u64, Relaxed);
+    }
+
     pub(crate) fn object_error(&self) {
         self.object_errors.fetch_add(1, Relaxed);
     }

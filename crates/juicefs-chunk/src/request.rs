@@ -27,6 +27,7 @@ const SLOW: Duration = Duration::from_secs(10);
 pub(crate) struct Requests {
     storage: Arc<dyn ObjectStorage>,
     pub(crate) uploads: Semaphore,
+    max_uploads: usize,
     pub(crate) downloads: Semaphore,
     deletes: Semaphore,
     get_timeout: Duration,
@@ -57,6 +58,7 @@ impl Requests {
         Self {
             storage,
             uploads: Semaphore::new(config.max_uploads),
+            max_uploads: config.max_uploads,
             downloads: Semaphore::new(config.max_downloads),
             deletes: Semaphore::new(config.max_deletes),
             get_timeout: config.get_timeout,
@@ -74,6 +76,11 @@ impl Requests {
 
     pub(crate) fn describe(&self) -> String {
         self.storage.describe()
+    }
+
+    /// Blocks on their way up.
+    pub(crate) fn uploading(&self) -> usize {
+        self.max_uploads.saturating_sub(self.uploads.available_permits())
     }
 
     /// Second GETs sent, and those that answered first.

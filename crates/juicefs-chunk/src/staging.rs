@@ -10,7 +10,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,7 @@ use crate::{
     block::BlockId,
     cache::StagedBlock,
     config::{ChunkConfig, Writeback},
+    counters::OneMore,
     store::Inner,
     upload::UploadJob,
 };
@@ -54,6 +55,8 @@ pub(crate) struct Staging {
     blocks: Mutex<Blocks>,
     /// There may be something to upload.
     more: Notify,
+    /// Writes to the disk under way, those that nobody waits for any more among them.
+    writing: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +66,8 @@ struct Blocks {
     queue: BTreeSet<(Timestamp, BlockId)>,
     bytes: u64,
     errors: u64,
+    written_bytes: u64,
+    delay_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +89,7 @@ impl Staging {
             rules,
             blocks: Mutex::default(),
             more: Notify::new(),
+            writing: AtomicU64::new(0),
         }
     }
 
@@ -100,6 +106,20 @@ impl Staging {
         (rules.threshold_bytes == 0 || size < rules.threshold_bytes)
             && blocks.waiting.len() < self.max_items
             && blocks.bytes + size <= self.max_bytes
+    }
+
+    /// Takes note of a block that was staged just now.
+    fn add_written(&self, id: BlockId, now: Timestamp) {
+        self.blocks.lock().written_bytes += u64::from(id.size);
+        self.add(id, now);
+    }
+
+    /// Takes note that the upload of a block begins.
+    fn upload_begins(&self, id: BlockId, now: Timestamp) {
+        let mut blocks = self.blocks.lock();
+        if let Some(waiting) = blocks.waiting.get(&id) {
+            blocks.delay_ms += millis_between(waiting.since, now);
+        }
     }
 
     fn add(&self, id: BlockId, since: Timestamp) {
@@ -170,6 +190,9 @@ impl Staging {
             bytes: blocks.bytes,
             oldest_secs: oldest.map_or(0, |since| u64::try_from(now.secs - since.secs).unwrap_or(0)),
             errors: blocks.errors,
+            writing: self.writing.load(Ordering::Relaxed),
+            written_bytes: blocks.written_bytes,
+            delay_ms: blocks.delay_ms,
         }
     }
 }
@@ -183,6 +206,13 @@ fn later(at: Timestamp, by: Duration) -> Timestamp {
 fn until(now: Timestamp, due: Timestamp) -> Duration {
     let nanos = i128::from(due.secs - now.secs) * 1_000_000_000 + i128::from(due.nanos) - i128::from(now.nanos);
     Duration::from_nanos(u64::try_from(nanos.max(1_000_000)).unwrap_or(u64::MAX))
+}
+
+/// 0 when the clock was set back.
+fn millis_between(earlier: Timestamp, now: Timestamp) -> u64 {
+    let secs = i128::from(now.secs) - i128::from(earlier.secs);
+    let millis = secs * 1000 + (i128::from(now.nanos) - i128::from(earlier.nanos)) / 1_000_000;
+    u64::try_from(millis.max(0)).unwrap_or(u64::MAX)
 }
 
 impl Inner {
@@ -216,7 +246,7 @@ impl Inner {
         };
         match outcome {
             Ok(()) => {
-                self.staging.add(job.block, self.config.clock.now());
+                self.staging.add_written(job.block, self.config.clock.now());
                 true
             }
             Err(e) => {
@@ -228,7 +258,9 @@ impl Inner {
 
     /// Stages a block, unless nobody waits for that any more when it is done.
     fn write_staged(&self, block: BlockId, body: &Segments, tier: u8, state: &AtomicU8) -> io::Result<()> {
+        let writing = OneMore::of(&self.staging.writing);
         self.cache.stage(block, body, tier)?;
+        drop(writing);
         if state.compare_exchange(WRITING, STAGED, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // On a thread that waits for the disk in any case.
             self.handle.block_on(self.cache.remove(block));
@@ -317,6 +349,7 @@ impl Inner {
         let body = Segments::from_iter([bytes]);
         let job = UploadJob { block: id, body, packed: false, lease, direct: true, tier: 0 };
         let stop = self.closing.clone();
+        self.staging.upload_begins(id, self.config.clock.now());
         Arc::clone(self).upload(job, stop).await.map_err(|failed| failed.error.to_string())?;
         if self.staging.forget(id) {
             self.unstage(id).await;
@@ -372,9 +405,25 @@ mod tests {
         let taken: Vec<_> = (0..3).map(|_| staging.take_due(at(40), HOUR, false).expect("due").slice).collect();
         assert_eq!(taken, [2, 3, 1]);
         assert!(staging.take_due(at(40), HOUR, false).is_err());
-        assert_eq!(staging.stats(at(40)), StagingStats { blocks: 3, bytes: 30, oldest_secs: 30, errors: 0 });
+        let stats = StagingStats { blocks: 3, bytes: 30, oldest_secs: 30, ..StagingStats::default() };
+        assert_eq!(staging.stats(at(40)), stats);
         assert!(staging.forget(block(2)) && !staging.forget(block(2)));
         assert_eq!(staging.stats(at(40)).oldest_secs, 20);
+    }
+
+    #[test]
+    fn the_time_until_uploads_begin_is_added_up() {
+        let staging = staging(0, None);
+        staging.add_written(block(1), at(10));
+        // Left by an earlier client: this mount did not write it.
+        staging.add(block(2), at(20));
+        staging.upload_begins(block(1), Timestamp { secs: 12, nanos: 500_000_000 });
+        staging.upload_begins(block(1), at(15));
+        staging.upload_begins(block(3), at(15));
+        assert_eq!((staging.stats(at(15)).written_bytes, staging.stats(at(15)).delay_ms), (10, 7500));
+        // The clock was set back.
+        staging.upload_begins(block(2), at(5));
+        assert_eq!(staging.stats(at(15)).delay_ms, 7500);
     }
 
     #[test]

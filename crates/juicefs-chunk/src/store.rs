@@ -12,7 +12,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -275,9 +275,12 @@ impl ChunkStore for Store {
             cache_write: counters.cache_write.stats(),
             cached_blocks,
             cached_bytes,
+            cache_drops: counters.cache_drops.load(Relaxed),
+            cache_evicts: counters.cache_evicts.load(Relaxed),
+            uploading: self.inner.requests.uploading() as u64,
             staging: self.inner.staging.stats(self.inner.config.clock.now()),
             disks: self.inner.cache.disks(),
-            object_errors: counters.object_errors.load(std::sync::atomic::Ordering::Relaxed),
+            object_errors: counters.object_errors.load(Relaxed),
         }
     }
 

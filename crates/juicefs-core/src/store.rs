@@ -58,6 +58,12 @@ pub struct ChunkStats {
     pub cached_blocks: u64,
     /// Bytes in the caches now.
     pub cached_bytes: u64,
+    /// Blocks that were to be cached and were not: the disk is slow, full or in trouble.
+    pub cache_drops: u64,
+    /// Blocks that had to leave the cache, to make room or because they were old.
+    pub cache_evicts: u64,
+    /// Blocks on their way to the store now.
+    pub uploading: u64,
     /// Failed object requests.
     pub object_errors: u64,
     /// Blocks that wait on the local disk for their upload.
@@ -90,6 +96,12 @@ pub struct StagingStats {
     pub oldest_secs: u64,
     /// Uploads that failed and were or will be tried again.
     pub errors: u64,
+    /// Blocks that are being written to the local disk now.
+    pub writing: u64,
+    /// Bytes of all blocks that this mount has staged.
+    pub written_bytes: u64,
+    /// Milliseconds that blocks had waited when their upload was begun, over all uploads, those that failed among them.
+    pub delay_ms: u64,
 }
 
 /// Count, bytes and seconds of one kind of operation.

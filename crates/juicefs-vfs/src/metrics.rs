@@ -257,6 +257,8 @@ fn data_into(lines: &mut Lines, cx: &Context) {
     lines.count("blockcache_miss_bytes", stats.cache_miss.bytes);
     lines.count("blockcache_writes", stats.cache_write.count);
     lines.count("blockcache_write_bytes", stats.cache_write.bytes);
+    lines.count("blockcache_drops", stats.cache_drops);
+    lines.count("blockcache_evicts", stats.cache_evicts);
     lines.count("blockcache_disks_normal", stats.disks.normal);
     lines.count("blockcache_disks_unstable", stats.disks.unstable);
     lines.count("blockcache_disks_down", stats.disks.down);
@@ -265,6 +267,9 @@ fn data_into(lines: &mut Lines, cx: &Context) {
     lines.count("staging_block_bytes", stats.staging.bytes);
     lines.count("staging_block_errors", stats.staging.errors);
     lines.count("staging_oldest_seconds", stats.staging.oldest_secs);
+    lines.count("staging_writing_blocks", stats.staging.writing);
+    lines.count("staging_write_bytes", stats.staging.written_bytes);
+    lines.put("staging_block_delay_seconds", stats.staging.delay_ms as f64 / 1e3);
     lines.histogram("blockcache_read_hist_seconds", stats.cache_hit.count, stats.cache_hit.seconds);
     lines.histogram("blockcache_write_hist_seconds", stats.cache_write.count, stats.cache_write.seconds);
     for (method, op) in [("GET", stats.get), ("PUT", stats.put), ("DELETE", stats.delete)] {
@@ -274,6 +279,7 @@ fn data_into(lines: &mut Lines, cx: &Context) {
         }
     }
     lines.count("object_request_errors", stats.object_errors);
+    lines.count("object_request_uploading", stats.uploading);
     lines.count("object_request_hedges", stats.hedges_sent);
     lines.count("object_request_hedges_won", stats.hedges_won);
 }

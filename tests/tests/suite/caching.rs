@@ -67,6 +67,7 @@ fn a_cache_disk_that_turns_read_only_is_isolated() {
     }
     assert_eq!(files(&cache, "rawstaging").len(), 10);
     assert!(volume.objects().is_empty());
+    assert_eq!((mount.stat("staging_write_bytes"), mount.stat("staging_writing_blocks")), (3_000_000.0, 0.0));
     assert!(wait_until(Duration::from_secs(20), || disk.set_read_only(true)), "somebody goes on writing to the disk");
     for number in 10..30 {
         write_synced(&mount.join(format!("f{number}")), &content(number, LENGTH));
@@ -92,6 +93,8 @@ fn a_cache_disk_that_turns_read_only_is_isolated() {
     mount.unmount();
     let mount = mount_on(&volume, &cache, &["--writeback", "--free-space-ratio", "0.01"]);
     assert!(wait_until(Duration::from_secs(60), || mount.stat("staging_blocks") == 0.0), "{}", mount.log());
+    let counted = (mount.stat("staging_block_delay_seconds"), mount.stat("staging_write_bytes"));
+    assert!(counted.0 > 0.0 && counted.1 == 0.0, "{counted:?}: they had waited, and were staged by another mount");
     mount.unmount();
     let elsewhere = volume.mount_with("elsewhere", &[]);
     check(&elsewhere, 0..30, LENGTH);

@@ -71,6 +71,17 @@ pub(super) enum InDir {
     No,
 }
 
+/// What became of a block that was offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Offer {
+    /// It is pending now.
+    Taken,
+    /// It is here already.
+    Known,
+    /// Nothing may be added.
+    Refused,
+}
+
 impl CacheDir {
     /// Makes the directory if it is missing. Returns it with its lasting id.
     pub(super) fn open(root: &Path, config: &ChunkConfig, gate: Arc<Gate>) -> io::Result<(Self, String)> {
@@ -237,21 +248,21 @@ impl CacheDir {
         state.index.contains(id) || state.pending.contains_key(&id)
     }
 
-    /// Takes a block as pending; `false` when it is here already or nothing may be added.
-    pub(super) fn offer(&self, id: BlockId, bytes: &Bytes) -> bool {
+    /// Takes a block as pending, if it is not here and may be added.
+    pub(super) fn offer(&self, id: BlockId, bytes: &Bytes) -> Offer {
         // On a disk that is short of space, what is added now would be evicted within a second.
         if !self.gate.is_normal()
             || self.short_of_space.load(Relaxed)
             || (self.eviction == Eviction::None && self.is_full())
         {
-            return false;
+            return Offer::Refused;
         }
         let mut state = self.state.lock();
         if state.index.contains(id) || state.pending.contains_key(&id) {
-            return false;
+            return Offer::Known;
         }
         state.pending.insert(id, bytes.clone());
-        true
+        Offer::Taken
     }
 
     /// Takes back an offer that could not be queued.

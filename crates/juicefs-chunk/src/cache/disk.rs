@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Found, TidyCall,
-    dir::{CacheDir, InDir},
+    dir::{CacheDir, InDir, Offer},
     file::CachedFile,
     gate::{Gate, Need},
     health::DiskState,
@@ -51,6 +51,7 @@ pub(super) struct DiskCache {
     dirs: Vec<Place>,
     alive: RwLock<Arc<Alive>>,
     open_files: Arc<OpenFiles>,
+    counters: Arc<Counters>,
     hash_prefix: bool,
     stop: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -140,10 +141,11 @@ impl DiskCache {
         let mut dirs = Vec::new();
         for (dir, id) in opened {
             let ((queue, queued), (tidy, called)) = (mpsc::channel(), mpsc::sync_channel(1));
-            let (writer, counters, caller) = (Arc::clone(&dir), Arc::clone(counters), tidier.clone());
-            threads.extend(spawn("cache-write", move || write_queued(&writer, &queued, &counters, &caller)));
+            let (writer, writes, caller) = (Arc::clone(&dir), Arc::clone(counters), tidier.clone());
+            threads.extend(spawn("cache-write", move || write_queued(&writer, &queued, &writes, &caller)));
             let (tidied, rules, files) = (Arc::clone(&dir), Arc::clone(&rules), Arc::clone(&open_files));
-            threads.extend(spawn("cache-evict", move || tidy_when_called(&tidied, &rules, &files, &called)));
+            let evicts = Arc::clone(counters);
+            threads.extend(spawn("cache-evict", move || tidy_when_called(&tidied, &rules, &files, &evicts, &called)));
             if config.cache.scan_interval.is_some() {
                 let (scanner, stop) = (Arc::clone(&dir), Arc::clone(&stop));
                 threads.extend(spawn("cache-scan", move || super::scan::scan(&scanner, &stop)));
@@ -156,6 +158,7 @@ impl DiskCache {
             alive: RwLock::new(Arc::new(Alive::of(&dirs))),
             dirs,
             open_files,
+            counters: Arc::clone(counters),
             hash_prefix: config.hash_prefix,
             stop,
             threads: Mutex::new(threads),
@@ -282,8 +285,9 @@ impl DiskCache {
     /// Queues a block to be written if there is room for it now.
     pub(super) fn offer(&self, id: BlockId, bytes: &Bytes) {
         let place = self.place(id);
-        if let Ok(room) = Arc::clone(&place.room).try_acquire_many_owned(place.cost(bytes)) {
-            place.enqueue(id, bytes, room);
+        match Arc::clone(&place.room).try_acquire_many_owned(place.cost(bytes)) {
+            Ok(room) => self.enqueue(place, id, bytes, room),
+            Err(_no_room) => self.counters.dropped(),
         }
     }
 
@@ -291,11 +295,20 @@ impl DiskCache {
     pub(super) async fn put(&self, id: BlockId, bytes: &Bytes) {
         let place = self.place(id);
         if !place.dir.gate.is_normal() {
-            return;
+            return self.counters.dropped();
         }
         let room = Arc::clone(&place.room).acquire_many_owned(place.cost(bytes));
-        if let Ok(Ok(room)) = tokio::time::timeout(place.dir.gate.rules().read_deadline, room).await {
-            place.enqueue(id, bytes, room);
+        match tokio::time::timeout(place.dir.gate.rules().read_deadline, room).await {
+            Ok(Ok(room)) => self.enqueue(place, id, bytes, room),
+            _ => self.counters.dropped(),
+        }
+    }
+
+    fn enqueue(&self, place: &Place, id: BlockId, bytes: &Bytes, room: OwnedSemaphorePermit) {
+        match place.dir.offer(id, bytes) {
+            Offer::Taken => place.send(id, room),
+            Offer::Known => {}
+            Offer::Refused => self.counters.dropped(),
         }
     }
 
@@ -453,10 +466,7 @@ impl Place {
         u32::try_from(bytes.len().max(MIN_ENTRY_BYTES).min(self.room_bytes)).unwrap_or(u32::MAX)
     }
 
-    fn enqueue(&self, id: BlockId, bytes: &Bytes, room: OwnedSemaphorePermit) {
-        if !self.dir.offer(id, bytes) {
-            return;
-        }
+    fn send(&self, id: BlockId, room: OwnedSemaphorePermit) {
         let sent = self.queue.lock().as_ref().is_some_and(|queue| queue.send(Queued { id, _room: room }).is_ok());
         if !sent {
             self.dir.withdraw(id);
@@ -538,12 +548,20 @@ fn write_queued(
 }
 
 /// Keeps a directory within its limits, until nobody calls any more.
-fn tidy_when_called(dir: &CacheDir, rules: &tidy::Rules, files: &OpenFiles, called: &mpsc::Receiver<()>) {
+fn tidy_when_called(
+    dir: &CacheDir,
+    rules: &tidy::Rules,
+    files: &OpenFiles,
+    counters: &Counters,
+    called: &mpsc::Receiver<()>,
+) {
     while called.recv().is_ok() {
         if dir.gate.state() == DiskState::Down {
             continue;
         }
-        for id in rules.apply(dir) {
+        let gone = rules.apply(dir);
+        counters.evicted(gone.len());
+        for id in gone {
             drop(files.remove(id));
         }
     }

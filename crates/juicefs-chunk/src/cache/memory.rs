@@ -1,14 +1,17 @@
 //! Blocks in memory, the least recently used of them going first.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use moka::{policy::EvictionPolicy, sync::Cache};
 
-use crate::block::BlockId;
+use crate::{block::BlockId, counters::Counters};
 
 /// Bytes that one entry takes beside its data.
 const ENTRY_BYTES: u32 = 512;
@@ -25,7 +28,8 @@ pub(crate) struct MemoryCache {
 }
 
 impl MemoryCache {
-    pub(crate) fn new(max_bytes: u64, expire: Duration) -> Self {
+    /// What leaves it is counted in `counters`, if it is the cache proper.
+    pub(crate) fn new(max_bytes: u64, expire: Duration, counters: Option<Arc<Counters>>) -> Self {
         // Not the default policy: it refuses newcomers for the sake of often used blocks, and a sequential reader whose
         // newly fetched block is refused would fetch it again for each of its pieces.
         let builder = Cache::builder()
@@ -33,6 +37,14 @@ impl MemoryCache {
             .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_add(ENTRY_BYTES))
             .eviction_policy(EvictionPolicy::lru());
         let builder = if expire.is_zero() { builder } else { builder.time_to_idle(expire) };
+        let builder = match counters {
+            Some(counters) => builder.eviction_listener(move |_, _, why| {
+                if why.was_evicted() {
+                    counters.evicted(1);
+                }
+            }),
+            None => builder,
+        };
         Self { blocks: builder.build(), max_bytes, unsettled: AtomicU64::new(0) }
     }
 
@@ -82,7 +94,8 @@ mod tests {
     #[test]
     fn the_limit_holds_and_newcomers_stay() {
         const MIB: usize = 1 << 20;
-        let cache = MemoryCache::new(8 << 20, Duration::ZERO);
+        let counters = Arc::<Counters>::default();
+        let cache = MemoryCache::new(8 << 20, Duration::ZERO, Some(Arc::clone(&counters)));
         let id = |index| BlockId { slice: 1, index, size: 1 << 20 };
         for index in 0..100 {
             cache.insert(id(index), Bytes::from(vec![0; MIB]));
@@ -91,6 +104,8 @@ mod tests {
             assert!(bytes <= 9 << 20, "{bytes} bytes are held");
         }
         assert!(cache.get(id(0)).is_none());
+        let evicted = counters.cache_evicts.load(Ordering::Relaxed);
+        assert!((92..=93).contains(&evicted), "{evicted} of 100 blocks left, 7 fit");
         cache.remove(id(99));
         assert!(!cache.contains(id(99)));
     }

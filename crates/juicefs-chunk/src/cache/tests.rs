@@ -1,4 +1,12 @@
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use juicefs_core::Format;
 
@@ -17,6 +25,11 @@ fn config(dirs: &[&Path]) -> ChunkConfig {
 
 fn open(config: &ChunkConfig) -> Cache {
     Cache::open(config, &Arc::default())
+}
+
+fn counted(config: &ChunkConfig) -> (Cache, Arc<Counters>) {
+    let counters = Arc::default();
+    (Cache::open(config, &counters), counters)
 }
 
 fn id(slice: u64, size: u32) -> BlockId {
@@ -217,7 +230,7 @@ async fn limits_hold_for_every_policy() {
         let mut config = config(&[root.path()]);
         config.cache.eviction = eviction;
         config.cache.size_bytes = 10 * (1024 + 4096);
-        let cache = open(&config);
+        let (cache, counters) = counted(&config);
         for n in 0..30 {
             cache.insert(id(n, 1024), &block(n, 1024), Keep::Forced).await;
             wait_until("written or refused", || !matches!(cache.find(id(n, 1024)), Found::Memory(_)));
@@ -226,8 +239,49 @@ async fn limits_hold_for_every_policy() {
         let most = if eviction == Eviction::None { 11 } else { 10 };
         wait_until("within the limit", || (1..=most).contains(&cache.usage().0));
         wait_until("the files are gone too", || walk(&root.path().join("raw")) as u64 == cache.usage().0);
+        let gone = 30 - cache.usage().0;
+        let wanted = if eviction == Eviction::None { (gone, 0) } else { (0, gone) };
+        wait_until("counted as dropped or evicted", || drops_and_evicts(&counters) == wanted);
         cache.close();
     }
+}
+
+fn drops_and_evicts(counters: &Counters) -> (u64, u64) {
+    (counters.cache_drops.load(Relaxed), counters.cache_evicts.load(Relaxed))
+}
+
+/// The disk takes nothing for a while: what finds no room before it is dropped, and counted.
+#[tokio::test]
+async fn what_a_slow_disk_does_not_get_is_counted() {
+    const SIZE: usize = 256 << 10;
+    let root = tempfile::tempdir().expect("a directory");
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let mut config = config(&[root.path()]);
+    config.buffer_bytes = 64 << 20;
+    // Opening is over when the trouble begins.
+    let begun = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&begun);
+    trouble::set(root.path(), move || {
+        if seen.load(Relaxed) {
+            let _ = held.lock().recv();
+        }
+        Ok(())
+    });
+    let (cache, counters) = counted(&config);
+    begun.store(true, Relaxed);
+    // A fifth of the buffers has room.
+    let offered = (config.buffer_bytes / SIZE) as u64;
+    let content = block(1, SIZE);
+    for n in 0..offered {
+        cache.insert(id(n, SIZE as u32), &content, Keep::Normal).await;
+    }
+    let (drops, evicts) = drops_and_evicts(&counters);
+    assert!(drops > 0 && drops < offered && evicts == 0, "{drops} of {offered} blocks are dropped, {evicts} evicted");
+    drop(release);
+    wait_until("the others are written", || cache.usage().0 == offered - drops);
+    assert_eq!(drops_and_evicts(&counters), (drops, 0));
+    cache.close();
 }
 
 #[tokio::test]

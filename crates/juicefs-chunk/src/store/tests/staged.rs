@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use juicefs_testkit::fault_store::{Fault, FaultStore, Verb};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{CachePlace, Writeback};
+use crate::{CachePlace, Writeback, cache::trouble};
 
 const BLOCK: u32 = 64 << 10;
 
@@ -87,6 +88,41 @@ async fn a_staged_block_is_read_from_here_and_goes_up_when_the_store_is_back() {
     assert_eq!(get(&store, slice, 0, slice.size).await, data, "from the store");
     store.shutdown().await;
     assert_eq!(store.budget().used_bytes(), 0);
+}
+
+/// The numbers of `.stats` about blocks on their way to the disk, and from there to the store.
+#[tokio::test]
+async fn blocks_on_their_way_are_counted() {
+    let root = tempfile::tempdir().expect("a directory");
+    let hangs = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&hangs);
+    trouble::set(root.path(), move || {
+        while seen.load(Relaxed) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    });
+    let (faults, _objects) = away();
+    let store = open(staging_config(root.path(), writeback()), &faults);
+    hangs.store(true, Relaxed);
+    let writing = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { put(&store, 7, &sample(3 * BLOCK as usize)).await })
+    };
+    until("three blocks are being written", || store.stats().staging.writing == 3).await;
+    assert_eq!((store.stats().staging.blocks, store.stats().staging.written_bytes), (0, 0));
+    hangs.store(false, Relaxed);
+    let slice = writing.await.expect("no panic");
+    let staging = store.stats().staging;
+    assert_eq!((staging.writing, staging.blocks, staging.written_bytes), (0, 3, u64::from(slice.size)));
+    // Each upload after the first adds the seconds since its block was staged.
+    until("they were tried again", || store.stats().staging.delay_ms > 5000).await;
+    faults.fail_always(Some((Verb::Put, Fault::Latency(Duration::from_millis(300)))));
+    until("one is on its way", || store.stats().uploading > 0).await;
+    until("all is uploaded", || store.stats().staging.blocks == 0).await;
+    until("nothing is on its way", || store.stats().uploading == 0).await;
+    assert_eq!(store.stats().staging.written_bytes, u64::from(slice.size), "of all that was staged");
+    store.shutdown().await;
 }
 
 #[tokio::test]
