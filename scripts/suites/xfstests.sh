@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs xfstests on two fresh volumes:  xfstests.sh CLIENT SUITE WORK [arguments of ./check; by default -g quick]
 #
-# CLIENT is a juicefs binary, SUITE a built checkout of xfstests with xfstests.patch, WORK a directory that is not there
+# CLIENT is a juicefs binary, SUITE a built checkout of xfstests that reads xfstests-rc.sh, WORK a directory that is not there
 # yet, on a local disk with 20 GiB free. WORK/outcomes then has a line `name pass|fail|notrun reason` for each test,
 # WORK/results what they printed, WORK/*.log what the clients logged. It needs root, and what the suite needs: the
 # packages and users that scripts/test.sh --full installs.
@@ -13,6 +13,7 @@ set -euo pipefail
 # In a mount namespace of its own: whoever copies the common mount table would keep these mounts busy after umount.
 [ -n "${SUITE_NAMESPACE:-}" ] || SUITE_NAMESPACE=1 exec unshare --mount --propagation private -- bash "$0" "$@"
 
+rc=$(dirname "$(readlink -f "$0")")/xfstests-rc.sh
 client=$(readlink -f "$1") suite=$(readlink -f "$2") work=$(readlink -m "$3")
 shift 3
 [ $# -gt 0 ] || set -- -g quick
@@ -78,6 +79,7 @@ trap 'exit 130' INT TERM
 "$work/mkfs" JuiceFS:xscratch
 ln -s "$work/mount" "$helper"
 cat >"$work/local.config" <<CONFIG
+export FUSE_RC=$rc
 export FSTYP=fuse FUSE_SUBTYP=.$type FUSE_MKFS_PROG=$work/mkfs FUSE_KILL_PROG=$work/kill DF_PROG=$work/df
 export TEST_DEV=JuiceFS:xtest TEST_DIR=$work/test
 export SCRATCH_DEV=JuiceFS:xscratch SCRATCH_MNT=$work/scratch
