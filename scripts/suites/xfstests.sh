@@ -68,7 +68,16 @@ df -T -P "$@" | sed 's/ fuse\.juicefs / fuse /'
 DF
 chmod +x "$work/mkfs" "$work/kill" "$work/mount" "$work/df"
 
+check='' watching=''
+kill_tree() { # pid
+    local child
+    for child in $(pgrep -P "$1"); do kill_tree "$child"; done
+    kill -KILL "$1" 2>/dev/null || true
+}
+
 finish() {
+    [ -z "$watching" ] || kill_tree "$watching"
+    [ -z "$check" ] || kill_tree "$check"
     umount -q "$work/scratch" || true
     umount -q "$work/test" || true
     rm -f "$helper"
@@ -85,12 +94,6 @@ export TEST_DEV=JuiceFS:xtest TEST_DIR=$work/test
 export SCRATCH_DEV=JuiceFS:xscratch SCRATCH_MNT=$work/scratch
 export RESULT_BASE=$work/results
 CONFIG
-
-kill_tree() { # pid
-    local child
-    for child in $(pgrep -P "$1"); do kill_tree "$child"; done
-    kill -KILL "$1" 2>/dev/null || true
-}
 
 # A test that hangs must not take the run with it.
 watch() { # pid of ./check
@@ -111,7 +114,9 @@ check=$!
 watch $check &
 watching=$!
 wait $check || true
-kill $watching
+check=''
+kill_tree $watching
+watching=''
 
 names() { sed -n "s/^$1: *//p" "$work/check.out" | tail -n 1 | tr ' ' '\n' | grep / | sort -u || true; }
 names Ran >"$work/ran"
