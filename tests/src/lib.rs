@@ -28,7 +28,7 @@ mod volume;
 pub use audit::Rest;
 pub use binary::juicefs;
 pub use command::{Finished, children_of, kill_tree, run, run_in, run_within, wait_until};
-pub use disk::SmallDisk;
+pub use disk::{Hang, HangingDisk, SmallDisk};
 pub use environment::{full, golden_dir, seed_of, test_tool, workspace_root};
 pub use golden::{GoldenVolume, verify};
 pub use mount::{Mount, is_mounted};

@@ -7,6 +7,7 @@
 mod acl;
 mod apps;
 mod arrows;
+mod cache_disks;
 mod caching;
 mod cli;
 mod concurrent;
