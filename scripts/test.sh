@@ -42,7 +42,7 @@ die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 install_packages() {
     local entry missing=()
     for entry in fusermount3:fuse3 cc:gcc make:make git:git fio:fio rsync:rsync sqlite3:sqlite3 setfattr:attr \
-        chattr:e2fsprogs python3:python3 curl:curl tar:tar useradd:passwd setpriv:util-linux flock:util-linux \
+        chattr:e2fsprogs mkfs.ext4:e2fsprogs python3:python3 curl:curl tar:tar useradd:passwd setpriv:util-linux flock:util-linux \
         redis-server:redis-server redis-cli:redis-tools openssl:openssl setfacl:acl; do
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done

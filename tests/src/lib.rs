@@ -32,7 +32,7 @@ mod volume;
 pub use audit::Rest;
 pub use binary::juicefs;
 pub use command::{Finished, children_of, kill_tree, run, run_in, run_into, run_within, wait_until};
-pub use disk::SmallDisk;
+pub use disk::{Hang, HangingDisk, SmallDisk};
 pub use environment::{drop_kernel_caches, full, golden_dir, keep_kernel_caches, seed_of, test_tool, workspace_root};
 pub use expected::{Outcome, Outcomes};
 pub use golden::{GoldenVolume, verify};

@@ -221,6 +221,11 @@ impl Cache {
         }
     }
 
+    /// Whether a block waits here for its upload.
+    pub(crate) fn is_staged(&self, id: BlockId) -> bool {
+        self.parts.disk.as_ref().is_some_and(|disk| disk.is_staged(id))
+    }
+
     /// Whether blocks can be staged here.
     pub(crate) fn can_stage(&self) -> bool {
         self.parts.disk.is_some()

@@ -7,7 +7,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use juicefs_core::{ChunkError, Lease, Segments, SliceKey, store::ReadPurpose};
+use juicefs_core::{ChunkError, Lease, Segments, SliceKey, StorageError, store::ReadPurpose};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -278,7 +278,7 @@ impl Inner {
             let _slot = self.requests.downloads.acquire().await;
             self.fetch_plain(id, &key).await
         };
-        let plain = plain.inspect_err(|e| tracing::error!("cannot read block {key}: {e}"))?;
+        let plain = plain.map_err(|e| self.unreadable(id, e))?;
         drop(lease.split(lease.bytes().saturating_sub(plain.len())));
         if keep == Keep::No {
             return Ok(leased(plain, lease));
@@ -288,6 +288,20 @@ impl Inner {
         self.cache.insert(id, &plain, keep).await;
         cell.release();
         Ok(plain)
+    }
+
+    /// Logs why a block cannot be read. Of one that is nowhere but on a disk here it is no news that the store lacks it:
+    /// whoever reads need not look for it elsewhere.
+    fn unreadable(&self, id: BlockId, error: ChunkError) -> ChunkError {
+        let key = self.key(id);
+        let error = match error {
+            ChunkError::Storage(StorageError::NotFound(_)) if self.cache.is_staged(id) => {
+                StorageError::Permanent(format!("{key} is staged on a cache disk here, which does not give it")).into()
+            }
+            other => other,
+        };
+        tracing::error!("cannot read block {key}: {error}");
+        error
     }
 
     async fn fetch_plain(&self, id: BlockId, key: &str) -> Result<Bytes, ChunkError> {
@@ -315,7 +329,7 @@ impl Inner {
         // The semaphore is never closed.
         let _slot = self.requests.downloads.acquire().await;
         let body = self.requests.get(&key, Some(range), piece.len as usize, Some(piece.len as usize)).await;
-        let body = body.inspect_err(|e| tracing::error!("cannot read block {key}: {e}"))?;
+        let body = body.map_err(|e| self.unreadable(piece.block, e.into()))?;
         Ok(leased(join(body), lease))
     }
 

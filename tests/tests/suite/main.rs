@@ -8,6 +8,7 @@ mod acl;
 mod allocation;
 mod apps;
 mod arrows;
+mod cache_disks;
 mod caching;
 mod cli;
 mod concurrent;

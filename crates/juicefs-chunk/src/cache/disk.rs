@@ -191,6 +191,10 @@ impl DiskCache {
         places
     }
 
+    pub(super) fn is_staged(&self, id: BlockId) -> bool {
+        self.dirs.iter().any(|place| place.dir.is_staged(id))
+    }
+
     /// Where a staged block is.
     fn staged_place(&self, id: BlockId) -> &Place {
         let place = self.place(id);

@@ -180,7 +180,12 @@ async fn what_is_staged_on_a_failing_disk_is_still_read_and_uploaded() {
     assert_eq!(store.stats().disks.unstable, 1);
     store.inner.cache.forget_memory();
     let lost = store.read(staged, 0, staged.size, ReadPurpose::Random).await;
-    assert_eq!(lost.expect_err("nowhere else").errno(), juicefs_core::Errno::EIO);
+    let error = lost.expect_err("nowhere else");
+    assert!(
+        matches!(error, ChunkError::Storage(juicefs_core::StorageError::Permanent(_))),
+        "to be tried again: {error}"
+    );
+    assert_eq!(error.errno(), juicefs_core::Errno::EIO);
     until("the disk is down", || store.stats().disks.down == 1).await;
     mood.set(WELL);
     check(&store, staged).await;
