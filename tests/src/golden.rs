@@ -62,8 +62,18 @@ impl GoldenVolume {
         Mount::start_at(&self.meta_url(), self.dir.path(), "mnt", &cache, &flags, &self.variables())
     }
 
-    /// The passphrase of an encrypted volume.
-    fn variables(&self) -> Vec<(String, String)> {
+    /// Where it was unpacked.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What `--bucket` takes for the place of its objects.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// What its clients must have in their environment: the passphrase of an encrypted volume.
+    pub fn variables(&self) -> Vec<(String, String)> {
         let passphrase = fs::read_to_string(self.source.join("passphrase.txt")).ok();
         passphrase.map(|text| ("JFS_RSA_PASSPHRASE".to_owned(), text.trim_end().to_owned())).into_iter().collect()
     }

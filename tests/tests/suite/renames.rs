@@ -33,6 +33,9 @@ fn version_of(seen: &[u8]) -> u64 {
     version
 }
 
+/// How long a replaced file can be opened at least.
+const KEPT: Duration = Duration::from_millis(700);
+
 /// Changes something for a while, and until every reader has looked often enough, while the readers look again and again.
 fn watch(mut change: impl FnMut(u64) + Send, looks: &[&(dyn Fn() + Sync)]) {
     let load = Duration::from_secs(if full() { 60 } else { 2 });
@@ -85,8 +88,20 @@ fn listing(dir: &Path) {
     assert!(names.len() == 3 && names.iter().any(|name| name == "target"), "{names:?}");
 }
 
+/// A replaced file can be opened for about a second after it was looked up; whoever took longer for that looks again.
+fn open(path: &Path) -> File {
+    loop {
+        let begun = Instant::now();
+        match File::open(path) {
+            Ok(file) => return file,
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) && begun.elapsed() > KEPT => {}
+            Err(error) => panic!("the name could not be opened: {error}, after {:?}", begun.elapsed()),
+        }
+    }
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path).unwrap_or_else(|error| panic!("the name could not be opened: {error}"));
+    let mut file = open(path);
     let mut seen = Vec::new();
     file.read_to_end(&mut seen)?;
     Ok(seen)

@@ -439,7 +439,7 @@ impl Player {
                     _ => (FallocateMode::ZeroRange { keep_size: false }, true, false),
                 };
                 let real = posix(client.fallocate(cx, ino, mode, bytes(*at), bytes(*len)).await).map(|_| 0);
-                (real, self.model.fallocate(id, *at, *len, zero, keep).map(|()| 0))
+                (real, self.model.fallocate(who, id, *at, *len, zero, keep).map(|()| 0))
             }
             Step::Copy { from, from_at, to, to_at, len } => {
                 let ((from_id, from), (to_id, to)) = (self.file(*from)?, self.file(*to)?);

@@ -501,7 +501,15 @@ impl Model {
     }
 
     /// Zeroes or reserves a range.
-    pub(crate) fn fallocate(&mut self, id: Id, at: usize, len: usize, zero: bool, keep_size: bool) -> Outcome {
+    pub(crate) fn fallocate(
+        &mut self,
+        who: Who,
+        id: Id,
+        at: usize,
+        len: usize,
+        zero: bool,
+        keep_size: bool,
+    ) -> Outcome {
         let fifo = matches!(self.node(id)?.body, Body::Fifo);
         let units = self.units_mut(id, if fifo { Errno::EPIPE } else { Errno::EPERM })?;
         if zero {
@@ -511,6 +519,12 @@ impl Model {
         if !keep_size {
             let end = (at + len).max(units.len());
             units.resize(end, None);
+        }
+        if who.uid != 0
+            && let Some(node) = self.nodes.get_mut(&id)
+        {
+            let keeps_gid = node.mode & 0o010 == 0 && who.gid == node.gid;
+            node.mode &= if keeps_gid { !0o4000 } else { !0o6000 };
         }
         self.modified(id);
         Ok(())

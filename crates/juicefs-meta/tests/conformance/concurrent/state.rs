@@ -171,7 +171,7 @@ impl State {
             Op::Truncate { ino, length } => (self.model.truncate(WHO, id(ino)?, length), ino),
             Op::Write { ino, at, len, slice } => (self.model.write(id(ino)?, at, len, slice), ino),
             Op::Append { ino, slice } => (self.model.append(id(ino)?, 1, slice), ino),
-            Op::Punch { ino, at, len } => (self.model.fallocate(id(ino)?, at, len, true, true), ino),
+            Op::Punch { ino, at, len } => (self.model.fallocate(WHO, id(ino)?, at, len, true, true), ino),
             Op::SetXattr { ino, value } => {
                 let set = self.model.setxattr(id(ino)?, XATTR, value.map(|value| vec![value]));
                 return Some(set.map(|()| Told::Nothing));
