@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use juicefs_core::{ChunkError, Errno, Segments, StorageError, store::ReadPurpose};
 
 use super::{File, view::Extent};
@@ -64,7 +64,7 @@ impl File {
     /// Whether the store can answer `[start, end)` from this machine. It is told that the stretch is wanted soon, and to
     /// hold a second copy in memory would only cost work. A guess that waits for nothing.
     pub(crate) fn hint_at_hand(self: &Arc<Self>, start: u64, end: u64) -> bool {
-        let Some(Ok(extents)) = self.extents(start, end - start).now_or_never() else { return false };
+        let Some(extents) = self.known_extents(start, end - start) else { return false };
         let chunks = &self.cx.chunks;
         let at_hand = extents.iter().all(|extent| match *extent {
             Extent::Data { key, off, len } => chunks.at_hand(key, off, len),

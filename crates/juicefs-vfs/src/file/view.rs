@@ -122,28 +122,51 @@ impl File {
     /// The stretches that make up `[off, off + len)`, neighbouring zeros joined.
     pub(crate) async fn extents(self: &Arc<Self>, off: u64, len: u64) -> Result<SmallVec<[Extent; 4]>, Errno> {
         let mut out = SmallVec::new();
-        let (mut at, end) = (off, off + len);
-        while at < end {
-            let index = ChunkIndex::try_from(at / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
-            let base = u64::from(index) * CHUNK_SIZE;
-            let upto = end.min(base + CHUNK_SIZE);
-            // Both lie within one chunk, so they fit.
-            let (from, to) = ((at - base) as u32, (upto - base) as u32);
-            let view = self.view(index).await?;
-            let first = view.partition_point(|piece| piece.pos + piece.len <= from);
-            let mut covered = from;
-            for piece in view[first..].iter().map_while(|piece| piece.clip(from, to)) {
-                covered = piece.pos + piece.len;
-                match piece.key() {
-                    Some(key) => out.push(Extent::Data { key, off: piece.off, len: piece.len }),
-                    None => push_zeros(&mut out, u64::from(piece.len)),
-                }
-            }
-            push_zeros(&mut out, u64::from(to - covered));
-            at = upto;
+        for (index, from, to) in parts(off, len) {
+            let index = index.ok_or(Errno::EFBIG)?;
+            cut(&self.view(index).await?, from, to, &mut out);
         }
         Ok(out)
     }
+
+    /// The same, if it is known without asking.
+    pub(crate) fn known_extents(&self, off: u64, len: u64) -> Option<SmallVec<[Extent; 4]>> {
+        let views = self.views.lock();
+        let mut out = SmallVec::new();
+        for (index, from, to) in parts(off, len) {
+            cut(&views.chunks.get(&index?)?.pieces, from, to, &mut out);
+        }
+        Some(out)
+    }
+}
+
+/// The parts of `[off, off + len)` by chunk, with the places where they begin and end there; `None` beyond the last chunk.
+fn parts(off: u64, len: u64) -> impl Iterator<Item = (Option<ChunkIndex>, u32, u32)> {
+    let end = off + len;
+    let mut at = off;
+    std::iter::from_fn(move || {
+        let base = at - at % CHUNK_SIZE;
+        let upto = end.min(base + CHUNK_SIZE);
+        // Both lie within one chunk, so they fit.
+        let part = (ChunkIndex::try_from(base / CHUNK_SIZE).ok(), (at - base) as u32, (upto - base) as u32);
+        let more = at < end;
+        at = upto;
+        more.then_some(part)
+    })
+}
+
+/// What `[from, to)` of a chunk shows.
+fn cut(view: &[Piece], from: u32, to: u32, out: &mut SmallVec<[Extent; 4]>) {
+    let first = view.partition_point(|piece| piece.pos + piece.len <= from);
+    let mut covered = from;
+    for piece in view[first..].iter().map_while(|piece| piece.clip(from, to)) {
+        covered = piece.pos + piece.len;
+        match piece.key() {
+            Some(key) => out.push(Extent::Data { key, off: piece.off, len: piece.len }),
+            None => push_zeros(out, u64::from(piece.len)),
+        }
+    }
+    push_zeros(out, u64::from(to - covered));
 }
 
 /// Asks for the list of a chunk.

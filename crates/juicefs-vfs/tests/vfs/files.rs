@@ -89,6 +89,30 @@ async fn reads_beside_each_other_ask_once_for_a_list() {
     assert_eq!(m.meta.calls("read_chunk"), 1);
 }
 
+/// Neither the read nor what it fetches ahead asks more than once, however many blocks that is.
+#[tokio::test]
+async fn reading_ahead_asks_once_for_a_list() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (ino, fh) = m.create("a").await;
+    let content = pattern(1, 200 * BLOCK);
+    m.write(ino, fh, 0, &content).await.expect("write");
+    m.close(ino, fh).await.expect("close");
+    let fh = m.open(ino, libc::O_RDONLY).await.fh;
+    m.meta.hold(true);
+    let reads = (0..4).map(|n| m.read(ino, fh, n * 20 * BLOCK as u64, 20 * BLOCK));
+    let let_go = async {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        m.meta.hold(false);
+    };
+    let (seen, ()) = futures_util::join!(futures_util::future::join_all(reads), let_go);
+    let seen: Vec<u8> = seen.into_iter().flat_map(|read| read.expect("read")).collect();
+    assert!(seen == content[..80 * BLOCK]);
+    assert_eq!(m.meta.calls("read_chunk"), 1);
+    m.vfs.shutdown().await.expect("shutdown");
+}
+
 /// Whoever asked may go away; the question goes with the last of them, and the next reader asks anew.
 #[tokio::test]
 async fn a_reader_that_goes_away_leaves_no_question_behind() {
