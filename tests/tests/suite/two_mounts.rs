@@ -252,28 +252,32 @@ fn line(writer: usize, number: usize) -> String {
     format!("{writer} {number} {}\n", "x".repeat((writer * 31 + number * 17) % 300))
 }
 
+/// Four writers of one log, two at each mount, each with its descriptor.
+fn write_log(mounts: &[Mount; 2], work: impl Fn(usize, File) + Sync) {
+    File::create(mounts[0].join("log")).unwrap();
+    assert!(wait_until(CACHE_LIMIT, || mounts[1].join("log").exists()));
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let (path, work) = (mounts[writer % 2].join("log"), &work);
+            scope.spawn(move || work(writer, File::options().read(true).append(true).open(path).unwrap()));
+        }
+    });
+}
+
 /// Descriptors that stay open, no lock, hardly any fsync: each line is there once, those of one writer in their order.
 #[test]
 fn appends_of_two_mounts_lose_nothing() {
     let volume = Volume::new();
     let mounts = pair(&volume, FLAGS);
     let lines = if full() { 2000 } else { 300 };
-    File::create(mounts[0].join("log")).unwrap();
-    assert!(wait_until(CACHE_LIMIT, || mounts[1].join("log").exists()));
-    thread::scope(|scope| {
-        for writer in 0..4 {
-            let path = mounts[writer % 2].join("log");
-            scope.spawn(move || {
-                let mut log = File::options().append(true).open(path).unwrap();
-                for number in 0..lines {
-                    log.write_all(line(writer, number).as_bytes()).unwrap();
-                    match (writer + number) % 50 {
-                        0 => log.sync_data().unwrap(),
-                        25 => thread::sleep(Duration::from_millis(20)),
-                        _ => {}
-                    }
-                }
-            });
+    write_log(&mounts, |writer, mut log| {
+        for number in 0..lines {
+            log.write_all(line(writer, number).as_bytes()).unwrap();
+            match (writer + number) % 50 {
+                0 => log.sync_data().unwrap(),
+                25 => thread::sleep(Duration::from_millis(20)),
+                _ => {}
+            }
         }
     });
     for mount in &mounts {
@@ -301,22 +305,14 @@ fn appends_under_a_lock_follow_each_other() {
     let volume = Volume::new();
     let mounts = pair(&volume, FLAGS);
     let rounds = if full() { 300 } else { 60 };
-    File::create(mounts[0].join("log")).unwrap();
-    assert!(wait_until(CACHE_LIMIT, || mounts[1].join("log").exists()));
-    thread::scope(|scope| {
-        for writer in 0..4 {
-            let path = mounts[writer % 2].join("log");
-            scope.spawn(move || {
-                let mut log = File::options().read(true).append(true).open(path).unwrap();
-                for _ in 0..rounds {
-                    log.lock().unwrap();
-                    let mut seen = vec![0; 1 << 20];
-                    let length = log.read_at(&mut seen, 0).unwrap();
-                    let count = seen[..length].iter().filter(|byte| **byte == b'\n').count();
-                    log.write_all(format!("{count}\n").as_bytes()).unwrap();
-                    log.unlock().unwrap();
-                }
-            });
+    write_log(&mounts, |_, mut log| {
+        for _ in 0..rounds {
+            log.lock().unwrap();
+            let mut seen = vec![0; 1 << 20];
+            let length = log.read_at(&mut seen, 0).unwrap();
+            let count = seen[..length].iter().filter(|byte| **byte == b'\n').count();
+            log.write_all(format!("{count}\n").as_bytes()).unwrap();
+            log.unlock().unwrap();
         }
     });
     let wanted: String = (0..4 * rounds).map(|number| format!("{number}\n")).collect();

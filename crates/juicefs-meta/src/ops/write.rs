@@ -34,6 +34,15 @@ pub(crate) struct Write {
     pub(crate) allowed: Option<u64>,
 }
 
+/// Where slices lie in a file.
+#[derive(Default)]
+struct Placement {
+    /// Offset of each slice, in their order.
+    offsets: Vec<u64>,
+    /// The records that show them, by chunk.
+    lists: BTreeMap<ChunkIndex, Vec<SliceRecord>>,
+}
+
 /// Length of a file that had `length` bytes once it has `slices`.
 pub(crate) fn length_with(length: u64, slices: &[NewSlice]) -> u64 {
     slices.iter().fold(length, |length, slice| match slice {
@@ -82,7 +91,7 @@ impl Write {
             return Ok((Growth::Short(wanted), Effects::none()));
         }
         let mut effects = Effects::none();
-        let (offsets, lists) = self.place(attr.length, &mut effects)?;
+        let Placement { offsets, lists } = self.place(attr.length, &mut effects)?;
         let chunks = lists.keys().map(|index| (*index, 0)).collect();
         effects.list.extend(lists.into_iter().map(|(index, list)| Effect::AppendSlices(self.ino, index, list)));
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
@@ -91,15 +100,9 @@ impl Write {
         Ok((Growth::Done(Written { attr: next, offsets, chunks }), effects))
     }
 
-    /// Where each slice begins in a file of `length` bytes, and the records of each chunk. Each record is a use of its
-    /// slice.
-    #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
-    fn place(
-        &self,
-        mut length: u64,
-        effects: &mut Effects,
-    ) -> Result<(Vec<u64>, BTreeMap<ChunkIndex, Vec<SliceRecord>>), Errno> {
-        let (mut offsets, mut lists) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+    /// Places the slices in a file of `length` bytes. Each record is a use of its slice.
+    fn place(&self, mut length: u64, effects: &mut Effects) -> Result<Placement, Errno> {
+        let Placement { mut offsets, mut lists } = Placement::default();
         for slice in self.slices.iter() {
             match *slice {
                 NewSlice::At(index, record) => {
@@ -124,6 +127,6 @@ impl Write {
             }
             length = length_with(length, std::slice::from_ref(slice));
         }
-        Ok((offsets, lists))
+        Ok(Placement { offsets, lists })
     }
 }
