@@ -373,7 +373,7 @@ pub trait Meta: Send + Sync {
     async fn new_slice_id(&self) -> MetaResult<SliceId>;
     /// Commits slices in the order given, all or none of them, and grows the length. Their objects must be durable before
     /// this is called. `mtime` is when the application wrote last. ENOENT, EPERM for another kind, ENOSPC, EDQUOT; EFBIG
-    /// beyond the largest file, EINVAL for a record that leaves its chunk.
+    /// beyond the largest file, EINVAL for a record that leaves its chunk, or a slice that is larger than one.
     async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written>;
     /// Copies by reference. EINVAL unless both are regular files; permissions are the caller's job.
     async fn copy_file_range(

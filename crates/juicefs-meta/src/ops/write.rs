@@ -114,6 +114,9 @@ impl Write {
                     lists.entry(index).or_default().push(record);
                 }
                 NewSlice::End(key) => {
+                    if u64::from(key.size) > CHUNK_SIZE {
+                        return Err(Errno::EINVAL);
+                    }
                     offsets.push(length);
                     let whole = SliceRecord { pos: 0, id: key.id, size: key.size, off: 0, len: key.size };
                     effects.push(Effect::InsertSliceRef(key));

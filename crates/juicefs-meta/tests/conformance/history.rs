@@ -406,7 +406,8 @@ impl Player {
                 (real.map(|_| 0), self.model.write(id, *at, len, slice.0).map(|()| 0))
             }
             Step::Append { ino, at, len } => {
-                let ((id, ino), size) = (self.file(*ino)?, bytes(*len) as u32);
+                let ((id, ino), len) = (self.file(*ino)?, (*len).min(CHUNK_UNITS));
+                let size = bytes(len) as u32;
                 let (first, second) =
                     (client.new_slice_id().await.expect("an id"), client.new_slice_id().await.expect("an id"));
                 let record = SliceRecord {
@@ -427,7 +428,7 @@ impl Player {
                     assert_eq!(written.offsets, [bytes(*at), written.attr.length - u64::from(size)]);
                 }
                 let model = self.model.write(id, *at, 1, first.0);
-                (real.map(|_| 0), model.and_then(|()| self.model.append(id, *len, second.0)).map(|()| 0))
+                (real.map(|_| 0), model.and_then(|()| self.model.append(id, len, second.0)).map(|()| 0))
             }
             Step::Fallocate { ino, at, len, mode } => {
                 let (id, ino) = self.file(*ino)?;

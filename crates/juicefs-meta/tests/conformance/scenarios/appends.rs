@@ -60,6 +60,8 @@ fn what_does_not_fit_changes_nothing() {
         let beyond = SliceRecord { pos: CHUNK_SIZE as u32 - 1, id: b.id, size: 20, off: 0, len: 20 };
         let wrong = v.client.write_slices(f, vec![NewSlice::End(a), NewSlice::At(0, beyond)], Timestamp::from_secs(1));
         assert_eq!(posix(wrong.await).map(drop), Err(Errno::EINVAL));
+        let large = slice_of(&v.client, CHUNK_SIZE as u32 + 1).await;
+        assert_eq!(append(&v.client, f, &[large]).await, Err(Errno::EINVAL));
         assert!(v.client.read_chunk(f, 0).await.expect("read").records.is_empty());
         posix(v.client.truncate(&root(), f, MAX_FILE_BYTES - 5, true).await).expect("grown");
         assert_eq!(append(&v.client, f, &[a]).await, Err(Errno::EFBIG));
