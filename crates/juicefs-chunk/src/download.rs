@@ -300,7 +300,12 @@ impl Inner {
             }
             other => other,
         };
-        tracing::error!("cannot read block {key}: {error}");
+        if matches!(error, ChunkError::Storage(StorageError::NotFound(_))) {
+            // Whoever reads looks whether it was compacted meanwhile, and says so as an error if it was not.
+            tracing::warn!("cannot read block {key}: {error}");
+        } else {
+            tracing::error!("cannot read block {key}: {error}");
+        }
         error
     }
 

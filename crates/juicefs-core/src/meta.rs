@@ -9,6 +9,7 @@ use crate::{
     acl::{AclKind, AclRule},
     attr::{Attr, FileType, SetAttr, Timestamp},
     caller::Caller,
+    errno::Errno,
     error::MetaResult,
     format::Format,
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
@@ -385,6 +386,11 @@ pub trait Meta: Send + Sync {
         to_off: u64,
         size: u64,
     ) -> MetaResult<Copied>;
+    /// Puts so many bytes more of the volume aside for what `ino` grew by and is not committed yet, in the books of this client
+    /// alone; what [`Meta::write_slices`] makes the file grow by is taken from them first. ENOSPC beyond the capacity.
+    fn claim_space(&self, ino: Ino, bytes: u64) -> Result<(), Errno>;
+    /// Gives back what is claimed for `ino` beyond `bytes`.
+    fn trim_claim(&self, ino: Ino, bytes: u64);
     /// What compacting a chunk would do, `None` when nothing is to be gained.
     async fn plan_compaction(&self, ino: Ino, index: ChunkIndex) -> MetaResult<Option<CompactionPlan>>;
     /// Puts `slice` in the place of what `plan` read, if the list still begins with exactly that.

@@ -371,6 +371,12 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// So many bytes, and no inode.
+    #[must_use]
+    pub fn of_space(bytes: u64) -> Self {
+        Self { space: i64::try_from(bytes).unwrap_or(i64::MAX), inodes: 0 }
+    }
+
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
@@ -444,6 +450,11 @@ pub trait Operation: Send + 'static {
 
     /// Judges what was read. Pure: the same read set gives the same verdict. Called anew after every conflict.
     fn decide(&self, read: &ReadSet) -> Decision<Self::Reply>;
+
+    /// The file for which room was claimed that covers what the operation uses.
+    fn claimant(&self) -> Option<Ino> {
+        None
+    }
 
     /// Completes the reply with what applying showed.
     fn finish(&self, reply: Self::Reply, _applied: &Applied) -> Self::Reply {

@@ -64,6 +64,8 @@ struct State {
     /// Data of removed files, by former inode.
     deleted: HashMap<Ino, BTreeMap<ChunkIndex, Vec<SliceRecord>>>,
     capacity_bytes: Option<u64>,
+    /// Bytes put aside for what files grew by.
+    claims: HashMap<Ino, u64>,
 }
 
 #[derive(Clone, Default)]
@@ -111,6 +113,11 @@ impl MemMeta {
     /// nothing is done.
     pub fn fail(&self, fault: impl FnMut(&'static str, Ino) -> Option<MetaError> + Send + 'static) {
         *self.fault.lock() = Some(Box::new(fault));
+    }
+
+    /// Bytes that are claimed for what files grew by.
+    pub fn claimed_bytes(&self) -> u64 {
+        self.state.lock().claimed_bytes()
     }
 
     /// Lets all calls succeed again.
@@ -197,9 +204,15 @@ impl State {
 
     fn check_space(&self, more: u64) -> Result<(), Errno> {
         match self.capacity_bytes {
-            Some(capacity) if self.used_bytes() + more > capacity => Err(Errno::ENOSPC),
+            Some(capacity) if more > 0 && self.used_bytes() + self.claimed_bytes() + more > capacity => {
+                Err(Errno::ENOSPC)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn claimed_bytes(&self) -> u64 {
+        self.claims.values().sum()
     }
 
     fn refer(&mut self, record: &SliceRecord) {

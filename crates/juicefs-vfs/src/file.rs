@@ -10,6 +10,7 @@
 //! * data that the store does not take is kept, in its place in that order, until it does or the last handle goes;
 //! * `length` is what applications see: at least the end of every pending slice.
 
+mod claim;
 mod dirty;
 mod drain;
 mod reader;
@@ -204,5 +205,11 @@ impl File {
         let last = range.end.saturating_sub(1) / CHUNK_SIZE;
         self.views.lock().forget(range.start / CHUNK_SIZE..=last);
         self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.writer.get_mut().claim.release(self.cx.meta.as_ref(), self.ino);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use e2e::{HangingDisk, Mount, Owner, Pattern, Rest, Volume, wait_until};
@@ -78,6 +78,45 @@ fn what_is_staged_on_a_disk_that_hung_is_uploaded() {
     let elsewhere = volume.mount_with("elsewhere", &["--cache-size", "0"]);
     check(&elsewhere, 0..12);
     elsewhere.unmount();
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+    drop(disk);
+}
+
+/// Reads that find the disk slow wait for it once and then ask the store; after a few of them the others do so at once.
+#[test]
+fn reads_and_writes_go_on_beside_a_disk_that_hangs() {
+    let volume = impatient(Volume::with(&["--trash-days", "0"]));
+    let cache = volume.dir().join("disk");
+    fs::create_dir(&cache).unwrap();
+    let disk = HangingDisk::mount(&cache, 128);
+    let mount = mount_on(&volume, &cache, &[]);
+    write_synced(&mount, 0..40);
+    mount.unmount();
+    // What was written is in the memory of that mount, but on the disk only for the next.
+    let mount = mount_on(&volume, &cache, &[]);
+    let found = wait_until(Duration::from_secs(60), || mount.stat("blockcache_blocks") >= 40.0);
+    assert!(found, "{} blocks in the cache:\n{}", mount.stat("blockcache_blocks"), mount.log());
+    check(&mount, 0..5);
+    assert!(mount.stat("blockcache_hits") >= 5.0, "the cache is not used");
+    let hang = disk.hang();
+    drop_kernel_caches();
+    let mut slow = 0;
+    for number in 5..40 {
+        let begun = Instant::now();
+        check(&mount, number..number + 1);
+        let took = begun.elapsed();
+        // Once for its file to open, and once for the data.
+        assert!(took < LONGEST * 2 + Duration::from_secs(2), "a read took {took:?}:\n{}", mount.log());
+        slow += usize::from(took > LONGEST / 2);
+    }
+    assert!((1..=8).contains(&slow), "{slow} of 35 reads waited for the disk");
+    let begun = Instant::now();
+    write_synced(&mount, 40..50);
+    check(&mount, 40..50);
+    assert!(begun.elapsed() < LONGEST, "ten writes took {:?}:\n{}", begun.elapsed(), mount.log());
+    drop(hang);
+    check(&mount, 0..50);
     mount.unmount();
     volume.assert_sound(Rest::Clean);
     drop(disk);

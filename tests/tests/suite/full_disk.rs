@@ -123,6 +123,44 @@ fn the_capacity_is_exact() {
     mount.unmount();
 }
 
+/// Data that was taken has its place: it is `write` that says that the volume is full, never a later close, and neither says
+/// it early because data is on its way.
+#[test]
+fn what_was_written_before_the_volume_was_full_is_kept() {
+    let volume = Volume::with(&["--trash-days", "0", "--capacity", "200M"]);
+    let mount = volume.mount();
+    let piece = 256 << 10;
+    let fill = |number: u64| {
+        let data = content(number, 200 * MIB);
+        let mut file = File::create(mount.join(format!("file-{number}"))).unwrap();
+        let mut written = 0;
+        let error = loop {
+            match file.write(&data[written..][..piece]) {
+                Ok(bytes) => written += bytes,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+        close(file).expect("what was taken has room");
+        written
+    };
+    let written = thread::scope(|scope| {
+        [1, 2].map(|number| scope.spawn(move || fill(number))).map(|writer| writer.join().unwrap())
+    });
+    let sum: usize = written.iter().sum();
+    assert!((199 * MIB..=200 * MIB).contains(&sum), "{written:?} of 200 MiB");
+    mount.unmount();
+    let mount = volume.mount();
+    for (number, length) in [1, 2].into_iter().zip(written) {
+        let seen = fs::read(mount.join(format!("file-{number}"))).unwrap();
+        assert!(seen == content(number, 200 * MIB)[..length], "file {number} is not what was written");
+    }
+    fs::remove_file(mount.join("file-1")).unwrap();
+    write_closed(&mount.join("file-3"), &content(3, written[0].saturating_sub(MIB))).unwrap();
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+}
+
 #[test]
 fn the_number_of_inodes_is_exact() {
     let volume = Volume::with(&["--trash-days", "0", "--inodes", "120"]);

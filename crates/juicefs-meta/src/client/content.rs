@@ -145,14 +145,15 @@ impl Client {
         self.writable()?;
         let (scope, slices): (_, Arc<[NewSlice]>) = (self.scope(&Caller::root()), slices.into());
         let op = |allowed| Write { scope: scope.clone(), ino, slices: Arc::clone(&slices), mtime, allowed };
-        self.run_growing(ino, |attr| length_with(attr.length, &slices), op).await
+        let claimed = self.books.usage.claimed(ino);
+        self.run_growing(ino, claimed, |attr| length_with(attr.length, &slices), op).await
     }
 
     pub(super) async fn set_length(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr> {
         self.writable()?;
         let scope = self.scope(cx);
         let op = |allowed| Truncate { scope: scope.clone(), ino, length, opened, allowed };
-        self.run_growing(ino, |_| length, op).await
+        self.run_growing(ino, 0, |_| length, op).await
     }
 
     pub(super) async fn allocate(
@@ -172,7 +173,7 @@ impl Client {
         let new_length = |attr: &Attr| if keeps { attr.length } else { attr.length.max(off.saturating_add(size)) };
         let free_bytes = self.known_usage().available_bytes;
         let op = |allowed| Fallocate { scope: scope.clone(), ino, mode, off, size, allowed, free_bytes };
-        self.run_growing(ino, new_length, op).await
+        self.run_growing(ino, 0, new_length, op).await
     }
 
     pub(super) async fn copy_range(
@@ -186,7 +187,7 @@ impl Client {
         let scope = self.scope(cx);
         let op = |allowed| CopyRange { scope: scope.clone(), from, from_off, to, to_off, size, allowed };
         // How much the source has is only known inside; what it needs is told by the first try.
-        self.run_growing(to, |attr| attr.length, op).await
+        self.run_growing(to, 0, |attr| attr.length, op).await
     }
 
     pub(super) async fn take_slice_id(&self) -> MetaResult<SliceId> {

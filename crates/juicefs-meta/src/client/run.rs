@@ -73,6 +73,8 @@ struct Booked<O: Operation> {
     /// The session whose end makes it fail.
     writer: Option<SessionId>,
     usage: Usage,
+    /// The file whose claim covers it.
+    claimant: Option<Ino>,
     dir_stats: Option<Announced>,
     survey: Survey,
     /// Charged in the operation itself.
@@ -120,7 +122,7 @@ impl<O: Operation> Job for Booked<O> {
         if let Some(changing) = self.changing.take() {
             changing.settle();
         }
-        self.books.usage.settle(self.usage, self.books.usage_in_transaction);
+        self.books.usage.settle(self.usage, self.books.usage_in_transaction, self.claimant);
         if let Some(dir_stats) = self.dir_stats.take() {
             dir_stats.settle();
         }
@@ -189,6 +191,7 @@ impl Client {
     ) -> MetaResult<Attempt<O::Reply>> {
         self.fence.check()?;
         let job = Box::new(Booked {
+            claimant: op.claimant(),
             job: OperationJob::new(op),
             books: Arc::clone(&self.books),
             looks: Arc::clone(&self.looks),
@@ -220,10 +223,12 @@ impl Client {
     }
 
     /// Runs an operation that may make the file `ino` longer, within the capacity of the volume: `new_length` tells what
-    /// its length becomes, `op` makes the operation with the room that it is allowed.
+    /// its length becomes, `op` makes the operation with the room that it is allowed, of which `claimed` bytes are put aside
+    /// already.
     pub(super) async fn run_growing<O, T>(
         &self,
         ino: Ino,
+        claimed: u64,
         new_length: impl Fn(&Attr) -> u64,
         op: impl Fn(Option<u64>) -> O,
     ) -> MetaResult<T>
@@ -239,7 +244,7 @@ impl Client {
         let attr = self.node(ino).await?.ok_or(Errno::ENOENT)?;
         let mut wanted = u64::try_from(space_delta(attr.length, new_length(&attr))).unwrap_or(0);
         for _ in 0..GROWTH_TRIES {
-            let room = Usage { space: i64::try_from(wanted).unwrap_or(i64::MAX), inodes: 0 };
+            let room = Usage::of_space(wanted.saturating_sub(claimed));
             let reserved = self.reserve_for(attr.uid, attr.gid, room)?;
             match self.run(op(Some(wanted))).await? {
                 Growth::Done(reply) => return Ok(reply),

@@ -8,6 +8,7 @@ use juicefs_core::{
     Caller, Meta,
     acl::{AclKind, AclRule},
     attr::{Attr, SetAttr, Timestamp},
+    errno::Errno,
     error::MetaResult,
     format::Format,
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
@@ -218,6 +219,14 @@ impl Meta for Client {
 
     async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
         self.commit_slices(ino, slices, mtime).await
+    }
+
+    fn claim_space(&self, ino: Ino, bytes: u64) -> Result<(), Errno> {
+        self.books.usage.claim(&self.setting(), ino, bytes)
+    }
+
+    fn trim_claim(&self, ino: Ino, bytes: u64) {
+        self.books.usage.trim_claim(ino, bytes);
     }
 
     async fn copy_file_range(

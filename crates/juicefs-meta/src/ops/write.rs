@@ -67,6 +67,10 @@ impl Operation for Write {
         decision(self.judge(read))
     }
 
+    fn claimant(&self) -> Option<Ino> {
+        Some(self.ino)
+    }
+
     fn finish(&self, mut reply: Growth<Written>, applied: &Applied) -> Growth<Written> {
         if let Growth::Done(written) = &mut reply {
             for ((_, records), now) in written.chunks.iter_mut().zip(&applied.appended) {

@@ -13,7 +13,7 @@ use juicefs_core::{
     Attr, Caller, ChunkIndex, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, Name, SessionId, SetAttr,
     SetTime, SliceId, SliceKey, SliceRecord, Timestamp,
     acl::{AclKind, AclRule},
-    limits::CHUNK_SIZE,
+    limits::{CHUNK_SIZE, align_4k},
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
         ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice,
@@ -419,7 +419,11 @@ impl Meta for MemMeta {
             length = length.max(at);
         }
         let before = state.file_mut(ino)?.attr.length;
-        state.check_space(length - before)?;
+        let growth = align_4k(length) - align_4k(before);
+        let claimed = state.claims.remove(&ino).unwrap_or(0);
+        let room = state.check_space(growth.saturating_sub(claimed));
+        state.claims.insert(ino, if room.is_ok() { claimed.saturating_sub(growth) } else { claimed });
+        room?;
         let mut chunks = BTreeMap::new();
         for (index, record) in records {
             state.refer(&record);
@@ -430,6 +434,19 @@ impl Meta for MemMeta {
         let attr = &mut state.file_mut(ino)?.attr;
         (attr.length, attr.mtime, attr.ctime) = (length, mtime, self.clock.now());
         Ok(Written { attr: attr.clone(), offsets, chunks: chunks.into_iter().collect() })
+    }
+
+    fn claim_space(&self, ino: Ino, bytes: u64) -> Result<(), Errno> {
+        let mut state = self.state.lock();
+        state.check_space(bytes)?;
+        *state.claims.entry(ino).or_default() += bytes;
+        Ok(())
+    }
+
+    fn trim_claim(&self, ino: Ino, bytes: u64) {
+        let mut state = self.state.lock();
+        let claim = state.claims.entry(ino).or_default();
+        *claim = bytes.min(*claim);
     }
 
     async fn copy_file_range(

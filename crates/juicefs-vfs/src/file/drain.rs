@@ -212,6 +212,7 @@ impl File {
     fn pop_head(&self, writer: &mut Writer, index: ChunkIndex) {
         writer.pop_head(index);
         if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            writer.claim.release(self.cx.meta.as_ref(), self.ino);
             self.cx.dirty.remove(self.ino);
         }
     }
@@ -298,6 +299,7 @@ impl File {
             let mut writer = self.writer.lock();
             writer.committing = false;
             batch.slices.iter().for_each(|slice| self.pop_head(&mut writer, slice.index));
+            writer.claim.committed(self.cx.meta.as_ref(), self.ino, written.attr.length);
             if moved.is_none() {
                 self.length.fetch_max(written.attr.length, Ordering::AcqRel);
             } else {

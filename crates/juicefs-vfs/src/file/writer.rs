@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 pub(crate) use self::accept::Place;
-use super::Unsent;
+use super::{Unsent, claim::Claim};
 
 /// Slices of one file that may wait for their commit; the next write waits for all of them.
 const MAX_PENDING: usize = 1000;
@@ -128,6 +128,8 @@ pub(super) struct Writer {
     /// Some of what was to be committed together was refused: until nothing is pending it goes one by one.
     pub(super) one_by_one: bool,
     mtime: Timestamp,
+    /// Room for what the file grew by.
+    pub(super) claim: Claim,
     /// The future that uploads and commits; whoever needs its result polls a clone of it.
     pub(super) drain: Option<Drain>,
     /// A task polls the drain.

@@ -237,9 +237,9 @@ async fn shutdown_gives_up_what_the_store_does_not_take() {
 async fn a_refused_commit_deletes_the_slice_and_an_unknown_one_does_not() {
     let m = Mount::started(VfsConfig::standard(), 64 << 20);
     let (ino, fh) = m.create("a").await;
-    m.meta.set_capacity(8192);
     m.write(ino, fh, 0, &[1; 2 * BLOCK]).await.expect("accepted");
-    assert_eq!(m.flush(ino, fh).await, Err(Errno::ENOSPC));
+    m.meta.fail(|method, _| (method == "write_slices").then(|| MetaError::Posix(Errno::EDQUOT)));
+    assert_eq!(m.flush(ino, fh).await, Err(Errno::EDQUOT));
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert!(m.chunks.slices().is_empty());
     m.close(ino, fh).await.expect_err("the same error");
@@ -249,6 +249,28 @@ async fn a_refused_commit_deletes_the_slice_and_an_unknown_one_does_not() {
     assert_eq!(m.flush(ino, fh).await, Err(Errno::EIO));
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(m.chunks.slices().len(), 1);
+}
+
+#[tokio::test]
+async fn a_write_for_which_there_is_no_room_is_refused_at_once() {
+    let m = Mount::started(VfsConfig::standard(), 64 << 20);
+    let (a, fa) = m.create("a").await;
+    let (b, fb) = m.create("b").await;
+    // A page for each of the two and for the root, and three more.
+    m.meta.set_capacity(4096 * 6);
+    m.write(a, fa, 0, &[1; 4096 * 3]).await.expect("two pages more");
+    assert_eq!(m.write(b, fb, 0, &[2; 4096 * 3]).await, Err(Errno::ENOSPC), "though nothing is committed");
+    m.write(b, fb, 0, &[2; 4096 * 2]).await.expect("the last page");
+    m.write(a, fa, 4096, &[3; 4096 * 2]).await.expect("over what is there already");
+    assert_eq!(m.write(a, fa, 4096 * 3, b"x").await, Err(Errno::ENOSPC));
+    assert_eq!(m.meta.claimed_bytes(), 4096 * 3);
+    for (ino, fh, length) in [(a, fa, 4096 * 3), (b, fb, 4096 * 2)] {
+        assert_eq!(m.flush(ino, fh).await, Ok(()), "nothing that was accepted is lost");
+        let meta: &dyn juicefs_core::Meta = m.meta.as_ref();
+        assert_eq!(meta.getattr(ino).await.expect("getattr").length, length);
+    }
+    assert_eq!(m.meta.claimed_bytes(), 0);
+    assert_eq!(m.write(b, fb, 4096 * 2, b"x").await, Err(Errno::ENOSPC), "what was claimed is used now");
 }
 
 #[tokio::test]
