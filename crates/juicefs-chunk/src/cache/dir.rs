@@ -363,7 +363,10 @@ impl CacheDir {
     /// Those of the file system; missing files are none.
     pub(super) fn delete(&self, id: BlockId, need: Need) -> io::Result<()> {
         let staged = if need == Need::Only { remove_if_there(&self.staged_path(id)) } else { Ok(()) };
-        remove_if_there(&self.path(id)).and(staged)
+        let cached = remove_if_there(&self.path(id));
+        // A scan that began since it was forgotten has seen the file.
+        self.state.lock().index.remove(id);
+        cached.and(staged)
     }
 
     /// Writes, reads and deletes a small block, to see how the disk does (format: data.md §4.1). Waits for the disk.
