@@ -3,9 +3,12 @@
 //! Each directory has threads of its own, and a [`Gate`] for everything else: one that fails or hangs does not hold up
 //! the others, nor whoever reads. A directory that is down leaves the ring; what is staged in it is still looked for there.
 
+mod opening;
+mod threads;
+
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -21,6 +24,10 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::{
+    opening::{max_open_files, open_dirs},
+    threads::{Queued, probe, spawn, tidy_when_called, write_queued},
+};
 use super::{
     Found, TidyCall,
     dir::{CacheDir, InDir, Offer},
@@ -38,12 +45,6 @@ use crate::{block::BlockId, config::ChunkConfig, counters::Counters};
 const MAX_QUEUE_BYTES: usize = 32 << 20;
 /// What an entry of a queue counts at least.
 const MIN_ENTRY_BYTES: usize = 4 << 10;
-/// Most descriptors of cache files kept open.
-const MAX_OPEN_FILES: usize = 512;
-/// A disk that fails is not complained about more often than this.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-/// A directory that cannot be opened for so long is left out.
-const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Blocks in files, over one directory or several.
 #[derive(Debug)]
@@ -78,11 +79,6 @@ struct Place {
     /// Room in the queue, in bytes.
     room: Arc<Semaphore>,
     room_bytes: usize,
-}
-
-struct Queued {
-    id: BlockId,
-    _room: OwnedSemaphorePermit,
 }
 
 /// A block in an open file.
@@ -471,120 +467,9 @@ impl Place {
     }
 
     fn send(&self, id: BlockId, room: OwnedSemaphorePermit) {
-        let sent = self.queue.lock().as_ref().is_some_and(|queue| queue.send(Queued { id, _room: room }).is_ok());
+        let sent = self.queue.lock().as_ref().is_some_and(|queue| queue.send(Queued { id, room }).is_ok());
         if !sent {
             self.dir.withdraw(id);
         }
     }
-}
-
-/// Opens directories side by side and measures their file systems, and leaves out those that fail or do not answer.
-fn open_dirs(config: &ChunkConfig, paths: &[PathBuf], rules: &Arc<tidy::Rules>) -> Vec<(Arc<CacheDir>, String)> {
-    let deadline = Instant::now() + OPEN_DEADLINE;
-    let open = |path: &PathBuf| {
-        let (opened, opening) = mpsc::sync_channel(1);
-        let gate = Gate::new(path, config.cache.health.clone(), paths.len());
-        let (path, config, rules) = (path.clone(), config.clone(), Arc::clone(rules));
-        let work = move || {
-            let done = open_dir(&path, &config, gate, &rules);
-            // Nobody may wait any more.
-            let _ = opened.send(done);
-        };
-        spawn("cache-open", work).map(|_thread| opening)
-    };
-    let all: Vec<_> = paths.iter().map(open).collect();
-    let mut usable = Vec::new();
-    for (path, opening) in paths.iter().zip(all) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let done = opening.and_then(|opening| opening.recv_timeout(left).ok());
-        match done.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(dir) => usable.push(dir),
-            Err(e) => tracing::warn!("cache directory {} cannot be used: {e}", path.display()),
-        }
-    }
-    usable
-}
-
-fn open_dir(
-    path: &Path,
-    config: &ChunkConfig,
-    gate: Arc<Gate>,
-    rules: &tidy::Rules,
-) -> io::Result<(Arc<CacheDir>, String)> {
-    let (dir, id) = CacheDir::open(path, config, gate)?;
-    rules.measure(&dir)?;
-    Ok((Arc::new(dir), id))
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-    spawned.inspect_err(|e| tracing::error!("cannot start the thread {name}: {e}")).ok()
-}
-
-/// The writer of a directory: until the queue is closed and empty.
-fn write_queued(
-    dir: &CacheDir,
-    queue: &mpsc::Receiver<Queued>,
-    counters: &Counters,
-    tidier: &mpsc::SyncSender<TidyCall>,
-) {
-    let mut complained: Option<Instant> = None;
-    while let Ok(queued) = queue.recv() {
-        let started = Instant::now();
-        match dir.write_pending(queued.id) {
-            Ok(0) => {}
-            Ok(bytes) => {
-                counters.cache_write.add(bytes, started.elapsed());
-                if dir.is_full() {
-                    // If a call is waiting already, it does for this one too.
-                    let _ = tidier.try_send(TidyCall::Now);
-                }
-            }
-            // The state of the disk was told.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) if complained.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) => {
-                complained = Some(started);
-                tracing::warn!("cannot write {}: {e}", dir.path(queued.id).display());
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// Keeps a directory within its limits, until nobody calls any more.
-fn tidy_when_called(
-    dir: &CacheDir,
-    rules: &tidy::Rules,
-    files: &OpenFiles,
-    counters: &Counters,
-    called: &mpsc::Receiver<()>,
-) {
-    while called.recv().is_ok() {
-        if dir.gate.state() == DiskState::Down {
-            continue;
-        }
-        let gone = rules.apply(dir);
-        counters.evicted(gone.len());
-        for id in gone {
-            drop(files.remove(id));
-        }
-    }
-}
-
-/// Finds out how an unstable disk does, until it is not unstable any more.
-fn probe(dir: &CacheDir, stop: &AtomicBool) {
-    while dir.gate.state() == DiskState::Unstable && !stop.load(Relaxed) {
-        dir.probe();
-        std::thread::sleep(dir.gate.rules().probe_interval);
-    }
-    if dir.gate.is_normal() {
-        // What could not be deleted while it was unstable.
-        let _ = std::fs::remove_dir_all(dir.probes());
-    }
-}
-
-/// A quarter of the descriptors that this process may have, within bounds.
-fn max_open_files() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024);
-    usize::try_from(limit / 4).unwrap_or(MAX_OPEN_FILES).clamp(16, MAX_OPEN_FILES)
 }

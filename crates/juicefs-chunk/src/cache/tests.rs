@@ -207,14 +207,14 @@ async fn many_files_are_found() {
 async fn what_was_evicted_while_a_scan_began_is_not_taken_for_cached() {
     let root = tempfile::tempdir().expect("a directory");
     let config = config(&[root.path()]);
-    let gate = super::gate::Gate::new(root.path(), config.cache.health.clone(), 1);
-    let (dir, _) = super::dir::CacheDir::open(root.path(), &config, gate).expect("opened");
+    let gate = gate::Gate::new(root.path(), config.cache.health.clone(), 1);
+    let (dir, _) = dir::CacheDir::open(root.path(), &config, gate).expect("opened");
     let (id, bytes) = (id(1, 3000), block(1, 3000));
     for _ in 0..2 {
-        assert!(matches!(dir.offer(id, &bytes), super::dir::Offer::Taken), "it is not here");
+        assert!(matches!(dir.offer(id, &bytes), dir::Offer::Taken), "it is not here");
         assert_eq!(dir.write_pending(id).expect("written"), 3000);
         let need = dir.forget(id, true).expect("it is here");
-        super::scan::scan(&dir, &AtomicBool::new(false));
+        scan::scan(&dir, &AtomicBool::new(false));
         dir.delete(id, need).expect("deleted");
         assert!(!dir.contains(id));
     }

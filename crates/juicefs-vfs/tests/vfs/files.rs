@@ -238,7 +238,7 @@ async fn a_refused_commit_deletes_the_slice_and_an_unknown_one_does_not() {
     let m = Mount::started(VfsConfig::standard(), 64 << 20);
     let (ino, fh) = m.create("a").await;
     m.write(ino, fh, 0, &[1; 2 * BLOCK]).await.expect("accepted");
-    m.meta.fail(|method, _| (method == "write_slices").then(|| MetaError::Posix(Errno::EDQUOT)));
+    m.meta.fail(|method, _| (method == "write_slices").then_some(MetaError::Posix(Errno::EDQUOT)));
     assert_eq!(m.flush(ino, fh).await, Err(Errno::EDQUOT));
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert!(m.chunks.slices().is_empty());
