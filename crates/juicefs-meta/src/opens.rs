@@ -4,8 +4,8 @@
 //! removal is decided, and must still be true when it is committed. So a removal takes a hold on the file it is about to
 //! free; while the hold lasts, a first open waits for the outcome, and so does a last close.
 //!
-//! A file that a rename replaces is kept for a while even if nobody has it open: whoever looked its name up a moment ago is
-//! about to open it, and a name that is replaced is never missing.
+//! A file that a rename replaces is kept for a while even if nobody has it open, or nobody any more: whoever looked its name
+//! up a moment ago is about to open it, and a name that is replaced is never missing.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -48,6 +48,8 @@ struct Slot {
     holds: u32,
     /// A removal left the file in place, so its last close has to look after it, or the end of its time as a replaced one.
     sustained: bool,
+    /// That time is not over: its end looks after the file, unless it is open then, and closes before do not.
+    kept: bool,
 }
 
 impl Slot {
@@ -104,6 +106,9 @@ impl OpenTable {
                 if slot.holds == 0 {
                     if !slot.sustained {
                         slots.remove(&ino);
+                        return None;
+                    }
+                    if slot.kept {
                         return None;
                     }
                     slot.sustained = false;
@@ -163,12 +168,14 @@ impl OpenTable {
             }
             let mut slots = self.slots.lock();
             let Some(slot) = slots.get_mut(&ino) else { continue };
-            if slot.opens > 0 || !slot.sustained {
-                continue;
-            }
-            if slot.holds > 0 {
+            if slot.opens == 0 && slot.holds > 0 {
                 // Another removal of it is under way.
                 replaced.push_back(Replaced { ino, at: now, target: None });
+                continue;
+            }
+            slot.kept = false;
+            if slot.opens > 0 {
+                // Its last close frees it.
                 continue;
             }
             slot.sustained = false;
@@ -221,10 +228,9 @@ impl Hold {
         if !held.contains(&ino) {
             held.push(ino);
             slot.holds += 1;
-            if slot.opens > 0 {
-                slot.sustained = true;
-            } else if keep && !slot.sustained {
-                slot.sustained = true;
+            slot.sustained |= slot.opens > 0;
+            if keep && !slot.kept {
+                (slot.sustained, slot.kept) = (true, true);
                 self.replaced.lock().push((ino, None));
             }
         }
@@ -312,6 +318,29 @@ mod tests {
         assert!(table.replaced_before(Duration::ZERO).is_empty(), "it is open");
         assert!(matches!(poll(pin!(table.close(Ino(7)))), Poll::Ready(Some(_))), "its last close frees it");
         assert!(table.slots.lock().is_empty() && table.replaced.lock().is_empty());
+    }
+
+    #[test]
+    fn a_close_does_not_cut_the_time_of_a_replaced_file_short() {
+        for open_before in [true, false] {
+            let table = Arc::new(OpenTable::default());
+            if open_before {
+                table.open_new(Ino(7));
+            }
+            let hold = table.hold();
+            assert!(hold.keeps(Ino(7)));
+            drop(hold);
+            if !open_before {
+                assert!(poll(pin!(table.open(Ino(7)))).is_ready());
+            }
+            assert!(matches!(poll(pin!(table.close(Ino(7)))), Poll::Ready(None)), "others may be about to open it");
+            assert!(poll(pin!(table.open(Ino(7)))).is_ready());
+            assert!(matches!(poll(pin!(table.close(Ino(7)))), Poll::Ready(None)));
+            let freed = table.replaced_before(Duration::ZERO);
+            assert_eq!(freed.iter().map(|(ino, _)| *ino).collect::<Vec<_>>(), [Ino(7)]);
+            drop(freed);
+            assert!(table.slots.lock().is_empty() && table.replaced.lock().is_empty());
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ const ROUND_LIMIT: Duration = Duration::from_secs(300);
 /// Of each program of stress-ng.
 const STRESSOR_INSTANCES: &str = "2";
 const STRESSOR_TIME_S: &str = "4";
+/// Of one that has done nothing in that time.
+const STRESSOR_LONG_TIME_S: &str = "60";
 /// Some make ten thousands of files before they look at the clock, and remove them after it.
 const STRESSOR_LIMIT: Duration = Duration::from_secs(400);
 
@@ -99,10 +101,10 @@ fn stressors() -> Vec<String> {
     names.split_whitespace().map(str::to_owned).collect()
 }
 
-fn stress(name: &str, place: &Path, outputs: &Path) -> Outcome {
+fn stress(name: &str, time_s: &str, place: &Path, outputs: &Path) -> Outcome {
     let metrics = outputs.join(format!("{name}.yaml"));
     let mut command = Command::new("stress-ng");
-    command.arg(format!("--{name}")).args([STRESSOR_INSTANCES, "--timeout", STRESSOR_TIME_S, "--verify", "--verbose"]);
+    command.arg(format!("--{name}")).args([STRESSOR_INSTANCES, "--timeout", time_s, "--verify", "--verbose"]);
     command.arg("--temp-path").arg(place).arg("--yaml").arg(&metrics).current_dir(place);
     let ended = run_into(&outputs.join(name), command, STRESSOR_LIMIT);
     // It has to answer, and what is left there has to be readable.
@@ -136,7 +138,11 @@ fn the_file_system_stressors_find_nothing() {
     let mut lines = Vec::new();
     for name in stressors() {
         let started = Instant::now();
-        let outcome = stress(&name, &place, &outputs);
+        let mut outcome = stress(&name, STRESSOR_TIME_S, &place, &outputs);
+        if outcome == Outcome::NotRun {
+            // What it counts as one operation may take longer on a busy machine.
+            outcome = stress(&name, STRESSOR_LONG_TIME_S, &place, &outputs);
+        }
         println!("{name}: {outcome} after {:?}", started.elapsed());
         if outcome != Outcome::Pass {
             println!("{}", fs::read_to_string(outputs.join(&name)).unwrap_or_default());
