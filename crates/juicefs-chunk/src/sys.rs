@@ -3,12 +3,15 @@
 use std::{
     fs::File,
     io::{self, IoSlice, Write},
-    os::fd::{AsRawFd, IntoRawFd},
+    os::{
+        fd::{AsRawFd, IntoRawFd},
+        unix::fs::MetadataExt,
+    },
     path::Path,
 };
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 /// Most pieces that one writev takes.
 const MAX_IOVECS: usize = 1024;
@@ -32,13 +35,41 @@ pub(crate) fn read_cached_only(file: &File, buf: &mut Vec<u8>, len: usize, off: 
     let _ = append(file, buf, len, off, libc::RWF_NOWAIT);
 }
 
-/// Opens a file to be read if all names on the way to it are at hand; `None` when that would wait, or cannot be told.
+/// How files are opened that may be read without waiting: a read must not note its time, which waits for the journal of the
+/// file system even if the bytes are at hand.
+const QUIET: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOATIME);
+
+/// Opens a file whose reads leave its access time as it is, unless it belongs to somebody else. Waits for the disk.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn open_quiet(path: &Path) -> io::Result<File> {
+    match rustix::fs::open(path, QUIET, Mode::empty()) {
+        Ok(file) => Ok(file.into()),
+        Err(rustix::io::Errno::PERM) => File::open(path),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Sets the access time of a file that is used `now`, in seconds since the epoch, if it is a day old or that of a file never
+/// used. Waits for the disk.
+pub(crate) fn note_use(file: &File, now: u32) {
+    const DAY_SECS: i64 = 24 * 60 * 60;
+    let Ok(meta) = file.metadata() else { return };
+    if i64::from(now) - meta.atime() >= DAY_SECS || meta.atime() <= meta.mtime() {
+        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        // It may belong to somebody else, and is only a hint.
+        let _ = rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: keep });
+    }
+}
+
+/// Like [`open_quiet`] if all names on the way to it are at hand; `None` when that would wait, or cannot be told.
 ///
 /// # Errors
 /// `NotFound` when it is known to be missing.
 pub(crate) fn open_cached(path: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+    match rustix::fs::openat2(rustix::fs::CWD, path, QUIET, Mode::empty(), ResolveFlags::CACHED) {
         Ok(file) => Ok(Some(file.into())),
         Err(rustix::io::Errno::NOENT) => Err(io::ErrorKind::NotFound.into()),
         // Old kernels do not know the call, others may not allow it.

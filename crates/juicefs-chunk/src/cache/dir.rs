@@ -209,7 +209,10 @@ impl CacheDir {
             return opened.inspect_err(|e| tracing::error!("staged block {} cannot be read: {e}", self.key(id)));
         }
         match &opened {
-            Ok(_) => self.found(id),
+            Ok(file) => {
+                file.note_use(self.now());
+                self.found(id);
+            }
             Err(e) => {
                 self.state.lock().index.remove(id);
                 if e.kind() != io::ErrorKind::NotFound {

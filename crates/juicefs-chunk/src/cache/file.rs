@@ -37,7 +37,7 @@ impl CachedFile {
     /// # Errors
     /// Those of the file system, and `InvalidData` for a length that no such file has.
     pub(crate) fn open(path: &Path, size: u32, level: ChecksumLevel, medium: Medium) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = sys::open_quiet(path)?;
         let size = size as usize;
         let sums = match covered(&file, size, level)? {
             None => None,
@@ -72,6 +72,11 @@ impl CachedFile {
             }
         };
         Ok(Some(Self(Arc::new(OpenFile { file, size, sums, level, medium }))))
+    }
+
+    /// Notes on the disk that it is used `now`, about once a day: reading does not. Waits for the disk.
+    pub(crate) fn note_use(&self, now: u32) {
+        sys::note_use(&self.0.file, now);
     }
 
     /// Tells the kernel that all of it will be read soon.

@@ -1,4 +1,7 @@
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use super::*;
 
@@ -126,5 +129,34 @@ fn checksums_do_not_depend_on_how_the_data_lies() {
     for step in [1, 1000, 32_768, 50_000] {
         let parts: Vec<_> = data.chunks(step).map(Bytes::copy_from_slice).collect();
         assert_eq!(checksums(&parts), whole, "parts of {step}");
+    }
+}
+
+/// A read that noted its time would wait for the journal of a disk that hangs, though the bytes are at hand.
+#[test]
+fn a_use_is_noted_once_a_day_and_never_by_reading() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = file_of(&dir, &data(1000));
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    let hours_ago = |hours: u64| now - Duration::from_secs(hours * 3600);
+    let set = |used: u64, written: u64| {
+        let times = fs::FileTimes::new().set_accessed(hours_ago(used)).set_modified(hours_ago(written));
+        File::options().write(true).open(&path).and_then(|file| file.set_times(times)).expect("set");
+    };
+    let used = || fs::metadata(&path).and_then(|meta| meta.accessed()).expect("a time");
+    let file = open(&path, 1000, ChecksumLevel::Full).expect("opened");
+    // The kernel itself would note a read after this.
+    set(30, 20);
+    assert_eq!(file.read(0, 1000).expect("read"), data(1000));
+    assert!(file.read_now(0, 1000).is_some());
+    if let Some(quick) = CachedFile::open_now(&path, 1000, ChecksumLevel::Full, sys::medium(&path)).expect("opened") {
+        assert!(quick.read_now(0, 1000).is_some());
+    }
+    assert_eq!(used(), hours_ago(30));
+    // A day old; younger; not used since it was written, as far as is known.
+    for (at, written, is_noted) in [(30, 40, true), (2, 3, false), (3, 2, true)] {
+        set(at, written);
+        file.note_use(2_000_000_000);
+        assert_eq!(used() != hours_ago(at), is_noted, "used {at} hours ago, written {written}");
     }
 }
