@@ -4,6 +4,7 @@
 //! operations: one lock, plain maps, no transactions, no permissions but those that the data path needs. It has no trash,
 //! no quota and one client.
 
+mod content;
 mod locks;
 mod service;
 mod tree;

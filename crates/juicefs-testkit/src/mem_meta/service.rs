@@ -11,9 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
     Attr, Caller, ChunkIndex, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, Name, SessionId, SetAttr,
-    SetTime, SliceId, SliceKey, SliceRecord, Timestamp,
+    SetTime, SliceId, SliceKey, Timestamp,
     acl::{AclKind, AclRule},
-    limits::{CHUNK_SIZE, align_4k},
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
         ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice,
@@ -297,24 +296,7 @@ impl Meta for MemMeta {
 
     async fn fallocate(&self, _cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr> {
         self.note("fallocate", ino)?;
-        let mut state = self.state.lock();
-        let old = state.file_mut(ino)?.attr.length;
-        let (keep_size, zero) = match mode {
-            FallocateMode::Allocate { keep_size } => (keep_size, false),
-            FallocateMode::PunchHole => (true, true),
-            FallocateMode::ZeroRange { keep_size } => (keep_size, true),
-        };
-        let end = off + size;
-        if zero && off < old {
-            state.zero(ino, off, end.min(old))?;
-        }
-        let now = self.clock.now();
-        let attr = &mut state.node_mut(ino)?.attr;
-        if !keep_size {
-            attr.length = attr.length.max(end);
-        }
-        (attr.mtime, attr.ctime) = (now, now);
-        Ok(attr.clone())
+        Ok(self.state.lock().fallocate(ino, mode, off, size, self.clock.now())?)
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
@@ -397,56 +379,15 @@ impl Meta for MemMeta {
 
     async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
         self.note("write_slices", ino)?;
-        let mut state = self.state.lock();
-        let (mut length, mut offsets, mut records) = (state.file_mut(ino)?.attr.length, Vec::new(), Vec::new());
-        for slice in slices {
-            let (key, mut at, parts) = match slice {
-                NewSlice::At(index, record) => {
-                    let key = record.key().expect("a written slice is no hole");
-                    (key, u64::from(index) * CHUNK_SIZE + u64::from(record.pos), record.off..record.off + record.len)
-                }
-                NewSlice::End(key) => (key, length, 0..key.size),
-            };
-            assert!(!state.references.contains_key(&key), "slice {key:?} was committed twice");
-            offsets.push(at);
-            let mut off = parts.start;
-            while off < parts.end {
-                let (index, pos) = ((at / CHUNK_SIZE) as ChunkIndex, (at % CHUNK_SIZE) as u32);
-                let len = (parts.end - off).min(CHUNK_SIZE as u32 - pos);
-                records.push((index, SliceRecord { pos, id: key.id, size: key.size, off, len }));
-                (at, off) = (at + u64::from(len), off + len);
-            }
-            length = length.max(at);
-        }
-        let before = state.file_mut(ino)?.attr.length;
-        let growth = align_4k(length) - align_4k(before);
-        let claimed = state.claims.remove(&ino).unwrap_or(0);
-        let room = state.check_space(growth.saturating_sub(claimed));
-        state.claims.insert(ino, if room.is_ok() { claimed.saturating_sub(growth) } else { claimed });
-        room?;
-        let mut chunks = BTreeMap::new();
-        for (index, record) in records {
-            state.refer(&record);
-            let list = state.file_mut(ino)?.chunks.entry(index).or_default();
-            list.push(record);
-            chunks.insert(index, list.len());
-        }
-        let attr = &mut state.file_mut(ino)?.attr;
-        (attr.length, attr.mtime, attr.ctime) = (length, mtime, self.clock.now());
-        Ok(Written { attr: attr.clone(), offsets, chunks: chunks.into_iter().collect() })
+        Ok(self.state.lock().write(ino, slices, mtime, self.clock.now())?)
     }
 
     fn claim_space(&self, ino: Ino, bytes: u64) -> Result<(), Errno> {
-        let mut state = self.state.lock();
-        state.check_space(bytes)?;
-        *state.claims.entry(ino).or_default() += bytes;
-        Ok(())
+        self.state.lock().claim(ino, bytes)
     }
 
     fn trim_claim(&self, ino: Ino, bytes: u64) {
-        let mut state = self.state.lock();
-        let claim = state.claims.entry(ino).or_default();
-        *claim = bytes.min(*claim);
+        self.state.lock().trim_claim(ino, bytes);
     }
 
     async fn copy_file_range(
@@ -475,17 +416,7 @@ impl Meta for MemMeta {
         slice: SliceId,
     ) -> MetaResult<Compacted> {
         self.note("commit_compaction", ino)?;
-        let mut state = self.state.lock();
-        let Some(records) = state.nodes.get_mut(&ino).and_then(|node| node.chunks.get_mut(&index)) else {
-            return Ok(Compacted::Lost);
-        };
-        if !records.starts_with(&plan.records) {
-            return Ok(Compacted::Lost);
-        }
-        let record = SliceRecord { pos: plan.pos, id: slice, size: plan.size, off: 0, len: plan.size };
-        let replaced: Vec<_> = records.splice(plan.skipped..plan.records.len(), [record]).collect();
-        state.refer(&record);
-        Ok(Compacted::Done(replaced.iter().filter_map(|record| state.unrefer(record)).collect()))
+        Ok(self.state.lock().compact(ino, index, plan, slice))
     }
 
     async fn parents(&self, ino: Ino) -> MetaResult<BTreeMap<Ino, u64>> {

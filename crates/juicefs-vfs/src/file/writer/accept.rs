@@ -47,8 +47,8 @@ impl File {
     /// Accepts `data`; it is durable after the next flush. Returns where it lies as far as is known here: data for the end
     /// of the file gets its place when it is committed.
     ///
-    /// EFBIG beyond the largest file, ENOSPC when the volume has no room for it; the error of an earlier write that was lost, or that this handle knows to be not
-    /// stored yet. Cancel safe: a dropped future has written a prefix of the data or none.
+    /// EFBIG beyond the largest file, ENOSPC when the volume has no room for it; the error of an earlier write that was lost,
+    /// or that this handle knows to be not stored yet. Cancel safe: a dropped future has written a prefix of the data or none.
     pub(crate) async fn write(self: &Arc<Self>, by: &Arc<Unsent>, place: Place, data: Bytes) -> Result<u64, Errno> {
         let total = data.len();
         if let Place::At(off) = place
@@ -108,11 +108,11 @@ impl File {
             Place::At(off) => (off, false),
             Place::End => (length, true),
         };
-        // For all of it: a write that does not fit is refused as a whole.
-        writer.claim.grow(self.cx.meta.as_ref(), self.ino, length, off.saturating_add(rest.len() as u64))?;
         let bytes = rest.len().min(usize::try_from(CHUNK_SIZE - off % CHUNK_SIZE).unwrap_or(usize::MAX));
         let end = off.checked_add(bytes as u64).filter(|end| *end < MAX_FILE_BYTES).ok_or(Errno::EFBIG)?;
         let index = ChunkIndex::try_from(off / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
+        // For all of it: a write that does not fit is refused as a whole.
+        writer.claim.grow(self.cx.meta.as_ref(), self.ino, length, off.saturating_add(rest.len() as u64))?;
         // Both lie within one chunk.
         let (pos, size) = ((off % CHUNK_SIZE) as u32, bytes as u32);
         let mut left = None;
