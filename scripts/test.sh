@@ -1,10 +1,25 @@
 #!/usr/bin/env bash
-# Everything that is tested, from a fresh clone on a fresh Debian 12 machine:  bash scripts/test.sh [--full]
+# Everything that is tested, from a fresh clone on a fresh Debian 12 machine:
+#
+#   bash scripts/test.sh               what every change has to pass
+#   bash scripts/test.sh --full        the long variants of it, each engine, and the suites of others: all parts
+#   bash scripts/test.sh --full PART   one part of that, which takes at most an hour on two cores:
+#
+#     unit       lints, unit, property and conformance tests; licences, bans, sources and advisories; quickstart
+#     sqlite-1   the end-to-end suite on SQLite: random I/O, crashes, several mounts, applications
+#     sqlite-2   the rest of it
+#     redis-1    the end-to-end suite on Redis, likewise
+#     redis-2    the rest of it
+#     suites     pjdfstest in C on both engines, the Linux Test Project
+#     xfstests   the quick group of xfstests
+#     stress     fsstress, stress-ng
+#     apps       PostgreSQL on both engines, Python's own tests
+#     interop    beside the other client, whose binary JUICEFS_GO names
 #
 # Installs what is missing, checks the formatting and the lints, runs the unit, property and conformance tests, and
-# then the end-to-end suite on real mounts. It needs root (for mounts). Nothing is skipped silently: what is missing is
-# installed, or is a failure. A part of the suite runs on Redis as well. --full adds the slow variants, the whole suite
-# on Redis, the suites and stress tools of others (some two hours more), and cargo-deny.
+# then the end-to-end suite on real mounts, and a part of that on Redis. It needs root (for mounts). Nothing is skipped
+# silently: what is missing is installed, or is a failure. A green run of a clean work tree notes its commit in
+# target/last-green, that of a part in target/last-green-PART.
 #
 #   JFS_GOLDEN           the golden volumes (default: ../shared/golden beside the repository)
 #   JUICEFS_TEST_SEED    replays the random tests with one seed
@@ -19,11 +34,21 @@ umask 022
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 full=0
+all_parts=(unit sqlite-1 sqlite-2 redis-1 redis-2 suites xfstests stress apps interop)
+parts=()
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 2; }
+
 case "${1:-}" in
     "") ;;
-    --full) full=1 ;;
-    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    --full) full=1; parts=("${all_parts[@]}") ;;
+    *) usage ;;
 esac
+if [ $# -gt 1 ]; then
+    [[ " ${all_parts[*]} " == *" $2 "* ]] || usage
+    parts=("$2")
+fi
+[ $# -le 2 ] || usage
 
 target=${CARGO_TARGET_DIR:-$root/target}
 tools=${JUICEFS_TEST_TOOLS:-$target/tools/bin}
@@ -34,6 +59,9 @@ failed_stages=()
 unchecked=()
 # What runs on Redis without --full: where the engine matters most, in some three minutes.
 redis_part=(posix:: crash:: concurrent:: two_mounts:: locks:: differential:: full_disk:: names:: cli::)
+
+# The half of the end-to-end suite that takes long with --full; the other half is all that is not named here.
+long_half=(random_io:: crash:: two_mounts:: apps:: locks:: concurrent:: differential:: redis_together::)
 
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
@@ -123,6 +151,7 @@ prepare() {
     install_tool fsx 0.3.2
     work=$(mktemp -d "${TMPDIR:-/tmp}/juicefs-test.XXXXXX")
     mkdir "$work/tmp"
+    touch "$work/tests.log"
     # Tests that mount as an ordinary user go through here.
     chmod 755 "$work" "$work/tmp"
     trap finish EXIT
@@ -154,10 +183,18 @@ stage() { # title command...
     "$@" || { failed_stages+=("$*"); printf 'FAILED: %s\n' "$*"; }
 }
 
+# A filter that matches no test must not look like tests that pass.
 cargo_test() { # arguments of cargo test
     # Backtraces of unoptimised code are of use; the output goes to the screen and is counted at the end.
     timeout --kill-after 60 "$limit_s" cargo test --locked --profile "$profile" --no-fail-fast "$@" 2>&1 |
-        tee -a "$work/tests.log"
+        tee "$work/stage.log" || { cat "$work/stage.log" >>"$work/tests.log"; return 1; }
+    cat "$work/stage.log" >>"$work/tests.log"
+    [ "$(count passed "$work/stage.log")" -gt 0 ] || { echo "No test was run."; return 1; }
+}
+
+end_to_end() { # arguments of the test binary
+    # Two tests at a time: more of them would measure each other's load.
+    cargo_test --package e2e -- --test-threads 2 "$@"
 }
 
 # A second time with the metadata in Redis. Tests that are about Redis, or about another engine, have run already.
@@ -176,8 +213,8 @@ advisories() {
     cargo deny --all-features check --disable-fetch advisories
 }
 
-count() { # passed|failed|ignored
-    sed -n "s/^test result: .* \([0-9]\+\) $1;.*/\1/p" "$work/tests.log" | awk '{ sum += $1 } END { print sum + 0 }'
+count() { # passed|failed|ignored [log]
+    sed -n "s/^test result: .* \([0-9]\+\) $1;.*/\1/p" "${2:-$work/tests.log}" | awk '{ sum += $1 } END { print sum + 0 }'
 }
 
 binary() {
@@ -245,52 +282,110 @@ s3_server() {
     cargo build --locked --profile "$profile" --package s3-server
 }
 
-main() {
-    prepare
-    stage "formatting" cargo fmt --all --check
-    stage "lints" cargo clippy --locked --quiet --profile "$profile" --workspace --all-targets -- -D warnings
+# What the end-to-end tests run.
+build() {
     if [ -z "${JUICEFS_TEST_S3_SERVER:-}" ]; then
         stage "the S3 server" s3_server
         export JUICEFS_TEST_S3_SERVER=$target/$profile/s3-server
     fi
-    stage "the client with all storages" all_storages
-    limit_s=1200
-    stage "unit, property and conformance tests" cargo_test --workspace --exclude e2e
     if [ -z "${JUICEFS_BIN:-}" ]; then
         stage "the client" binary
         export JUICEFS_BIN=$target/$profile/juicefs
     fi
-    limit_s=$((full ? 7200 : 1500))
-    # Two tests at a time: more of them would measure each other's load.
-    stage "end-to-end tests" cargo_test --package e2e -- --test-threads 2
-    if [ $full -eq 1 ]; then
-        stage "end-to-end tests on Redis" on_redis
-        stage "building the POSIX suite in C" pjdfstest_in_c
-        stage "the POSIX suite in C" suite_in_c sqlite3
-        stage "the POSIX suite in C, on Redis" suite_in_c redis
-        stage "building the Linux Test Project" linux_test_project
-        stage "the Linux Test Project" by_name ltp::
-        stage "building xfstests" build_xfstests
-        stage "xfstests" by_name xfstests::the_quick_group
-        stage "fsstress and stress-ng" by_name stress::
-        stage "PostgreSQL and Python's tests" applications sqlite3 apps::postgres apps::python
-        stage "PostgreSQL, on Redis" applications redis apps::postgres
-        stage "quickstart" cargo_test --package e2e --test suite -- --ignored quickstart
-        command -v cargo-deny >/dev/null || stage "installing cargo-deny" cargo install --quiet --locked cargo-deny
+}
+
+sources() {
+    stage "formatting" cargo fmt --all --check
+    stage "lints" cargo clippy --locked --quiet --profile "$profile" --workspace --all-targets -- -D warnings
+    stage "the client with all storages" all_storages
+}
+
+unit_tests() {
+    limit_s=$((full ? 3000 : 1200))
+    stage "unit, property and conformance tests" cargo_test --workspace --exclude e2e
+}
+
+by_default() {
+    sources
+    build
+    unit_tests
+    limit_s=1500
+    stage "end-to-end tests" end_to_end
+    limit_s=600
+    stage "a part of the end-to-end tests on Redis" on_redis "${redis_part[@]}"
+    if command -v cargo-deny >/dev/null; then
         stage "licences, bans and sources" cargo deny --all-features check licenses bans sources
-        stage "advisories" advisories
-    else
-        limit_s=600
-        stage "a part of the end-to-end tests on Redis" on_redis "${redis_part[@]}"
-        if command -v cargo-deny >/dev/null; then
+    fi
+}
+
+part() { # name
+    local skip_long_half=() name
+    for name in "${long_half[@]}"; do skip_long_half+=(--skip "$name"); done
+    limit_s=3600
+    case "$1" in
+        unit)
+            sources
+            build
+            unit_tests
+            stage "quickstart" by_name quickstart
+            command -v cargo-deny >/dev/null || stage "installing cargo-deny" cargo install --quiet --locked cargo-deny
             stage "licences, bans and sources" cargo deny --all-features check licenses bans sources
-        fi
+            stage "advisories" advisories
+            ;;
+        sqlite-1) build; stage "end-to-end tests, the long half" end_to_end "${long_half[@]}" ;;
+        sqlite-2) build; stage "end-to-end tests, the other half" end_to_end "${skip_long_half[@]}" ;;
+        redis-1) build; stage "end-to-end tests on Redis, the long half" on_redis "${long_half[@]}" ;;
+        redis-2) build; stage "end-to-end tests on Redis, the other half" on_redis "${skip_long_half[@]}" ;;
+        suites)
+            build
+            stage "building the POSIX suite in C" pjdfstest_in_c
+            stage "the POSIX suite in C" suite_in_c sqlite3
+            stage "the POSIX suite in C, on Redis" suite_in_c redis
+            stage "building the Linux Test Project" linux_test_project
+            stage "the Linux Test Project" by_name ltp::
+            ;;
+        xfstests) build; stage "building xfstests" build_xfstests; stage "xfstests" by_name xfstests::the_quick_group ;;
+        stress) build; stage "building xfstests" build_xfstests; stage "fsstress and stress-ng" by_name stress:: ;;
+        apps)
+            build
+            stage "PostgreSQL and Python's tests" applications sqlite3 apps::postgres apps::python
+            stage "PostgreSQL, on Redis" applications redis apps::postgres
+            ;;
+        interop)
+            if [ -x "${JUICEFS_GO:-}" ]; then
+                build
+                stage "beside the other client" by_name interop::
+            else
+                unchecked+=("what the other client does beside ours (JUICEFS_GO names no binary)")
+            fi
+            ;;
+    esac
+}
+
+# The commit of a work tree without changes; nothing for one with changes, or for no repository.
+clean_commit() {
+    [ -z "$(git status --porcelain 2>/dev/null)" ] && git rev-parse --verify --quiet HEAD
+}
+
+main() {
+    local commit passed name
+    commit=$(clean_commit || true)
+    prepare
+    if [ $full -eq 0 ]; then
+        by_default
+    else
+        for name in "${parts[@]}"; do part "$name"; done
     fi
     say "the end"
     [ ${#failed_stages[@]} -eq 0 ] || printf 'failed: %s\n' "${failed_stages[@]}"
     [ ${#unchecked[@]} -eq 0 ] || printf 'NOT checked: %s\n' "${unchecked[@]}"
-    printf '%s passed, %s failed, %s ignored\n' "$(count passed)" "$(count failed)" "$(count ignored)"
-    [ ${#failed_stages[@]} -eq 0 ] && [ "$(count passed)" -gt 0 ]
+    passed=$(count passed)
+    printf '%s passed, %s failed, %s ignored\n' "$passed" "$(count failed)" "$(count ignored)"
+    [ ${#failed_stages[@]} -eq 0 ] && [ "$passed" -gt 0 ] || return 1
+    # What changed while the tests ran was not tested.
+    if [ -n "$commit" ] && [ "$(clean_commit || true)" = "$commit" ]; then
+        printf '%s\n' "$commit" >"$target/last-green${2:+-$2}"
+    fi
 }
 
-main
+main "$@"

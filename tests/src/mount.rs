@@ -1,5 +1,7 @@
 //! One mount: a client in the foreground, and its end.
 
+mod namespaces;
+
 use std::{
     env,
     fs::{self, File},
@@ -22,6 +24,9 @@ use crate::{
 /// How long a client may take until it serves, and until it is gone after its unmount.
 const TURN_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a client may take to end before somebody else is looked for who keeps its mount.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The inode of the root directory of every volume.
 const ROOT_INO: u64 = 1;
 
@@ -31,6 +36,8 @@ pub struct Mount {
     point: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// The number of the mount's device, by which the kernel knows the connection.
+    minor: u32,
     /// Dropping this side tells the watchdog that the mount is gone.
     _alive: mpsc::Sender<()>,
 }
@@ -80,8 +87,9 @@ impl Mount {
             panic!("{command:?} does not serve (ended: {ended:?}):\n{text}");
         }
         let (alive, watch) = mpsc::channel();
-        guard(&point, child.id(), watch);
-        Self { point, log, child: Some(child), _alive: alive }
+        let minor = libc::minor(device_of(&point));
+        guard(&point, minor, child.id(), watch);
+        Self { point, log, child: Some(child), minor, _alive: alive }
     }
 
     /// The mount point.
@@ -162,10 +170,16 @@ impl Mount {
     fn wait_for_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("invariant: taken only when the mount ends");
         let mut status = None;
-        wait_until(TURN_LIMIT, || {
-            status = child.try_wait().expect("a child can be waited for");
-            status.is_some()
-        });
+        let mut wait = |limit| {
+            wait_until(limit, || {
+                status = child.try_wait().expect("a child can be waited for");
+                status.is_some()
+            })
+        };
+        if !wait(PATIENCE) {
+            namespaces::detach(&namespaces::copies_of(self.minor));
+            wait(TURN_LIMIT);
+        }
         status.unwrap_or_else(|| {
             kill_tree(child.id(), libc::SIGKILL);
             panic!("the client still ran {TURN_LIMIT:?} after its end was asked for:\n{}", self.log());
@@ -238,10 +252,8 @@ fn serves(point: &Path, before: u64) -> bool {
 
 /// Ends a mount that outlives every sensible test, so that a call stuck in the kernel fails instead of hanging the
 /// whole run.
-fn guard(point: &Path, pid: u32, gone: mpsc::Receiver<()>) {
+fn guard(point: &Path, minor: u32, pid: u32, gone: mpsc::Receiver<()>) {
     let limit = Duration::from_secs(if full() { 3600 } else { 600 });
-    let connection = device_of(point);
-    let minor = libc::minor(connection);
     let point = point.to_owned();
     let watch = move || {
         if gone.recv_timeout(limit) != Err(mpsc::RecvTimeoutError::Timeout) {
