@@ -1,13 +1,20 @@
 //! Time, injected so that tests can hold it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use crate::attr::Timestamp;
 
-/// Source of the wall-clock time that records carry.
+/// Source of time.
 pub trait Clock: Send + Sync + std::fmt::Debug {
-    /// The present time.
+    /// The present time of the wall clock, which records carry. It may be set, so it says little about how long something
+    /// took, and nothing about the clocks of other machines.
     fn now(&self) -> Timestamp;
+    /// How long this machine has been awake since some moment before. Nobody sets it and it never goes back; while the machine
+    /// sleeps it may stand.
+    fn awake(&self) -> Duration;
 }
 
 /// The machine's clock.
@@ -19,5 +26,10 @@ impl Clock for SystemClock {
         #[allow(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp { secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
+    }
+
+    fn awake(&self) -> Duration {
+        static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGIN.elapsed()
     }
 }

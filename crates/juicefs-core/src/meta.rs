@@ -248,8 +248,12 @@ pub trait Meta: Send + Sync {
     async fn new_session(&self, info: Bytes) -> MetaResult<SessionId>;
     /// Flushes statistics, releases sustained inodes and locks and removes the session. Returns data to delete.
     async fn close_session(&self) -> MetaResult<Vec<Freed>>;
-    /// Renews the session, reloads the setting and the volume counters. `Setting` when the volume is gone or replaced.
+    /// Renews the session, and does nothing else: others must not take this client for dead because something else takes long
+    /// or fails. It is renewed however late this is, as long as nobody has ended it.
     async fn heartbeat(&self) -> MetaResult<()>;
+    /// Takes up what others may have changed: the setting, the volume counters, quotas. `Setting` when the volume is gone or
+    /// replaced.
+    async fn refresh(&self) -> MetaResult<()>;
     /// Writes pending usage counters and directory statistics.
     async fn flush_stats(&self) -> MetaResult<()>;
     /// Frees files that a rename replaced some time ago and that nobody opened since. Returns data to delete. What cannot be
@@ -259,7 +263,9 @@ pub trait Meta: Send + Sync {
     async fn sessions(&self) -> MetaResult<Vec<SessionInfo>>;
     /// Whether this client is to run `job` now: at most one client in `interval_secs` gets `true`.
     async fn claim(&self, job: Job, interval_secs: u64) -> MetaResult<bool>;
-    /// Removes up to `limit` expired sessions with what they hold. Returns data to delete.
+    /// Looks at the sessions of others, and ends up to `limit` of clients that are dead, with what they hold: those whose
+    /// record stayed the same for five heartbeats while this client was watching and the engine answered. To be called with
+    /// every heartbeat, beside it. Returns data to delete.
     async fn clean_stale_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>>;
     /// Removes sessions with what they hold, expired or not, because their clients are known to be dead. Returns data to
     /// delete. One that is not there, and that of this client, is passed over.

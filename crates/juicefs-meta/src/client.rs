@@ -6,6 +6,7 @@ mod content;
 mod dir_stats;
 mod fence;
 mod lease;
+mod liveness;
 mod locks;
 mod looks;
 mod names;
@@ -101,6 +102,7 @@ pub struct Client {
     hourly_trash: Mutex<Option<(i64, Ino)>>,
     /// Number of the session, 0 without one.
     sid: AtomicU64,
+    liveness: liveness::Liveness,
     fence: fence::Fence,
 }
 
@@ -155,6 +157,7 @@ impl Client {
             counters: tokio::sync::Mutex::default(),
             hourly_trash: Mutex::default(),
             sid: AtomicU64::new(0),
+            liveness: liveness::Liveness::default(),
             fence: fence::Fence::default(),
             root: Ino::ROOT,
             format: RwLock::new(Arc::new(format)),

@@ -45,6 +45,11 @@ pub enum ApplyOutcome {
 pub enum Scan {
     /// `Key::Session`, live and stale.
     Sessions,
+    /// `Key::Session` that expire before this second. One that cannot be read is passed over.
+    Expiring {
+        /// Exclusive bound in seconds.
+        before_secs: i64,
+    },
     /// `Key::Sustained` of one session.
     Sustained(SessionId),
     /// `Key::DelFile` removed before this second.

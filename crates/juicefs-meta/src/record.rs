@@ -73,6 +73,8 @@ pub enum Key {
     Session(SessionId),
     /// Whether a session keeps a removed inode alive.
     Sustained(SessionId, Ino),
+    /// Whether a session keeps any removed inode alive.
+    HasSustained(SessionId),
     /// The note that the data of a removed file of this length is still to be deleted.
     DelFile(Ino, u64),
     /// Slices whose references a compaction with trash still holds, by the id of the slice it made and its second.
@@ -195,6 +197,8 @@ pub enum Value {
     Session(Session),
     /// For [`Key::Sustained`]: present.
     Sustained,
+    /// For [`Key::HasSustained`].
+    HasSustained(bool),
     /// For [`Key::DelFile`].
     DelFile(DelFile),
     /// For [`Key::DelaySlices`].

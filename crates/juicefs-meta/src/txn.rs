@@ -170,6 +170,12 @@ impl ReadSet {
         self.get(&Key::Sustained(sid, ino)).is_some()
     }
 
+    /// Whether the session keeps any inode alive.
+    #[must_use]
+    pub fn has_sustained(&self, sid: SessionId) -> bool {
+        matches!(self.get(&Key::HasSustained(sid)), Some(Value::HasSustained(true)))
+    }
+
     /// A counter, 0 when it was never set.
     #[must_use]
     pub fn counter(&self, counter: Counter) -> i64 {

@@ -1,6 +1,6 @@
 //! A clock that tests hold.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use juicefs_core::{Clock, Timestamp};
 use parking_lot::Mutex;
@@ -29,5 +29,9 @@ impl Clock for TestClock {
         let mut now = self.now.lock();
         *now = Timestamp::from_nanos(now.as_nanos() + 1);
         *now
+    }
+
+    fn awake(&self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.now.lock().as_nanos()).unwrap_or(0))
     }
 }

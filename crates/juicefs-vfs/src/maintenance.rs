@@ -94,6 +94,7 @@ impl Context {
         let tasks = &self.tasks;
         tasks.spawn_until_stopped("flusher", Arc::clone(self).flusher(handles));
         tasks.spawn_until_stopped("heartbeat", Arc::clone(self).heartbeat());
+        tasks.spawn_until_stopped("refresh", Arc::clone(self).refresh());
         if config.read_only {
             return;
         }
@@ -106,6 +107,7 @@ impl Context {
             tasks.spawn_until_stopped("deletions", Arc::clone(self).deletions(queue));
         }
         if config.background_jobs {
+            tasks.spawn_until_stopped("sessions", Arc::clone(self).stale_sessions());
             tasks.spawn_until_stopped("jobs", Arc::clone(self).hourly_jobs());
         }
     }
@@ -132,22 +134,34 @@ impl Context {
         }
     }
 
+    /// Renews the session: alone, so that nothing else delays it.
     async fn heartbeat(self: Arc<Self>) {
-        let interval = self.config.heartbeat;
         loop {
-            tokio::time::sleep(jittered(interval)).await;
+            tokio::time::sleep(jittered(self.config.heartbeat)).await;
             match self.meta.heartbeat().await {
-                Ok(()) => {}
                 // Reading goes on, and changes fail: applications are better told than left without a mount.
-                Err(MetaError::Fenced) => continue,
-                Err(error @ MetaError::Setting(_)) => {
+                Ok(()) | Err(MetaError::Fenced) => {}
+                Err(error) => tracing::warn!(%error, "the session is not renewed"),
+            }
+        }
+    }
+
+    /// Takes up what others changed. That the volume is gone is believed when it is seen twice.
+    async fn refresh(self: Arc<Self>) {
+        let mut gone = false;
+        loop {
+            tokio::time::sleep(jittered(self.config.heartbeat)).await;
+            match self.meta.refresh().await {
+                Ok(()) => gone = false,
+                Err(error @ MetaError::Setting(_)) if gone => {
                     tracing::error!("this volume can no longer be served: {error}");
                     self.upkeep.fatal.send_replace(Some(error.to_string()));
                 }
-                Err(error) => tracing::warn!(%error, "heartbeat failed"),
-            }
-            if self.config.background_jobs && !self.config.read_only {
-                self.clean_stale_sessions(interval).await;
+                Err(error @ MetaError::Setting(_)) => {
+                    tracing::warn!("the volume seems to be gone: {error}");
+                    gone = true;
+                }
+                Err(error) => tracing::warn!(%error, "what others changed is not taken up"),
             }
         }
     }

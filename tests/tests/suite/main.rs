@@ -30,6 +30,7 @@ mod memory;
 mod mount_options;
 mod names;
 mod objbench;
+mod outages;
 mod posix;
 mod promises;
 mod quota;

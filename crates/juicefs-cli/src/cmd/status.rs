@@ -38,6 +38,14 @@ pub(crate) struct SessionRecord {
     /// Where the number of its process means that process; empty when it was written by another client. Not shown.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) process_space: String,
+    /// How often it renews its session, in seconds; 0 when it was written by another client. Not shown.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) heartbeat: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl SessionRecord {
@@ -64,7 +72,7 @@ impl Session {
         Self {
             sid: session.sid.0,
             expire: CivilTime::at(session.expire.secs, 0).rfc3339(),
-            record: SessionRecord { process_space: String::new(), ..SessionRecord::of(session) },
+            record: SessionRecord { process_space: String::new(), heartbeat: 0, ..SessionRecord::of(session) },
             sustained: if with_sustained { session.sustained.iter().map(|ino| ino.0).collect() } else { Vec::new() },
         }
     }

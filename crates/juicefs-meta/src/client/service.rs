@@ -42,7 +42,11 @@ impl Meta for Client {
     }
 
     async fn heartbeat(&self) -> MetaResult<()> {
-        self.beat().await
+        self.renew().await
+    }
+
+    async fn refresh(&self) -> MetaResult<()> {
+        self.take_up().await
     }
 
     async fn flush_stats(&self) -> MetaResult<()> {

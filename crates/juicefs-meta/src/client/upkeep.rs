@@ -1,14 +1,12 @@
-//! Sessions, counters, and the deletion of what nothing refers to.
+//! The setting and counters as others change them, and the deletion of what nothing refers to.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use juicefs_core::{
-    Caller,
     attr::Timestamp,
     error::{MetaError, MetaResult},
-    ids::{ChunkIndex, Ino, SessionId, SliceKey},
-    meta::{Freed, Job, SessionInfo},
+    ids::{ChunkIndex, Ino, SliceKey},
+    meta::{Freed, Job},
 };
 
 use super::{Client, quotas::TellQuotas, setting, usage::TellUsage};
@@ -17,69 +15,24 @@ use crate::{
     ops::{
         counter::SetIfOlder,
         file_data::DropChunk,
-        session::{EndSession, NewSession, Refresh},
         slices::{ForgetSlice, ReleaseDelayed},
-        sustained::Release,
     },
-    record::{Counter, Key, Session, Value},
+    record::{Counter, Key, Value},
     txn::Usage,
 };
 
-/// Records read from the engine at once.
-const SCAN_PAGE: usize = 1000;
 /// Slice lists of a removed file read at once.
 const CHUNK_PAGE: usize = 256;
-/// Heartbeats after which a silent session expires.
-const EXPIRE_HEARTBEATS: u32 = 5;
-const YEAR_SECS: i64 = 365 * 24 * 3600;
 
 impl Client {
-    fn expire_secs(&self, now: Timestamp) -> i64 {
-        let heartbeats = self.config.heartbeat * EXPIRE_HEARTBEATS;
-        let secs = i64::try_from(heartbeats.as_secs()).unwrap_or(YEAR_SECS);
-        now.secs + if secs == 0 { YEAR_SECS } else { secs }
-    }
-
-    pub(super) async fn register(&self, info: Bytes) -> MetaResult<SessionId> {
-        if self.config.read_only {
-            return Ok(SessionId::default());
-        }
-        self.fence.check()?;
-        loop {
-            let number = self.engine.counter_add(Counter::NextSession, 1).await?;
-            let sid = SessionId(number.max(1).unsigned_abs());
-            let session = Session { expire_secs: self.expire_secs(self.config.clock.now()), info: info.clone() };
-            if self.run_for(None, NewSession { sid, session }).await? {
-                self.sid.store(sid.0, Ordering::Release);
-                return Ok(sid);
-            }
-        }
-    }
-
-    /// Ends the session. Nothing is left to do for a client whose session another one has ended, or whose volume is gone.
-    pub(super) async fn unregister(&self) -> MetaResult<Vec<Freed>> {
-        if self.config.read_only {
-            return Ok(Vec::new());
-        }
-        // The address may lead to another volume by now, whose sessions have the same numbers.
-        if let Err(MetaError::Setting(why)) = self.reload_setting().await {
-            tracing::warn!("the session is not ended: {why}");
-            return Ok(Vec::new());
-        }
-        self.write_stats(true).await?;
-        let sid = self.sid();
-        if sid.0 == 0 {
-            return Ok(Vec::new());
-        }
-        match self.end_session(sid).await {
-            Err(MetaError::Fenced) => Ok(Vec::new()),
-            freed => freed,
-        }
-    }
-
-    /// Takes up the setting as it is stored now. `Setting` when the volume is gone or replaced.
-    async fn reload_setting(&self) -> MetaResult<()> {
-        let format = setting::load(self.engine.as_ref()).await?.ok_or_else(setting::unformatted)?;
+    /// Takes up the setting as it is stored now. `Setting` when the volume is gone or replaced; one that cannot be read
+    /// says neither, and is `Corrupt`.
+    pub(super) async fn reload_setting(&self) -> MetaResult<()> {
+        let stored = setting::load(self.engine.as_ref()).await.map_err(|error| match error {
+            MetaError::Setting(why) => MetaError::Corrupt { what: "volume setting".to_owned(), why },
+            other => other,
+        })?;
+        let format = stored.ok_or_else(setting::unformatted)?;
         let old = self.setting();
         setting::check_same_volume(&old, &format)?;
         if *old != format {
@@ -88,29 +41,17 @@ impl Client {
         Ok(())
     }
 
-    async fn end_session(&self, sid: SessionId) -> MetaResult<Vec<Freed>> {
-        let freed = self.release_sustained(sid).await?;
-        self.write_stats(true).await?;
-        self.run_for(None, EndSession { sid, expired_before_secs: None }).await?;
-        self.sid.store(0, Ordering::Release);
-        self.locks.forget();
-        Ok(freed)
-    }
-
-    pub(super) async fn beat(&self) -> MetaResult<()> {
-        // The setting first: nothing may be written to a volume that is gone or another one.
-        self.reload_setting().await?;
-        self.load_usage().await?;
-        self.load_quotas().await?;
-        let sid = self.sid();
-        if sid.0 != 0 && !self.config.read_only {
-            let expire_secs = self.expire_secs(self.config.clock.now());
-            if !self.run(Refresh { sid, expire_secs }).await? {
-                self.fence.shut(sid);
-                return self.fence.check();
-            }
+    /// Takes up what others may have changed: the setting, what is used, quotas. One that cannot be read keeps none of the
+    /// others back.
+    pub(super) async fn take_up(&self) -> MetaResult<()> {
+        let setting = self.reload_setting().await;
+        if let Err(error @ MetaError::Setting(_)) = setting {
+            // What else there is belongs to another volume.
+            return Err(error);
         }
-        Ok(())
+        let usage = self.load_usage().await;
+        let quotas = self.load_quotas().await;
+        setting.and(usage).and(quotas)
     }
 
     /// Tells the engine what was used, with `all` also what is told less often. What a client has not told when it is taken
@@ -138,81 +79,6 @@ impl Client {
             }
         }
         self.books.dir_stats.flush(self.engine.as_ref(), self.writer()).await
-    }
-
-    pub(super) async fn list_sessions(&self) -> MetaResult<Vec<SessionInfo>> {
-        let mut sessions = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.engine.scan(Scan::Sessions, after, SCAN_PAGE).await?;
-            let last = page.len() < SCAN_PAGE;
-            after = page.last().map(|(key, _)| key.clone());
-            for (key, value) in page {
-                let (Key::Session(sid), Value::Session(session)) = (key, value) else { continue };
-                let sustained = self.sustained_by(sid).await?;
-                let expire = Timestamp::from_secs(session.expire_secs);
-                sessions.push(SessionInfo { sid, expire, info: session.info, sustained });
-            }
-            if last {
-                return Ok(sessions);
-            }
-        }
-    }
-
-    async fn sustained_by(&self, sid: SessionId) -> MetaResult<Vec<Ino>> {
-        let mut found = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.engine.scan(Scan::Sustained(sid), after, SCAN_PAGE).await?;
-            found.extend(page.iter().filter_map(|(key, _)| match key {
-                Key::Sustained(_, ino) => Some(*ino),
-                _ => None,
-            }));
-            if page.len() < SCAN_PAGE {
-                return Ok(found);
-            }
-            after = page.last().map(|(key, _)| key.clone());
-        }
-    }
-
-    /// Frees every file that a session kept alive.
-    async fn release_sustained(&self, sid: SessionId) -> MetaResult<Vec<Freed>> {
-        let mut freed = Vec::new();
-        for ino in self.sustained_by(sid).await? {
-            let scope = self.scope(&Caller::root());
-            freed.extend(self.run(Release { scope, sid, ino, hold: None }).await?);
-        }
-        Ok(freed)
-    }
-
-    pub(super) async fn clean_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>> {
-        self.writable()?;
-        let now_secs = self.config.clock.now().secs;
-        let mut freed = Vec::new();
-        let own = self.sid();
-        let stale = self.list_sessions().await?.into_iter().filter(|s| s.expire.secs < now_secs && s.sid != own);
-        for session in stale.take(limit) {
-            tracing::info!(sid = session.sid.0, info = %session.info.escape_ascii(), "cleaning up a stale session");
-            freed.extend(self.end_other(session.sid, Some(now_secs)).await?);
-        }
-        Ok(freed)
-    }
-
-    pub(super) async fn end_others(&self, dead: &[SessionId]) -> MetaResult<Vec<Freed>> {
-        self.writable()?;
-        let mut freed = Vec::new();
-        for sid in dead.iter().filter(|sid| **sid != self.sid()) {
-            freed.extend(self.end_other(*sid, None).await?);
-        }
-        Ok(freed)
-    }
-
-    async fn end_other(&self, sid: SessionId, expired_before_secs: Option<i64>) -> MetaResult<Vec<Freed>> {
-        let freed = self.release_sustained(sid).await?;
-        self.run(EndSession { sid, expired_before_secs }).await?;
-        // Who waits here may wait for its locks.
-        self.locks.ring_all();
-        Ok(freed)
     }
 
     pub(super) async fn claim_job(&self, job: Job, interval_secs: u64) -> MetaResult<bool> {

@@ -175,7 +175,7 @@ impl Engine for MemEngine {
 fn scan_bounds(scan: Scan) -> (Key, Key) {
     let every_ino = (Ino(0), Ino(u64::MAX));
     match scan {
-        Scan::Sessions => (Key::Session(SessionId(0)), Key::Session(SessionId(u64::MAX))),
+        Scan::Sessions | Scan::Expiring { .. } => (Key::Session(SessionId(0)), Key::Session(SessionId(u64::MAX))),
         Scan::Sustained(sid) => (Key::Sustained(sid, every_ino.0), Key::Sustained(sid, every_ino.1)),
         Scan::DelFiles { .. } => (Key::DelFile(every_ino.0, 0), Key::DelFile(every_ino.1, u64::MAX)),
         Scan::DeadSlices => {
@@ -197,6 +197,7 @@ fn scan_bounds(scan: Scan) -> (Key, Key) {
 
 fn scan_wants(scan: Scan, value: &Value) -> bool {
     match (scan, value) {
+        (Scan::Expiring { before_secs }, Value::Session(session)) => session.expire_secs < before_secs,
         (Scan::DelFiles { before_secs }, Value::DelFile(file)) => file.removed_secs < before_secs,
         (Scan::DelaySlices { before_secs }, Value::DelaySlices(slices)) => slices.since_secs < before_secs,
         (Scan::DeadSlices, Value::SliceRef(count)) => *count <= 0,
@@ -248,6 +249,10 @@ impl Store {
     fn fetch_one(&self, key: &Key) -> Option<Value> {
         match key {
             Key::HasEntries(ino) => Some(Value::HasEntries(self.edges(*ino, None).next().is_some())),
+            Key::HasSustained(sid) => {
+                let (first, last) = scan_bounds(Scan::Sustained(*sid));
+                Some(Value::HasSustained(self.records.range(first..=last).next().is_some()))
+            }
             Key::ChunkIndexes(ino, from, to) if from < to => {
                 let range = Key::Chunk(*ino, *from)..Key::Chunk(*ino, *to);
                 let indexes = self.records.range(range).filter_map(|(key, _)| match key {

@@ -1,5 +1,6 @@
 //! Session records (format: metadata.md §6.16).
 
+use bytes::Bytes;
 use juicefs_core::ids::SessionId;
 
 use super::{Verdict, decision};
@@ -39,11 +40,14 @@ impl NewSession {
     }
 }
 
-/// Moves the expiry of a session on. Whether it was still there: one that was cleaned up does not come back, because what
-/// its client has not heard of meanwhile cannot be made up for.
+/// Moves the expiry of a session on, however long ago it has passed. Whether the session was still there: one that was ended
+/// does not come back under its number, because what was taken from its client is gone.
 #[derive(Debug)]
 pub(crate) struct Refresh {
     pub(crate) sid: SessionId,
+    /// What the client registered: a session of this number that says something else belongs to somebody else, in a volume
+    /// that has taken the place of this one.
+    pub(crate) info: Bytes,
     pub(crate) expire_secs: i64,
 }
 
@@ -63,69 +67,117 @@ impl Operation for Refresh {
 impl Refresh {
     fn judge(&self, read: &ReadSet) -> Verdict<bool> {
         let mut effects = Effects::none();
-        let stored = read.session(self.sid);
-        if let Some(Session { info, .. }) = stored {
-            let session = Session { expire_secs: self.expire_secs, info: info.clone() };
+        let own = read.session(self.sid).is_some_and(|stored| stored.info == self.info);
+        if own {
+            let session = Session { expire_secs: self.expire_secs, info: self.info.clone() };
             effects.push(Effect::PutSession(self.sid, session));
         }
-        Ok((stored.is_some(), effects))
+        Ok((own, effects))
     }
 }
 
-/// Removes a session and its locks; its sustained inodes are released before.
+/// How the end of a session went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    /// It is gone with its locks, or was gone before.
+    Ended,
+    /// Its client has renewed it: nothing was changed.
+    Renewed,
+    /// It keeps files alive, which are to be released before: nothing was changed.
+    KeepsFiles,
+}
+
+/// Removes a session and its locks, once it keeps no file alive any more.
 #[derive(Debug)]
 pub(crate) struct EndSession {
     pub(crate) sid: SessionId,
-    /// Only if it has expired by then: its client may have come back. `None` for its own client, and when that is known to be
+    /// Only if it has still this expiry: its client may have come back. `None` for its own client, and when that is known to be
     /// dead.
-    pub(crate) expired_before_secs: Option<i64>,
+    pub(crate) still: Option<i64>,
 }
 
 impl Operation for EndSession {
-    type Reply = ();
+    type Reply = Ending;
     const NAME: &'static str = "end_session";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Session(self.sid)]
+        vec![Key::Session(self.sid), Key::HasSustained(self.sid)]
     }
 
-    fn decide(&self, read: &ReadSet) -> Decision<()> {
+    fn decide(&self, read: &ReadSet) -> Decision<Ending> {
         decision(self.judge(read))
     }
 }
 
 impl EndSession {
-    fn judge(&self, read: &ReadSet) -> Verdict<()> {
+    fn judge(&self, read: &ReadSet) -> Verdict<Ending> {
         let mut effects = Effects::none();
-        let expire_secs = read.session(self.sid).map_or(i64::MIN, |session| session.expire_secs);
-        if self.expired_before_secs.is_none_or(|now| expire_secs < now) {
-            effects.push(Effect::DeleteLocks(self.sid));
-            effects.push(Effect::DeleteSession(self.sid));
+        if was_renewed(read, self.sid, self.still) {
+            return Ok((Ending::Renewed, effects));
         }
-        Ok(((), effects))
+        if read.has_sustained(self.sid) {
+            return Ok((Ending::KeepsFiles, effects));
+        }
+        effects.push(Effect::DeleteLocks(self.sid));
+        effects.push(Effect::DeleteSession(self.sid));
+        Ok((Ending::Ended, effects))
     }
+}
+
+/// Whether the session that had the expiry `still` has another one by now. One that is not there was not renewed.
+pub(super) fn was_renewed(read: &ReadSet, sid: SessionId, still: Option<i64>) -> bool {
+    let stored = read.session(sid).map(|session| session.expire_secs);
+    still.is_some() && stored.is_some() && stored != still
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::record::Value;
 
+    const SID: SessionId = SessionId(3);
+
+    fn stored(expire_secs: i64, files: bool) -> ReadSet {
+        let mut read = ReadSet::default();
+        let session = Session { expire_secs, info: Bytes::from_static(b"{}") };
+        read.insert(Key::Session(SID), Some(Value::Session(session)));
+        read.insert(Key::HasSustained(SID), Some(Value::HasSustained(files)));
+        read
+    }
+
+    fn end(read: &ReadSet, still: Option<i64>) -> Ending {
+        match (EndSession { sid: SID, still }).decide(read) {
+            Decision::Done(ending, effects) => {
+                assert_eq!(effects.list.contains(&Effect::DeleteSession(SID)), ending == Ending::Ended);
+                ending
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn a_session_that_came_back_is_not_cleaned_up() {
-        let ended = |expire_secs, expired_before_secs| {
-            let mut read = ReadSet::default();
-            let session = Session { expire_secs, info: Bytes::new() };
-            read.insert(Key::Session(SessionId(3)), Some(Value::Session(session)));
-            match (EndSession { sid: SessionId(3), expired_before_secs }).decide(&read) {
-                Decision::Done((), effects) => effects.list.contains(&Effect::DeleteSession(SessionId(3))),
+    fn only_a_session_that_was_not_renewed_and_keeps_nothing_ends() {
+        assert_eq!(end(&stored(99, false), Some(99)), Ending::Ended);
+        assert_eq!(end(&stored(100, false), Some(99)), Ending::Renewed);
+        assert_eq!(end(&stored(98, false), Some(99)), Ending::Renewed, "a clock that was set back renews too");
+        assert_eq!(end(&stored(99, true), Some(99)), Ending::KeepsFiles);
+        assert_eq!(end(&stored(1000, false), None), Ending::Ended, "its own client may end it");
+        assert_eq!(end(&stored(1000, true), None), Ending::KeepsFiles);
+    }
+
+    #[test]
+    fn a_session_is_renewed_late_but_not_that_of_somebody_else() {
+        let renewed = |info: &'static [u8]| {
+            let refresh = Refresh { sid: SID, info: Bytes::from_static(info), expire_secs: 1000 };
+            match refresh.decide(&stored(1, true)) {
+                Decision::Done(own, effects) => {
+                    assert_eq!(own, !effects.list.is_empty());
+                    own
+                }
                 other => panic!("{other:?}"),
             }
         };
-        assert!(ended(99, Some(100)));
-        assert!(!ended(100, Some(100)));
-        assert!(ended(1000, None), "its own client may end it");
+        assert!(renewed(b"{}"));
+        assert!(!renewed(b"{\"ProcessID\":1}"));
     }
 }

@@ -4,6 +4,7 @@ mod appends;
 mod compaction;
 mod content;
 mod limits;
+mod liveness;
 mod locks;
 mod names;
 mod nodes;

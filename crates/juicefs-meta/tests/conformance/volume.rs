@@ -4,7 +4,7 @@ mod home;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 use std::{fmt, time::Duration};
 
@@ -22,17 +22,36 @@ pub(crate) const START_SECS: i64 = 1_700_000_100;
 
 /// A clock that stands until it is moved.
 #[derive(Debug)]
-pub(crate) struct StandingClock(AtomicI64);
+pub(crate) struct StandingClock {
+    wall_nanos: AtomicI64,
+    awake_nanos: AtomicU64,
+}
 
 impl StandingClock {
+    pub(crate) fn at(secs: i64) -> Arc<Self> {
+        Arc::new(Self { wall_nanos: AtomicI64::new(secs * 1_000_000_000), awake_nanos: AtomicU64::new(0) })
+    }
+
+    /// Time passes.
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_nanos()).expect("short"), Ordering::Relaxed);
+        self.step(i64::try_from(by.as_secs()).expect("short"));
+        self.wall_nanos.fetch_add(by.subsec_nanos().into(), Ordering::Relaxed);
+        self.awake_nanos.fetch_add(u64::try_from(by.as_nanos()).expect("short"), Ordering::Relaxed);
+    }
+
+    /// Somebody sets the wall clock.
+    pub(crate) fn step(&self, secs: i64) {
+        self.wall_nanos.fetch_add(secs * 1_000_000_000, Ordering::Relaxed);
     }
 }
 
 impl Clock for StandingClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_nanos(self.0.load(Ordering::Relaxed).into())
+        Timestamp::from_nanos(self.wall_nanos.load(Ordering::Relaxed).into())
+    }
+
+    fn awake(&self) -> Duration {
+        Duration::from_nanos(self.awake_nanos.load(Ordering::Relaxed))
     }
 }
 
@@ -104,7 +123,7 @@ impl Volume {
 
     pub(crate) async fn at(home: Home, format: &Format) -> Self {
         let engine = home.engine();
-        let clock = Arc::new(StandingClock(AtomicI64::new(START_SECS * 1_000_000_000)));
+        let clock = StandingClock::at(START_SECS);
         Client::init(&engine, format, false, clock.as_ref()).await.expect("formatted");
         let client = Client::open(Arc::clone(&engine), config(&clock)).await.expect("opened");
         client.new_session(Bytes::from_static(b"{}")).await.expect("a session");

@@ -47,6 +47,10 @@ impl Meta for MemMeta {
         self.note("heartbeat", Ino::ROOT)
     }
 
+    async fn refresh(&self) -> MetaResult<()> {
+        self.note("refresh", Ino::ROOT)
+    }
+
     async fn release_replaced(&self) -> Vec<Freed> {
         Vec::new()
     }
@@ -64,6 +68,7 @@ impl Meta for MemMeta {
     }
 
     async fn clean_stale_sessions(&self, _limit: usize) -> MetaResult<Vec<Freed>> {
+        self.note("clean_stale_sessions", Ino::ROOT)?;
         Ok(Vec::new())
     }
 

@@ -28,19 +28,15 @@ const GRACE_SECS: i64 = 3600;
 const DETACHED_SECS: i64 = 24 * 3600;
 
 impl Context {
-    pub(super) async fn clean_stale_sessions(&self, heartbeat: Duration) {
-        let interval = heartbeat.as_secs() * 9 / 10;
-        let freed = async {
-            if self.meta.claim(Job::StaleSessions, interval).await? {
-                self.meta.clean_stale_sessions(MAX_SESSIONS).await
-            } else {
-                Ok(Vec::new())
+    /// Looks at the sessions of other clients with every heartbeat, beside it: ending one may take long.
+    pub(super) async fn stale_sessions(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(jittered(self.config.heartbeat)).await;
+            match self.meta.clean_stale_sessions(MAX_SESSIONS).await {
+                Ok(freed) => freed.into_iter().for_each(|file| self.upkeep.free(file)),
+                Err(MetaError::Fenced) => {}
+                Err(error) => tracing::warn!(%error, "stale sessions are left to the next round"),
             }
-        };
-        match freed.await {
-            Ok(freed) => freed.into_iter().for_each(|file| self.upkeep.free(file)),
-            Err(MetaError::Fenced) => {}
-            Err(error) => tracing::warn!(%error, "clean-up of stale sessions failed"),
         }
     }
 

@@ -603,6 +603,6 @@ async fn shutdown_commits_what_is_dirty_and_ends_the_session() {
 #[tokio::test(start_paused = true)]
 async fn a_volume_that_is_gone_is_fatal() {
     let m = Mount::started(VfsConfig::standard(), 64 << 20);
-    m.meta.fail(|method, _| (method == "heartbeat").then(|| MetaError::Setting("the volume was destroyed".into())));
+    m.meta.fail(|method, _| (method == "refresh").then(|| MetaError::Setting("the volume was destroyed".into())));
     assert_eq!(m.vfs.fatal().await, "the volume was destroyed");
 }

@@ -73,7 +73,7 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
     let chunk_config = settings::chunk(&config, &format, storage.cipher)?;
     let meta = Client::open(engine, settings::client(&config)).await.context("open the volume")?;
     let chunks: Arc<dyn ChunkStore> = Store::open(chunk_config, storage.blocks);
-    let record = session::record(&config.mountpoint, &config.meta.network_interfaces);
+    let record = session::record(&config.mountpoint, &config.meta.network_interfaces, config.meta.heartbeat);
     let sid = if config.meta.read_only {
         0
     } else {

@@ -1,6 +1,6 @@
 //! What a mount tells other clients about itself (format: metadata.md §5.4).
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use juicefs_core::version::CLIENT_VERSION;
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
@@ -9,7 +9,7 @@ use super::predecessors;
 use crate::{cmd::status::SessionRecord, local_time::CivilTime};
 
 /// The session record of this process.
-pub(super) fn record(mountpoint: &Path, interfaces: &[String]) -> SessionRecord {
+pub(super) fn record(mountpoint: &Path, interfaces: &[String], heartbeat: Duration) -> SessionRecord {
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     SessionRecord {
         version: CLIENT_VERSION.to_owned(),
@@ -19,6 +19,7 @@ pub(super) fn record(mountpoint: &Path, interfaces: &[String]) -> SessionRecord 
         mount_time: CivilTime::now().rfc3339(),
         process_id: i64::from(std::process::id()),
         process_space: predecessors::process_space().unwrap_or_default(),
+        heartbeat: heartbeat.as_secs(),
     }
 }
 
@@ -48,11 +49,11 @@ mod tests {
 
     #[test]
     fn the_record_has_the_known_keys() {
-        let record = record(Path::new("/mnt/x"), &["no-such-interface".to_owned()]);
+        let record = record(Path::new("/mnt/x"), &["no-such-interface".to_owned()], Duration::from_secs(12));
         let value = serde_json::to_value(&record).expect("writable");
         let keys: Vec<&String> = value.as_object().expect("an object").keys().collect();
-        assert_eq!(keys, ["Version", "HostName", "MountPoint", "MountTime", "ProcessID", "ProcessSpace"]);
-        assert_eq!(value["ProcessID"], std::process::id());
+        assert_eq!(keys, ["Version", "HostName", "MountPoint", "MountTime", "ProcessID", "ProcessSpace", "Heartbeat"]);
+        assert_eq!((&value["ProcessID"], &value["Heartbeat"]), (&std::process::id().into(), &12.into()));
         assert!(addresses(&[]).iter().all(|address| address.parse::<std::net::IpAddr>().is_ok()));
     }
 }

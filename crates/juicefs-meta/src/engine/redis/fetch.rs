@@ -65,6 +65,7 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
         Key::Sustained(sid, ino) => {
             request.command::<&[u8]>(&[b"SISMEMBER", &keys.sustained(*sid)[..], &number(ino.0)])
         }
+        Key::HasSustained(sid) => request.command::<&[u8]>(&[b"EXISTS", &keys.sustained(*sid)[..]]),
         Key::DelFile(ino, length) => {
             request.command::<&[u8]>(&[b"ZSCORE", &keys.removed_files()[..], &removed_file(*ino, *length)]);
         }
@@ -200,6 +201,7 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
             expiry.map(|expire_secs| Value::Session(Session { expire_secs, info: info.unwrap_or_default() }))
         }
         Key::Sustained(..) => (integer("sustained inode", &next())? != 0).then_some(Value::Sustained),
+        Key::HasSustained(_) => Some(Value::HasSustained(integer("sustained inodes", &next())? != 0)),
         Key::DelFile(_, length) => {
             let removed = bytes("removed file", next())?.map(|stored| score("removed file", &stored)).transpose()?;
             removed.map(|removed_secs| Value::DelFile(DelFile { length: *length, removed_secs }))

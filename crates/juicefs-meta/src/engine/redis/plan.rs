@@ -100,6 +100,10 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             let there = number(u8::from(value.is_some()));
             plan.push(S::SameMember, [keys.sustained(*sid)], [number(ino.0), there]);
         }
+        (Key::HasSustained(sid), value) => {
+            let step = if value == Some(&Value::HasSustained(true)) { S::Present } else { S::Absent };
+            plan.push(step, [keys.sustained(*sid)], []);
+        }
         (Key::DelFile(ino, length), Some(Value::DelFile(file))) => {
             let args = [removed_file(*ino, *length), number(file.removed_secs)];
             plan.push(S::SameScore, [keys.removed_files()], args);

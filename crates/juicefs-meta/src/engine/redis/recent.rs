@@ -231,6 +231,7 @@ fn change_locks(generations: &mut Generations, effect: &Effect) {
 fn guess(key: &Key, read: &ReadSet) -> Option<Option<Value>> {
     match key {
         Key::HasEntries(_) => Some(Some(Value::HasEntries(false))),
+        Key::HasSustained(_) => Some(Some(Value::HasSustained(false))),
         Key::Edge(ino, _) if ino.is_hourly_trash() => Some(None),
         Key::Chunk(ino, 0) if is_empty_file(read, *ino) => Some(None),
         Key::SliceRef(_) => Some(Some(Value::SliceRef(1))),

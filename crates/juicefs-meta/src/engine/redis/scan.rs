@@ -25,6 +25,7 @@ impl RedisEngine {
     pub(super) async fn walk(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Records> {
         match scan {
             Scan::Sessions => self.all_sessions(after, limit).await,
+            Scan::Expiring { before_secs } => self.expiring_sessions(before_secs, after, limit).await,
             Scan::Sustained(sid) => self.all_sustained(sid, after, limit).await,
             Scan::DelFiles { before_secs } => self.all_removed(before_secs, after, limit).await,
             Scan::DeadSlices => {
@@ -107,6 +108,41 @@ impl RedisEngine {
         }
         let behind = sessions.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
         Ok(behind.take(limit).collect())
+    }
+
+    /// Mostly there are none, and that is one small answer.
+    async fn expiring_sessions(&self, before_secs: i64, after: Option<Key>, limit: usize) -> MetaResult<Records> {
+        let keys = self.keys().await?;
+        let mut before = Text::from_slice(b"(");
+        before.extend_from_slice(&number(before_secs));
+        let mut request = Request::new();
+        request.command::<&[u8]>(&[b"ZRANGEBYSCORE", &keys.sessions()[..], b"-inf", &before, b"WITHSCORES"]);
+        let mut expiries = BTreeMap::new();
+        for (sid, expiry) in fetch::pairs("sessions", self.one_bulk(&request).await?)? {
+            match (parse_number("session", &sid), fetch::score("session", &expiry)) {
+                (Ok(sid), Ok(expire_secs)) => drop(expiries.insert(Key::Session(SessionId(sid)), expire_secs)),
+                (Err(error), _) | (_, Err(error)) => tracing::warn!(%error, "a session is passed over"),
+            }
+        }
+        let behind = expiries.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+        let page: Vec<_> = behind.take(limit).collect();
+        if page.is_empty() {
+            return Ok(Records::new());
+        }
+        let fields =
+            page.iter().filter_map(|(key, _)| if let Key::Session(sid) = key { Some(number(sid.0)) } else { None });
+        let hash = keys.session_infos();
+        let mut request = Request::new();
+        request.begin(2 + page.len());
+        request.arg(b"HMGET");
+        request.arg(&hash);
+        fields.for_each(|field| request.arg(&field));
+        let infos = fetch::list("session records", self.one_bulk(&request).await?)?;
+        let with_info = |((key, expire_secs), info): ((Key, i64), redis::Value)| {
+            let info = fetch::bytes("session record", info)?.unwrap_or_default();
+            Ok((key, Value::Session(Session { expire_secs, info })))
+        };
+        page.into_iter().zip(infos).map(with_info).collect()
     }
 
     async fn all_quotas(&self, after: Option<Key>, limit: usize) -> MetaResult<Records> {

@@ -31,6 +31,7 @@ statements! {
     GetAcl = "SELECT `owner`,`group`,`mask`,`other`,`named_users`,`named_groups` FROM {acl} WHERE `id`=?1";
     GetSession = "SELECT `expire`,`info` FROM {session2} WHERE `sid`=?1";
     HasSession = "SELECT 1 FROM {session2} WHERE `sid`=?1";
+    HasSustained = "SELECT EXISTS(SELECT 1 FROM {sustained} WHERE `sid`=?1)";
     GetSustained = "SELECT 1 FROM {sustained} WHERE `sid`=?1 AND `inode`=?2";
     GetDirQuota = "SELECT `max_space`,`max_inodes`,`used_space`,`used_inodes` FROM {dir_quota} WHERE `inode`=?1";
     GetUserGroupQuota = "SELECT `max_space`,`max_inodes`,`used_space`,`used_inodes` FROM {user_group_quota} \
@@ -53,6 +54,9 @@ statements! {
     ScanSessions = "SELECT `sid`,`expire`,`info` FROM {session2} WHERE `sid`>?1 UNION ALL \
         SELECT `sid`,`heartbeat`+300,`info` FROM {session} WHERE `sid`>?1 AND `sid` NOT IN (SELECT `sid` FROM {session2}) \
         ORDER BY 1 LIMIT ?2";
+    ScanExpiring = "SELECT `sid`,`expire`,`info` FROM {session2} WHERE `expire`<?1 AND `sid`>?2 UNION ALL \
+        SELECT `sid`,`heartbeat`+300,`info` FROM {session} WHERE `heartbeat`+300<?1 AND `sid`>?2 \
+        AND `sid` NOT IN (SELECT `sid` FROM {session2}) ORDER BY 1 LIMIT ?3";
     ScanSustained = "SELECT `inode` FROM {sustained} WHERE `sid`=?1 AND `inode`>?2 ORDER BY `inode` LIMIT ?3";
     ScanDelFiles = "SELECT `inode`,`length`,`expire` FROM {delfile} WHERE `expire`<?1 AND `inode`>?2 \
         ORDER BY `inode` LIMIT ?3";

@@ -125,7 +125,7 @@ fn clients_see_what_others_use_after_a_beat() {
             v.file(Ino::ROOT, &format!("f{n}")).await;
         }
         v.client.flush_stats().await.expect("flushed");
-        other.heartbeat().await.expect("beat");
+        other.refresh().await.expect("beat");
         let full = other.mknod(&root(), Ino::ROOT, b"x", node(FileType::File, 0o644)).await;
         assert_eq!(posix(full).map(|_| ()), Err(Errno::ENOSPC));
     });

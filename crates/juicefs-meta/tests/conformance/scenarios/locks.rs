@@ -19,6 +19,7 @@ use juicefs_meta::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
+use super::liveness::outlive;
 use crate::volume::{Home, Kind, Volume, config, on_all, posix};
 
 use LockKind::{Read, Write};
@@ -192,11 +193,9 @@ fn locks_of_a_dead_client_go_when_it_is_cleaned_up() {
         assert_eq!(try_flock(&v.client, f, 1, Read).await, Ok(()));
         assert_eq!(try_setlk(&v.client, f, 1, range(Write, 0, 9, 1)).await, Ok(()));
         let (first, second) = (wait_flock(&two, f, 1, Write), wait_setlk(&two, f, 1, range(Read, 9, 9, 1)));
-        v.clock.advance(Duration::from_secs(61));
-        two.heartbeat().await.expect("beat");
         still_waits(&first).await;
         still_waits(&second).await;
-        two.clean_stale_sessions(10).await.expect("cleaned");
+        outlive(&v.clock, &two).await;
         assert!(ended(first).await.is_ok() && ended(second).await.is_ok());
         // The dead one, should it come back, has nothing and gets nothing, even where it could.
         two.funlock(f, 1).await.expect("unlocked");

@@ -405,7 +405,7 @@ fn a_wrong_count_is_found_and_mended() {
         let check = v.client.check_quota(QuotaSubject::Dir(late), false).await.expect("checked");
         assert_eq!((check.is_right(), check.inodes, used(&v, QuotaSubject::Dir(late)).await), (false, 1, (0, 0)));
         v.client.check_quota(QuotaSubject::Dir(late), true).await.expect("mended");
-        blind.heartbeat().await.expect("beat");
+        blind.refresh().await.expect("beat");
         make(&blind, late, "g").await.expect("made");
         assert_right(&v).await;
         // Users are counted from the day on which that is turned on.

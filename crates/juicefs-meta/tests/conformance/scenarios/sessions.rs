@@ -14,6 +14,7 @@ use juicefs_meta::{
     txn::{Effect, Effects, NodePatch},
 };
 
+use super::liveness::outlive;
 use crate::{
     invariants,
     snapshot::Snapshot,
@@ -134,9 +135,7 @@ fn a_dead_session_is_cleaned_up_by_another_client() {
         v.unlink(Ino::ROOT, "f").await.expect("unlinked");
         v.client.flush_stats().await.expect("flushed");
         assert!(other.clean_stale_sessions(10).await.expect("cleaned").is_empty(), "it is alive");
-        v.clock.advance(Duration::from_secs(61));
-        other.heartbeat().await.expect("beat");
-        let freed = other.clean_stale_sessions(10).await.expect("cleaned");
+        let freed = outlive(&v.clock, &other).await;
         assert_eq!(freed.len(), 1);
         assert_eq!(other.sessions().await.expect("listed").len(), 1);
         // The frozen client is not what it was any more.
@@ -250,9 +249,7 @@ fn opening_and_removing_at_once_is_one_after_the_other() {
 /// Takes the session away as another client does that holds this one for dead.
 async fn clean_up(v: &Volume) {
     let other = v.second(config(&v.clock)).await;
-    v.clock.advance(Duration::from_secs(61));
-    other.heartbeat().await.expect("beat");
-    other.clean_stale_sessions(10).await.expect("cleaned");
+    outlive(&v.clock, &other).await;
     other.close_session().await.expect("closed");
 }
 

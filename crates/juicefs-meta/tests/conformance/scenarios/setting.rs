@@ -52,13 +52,13 @@ fn statistics_that_were_not_kept_are_dropped() {
         v.client.flush_stats().await.expect("flushed");
         let off = Format { dir_stats: false, ..format(0) };
         Client::save_format(&v.engine, &off, v.clock.as_ref()).await.expect("saved");
-        v.client.heartbeat().await.expect("beat");
+        v.client.refresh().await.expect("beat");
         v.file(d, "g").await;
         v.client.flush_stats().await.expect("flushed");
         assert_eq!(Snapshot::take(v.engine.as_ref()).await.dir_stats[&d].inodes, 1);
         Client::save_format(&v.engine, &format(0), v.clock.as_ref()).await.expect("saved");
         assert!(Snapshot::take(v.engine.as_ref()).await.dir_stats.is_empty());
-        v.client.heartbeat().await.expect("beat");
+        v.client.refresh().await.expect("beat");
         v.file(d, "h").await;
         v.client.flush_stats().await.expect("flushed");
         assert_eq!(Snapshot::take(v.engine.as_ref()).await.dir_stats[&d].inodes, 3);
@@ -96,13 +96,13 @@ fn a_replaced_volume_is_noticed() {
         let v = Volume::new(kind, 0).await;
         let bigger = Format { capacity: 1 << 40, ..format(0) };
         Client::save_format(&v.engine, &bigger, v.clock.as_ref()).await.expect("saved");
-        v.client.heartbeat().await.expect("beat");
+        v.client.refresh().await.expect("beat");
         assert_eq!(v.client.format().capacity, 1 << 40);
         let other = Format { uuid: "another".into(), ..format(0) };
         init(&v.engine, &other, true).await.expect("formatted");
-        assert!(matches!(v.client.heartbeat().await, Err(MetaError::Setting(why)) if why.contains("UUID")));
+        assert!(matches!(v.client.refresh().await, Err(MetaError::Setting(why)) if why.contains("UUID")));
         v.engine.reset().await.expect("removed");
-        assert!(matches!(v.client.heartbeat().await, Err(MetaError::Setting(_))));
+        assert!(matches!(v.client.refresh().await, Err(MetaError::Setting(_))));
         assert!(v.engine.is_empty().await.expect("asked"));
     });
 }

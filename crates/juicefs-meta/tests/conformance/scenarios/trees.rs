@@ -18,6 +18,7 @@ use juicefs_core::{
 };
 use juicefs_meta::{ClientConfig, record::Key};
 
+use super::liveness::outlive;
 use crate::{
     invariants, leaks,
     snapshot::Snapshot,
@@ -402,6 +403,10 @@ impl Clock for LastHour {
         assert_ne!(asked, self.dies_at.load(Ordering::Relaxed), "the client dies here");
         self.clock.now()
     }
+
+    fn awake(&self) -> Duration {
+        self.clock.awake()
+    }
 }
 
 #[test]
@@ -425,7 +430,7 @@ fn what_a_dead_client_left_of_a_copy_goes_after_a_day() {
         assert_eq!(v.client.clean_detached(before(&v), 100).await.expect("cleaned"), []);
         v.clock.advance(Duration::from_secs(24 * 3600 + 1));
         let freed = v.client.clean_detached(before(&v), 100).await.expect("cleaned");
-        v.client.clean_stale_sessions(10).await.expect("cleaned");
+        outlive(&v.clock, &v.client).await;
         let read = v.engine.fetch(vec![Key::Node(top)]).await.expect("fetched");
         assert!(read.node(top).is_some());
         for file in freed {

@@ -149,6 +149,10 @@ fn upkeep(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
         Key::Sustained(sid, ino) => {
             link.one(Statement::GetSustained, [signed(sid.0), signed(ino.0)], |_| Ok(Value::Sustained))
         }
+        Key::HasSustained(sid) => {
+            let any = link.one(Statement::HasSustained, [signed(sid.0)], |row| int(row, 0))?;
+            Ok(Some(Value::HasSustained(any == Some(1))))
+        }
         Key::DelFile(ino, _) => link.one(Statement::GetDelFile, [signed(ino.0)], |row| del_file(row, 0)),
         Key::DelaySlices(id, _) => link.one(Statement::GetDelaySlices, [signed(id.0)], |row| delay_slices(row, 0)),
         Key::Detached(ino) => {
@@ -276,6 +280,9 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
     let number = after.map_or(-1, scan_position);
     match scan {
         Scan::Sessions => link.all(Statement::ScanSessions, [number, limit], |row| {
+            Ok((Key::Session(SessionId(unsigned(int(row, 0)?, "session")?)), session(row, 1)?))
+        }),
+        Scan::Expiring { before_secs } => link.all(Statement::ScanExpiring, [before_secs, number, limit], |row| {
             Ok((Key::Session(SessionId(unsigned(int(row, 0)?, "session")?)), session(row, 1)?))
         }),
         Scan::Sustained(sid) => link.all(Statement::ScanSustained, [signed(sid.0), number, limit], |row| {
