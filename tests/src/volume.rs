@@ -97,7 +97,11 @@ impl Volume {
 
     /// As [`Volume::unformatted`], with the objects on an S3 server of its own that has no bucket yet.
     pub fn unformatted_on_s3() -> Self {
-        let server = S3Server::start();
+        Self::unformatted_with_objects_on(S3Server::start())
+    }
+
+    /// As [`Volume::unformatted_on_s3`], on a server that was started in a special way.
+    pub fn unformatted_with_objects_on(server: S3Server) -> Self {
         let bucket = server.bucket_dir(BUCKET);
         Self { bucket, objects: Some(server), ..Self::unformatted() }
     }

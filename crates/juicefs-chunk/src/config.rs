@@ -340,7 +340,8 @@ impl ChunkConfig {
     }
 }
 
-fn is_local(storage: &str) -> bool {
+/// Whether a kind of storage is on this machine.
+pub(crate) fn is_local(storage: &str) -> bool {
     matches!(storage.to_ascii_lowercase().as_str(), "file" | "mem")
 }
 

@@ -8,6 +8,7 @@ mod block;
 mod body;
 mod cache;
 mod counters;
+mod current;
 mod download;
 mod hash;
 mod hedge;
@@ -33,5 +34,6 @@ pub use config::{
     CacheConfig, CachePlace, ChecksumLevel, ChunkConfig, ConfigError, Eviction, HealthRules, KeepWritten, UploadHours,
     Writeback,
 };
+pub use current::Renewal;
 pub use object::{Encrypted, check_empty, open_storage, open_storage_with, selftest, storage_name, write_uuid};
 pub use store::Store;

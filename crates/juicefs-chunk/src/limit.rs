@@ -1,6 +1,6 @@
 //! Limits of bandwidth: `--upload-limit` and `--download-limit` (format: data.md §3.3).
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{
     Quota, RateLimiter,
@@ -8,6 +8,7 @@ use governor::{
     middleware::NoOpMiddleware,
     state::{InMemoryState, NotKeyed},
 };
+use parking_lot::RwLock;
 use tokio::{sync::Semaphore, time::Instant};
 
 /// What is counted: a cell of the limiter is this many bytes.
@@ -21,41 +22,49 @@ const HIGHEST_BYTES: u64 = 100_000_000_000;
 /// Bytes that may pass in a time: 85 % of the limit for long, a tenth of a second's worth at once.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    bucket: Option<Bucket>,
+    bucket: RwLock<Option<Arc<Bucket>>>,
+    /// Whoever came first goes first, however much it wants.
+    turn: Semaphore,
 }
 
 #[derive(Debug)]
 struct Bucket {
+    mbps: u64,
     limiter: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Duration>>,
     clock: RuntimeClock,
     burst_cells: NonZeroU32,
-    /// Whoever came first goes first, however much it wants.
-    turn: Semaphore,
 }
 
 impl Limit {
     /// A limit in megabits a second; 0 is none. Needs a tokio runtime with time.
     pub(crate) fn of_mbps(mbps: u64) -> Self {
-        let cells = |bytes: u64| NonZeroU32::new(u32::try_from(bytes / CELL_BYTES).unwrap_or(u32::MAX));
-        let bytes = mbps.saturating_mul(1_000_000 / 8);
-        if bytes == 0 || bytes > HIGHEST_BYTES {
-            return Self { bucket: None };
+        Self { bucket: RwLock::new(Bucket::of_mbps(mbps)), turn: Semaphore::new(1) }
+    }
+
+    /// Sets another limit. What waits goes on with it after a tenth of a second of the old one at most.
+    pub(crate) fn set_mbps(&self, mbps: u64) {
+        let mut bucket = self.bucket.write();
+        // What has passed lately must count: a limit that stays is not begun anew.
+        if bucket.as_ref().map_or(0, |bucket| bucket.mbps) != mbps {
+            *bucket = Bucket::of_mbps(mbps);
         }
-        let rate = cells(bytes / 100 * BODIES_PERCENT).unwrap_or(NonZeroU32::MIN);
-        let burst_cells = cells(bytes / 10).unwrap_or(NonZeroU32::MIN);
-        let clock = RuntimeClock { start: Instant::now() };
-        let quota = Quota::per_second(rate).allow_burst(burst_cells);
-        let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-        Self { bucket: Some(Bucket { limiter, clock, burst_cells, turn: Semaphore::new(1) }) }
+    }
+
+    /// Whether there is a limit now.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.bucket.read().is_some()
     }
 
     /// Waits until `bytes` may pass. When dropped, what was waited for is taken all the same.
     pub(crate) async fn take(&self, bytes: usize) {
-        let Some(bucket) = &self.bucket else { return };
+        if !self.is_limited() {
+            return;
+        }
         // The semaphore is never closed.
-        let _turn = bucket.turn.acquire().await;
+        let _turn = self.turn.acquire().await;
         let mut left = bytes.div_ceil(CELL);
         while left > 0 {
+            let Some(bucket) = self.bucket.read().clone() else { return };
             let cells = u32::try_from(left).unwrap_or(u32::MAX).min(bucket.burst_cells.get());
             bucket.take(cells).await;
             left -= cells as usize;
@@ -64,6 +73,21 @@ impl Limit {
 }
 
 impl Bucket {
+    /// None for 0 and for what is beyond all networks.
+    fn of_mbps(mbps: u64) -> Option<Arc<Self>> {
+        let cells = |bytes: u64| NonZeroU32::new(u32::try_from(bytes / CELL_BYTES).unwrap_or(u32::MAX));
+        let bytes = mbps.saturating_mul(1_000_000 / 8);
+        if bytes == 0 || bytes > HIGHEST_BYTES {
+            return None;
+        }
+        let rate = cells(bytes / 100 * BODIES_PERCENT).unwrap_or(NonZeroU32::MIN);
+        let burst_cells = cells(bytes / 10).unwrap_or(NonZeroU32::MIN);
+        let clock = RuntimeClock { start: Instant::now() };
+        let quota = Quota::per_second(rate).allow_burst(burst_cells);
+        let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
+        Some(Arc::new(Self { mbps, limiter, clock, burst_cells }))
+    }
+
     async fn take(&self, cells: u32) {
         let Some(cells) = NonZeroU32::new(cells) else { return };
         // More than the burst never passes, and is never asked for.
@@ -116,6 +140,34 @@ mod tests {
         assert!(seconds_of(&Limit::of_mbps(0), 1 << 40, 10).await < 0.001);
         // Beyond what any network has, nothing is in the way.
         assert!(seconds_of(&Limit::of_mbps(u64::MAX), 1 << 30, 10).await < 0.01);
+    }
+
+    /// One waits for 1000 s with the old limit, another behind it.
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_limit_is_for_those_who_wait_too() {
+        for mbps in [0, 8000] {
+            let limit = Limit::of_mbps(8);
+            let begun = Instant::now();
+            let change = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                limit.set_mbps(mbps);
+            };
+            tokio::join!(limit.take(850_000_000), limit.take(85_000_000), change);
+            assert!(begun.elapsed() < Duration::from_millis(2500), "{mbps}: {:?}", begun.elapsed());
+            assert_eq!(limit.is_limited(), mbps > 0);
+        }
+    }
+
+    /// Set again and again as it is, it lets nothing more pass.
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_stays_is_not_begun_anew() {
+        let limit = Limit::of_mbps(80);
+        let begun = Instant::now();
+        for _ in 0..1000 {
+            limit.set_mbps(80);
+            limit.take(85_000).await;
+        }
+        assert!((9.5..10.5).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

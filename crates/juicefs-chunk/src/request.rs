@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, poll};
+use futures_util::poll;
 use juicefs_core::{ObjectStorage, Segments, StorageError, buffer::segments_len};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::ChunkConfig,
     counters::{Counters, OpCounter},
+    current::{Current, Held},
     hedge::Hedges,
     limit::Limit,
 };
@@ -19,13 +20,18 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 /// `--io-retries` N is as patient as JuiceFS (Go), which waits 1, 4, 9, ... N² seconds between its tries. Here that is the
 /// time, in first waits of a tenth of a second, before which nothing is given up.
 const PATIENCE_UNIT: u32 = 10;
+/// How long keys that the store took before may be refused: whoever rotates them may take the old ones away a moment before
+/// the volume has the new ones.
+const KEYS_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait between tries with such keys.
+const MAX_KEYS_DELAY: Duration = Duration::from_secs(1);
 /// A request that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// The store of a volume with the rules of one mount.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    storage: Arc<dyn ObjectStorage>,
+    current: Current,
     pub(crate) uploads: Semaphore,
     max_uploads: usize,
     pub(crate) downloads: Semaphore,
@@ -56,7 +62,7 @@ struct Kind<'a> {
 impl Requests {
     pub(crate) fn new(config: &ChunkConfig, storage: Arc<dyn ObjectStorage>, counters: Arc<Counters>) -> Self {
         Self {
-            storage,
+            current: Current::new(storage, config.local_store),
             uploads: Semaphore::new(config.max_uploads),
             max_uploads: config.max_uploads,
             downloads: Semaphore::new(config.max_downloads),
@@ -66,8 +72,7 @@ impl Requests {
             retries: config.io_retries,
             retry_delay: config.retry_delay,
             patience: patience(config.io_retries, config.retry_delay),
-            // Where bandwidth is rationed there is none for asking twice, and a local store is asked in no time.
-            hedges: (config.hedge_get && !config.local_store && config.download_limit_mbps == 0).then(Hedges::default),
+            hedges: config.hedge_get.then(Hedges::default),
             upload_limit: Limit::of_mbps(config.upload_limit_mbps),
             download_limit: Limit::of_mbps(config.download_limit_mbps),
             counters,
@@ -75,7 +80,18 @@ impl Requests {
     }
 
     pub(crate) fn describe(&self) -> String {
-        self.storage.describe()
+        self.current.get().storage.describe()
+    }
+
+    /// The store in force.
+    pub(crate) fn current(&self) -> &Current {
+        &self.current
+    }
+
+    /// Sets the bandwidths, in megabits a second; 0 for no limit. What waits goes on with the new ones.
+    pub(crate) fn set_limits(&self, upload_mbps: u64, download_mbps: u64) {
+        self.upload_limit.set_mbps(upload_mbps);
+        self.download_limit.set_mbps(download_mbps);
     }
 
     /// Blocks on their way up.
@@ -100,8 +116,8 @@ impl Requests {
         let takes = exact_bytes.map(|bytes| (&self.download_limit, bytes));
         let (deadline, patience) = (self.get_timeout, self.patience);
         let kind = Kind { verb: "GET", deadline, patience, counter: &self.counters.get, takes };
-        let once = || async {
-            let mut body = self.storage.get(key, range).await?;
+        let once = &|storage: Arc<dyn ObjectStorage>| async move {
+            let mut body = storage.get(key, range).await?;
             if let Some(want) = exact_bytes {
                 cut(&mut body, want);
                 let got = segments_len(&body);
@@ -112,10 +128,12 @@ impl Requests {
             let bytes = segments_len(&body);
             Ok((body, bytes))
         };
-        let attempt = || async {
-            match &self.hedges {
-                Some(hedges) => hedges.race(about_bytes, &self.downloads, once).await,
-                None => once().await,
+        let attempt = |held: Held| async move {
+            // Where bandwidth is rationed there is none for asking twice, and a local store is asked in no time.
+            let hedges = self.hedges.as_ref().filter(|_| !held.is_local && !self.download_limit.is_limited());
+            match hedges {
+                Some(hedges) => hedges.race(about_bytes, &self.downloads, || once(Arc::clone(&held.storage))).await,
+                None => once(held.storage).await,
             }
         };
         let body = self.retry(&kind, key, &CancellationToken::new(), attempt).await?;
@@ -132,7 +150,7 @@ impl Requests {
         let takes = Some((&self.upload_limit, bytes));
         let (deadline, patience) = (self.put_timeout, self.patience);
         let kind = Kind { verb: "PUT", deadline, patience, counter: &self.counters.put, takes };
-        let attempt = || self.storage.put(key, body.clone()).map(|done| done.map(|()| ((), bytes)));
+        let attempt = |held: Held| async move { held.storage.put(key, body.clone()).await.map(|()| ((), bytes)) };
         self.retry(&kind, key, stop, attempt).await
     }
 
@@ -143,8 +161,8 @@ impl Requests {
         // Nobody waits for it, and what stays is found later.
         let (deadline, patience) = (self.put_timeout, Duration::ZERO);
         let kind = Kind { verb: "DELETE", deadline, patience, counter: &self.counters.delete, takes: None };
-        let attempt = || async {
-            match self.storage.delete(key).await {
+        let attempt = |held: Held| async move {
+            match held.storage.delete(key).await {
                 Ok(()) | Err(StorageError::NotFound(_)) => Ok(((), 0)),
                 Err(e) => Err(e),
             }
@@ -157,35 +175,47 @@ impl Requests {
         kind: &Kind<'_>,
         key: &str,
         stop: &CancellationToken,
-        attempt: impl Fn() -> F,
+        attempt: impl Fn(Held) -> F,
     ) -> Result<T, StorageError> {
         let mut tries = 0;
         let begun = Instant::now();
         loop {
+            let held = self.current.get();
             if let Some((limit, bytes)) = kind.takes {
                 limit.take(bytes).await;
             }
             let started = Instant::now();
-            let done = within(kind.deadline, attempt()).await;
+            let done = within(kind.deadline, attempt(held.clone())).await;
             let took = started.elapsed();
             if took > SLOW {
                 tracing::warn!("slow request: {} {key} took {took:.1?}", kind.verb);
             }
             let error = match done {
                 Ok((value, bytes)) => {
+                    held.accept();
                     kind.counter.add(bytes, took);
                     return Ok(value);
                 }
                 Err(e) => e,
             };
             self.counters.object_error();
-            let passing = matches!(error, StorageError::Transient(_));
-            let enough = tries >= self.retries && begun.elapsed() >= kind.patience;
-            if !passing || enough || stop.is_cancelled() {
+            if !stop.is_cancelled() && self.current.is_replaced(&held, &error).await {
+                // Each round takes another change of the setting, so this ends.
+                tracing::debug!("{} {key} failed, and is asked of the new store: {error}", kind.verb);
+                continue;
+            }
+            let (is_over, longest_delay) = match &error {
+                StorageError::Transient(_) => (tries >= self.retries && begun.elapsed() >= kind.patience, MAX_DELAY),
+                StorageError::Keys(_) if held.was_accepted() => {
+                    (begun.elapsed() >= kind.patience.min(KEYS_PATIENCE), MAX_KEYS_DELAY)
+                }
+                _ => (true, MAX_DELAY),
+            };
+            if is_over || stop.is_cancelled() {
                 tracing::warn!("{} {key} failed after {} tries: {error}", kind.verb, tries + 1);
                 return Err(error);
             }
-            let delay = self.delay(tries);
+            let delay = self.delay(tries).min(longest_delay);
             tries += 1;
             tracing::debug!("{} {key} failed (try {tries}), again in {delay:.2?}: {error}", kind.verb);
             tokio::select! {

@@ -29,8 +29,9 @@ use crate::{
     block::{self, BlockId},
     body::BodyForm,
     cache::{Cache, Keep},
-    config::ChunkConfig,
+    config::{ChunkConfig, is_local},
     counters::Counters,
+    current::Renewal,
     download::{Flights, ReuseTable},
     request::Requests,
     staging::Staging,
@@ -110,6 +111,22 @@ impl Store {
             tracing::warn!("without a cache directory nothing can be staged: blocks go to the store at once");
         }
         Arc::new(Self { inner })
+    }
+
+    /// Requests from now on go to `storage`, which is of the kind that [`juicefs_core::Format::storage`] names; those that
+    /// are under way end with the one before, and are sent again to this one if that refuses them.
+    pub fn use_storage(&self, kind: &str, storage: Arc<dyn ObjectStorage>) {
+        self.inner.requests.current().replace(storage, is_local(kind));
+    }
+
+    /// Says how to look for another store when the one in force refuses for good. Only the first call counts.
+    pub fn renew_by(&self, renewal: Renewal) {
+        self.inner.requests.current().renew_by(renewal);
+    }
+
+    /// Sets the bandwidths of uploads and downloads, in megabits a second; 0 for no limit.
+    pub fn set_limits(&self, upload_mbps: u64, download_mbps: u64) {
+        self.inner.requests.set_limits(upload_mbps, download_mbps);
     }
 
     fn blocks(&self, slice: SliceKey) -> impl Iterator<Item = BlockId> {

@@ -85,14 +85,22 @@ pub(crate) struct Storage {
 /// With a sentence for the user when it is not supported, cannot be reached that way, or the volume is encrypted and its key cannot be used.
 pub(crate) fn open_storage(format: &Format) -> Result<Storage> {
     let cipher = cipher(format).with_context(|| format!("volume {}", format.name))?;
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let blocks = juicefs_chunk::open_storage_with(format, &variable).context("object storage")?;
+    let blocks = open_blocks(format)?;
     let objects = match &cipher {
         Some(cipher) => Arc::new(Encrypted::new(Arc::clone(&blocks), Arc::clone(cipher))),
         None => Arc::clone(&blocks),
     };
     tracing::info!("Data use {}", objects.describe());
     Ok(Storage { objects, blocks, cipher })
+}
+
+/// The object storage of a volume as its data path uses it.
+///
+/// # Errors
+/// With a sentence for the user when it is not supported or its address cannot be used.
+pub(crate) fn open_blocks(format: &Format) -> Result<Arc<dyn ObjectStorage>> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    juicefs_chunk::open_storage_with(format, &variable).context("object storage")
 }
 
 /// The cipher of a volume, if it is encrypted; the passphrase of its key comes from the environment.

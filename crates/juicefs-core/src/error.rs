@@ -70,7 +70,10 @@ pub enum StorageError {
     /// A fault that a later try may not meet: time-out, reset, throttling, 5xx.
     #[error("object store: {0}")]
     Transient(String),
-    /// A fault that every try will meet: credentials, missing bucket, bad request.
+    /// The store does not take the keys. Another try will meet that too, unless the volume has others by then.
+    #[error("object store refused: {0}")]
+    Keys(String),
+    /// A fault that every try will meet: missing bucket, no permission, bad request.
     #[error("object store refused: {0}")]
     Permanent(String),
 }
@@ -103,7 +106,12 @@ impl ChunkError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Storage(StorageError::NoSpace(_)) => Errno::ENOSPC,
-            Self::Storage(StorageError::NotFound(_) | StorageError::Transient(_) | StorageError::Permanent(_))
+            Self::Storage(
+                StorageError::NotFound(_)
+                | StorageError::Transient(_)
+                | StorageError::Keys(_)
+                | StorageError::Permanent(_),
+            )
             | Self::Corrupt { .. }
             | Self::Misuse(_)
             | Self::Closed => Errno::EIO,

@@ -40,7 +40,8 @@ use juicefs_core::{
     limits::{INODE_BATCH, SLICE_ID_BATCH},
     meta::NewNode,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::{engine::Engine, opens::OpenTable, ops::acl::RuleIndex, record::Counter};
 
@@ -86,7 +87,8 @@ pub struct ClientConfig {
 pub struct Client {
     engine: Arc<dyn Engine>,
     config: ClientConfig,
-    format: RwLock<Arc<Format>>,
+    /// As last loaded; whoever watches hears of each change.
+    format: watch::Sender<Arc<Format>>,
     /// The directory that is the root of the mount.
     root: Ino,
     inodes: Arc<lease::Lease>,
@@ -160,7 +162,7 @@ impl Client {
             liveness: liveness::Liveness::default(),
             fence: fence::Fence::default(),
             root: Ino::ROOT,
-            format: RwLock::new(Arc::new(format)),
+            format: watch::Sender::new(Arc::new(format)),
             config,
             engine,
         };
@@ -180,7 +182,14 @@ impl Client {
 
     /// The volume setting as last loaded.
     fn setting(&self) -> Arc<Format> {
-        Arc::clone(&self.format.read())
+        Arc::clone(&self.format.borrow())
+    }
+
+    /// The volume setting, secrets in the clear: as last loaded, and each that takes its place. [`juicefs_core::Meta::heartbeat`]
+    /// and [`Client::reload_setting`] load it.
+    #[must_use]
+    pub fn watch_setting(&self) -> watch::Receiver<Arc<Format>> {
+        self.format.subscribe()
     }
 
     /// The inode that a caller means: the root of the mount may be a directory further down.

@@ -41,6 +41,8 @@ pub struct S3Server {
     dir: TempDir,
     port: u16,
     tls: Option<TlsFiles>,
+    /// Whether its keys can be changed.
+    has_key_file: bool,
     process: Mutex<Option<Process>>,
 }
 
@@ -58,7 +60,17 @@ impl S3Server {
     /// If it cannot be built or does not start.
     #[must_use]
     pub fn start() -> Self {
-        Self::with(None)
+        Self::with(None, false)
+    }
+
+    /// The same, with keys that [`set_keys`](Self::set_keys) changes; until then they are the usual ones.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be built or does not start.
+    #[must_use]
+    pub fn start_with_changing_keys() -> Self {
+        Self::with(None, true)
     }
 
     /// The same, but speaking TLS only, to clients with a certificate: see [`tls`](Self::tls).
@@ -68,14 +80,15 @@ impl S3Server {
     /// If it cannot be built or does not start.
     #[must_use]
     pub fn start_with_tls() -> Self {
-        Self::with(Some(TlsFiles::make))
+        Self::with(Some(TlsFiles::make), false)
     }
 
-    fn with(make_tls: Option<fn(&Path) -> TlsFiles>) -> Self {
+    fn with(make_tls: Option<fn(&Path) -> TlsFiles>, has_key_file: bool) -> Self {
         let dir = TempDir::with_prefix("s3").expect("make a directory for the S3 server");
         fs::create_dir(dir.path().join("buckets")).expect("make a directory for buckets");
         let tls = make_tls.map(|make| make(dir.path()));
-        let mut server = Self { dir, port: 0, tls, process: Mutex::new(None) };
+        let mut server = Self { dir, port: 0, tls, has_key_file, process: Mutex::new(None) };
+        server.set_keys(&[(ACCESS_KEY, SECRET_KEY)]);
         // Between the choice of a port and its use another process may take it.
         for _ in 0..20 {
             server.port = free_port();
@@ -125,6 +138,22 @@ impl S3Server {
     #[must_use]
     pub fn bucket_dir(&self, bucket: &str) -> PathBuf {
         self.root().join(bucket)
+    }
+
+    /// From now on these pairs of access and secret key are good, and no others. Only for a server whose keys can be changed.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be written down.
+    pub fn set_keys(&self, keys: &[(&str, &str)]) {
+        let text: String = keys.iter().map(|(access, secret)| format!("{access} {secret}\n")).collect();
+        // A request reads the keys of before or those of now, never a part of them.
+        let whole = self.dir.path().join("keys.new");
+        fs::write(&whole, text).and_then(|()| fs::rename(&whole, self.key_file())).expect("write the keys down");
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.dir.path().join("keys")
     }
 
     /// Ends the process with SIGKILL and waits for its end. The objects stay.
@@ -193,6 +222,9 @@ impl S3Server {
         let mut command = Command::new(program());
         command.arg(self.root()).arg(self.address()).args([ACCESS_KEY, SECRET_KEY]);
         command.args(["--expired-token", EXPIRED_TOKEN, "--domain"]).arg(format!("{DOMAIN}:{}", self.port));
+        if self.has_key_file {
+            command.arg("--keys").arg(self.key_file());
+        }
         if let Some(tls) = &self.tls {
             command.arg("--tls").args([&tls.cert, &tls.key, &tls.ca]);
         }

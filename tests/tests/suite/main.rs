@@ -10,6 +10,7 @@ mod apps;
 mod arrows;
 mod cache_disks;
 mod caching;
+mod changed_settings;
 mod cli;
 mod concurrent;
 mod control;

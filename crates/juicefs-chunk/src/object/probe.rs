@@ -28,7 +28,9 @@ pub async fn selftest(store: &dyn ObjectStorage) -> Result<(), StorageError> {
         };
         tracing::warn!("try {attempt} of {} of {} failed: {error}", PROBE_WAITS.len() + 1, store.describe());
         match (&error, waits.next()) {
-            (StorageError::Permanent(_) | StorageError::NoSpace(_), _) | (_, None) => return Err(error),
+            (StorageError::Permanent(_) | StorageError::Keys(_) | StorageError::NoSpace(_), _) | (_, None) => {
+                return Err(error);
+            }
             (StorageError::NotFound(_) | StorageError::Transient(_), Some(wait)) => tokio::time::sleep(*wait).await,
         }
     }

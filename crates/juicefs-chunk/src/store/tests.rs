@@ -117,6 +117,7 @@ mod faults;
 mod limits;
 mod model;
 mod reads;
+mod replaced;
 mod s3;
 mod staged;
 mod sweep;

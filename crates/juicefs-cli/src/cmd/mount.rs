@@ -4,6 +4,7 @@
 //! [`service::serve`]; nothing here assumes that it does not exist.
 
 mod config_json;
+mod follow;
 mod mountpoint;
 mod predecessors;
 mod ready;

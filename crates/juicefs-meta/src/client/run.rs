@@ -142,7 +142,7 @@ impl Client {
             now: self.config.clock.now(),
             skip_dir_mtime: self.config.skip_dir_mtime,
             sid: self.sid(),
-            dir_stats: self.format.read().dir_stats,
+            dir_stats: self.format.borrow().dir_stats,
         }
     }
 

@@ -33,7 +33,7 @@ struct Sweep {
 impl Client {
     /// The hourly directory that takes what is removed from `parent` now; `None` when nothing does.
     pub(super) async fn trash_for(&self, parent: Ino) -> MetaResult<Option<Ino>> {
-        if parent.is_trash() || !self.format.read().has_trash() {
+        if parent.is_trash() || !self.format.borrow().has_trash() {
             return Ok(None);
         }
         let now = self.config.clock.now();

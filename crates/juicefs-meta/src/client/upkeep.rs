@@ -25,9 +25,12 @@ use crate::{
 const CHUNK_PAGE: usize = 256;
 
 impl Client {
-    /// Takes up the setting as it is stored now. `Setting` when the volume is gone or replaced; one that cannot be read
-    /// says neither, and is `Corrupt`.
-    pub(super) async fn reload_setting(&self) -> MetaResult<()> {
+    /// Takes up the setting as it is stored now.
+    ///
+    /// # Errors
+    /// `Setting` when the volume is gone or replaced; one that cannot be read says neither, and is `Corrupt`. Those of the
+    /// engine.
+    pub async fn reload_setting(&self) -> MetaResult<()> {
         let stored = setting::load(self.engine.as_ref()).await.map_err(|error| match error {
             MetaError::Setting(why) => MetaError::Corrupt { what: "volume setting".to_owned(), why },
             other => other,
@@ -36,7 +39,7 @@ impl Client {
         let old = self.setting();
         setting::check_same_volume(&old, &format)?;
         if *old != format {
-            *self.format.write() = Arc::new(format);
+            self.format.send_replace(Arc::new(format));
         }
         Ok(())
     }

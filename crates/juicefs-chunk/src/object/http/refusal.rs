@@ -115,12 +115,12 @@ impl Refusal {
             Outcome::NoObject => StorageError::NotFound(key.to_owned()),
             Outcome::NoBucket => StorageError::Permanent(format!("bucket {place} does not exist")),
             Outcome::UnknownKey => {
-                StorageError::Permanent(format!("{place} does not know the access key ({self}); check --access-key"))
+                StorageError::Keys(format!("{place} does not know the access key ({self}); check --access-key"))
             }
-            Outcome::WrongSecret => StorageError::Permanent(format!(
+            Outcome::WrongSecret => StorageError::Keys(format!(
                 "the secret key is not the one that {place} has for the access key; check --secret-key"
             )),
-            Outcome::Token => StorageError::Permanent(format!(
+            Outcome::Token => StorageError::Keys(format!(
                 "the session token for {place} has expired or is not valid ({self}); set a new one with --session-token"
             )),
             Outcome::Clock => StorageError::Permanent(format!(
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn refusals_are_sorted_by_what_the_caller_must_do() {
-        use StorageError::{NoSpace, NotFound, Permanent, Transient};
+        use StorageError::{Keys, NoSpace, NotFound, Permanent, Transient};
         let error = |refusal: Refusal| refusal.error("k", "s3://b/");
         for (status, code) in [(404, "NoSuchKey"), (404, "")] {
             assert!(matches!(error(coded(status, code)), NotFound(_)), "{status} {code}");
@@ -186,11 +186,17 @@ mod tests {
         for (status, code) in later {
             assert!(matches!(error(coded(status, code)), Transient(_)), "{status} {code}");
         }
-        let never = [
-            (404, "NoSuchBucket", "does not exist"),
+        let keys = [
             (403, "InvalidAccessKeyId", "--access-key"),
             (403, "SignatureDoesNotMatch", "--secret-key"),
             (400, "ExpiredToken", "session token"),
+        ];
+        for (status, code, word) in keys {
+            let error = error(coded(status, code));
+            assert!(matches!(&error, Keys(text) if text.contains(word)), "{status} {code}: {error}");
+        }
+        let never = [
+            (404, "NoSuchBucket", "does not exist"),
             (403, "RequestTimeTooSkewed", "clock"),
             (301, "PermanentRedirect", "region"),
             (403, "AccessDenied", "denied"),

@@ -27,7 +27,7 @@ fn made(server: &S3Server, name: &str) -> DalStorage {
 
 fn refusal(error: StorageError) -> String {
     match error {
-        StorageError::Permanent(text) => text,
+        StorageError::Permanent(text) | StorageError::Keys(text) => text,
         other => panic!("not permanent: {other}"),
     }
 }

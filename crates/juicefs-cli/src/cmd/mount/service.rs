@@ -10,7 +10,7 @@ use juicefs_meta::Client;
 use juicefs_vfs::Vfs;
 use tokio::runtime::Runtime;
 
-use super::{config_json, mountpoint, predecessors, ready, session, settings, shutdown};
+use super::{config_json, follow::Follower, mountpoint, predecessors, ready, session, settings, shutdown};
 use crate::{
     cmd::status::SessionRecord,
     config::resolved::MountConfig,
@@ -25,6 +25,7 @@ const RUNTIME_END: Duration = Duration::from_secs(5);
 struct Served {
     vfs: Arc<Vfs>,
     mounted: Mounted,
+    follower: Follower,
     ready: String,
 }
 
@@ -40,6 +41,7 @@ pub(super) fn serve(config: &MountConfig, on_ready: impl FnOnce(&str)) -> Result
     on_ready(&served.ready);
     let end = rt.block_on(shutdown::wait(&served.mounted, &served.vfs, signals));
     let code = shutdown::take_down(&rt, &served.vfs, served.mounted, &end);
+    rt.block_on(served.follower.end());
     // A forced end must not go on writing behind the back of whoever takes over.
     if code == shutdown::EXIT_STOP {
         rt.shutdown_background()
@@ -52,6 +54,7 @@ pub(super) fn serve(config: &MountConfig, on_ready: impl FnOnce(&str)) -> Result
 /// Everything but the mount itself.
 struct Assembled {
     vfs: Arc<Vfs>,
+    follower: Follower,
     format: juicefs_core::Format,
     config: MountConfig,
 }
@@ -72,7 +75,9 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
     let config = MountConfig { mountpoint, ..config.clone() };
     let chunk_config = settings::chunk(&config, &format, storage.cipher)?;
     let meta = Client::open(engine, settings::client(&config)).await.context("open the volume")?;
-    let chunks: Arc<dyn ChunkStore> = Store::open(chunk_config, storage.blocks);
+    let store = Store::open(chunk_config, storage.blocks);
+    let follower = Follower::start(Arc::clone(&meta), &store, config.clone(), format.clone());
+    let chunks: Arc<dyn ChunkStore> = store;
     let record = session::record(&config.mountpoint, &config.meta.network_interfaces, config.meta.heartbeat);
     let sid = if config.meta.read_only {
         0
@@ -86,7 +91,7 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
     if !config.meta.read_only {
         end_predecessors(&meta, &vfs, &record).await;
     }
-    Ok(Assembled { vfs, format, config })
+    Ok(Assembled { vfs, follower, format, config })
 }
 
 /// Ends the sessions of clients that died on this machine, before anything is served that they had locked. What fails is left
@@ -109,7 +114,7 @@ async fn end_predecessors(meta: &Client, vfs: &Vfs, own: &SessionRecord) {
 impl Assembled {
     /// Mounts. On a failure the session is closed again.
     fn mount(self, rt: &Runtime, original: &MountConfig) -> Result<Served> {
-        let Self { vfs, format, config } = self;
+        let Self { vfs, follower, format, config } = self;
         vfs.start(rt.handle());
         tracing::info!("Mounting volume {} at {:?} ...", format.name, config.mountpoint);
         let options = settings::fuse(&config, &format);
@@ -125,12 +130,13 @@ impl Assembled {
         match mounted {
             Ok(mounted) => {
                 let ready = format!("OK, {} is ready at {}", format.name, original.mountpoint.display());
-                Ok(Served { vfs, mounted, ready })
+                Ok(Served { vfs, mounted, follower, ready })
             }
             Err(error) => {
                 if let Err(errno) = rt.block_on(vfs.shutdown()) {
                     tracing::warn!("closing the session: {errno}");
                 }
+                rt.block_on(follower.end());
                 Err(error)
             }
         }

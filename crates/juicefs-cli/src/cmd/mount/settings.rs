@@ -65,6 +65,13 @@ pub(super) fn client(config: &MountConfig) -> ClientConfig {
     }
 }
 
+/// Bandwidths of uploads and downloads in megabits a second, 0 for no limit: those of this client, else those of the volume.
+pub(super) fn limits(config: &MountConfig, format: &Format) -> (u64, u64) {
+    let chosen = |own: u64, of_volume: i64| if own > 0 { own } else { u64::try_from(of_volume).unwrap_or(0) };
+    let data = &config.data;
+    (chosen(data.upload_limit_mbps, format.upload_limit), chosen(data.download_limit_mbps, format.download_limit))
+}
+
 /// Settings of the data path; `cipher` is that of an encrypted volume.
 ///
 /// # Errors
@@ -80,12 +87,7 @@ pub(super) fn chunk(config: &MountConfig, format: &Format, cipher: Option<Arc<Ci
     chunk.put_timeout = data.put_timeout;
     chunk.io_retries = data.retries;
     chunk.hedge_get = data.hedge_get;
-    if data.upload_limit_mbps > 0 {
-        chunk.upload_limit_mbps = data.upload_limit_mbps;
-    }
-    if data.download_limit_mbps > 0 {
-        chunk.download_limit_mbps = data.download_limit_mbps;
-    }
+    (chunk.upload_limit_mbps, chunk.download_limit_mbps) = limits(config, format);
     chunk.prefetch = data.prefetch;
     chunk.writeback.clone_from(&data.writeback);
     let cache = &mut chunk.cache;
