@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgAction, Command};
 use thiserror::Error;
 
-use crate::config::values::boolean;
+use crate::config::values::{boolean, duration, interval};
 
 /// Why a command line is not understood.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -196,6 +196,35 @@ fn check_count(command: &Command, name: &str, given: &[OsString]) -> Result<(), 
         return Err(UsageError::Positionals(text));
     }
     Ok(())
+}
+
+/// Takes durations that are none out of a normalised line for `mount`, so that the defaults of their flags hold, and says so
+/// once for each: JuiceFS (Go) mounts with them too, and what is in /etc/fstab has to mount.
+pub(crate) fn without_bad_durations(app: &Command, words: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
+    let Some(mount) = app.find_subcommand("mount").filter(|_| words.get(1).is_some_and(|word| word == "mount")) else {
+        return (words, Vec::new());
+    };
+    let mut warnings = Vec::new();
+    let mut is_flag = true;
+    let mut bad = |word: &OsString| -> bool {
+        is_flag &= word != "--";
+        let Some((name, Some(value))) = flag_name(word).filter(|_| is_flag) else { return false };
+        let Some(arg) = find_flag(mount, &name).filter(|arg| is_duration(arg)) else { return false };
+        let text = value.to_string_lossy();
+        let parsed = if name == "cache-scan-interval" { interval(&text).map(drop) } else { duration(&text).map(drop) };
+        let Err(why) = parsed else { return false };
+        let default = arg.get_default_values().first().map(|text| text.to_string_lossy());
+        let used = default.map_or_else(|| "it is left out".to_owned(), |default| format!("using {default}"));
+        warnings.push(format!("--{name} is {text:?}, but {why}: {used}"));
+        true
+    };
+    let words = words.into_iter().filter(|word| !bad(word)).collect();
+    (words, warnings)
+}
+
+/// Flags that take a duration are known by how their value is called.
+fn is_duration(arg: &Arg) -> bool {
+    arg.get_value_names().is_some_and(|names| names.iter().any(|name| name == "DURATION"))
 }
 
 /// Whether the program was started as mount(8)'s helper.

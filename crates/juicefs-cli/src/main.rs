@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         }
         Err(error) => return fail(&GlobalArgs::default(), &error.to_string()),
     };
+    let (words, warnings) = argv::without_bad_durations(&app, words);
     if words.iter().take_while(|word| *word != "--").any(|word| word == "--version") {
         return terminal::print(&cmd::version::text()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     };
     let syslog = matches!(&cli.command, Command::Mount(mount) if mount.process.background && !mount.process.no_syslog);
     telemetry::start(&cli.global, syslog);
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     match cmd::run(&cli, &words) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -20,6 +20,7 @@ pub mod slice;
 pub mod stamps;
 pub mod store;
 pub mod tree;
+pub mod values;
 pub mod version;
 
 pub use attr::{Attr, FileType, SetAttr, SetTime, Timestamp};

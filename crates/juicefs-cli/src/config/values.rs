@@ -1,36 +1,13 @@
-//! The value grammars of flags: sizes, bandwidths, durations, octal modes, squash ids, tags and directory lists.
+//! The value grammars of flags: what [`juicefs_core::values`] has for all, and octal modes, squash ids, tags and directory
+//! lists.
 //!
 //! Pure: text in, value or one sentence out.
 
 use std::{path::PathBuf, time::Duration};
 
+pub(crate) use juicefs_core::values::{boolean, duration, integer, mbps, size};
+
 use super::args::QuotaAction;
-
-const SIZE_UNITS: &[u8] = b"BKMGTPE";
-
-/// Parses a size with an optional unit letter; a bare number counts in `unit`. An empty text is 0.
-///
-/// # Errors
-/// A sentence that says what a size looks like.
-pub(crate) fn size(text: &str, unit: u8) -> Result<u64, String> {
-    if text.is_empty() {
-        return Ok(0);
-    }
-    let bad =
-        || format!("a size is a number with an optional unit B, K, M, G, T, P or E (default unit {})", unit as char);
-    let (number, letter) = match text.as_bytes().last() {
-        Some(last) if last.is_ascii_alphabetic() => (&text[..text.len() - 1], last.to_ascii_uppercase()),
-        _ => (text, unit),
-    };
-    let power = SIZE_UNITS.iter().position(|u| *u == letter).ok_or_else(bad)?;
-    let scale = 1u64 << (10 * power);
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(scale).ok_or_else(|| "the size is beyond 16 EiB".to_owned());
-    }
-    let value: f64 = number.parse().ok().filter(|v: &f64| v.is_finite() && *v >= 0.0).ok_or_else(bad)?;
-    let bytes = value * scale as f64;
-    if bytes >= u64::MAX as f64 { Err("the size is beyond 16 EiB".to_owned()) } else { Ok(bytes as u64) }
-}
 
 /// [`size`] in bytes by default.
 pub(crate) fn size_b(text: &str) -> Result<u64, String> {
@@ -50,26 +27,6 @@ pub(crate) fn size_m(text: &str) -> Result<u64, String> {
 /// [`size`] in GiB by default.
 pub(crate) fn size_g(text: &str) -> Result<u64, String> {
     size(text, b'G')
-}
-
-/// Parses a bandwidth into whole Mbps; units are M (default), G, T and P, powers of 1000.
-///
-/// # Errors
-/// A sentence that says what a bandwidth looks like.
-pub(crate) fn mbps(text: &str) -> Result<i64, String> {
-    if text.is_empty() {
-        return Ok(0);
-    }
-    let bad = || "a bandwidth is a number of Mbps with an optional unit M, G, T or P".to_owned();
-    let (number, scale) = match text.as_bytes()[text.len() - 1].to_ascii_uppercase() {
-        b'M' => (&text[..text.len() - 1], 1.0),
-        b'G' => (&text[..text.len() - 1], 1e3),
-        b'T' => (&text[..text.len() - 1], 1e6),
-        b'P' => (&text[..text.len() - 1], 1e9),
-        _ => (text, 1.0),
-    };
-    let value: f64 = number.parse().ok().filter(|v: &f64| v.is_finite() && *v >= 0.0).ok_or_else(bad)?;
-    Ok((value * scale) as i64)
 }
 
 /// A bandwidth for people, `100.0 Mbps`.
@@ -95,22 +52,6 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
     if value < 10.0 { format!("{value:.1} {}", UNITS[power]) } else { format!("{value:.0} {}", UNITS[power]) }
 }
 
-/// Parses a duration: a bare number of seconds, or `1d2h3m4s5ms` with fractions.
-///
-/// # Errors
-/// A sentence that says what a duration looks like.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || "a duration is a number of seconds or like 1d2h30m, 1.5s, 100ms".to_owned();
-    if text.is_empty() {
-        return Ok(Duration::ZERO);
-    }
-    let seconds = match text.parse::<f64>() {
-        Ok(seconds) => seconds,
-        Err(_) => duration_parts(text).ok_or_else(bad)?,
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
-}
-
 /// A duration that may be switched off, by a negative one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Interval(pub(crate) Option<Duration>);
@@ -126,28 +67,20 @@ pub(crate) fn interval(text: &str) -> Result<Interval, String> {
     }
 }
 
-fn duration_parts(text: &str) -> Option<f64> {
-    let mut rest = text;
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..letters] {
-                "d" => 86400.0,
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = &rest[letters..];
-    }
-    Some(seconds)
+/// Parses a count: a whole number, of which one below zero is 0.
+///
+/// # Errors
+/// A sentence about the text.
+pub(crate) fn count(text: &str) -> Result<u32, String> {
+    integer(text).map(|number| u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+}
+
+/// [`count`] of what there may be more of.
+///
+/// # Errors
+/// As there.
+pub(crate) fn large_count(text: &str) -> Result<u64, String> {
+    integer(text).map(|number| u64::try_from(number).unwrap_or(0))
 }
 
 /// Parses an octal mode.
@@ -215,15 +148,6 @@ pub(crate) fn with_commas(count: u64) -> String {
     groups.join(",")
 }
 
-/// A boolean as flags take it after `=`.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -231,26 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        assert_eq!(size_g("10"), Ok(10 << 30));
-        assert_eq!(size_k("4M"), Ok(4 << 20));
-        assert_eq!(size_k("4m"), Ok(4 << 20));
-        assert_eq!(size_m("1.5G"), Ok(3 << 29));
-        assert_eq!(size_b("131072"), Ok(131_072));
-        assert_eq!(size_b("7B"), Ok(7));
-        assert_eq!(size_m(""), Ok(0));
-        assert_eq!(size_g("0"), Ok(0));
-        for bad in ["1X", "K", "one", "-1", "1KiB", "nan", "inf", "99E", "1 G", "é"] {
-            assert!(size_m(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn bandwidths_come_and_go() {
-        assert_eq!(mbps("100"), Ok(100));
-        assert_eq!(mbps("1.5G"), Ok(1500));
-        assert_eq!(mbps("2T"), Ok(2_000_000));
-        assert!(mbps("5K").is_err() && mbps("x").is_err() && mbps("-3").is_err());
+    fn bandwidths_for_people() {
         assert_eq!(mbps_text(0), "0.0 Mbps");
         assert_eq!(mbps_text(100), "100.0 Mbps");
         assert_eq!(mbps_text(1500), "1.5 Gbps");
@@ -268,24 +173,18 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
-        let secs = Duration::from_secs_f64;
-        assert_eq!(duration("12"), Ok(secs(12.0)));
-        assert_eq!(duration("0.5"), Ok(secs(0.5)));
-        assert_eq!(duration("1d2h3m4s"), Ok(secs(86400.0 + 7200.0 + 180.0 + 4.0)));
-        assert_eq!(duration("100ms"), Ok(secs(0.1)));
-        assert_eq!(duration("1.5h"), Ok(secs(5400.0)));
-        for bad in ["x", "1y", "h", "-5", "-1s", "1h2", "inf", "1..2s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn intervals_can_be_switched_off() {
         for (text, wanted) in [("1h", Some(3600)), ("0", Some(0)), ("-0", Some(0)), ("-1", None), ("-1s", None)] {
             assert_eq!(interval(text), Ok(Interval(wanted.map(Duration::from_secs))), "{text}");
         }
         assert!(interval("-x").is_err() && interval("--1").is_err());
+    }
+
+    #[test]
+    fn counts_do_not_go_below_zero() {
+        assert_eq!((count("7"), count("-7"), count("99999999999")), (Ok(7), Ok(0), Ok(u32::MAX)));
+        assert_eq!((large_count("0x10"), large_count("-1")), (Ok(16), Ok(0)));
+        assert!(count("x").is_err() && large_count("").is_err());
     }
 
     #[test]

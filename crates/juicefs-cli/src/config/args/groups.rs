@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use crate::config::values::{Interval, duration, interval, mbps, size_b, size_g, size_m, tag};
+use crate::config::values::{
+    Interval, count, duration, integer, interval, large_count, mbps, size_b, size_g, size_m, tag,
+};
 
 /// Where the data of a volume lives.
 #[derive(Args, Debug, Clone, Default)]
@@ -41,7 +43,7 @@ pub(crate) struct ManagementArgs {
     #[arg(long, value_parser = size_g, value_name = "SIZE")]
     pub(crate) capacity: Option<u64>,
     /// Limit of the volume's inodes, 0 for none
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = whole, value_name = "N")]
     pub(crate) inodes: Option<u64>,
     /// Days that removed files stay in the trash, 0 for no trash [default: 1]
     #[arg(long, value_parser = trash_days, allow_negative_numbers = true, value_name = "DAYS")]
@@ -61,7 +63,15 @@ pub(crate) struct ManagementArgs {
 }
 
 fn trash_days(text: &str) -> Result<i64, String> {
-    text.parse().ok().filter(|days| *days >= 0).ok_or_else(|| "trash days are 0 or a positive number".to_owned())
+    integer(text).ok().filter(|days| *days >= 0).ok_or_else(|| "trash days are 0 or a positive number".to_owned())
+}
+
+/// A number that is not below zero.
+fn whole(text: &str) -> Result<u64, String> {
+    integer(text)
+        .ok()
+        .and_then(|number| number.try_into().ok())
+        .ok_or_else(|| "0 or a positive number is wanted".to_owned())
 }
 
 /// How a client uses the metadata.
@@ -90,7 +100,7 @@ pub(crate) struct MetaArgs {
     #[arg(long, default_value = "noatime", value_name = "MODE")]
     pub(crate) atime_mode: String,
     /// Conflicts after which a parent's link count is left behind (key-value engines)
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, value_parser = count, default_value = "20", value_name = "N")]
     pub(crate) skip_dir_nlink: u32,
     /// Smallest step of a directory's modification time
     #[arg(long, value_parser = duration, default_value = "100ms", value_name = "DURATION")]
@@ -129,7 +139,7 @@ pub(crate) struct MetaCacheArgs {
     #[arg(long, value_parser = duration, default_value = "0s", value_name = "DURATION")]
     pub(crate) open_cache: Duration,
     /// Open files remembered at most, 0 for no limit
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, value_parser = large_count, default_value = "10000", value_name = "N")]
     pub(crate) open_cache_limit: u64,
 }
 
@@ -167,19 +177,19 @@ pub(crate) struct DataStorageArgs {
     )]
     pub(crate) hedge_get: bool,
     /// Tries after a failure, and how long they go on: 1 + 4 + 9 + ... + N*N seconds at least
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, value_parser = count, default_value = "10", value_name = "N")]
     pub(crate) io_retries: u32,
     /// Uploads at once
-    #[arg(long, default_value_t = 20, allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, value_parser = integer, default_value = "20", allow_negative_numbers = true, value_name = "N")]
     pub(crate) max_uploads: i64,
     /// Downloads at once
-    #[arg(long, default_value_t = 200, allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, value_parser = integer, default_value = "200", allow_negative_numbers = true, value_name = "N")]
     pub(crate) max_downloads: i64,
     /// Writers to the staging disk at once
-    #[arg(long, default_value_t = 1000, allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, value_parser = integer, default_value = "1000", allow_negative_numbers = true, value_name = "N")]
     pub(crate) max_stage_write: i64,
     /// Deletions at once, 0 for none
-    #[arg(long, default_value_t = 10, allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, value_parser = integer, default_value = "10", allow_negative_numbers = true, value_name = "N")]
     pub(crate) max_deletes: i64,
     /// Upload limit in Mbps, 0 for that of the volume
     #[arg(long, value_parser = mbps, default_value = "0", value_name = "MBPS")]
@@ -203,7 +213,7 @@ pub(crate) struct DataCacheArgs {
     #[arg(long, value_parser = size_m, value_name = "SIZE")]
     pub(crate) max_readahead: Option<u64>,
     /// Whole blocks fetched after a partial read, 0 for none
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, value_parser = count, default_value = "1", value_name = "N")]
     pub(crate) prefetch: u32,
     /// Acknowledge writes once they are on the local disk, and upload them later
     #[arg(long)]
@@ -227,7 +237,7 @@ pub(crate) struct DataCacheArgs {
     #[arg(long, value_parser = size_m, default_value = "100G", value_name = "SIZE")]
     pub(crate) cache_size: u64,
     /// Blocks in the cache, 0 to derive it
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, value_parser = large_count, default_value = "0", value_name = "N")]
     pub(crate) cache_items: u64,
     /// Share of the disk that stays free
     #[arg(long, default_value_t = 0.1, value_name = "RATIO")]

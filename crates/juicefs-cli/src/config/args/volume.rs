@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::{DataCacheArgs, DataStorageArgs, ManagementArgs, MetaArgs, MetaCacheArgs, MetricsArgs, StorageArgs};
-use crate::config::values::{duration, mbps, octal, size_b, size_k, squash};
+use crate::config::values::{count, duration, integer, mbps, octal, size_b, size_k, squash};
 
 /// `format`.
 #[derive(Args, Debug, Clone)]
@@ -36,7 +36,7 @@ pub(crate) struct FormatArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) hash_prefix: Option<bool>,
     /// Number of buckets, with %d in --bucket
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = count, value_name = "N")]
     pub(crate) shards: Option<u32>,
     /// Overwrite the setting of an existing volume
     #[arg(long)]
@@ -84,7 +84,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub(crate) changelog_max_age: Option<Duration>,
     /// Change-log lines kept, 0 for all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = integer, value_name = "N")]
     pub(crate) changelog_max_lines: Option<i64>,
     /// Tier that --storage-class and --tag belong to
     #[arg(long, value_name = "0..3", value_parser = clap::value_parser!(u8).range(0..=3))]

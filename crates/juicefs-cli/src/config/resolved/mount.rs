@@ -210,7 +210,7 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
             force: process.force,
             update_fstab: process.update_fstab,
             disable_huge_pages: process.disable_transparent_hugepage,
-            ready_timeout: ready_timeout(here)?,
+            ready_timeout: ready_timeout(here, &mut warnings),
         },
         meta,
         timeouts,
@@ -255,14 +255,13 @@ fn note_unbuilt(args: &MountArgs, warnings: &mut Vec<String>) {
     }
 }
 
-fn ready_timeout(here: &Surroundings) -> Result<Duration> {
-    match here.var("JFS_MOUNT_TIMEOUT") {
-        None => Ok(Duration::from_secs(10)),
-        Some(text) => match values::duration(text) {
-            Ok(timeout) if !timeout.is_zero() => Ok(timeout),
-            _ => bail!("JFS_MOUNT_TIMEOUT is {text:?}, which is not a number of seconds above 0"),
-        },
-    }
+fn ready_timeout(here: &Surroundings, warnings: &mut Vec<String>) -> Duration {
+    const USUAL: Duration = Duration::from_secs(10);
+    let Some(text) = here.var("JFS_MOUNT_TIMEOUT") else { return USUAL };
+    values::duration(text).ok().filter(|timeout| !timeout.is_zero()).unwrap_or_else(|| {
+        warnings.push(format!("JFS_MOUNT_TIMEOUT is {text:?}, which is not a number of seconds above 0: using 10"));
+        USUAL
+    })
 }
 
 /// A relative path in a SQLite address would mean another file once the process stands in another directory.

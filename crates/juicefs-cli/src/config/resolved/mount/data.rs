@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use juicefs_chunk::{HealthRules, UploadHours, Writeback};
 
 use crate::config::{
@@ -96,7 +96,8 @@ pub(super) fn resolve(
 ) -> Result<DataConfig> {
     const LEAST_BUFFER: u64 = 32 << 20;
     if !(0.0..1.0).contains(&cache.free_space_ratio) {
-        bail!("--free-space-ratio {} is not a share from 0 to below 1", cache.free_space_ratio);
+        let used = if cache.free_space_ratio < 0.0 { "all of the disk may be used" } else { "nothing is cached" };
+        warnings.push(format!("--free-space-ratio {} is no share from 0 to below 1: {used}", cache.free_space_ratio));
     }
     if cache.buffer_size < LEAST_BUFFER {
         warnings.push("--buffer-size is too small: using 32M".to_owned());
@@ -147,7 +148,7 @@ pub(super) fn resolve(
         cache_mode: cache_mode(&cache.cache_mode, warnings),
         cache_bytes: cache.cache_size,
         cache_items: cache.cache_items,
-        free_space_ratio: cache.free_space_ratio,
+        free_space_ratio: share(cache.free_space_ratio),
         cache_partial_only: cache.cache_partial_only,
         cache_large_write: cache.cache_large_write,
         verify_checksum: verify,
@@ -156,8 +157,13 @@ pub(super) fn resolve(
         expire,
         writeback: writeback(storage, cache, &place, warnings),
         cache: place,
-        health: health::resolve(here)?,
+        health: health::resolve(here, warnings),
     })
+}
+
+/// The nearest share; what is no number leaves everything free.
+fn share(ratio: f64) -> f64 {
+    if ratio.is_nan() { 1.0 } else { ratio.clamp(0.0, 1.0) }
 }
 
 /// What waits on the local disk, if there is one. Without it the flags that go with it mean nothing.

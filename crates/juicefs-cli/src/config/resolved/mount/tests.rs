@@ -79,6 +79,8 @@ fn corrections_are_said() {
         ("--readdir-cache --skip-dir-mtime 0 --attr-cache 0", "--attr-cache"),
         ("--readdir-cache", "old listings"),
         ("--metrics 0.0.0.0:9567", ".stats"),
+        ("--free-space-ratio 1.5", "nothing is cached"),
+        ("--free-space-ratio -1", "all of the disk"),
         ("--backup-meta 1h", "not backed up"),
     ];
     for (line, part) in cases {
@@ -104,7 +106,6 @@ fn what_is_not_built_is_refused_in_one_sentence() {
     let here = Surroundings::of_tests();
     let error = resolve(&args("--consul h:1"), &here).expect_err("refused").to_string();
     assert!(error.contains("not supported yet") && !error.contains('\n'), "{error}");
-    assert!(resolve(&args("--free-space-ratio 1.5"), &here).is_err());
     assert!(resolve(&args("--backup-meta 60"), &here).expect_err("refused").to_string().contains("--backup-meta"));
     let mut root = args("");
     root.mountpoint = "/../".into();
@@ -155,8 +156,91 @@ fn waiting_time_comes_from_the_environment() {
     let config = resolve(&args("-d"), &here).expect("good flags").value;
     assert_eq!(config.process.ready_timeout, Duration::from_secs(30));
     assert!(!config.process.background);
-    here.vars.insert("JFS_MOUNT_TIMEOUT".into(), "soon".into());
-    assert!(resolve(&args("-d"), &here).is_err());
+    for text in ["soon", "0", "-1"] {
+        here.vars.insert("JFS_MOUNT_TIMEOUT".into(), text.into());
+        let resolved = resolve(&args("-d"), &here).expect("the usual time");
+        assert_eq!(resolved.value.process.ready_timeout, Duration::from_secs(10), "{text}");
+        assert!(matches!(&resolved.warnings[..], [one] if one.contains(text)), "{:?}", resolved.warnings);
+    }
+}
+
+/// What scripts and /etc/fstab have for numbers, switches and sizes, and what the mount makes of it.
+#[test]
+fn every_form_of_a_value_that_mounts_elsewhere_mounts_here() {
+    let shown = |line: &str| {
+        let config = good(line);
+        let (data, meta, timeouts) = (&config.data, &config.meta, &config.timeouts);
+        format!("{data:?} {meta:?} {timeouts:?} {:?}", config.features)
+    };
+    let same = [
+        ("--attr-cache 1.5", "--attr-cache=1.5s"),
+        ("--attr-cache 0.5d", "--attr-cache 12h"),
+        ("-attr-cache=+3", "--attr-cache 3s"),
+        ("--entry-cache 1m1.5s", "--entry-cache 61500ms"),
+        ("--dir-entry-cache=", "--dir-entry-cache 0"),
+        ("--negative-entry-cache .5", "--negative-entry-cache 500ms"),
+        ("--get-timeout 1e2", "--get-timeout 100s"),
+        ("--put-timeout 5", "--put-timeout 5000ms"),
+        ("--cache-expire 2d", "--cache-expire 48h"),
+        ("--cache-scan-interval 0", "--cache-scan-interval -0s"),
+        ("--cache-scan-interval -1", "--cache-scan-interval=-1h"),
+        ("--heartbeat 10", "--heartbeat 10s"),
+        ("--skip-dir-mtime 0.1", "--skip-dir-mtime 100ms"),
+        ("--io-retries 0x0a", "--io-retries 10"),
+        ("--io-retries -3", "--io-retries 0"),
+        ("--prefetch -1", "--prefetch 0"),
+        ("--prefetch 0b11", "--prefetch 3"),
+        ("--max-uploads -5", "--max-uploads 1"),
+        ("--max-uploads 1_0", "--max-uploads 10"),
+        ("--max-downloads 0", "--max-downloads 200"),
+        ("--max-downloads 010", "--max-downloads 8"),
+        ("--cache-items -1", "--cache-items 0"),
+        ("--cache-items 1_000", "--cache-items 1000"),
+        ("--cache-size 100", "--cache-size 100m"),
+        ("--cache-size 1.5g", "--cache-size 1536M"),
+        ("--buffer-size 1e3", "--buffer-size 1000M"),
+        ("--max-readahead=64", "--max-readahead 64M"),
+        ("--max-fuse-io 131072", "--max-fuse-io 128k"),
+        ("--writeback-threshold-size 4096", "--writeback-threshold-size 4K"),
+        ("--upload-limit 0.1G", "--upload-limit 100"),
+        ("--upload-limit -1", "--upload-limit 0"),
+        ("--download-limit=", "--download-limit 0"),
+        ("--free-space-ratio 1e-1", "--free-space-ratio .1"),
+        ("--cache-mode 0600", "--cache-mode 600"),
+        ("--umask 0022", "--umask 22"),
+        ("--root-squash 1000:", "--root-squash 1000"),
+        ("--enable-xattr=T", "--enable-xattr"),
+        ("--enable-xattr=0", ""),
+        ("--sort-dir=TRUE --sort-dir=False", ""),
+        ("--hedge-get=f", "--hedge-get=false"),
+    ];
+    for (given, plain) in same {
+        assert_eq!(shown(given), shown(plain), "{given}");
+    }
+}
+
+/// With a warning for each, and their defaults in force.
+#[test]
+fn durations_that_are_none_are_left_out() {
+    let mut app = Cli::command();
+    app.build();
+    let line = "mount --attr-cache soon --heartbeat=12x --get-timeout -5s --cache-scan-interval never --open-cache 3s \
+                --negative-entry-cache 1y --entry-cache 2 -- redis://h/1 --attr-cache=x";
+    let words = ["juicefs"].into_iter().chain(line.split_whitespace()).map(Into::into).collect();
+    let words = argv::normalise(&app, words).expect("a good line");
+    let (left, warnings) = argv::without_bad_durations(&app, words);
+    let left: Vec<_> = left.iter().map(|word| word.to_string_lossy()).collect();
+    let wanted = ["juicefs", "mount", "--open-cache=3s", "--entry-cache=2", "--", "redis://h/1", "--attr-cache=x"];
+    assert_eq!(left, wanted);
+    let named =
+        ["--attr-cache is \"soon\"", "--heartbeat is \"12x\"", "--get-timeout is \"-5s\"", "\"never\"", "\"1y\""];
+    assert_eq!(warnings.len(), named.len(), "{warnings:?}");
+    for (warning, part) in warnings.iter().zip(named) {
+        assert!(warning.contains(part) && warning.contains(": using ") && !warning.contains('\n'), "{warning}");
+    }
+    // Of other commands they are errors of clap, as ever.
+    let words: Vec<_> = ["juicefs", "config", "--changelog-max-age=x", "--", "u"].map(Into::into).into();
+    assert_eq!(argv::without_bad_durations(&app, words.clone()), (words, Vec::new()));
 }
 
 #[test]

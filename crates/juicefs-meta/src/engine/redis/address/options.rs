@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use juicefs_core::error::{MetaError, MetaResult};
+use juicefs_core::{
+    error::{MetaError, MetaResult},
+    values,
+};
 use url::form_urlencoded;
 
 /// Options of a Redis URL, with their defaults, and limits that have no option.
@@ -87,10 +90,12 @@ const POOL: &[&str] = &[
     "client-name",
     "conn-max-idle-time",
     "conn-max-lifetime",
+    "conn-max-lifetime-jitter",
     "dial-timeout",
     "idle-check-frequency",
     "idle-timeout",
     "max-active-conns",
+    "max-concurrent-dials",
     "max-conn-age",
     "max-idle-conns",
     "max-retries",
@@ -116,20 +121,20 @@ pub(super) fn parse(driver: &str, query: &str) -> MetaResult<(Options, Option<St
         let value = value.as_ref();
         match dashed.as_str() {
             "db" => database = Some(value.to_owned()),
-            "min-retry-backoff" => set_duration(&mut options.min_retry_backoff, &dashed, value)?,
-            "max-retry-backoff" => set_duration(&mut options.max_retry_backoff, &dashed, value)?,
-            "read-timeout" => set_duration(&mut options.read_timeout, &dashed, value)?,
-            "write-timeout" => set_duration(&mut options.write_timeout, &dashed, value)?,
-            "route-read" => options.route_read = route(value)?,
-            "client-cache" => options.client_cache.enabled = value != "false",
-            "client-cache-size" => options.client_cache.size = number(&dashed, value)?,
-            "client-cache-expire" => set_duration(&mut options.client_cache.expire, &dashed, value)?,
-            "client-cache-preload" => options.client_cache.preload = number(&dashed, value)?,
+            "min-retry-backoff" => set_duration(&mut options.min_retry_backoff, &dashed, value),
+            "max-retry-backoff" => set_duration(&mut options.max_retry_backoff, &dashed, value),
+            "read-timeout" => set_duration(&mut options.read_timeout, &dashed, value),
+            "write-timeout" => set_duration(&mut options.write_timeout, &dashed, value),
+            "route-read" => options.route_read = route(value),
+            "client-cache" => options.client_cache.enabled = !matches!(value, "false" | ""),
+            "client-cache-size" => set_number(&mut options.client_cache.size, &dashed, value),
+            "client-cache-expire" => set_duration(&mut options.client_cache.expire, &dashed, value),
+            "client-cache-preload" => set_number(&mut options.client_cache.preload, &dashed, value),
             "tls-cert-file" => certificate = path(value),
             "tls-key-file" => key = path(value),
             "tls-ca-cert-file" => options.tls.authorities = path(value),
             "tls-server-name" => options.tls.server_name = (!value.is_empty()).then(|| value.to_owned()),
-            "insecure-skip-verify" => options.tls.skip_verify = !matches!(value, "false" | "0" | "no"),
+            "insecure-skip-verify" | "skip-verify" => options.tls.skip_verify = !matches!(value, "false" | "0" | "no"),
             pool if POOL.contains(&pool) => tracing::debug!("option {name} of the metadata URL has no effect"),
             _ => {
                 return Err(MetaError::Setting(format!(
@@ -137,7 +142,7 @@ pub(super) fn parse(driver: &str, query: &str) -> MetaResult<(Options, Option<St
                 )));
             }
         }
-        if dashed.starts_with("tls-") || dashed == "insecure-skip-verify" {
+        if dashed.starts_with("tls-") || dashed.ends_with("skip-verify") {
             tls_option = Some(dashed);
         }
     }
@@ -161,56 +166,35 @@ fn path(value: &str) -> Option<PathBuf> {
     (!value.is_empty()).then(|| PathBuf::from(value))
 }
 
-fn route(value: &str) -> MetaResult<Option<ReplicaRoute>> {
+fn route(value: &str) -> Option<ReplicaRoute> {
     match value {
-        "" => Ok(None),
-        "random" => Ok(Some(ReplicaRoute::Random)),
-        "latency" => Ok(Some(ReplicaRoute::Latency)),
-        "replica" => Ok(Some(ReplicaRoute::Replica)),
-        _ => Err(MetaError::Setting(format!("route-read={value} is not possible; use random, latency or replica"))),
-    }
-}
-
-fn number(name: &str, value: &str) -> MetaResult<u64> {
-    value.parse().map_err(|_| MetaError::Setting(format!("{name}={value} is no number")))
-}
-
-/// Zero and nothing leave the default.
-fn set_duration(field: &mut Duration, name: &str, value: &str) -> MetaResult<()> {
-    match duration(value) {
-        Some(Duration::ZERO) => Ok(()),
-        Some(parsed) => {
-            *field = parsed;
-            Ok(())
+        "" => None,
+        "random" => Some(ReplicaRoute::Random),
+        "latency" => Some(ReplicaRoute::Latency),
+        "replica" => Some(ReplicaRoute::Replica),
+        _ => {
+            tracing::warn!(
+                "route-read={value} is not possible: reading from the master; use random, latency or replica"
+            );
+            None
         }
-        None if value.is_empty() => Ok(()),
-        None => Err(MetaError::Setting(format!("{name}={value} is no duration; write it as in 20ms, 30s or 1m30s"))),
     }
 }
 
-/// `1h`, `1m30s`, `1.5s`, `20ms`, `50us`, `10ns`, or a bare `0`.
-fn duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
+/// What is no number leaves the default, as it does in JuiceFS (Go): what people have in their scripts has to mount.
+fn set_number(field: &mut u64, name: &str, value: &str) {
+    match values::integer(value) {
+        Ok(number) => *field = u64::try_from(number).unwrap_or(0),
+        Err(_) if value.is_empty() => {}
+        Err(why) => tracing::warn!("{name}={value} of the metadata URL is ignored: {why}"),
     }
-    let mut rest = text;
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let count: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        seconds += count
-            * match &rest[..unit] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" | "μs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = &rest[unit..];
+}
+
+/// Zero and nothing leave the default, and so does what is no duration.
+fn set_duration(field: &mut Duration, name: &str, value: &str) {
+    match values::duration(value) {
+        Ok(Duration::ZERO) => {}
+        Ok(duration) => *field = duration,
+        Err(why) => tracing::warn!("{name}={value} of the metadata URL is ignored: {why}"),
     }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok())?
 }

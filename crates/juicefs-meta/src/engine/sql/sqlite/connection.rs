@@ -137,10 +137,23 @@ impl Database {
                 self.options.path.display()
             ))));
         }
-        conn.pragma_update(None, "journal_mode", &self.options.journal)?;
+        self.set_journal(&conn)?;
         conn.pragma_update(None, "synchronous", &self.options.synchronous)?;
         conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         self.link(conn)
+    }
+
+    /// A database that is in WAL mode leaves it only while nobody else has it open. It is as safe in that mode, so it stays.
+    fn set_journal(&self, conn: &Connection) -> Result<(), Fault> {
+        let Err(error) = conn.pragma_update(None, "journal_mode", &self.options.journal) else { return Ok(()) };
+        let now: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        match Fault::from(error) {
+            Fault::Busy if now.eq_ignore_ascii_case("wal") => {
+                tracing::warn!("the database stays in WAL mode while it is in use: _journal={}", self.options.journal);
+                Ok(())
+            }
+            fault => Err(fault),
+        }
     }
 
     /// The connection that copies the log.

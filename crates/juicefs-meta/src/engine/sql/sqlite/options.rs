@@ -98,7 +98,11 @@ impl Options {
             }
             "_journal" | "_journal_mode" => match upper.as_str() {
                 "WAL" | "DELETE" | "TRUNCATE" | "PERSIST" => self.journal = upper,
-                _ => return Err(bad("WAL, DELETE, TRUNCATE or PERSIST: others lose the volume in a crash")),
+                "MEMORY" | "OFF" => {
+                    tracing::warn!("sqlite3 option {key}={value} would lose the volume in a crash: using WAL");
+                    "WAL".clone_into(&mut self.journal);
+                }
+                _ => return Err(bad("WAL, DELETE, TRUNCATE or PERSIST")),
             },
             "_sync" | "_synchronous" => {
                 self.synchronous = match upper.as_str() {
@@ -111,26 +115,32 @@ impl Options {
                 .to_owned();
             }
             "_timeout" | "_busy_timeout" => {
-                let millis: u32 = value.parse().map_err(|_| bad("a number of milliseconds"))?;
-                self.busy_timeout = Duration::from_millis(u64::from(millis));
+                let millis: i64 = value.parse().map_err(|_| bad("a number of milliseconds"))?;
+                // SQLite takes them as 32 bits, and what is below zero as none.
+                let millis = millis.clamp(0, i64::from(i32::MAX)).unsigned_abs();
+                self.busy_timeout = Duration::from_millis(millis);
             }
             "max_open_conns" => {
-                let most: usize = value.parse().map_err(|_| bad("a number"))?;
-                if most > 0 {
+                let most: i64 = value.parse().map_err(|_| bad("a number"))?;
+                if let Ok(most @ 1..) = usize::try_from(most) {
                     self.max_readers = most.min(64);
                 }
             }
             "mode" => match value {
                 "ro" => self.read_only = true,
                 "rw" | "rwc" => {}
-                _ => return Err(bad("ro, rw or rwc")),
+                // The Go driver passes over this option unless the path begins with `file:`.
+                _ => tracing::warn!("sqlite3 option mode={value} has no effect: it can be ro, rw or rwc"),
             },
             "immutable" => {
                 self.immutable = matches!(value, "1" | "true" | "yes" | "on");
                 self.read_only |= self.immutable;
             }
             "_locking" | "_locking_mode" if upper == "NORMAL" => {}
-            "_locking" | "_locking_mode" => return Err(bad("NORMAL: other clients use the file at the same time")),
+            "_locking" | "_locking_mode" if upper == "EXCLUSIVE" => {
+                tracing::warn!("sqlite3 option {key}={value} would shut out other clients: using NORMAL");
+            }
+            "_locking" | "_locking_mode" => return Err(bad("NORMAL")),
             _ if WITHOUT_EFFECT.contains(&key) => {}
             _ => tracing::warn!(option = key, "this sqlite3 option is not known and has no effect"),
         }
@@ -161,6 +171,26 @@ mod tests {
         assert!(options.read_only && options.table_prefix == "p");
     }
 
+    /// Each form with which a volume mounts in JuiceFS (Go), by what it means here.
+    #[test]
+    fn what_would_be_unsafe_is_taken_as_what_is_safe() {
+        let same = [
+            ("_journal=OFF", "_journal=WAL"),
+            ("_journal_mode=memory", "_journal=WAL"),
+            ("_locking=EXCLUSIVE", ""),
+            ("_locking_mode=normal", ""),
+            ("mode=memory", ""),
+            ("_timeout=-1", "_timeout=0"),
+            ("_busy_timeout=99999999999", "_timeout=2147483647"),
+            ("max_open_conns=-1", "max_open_conns=0"),
+            ("max_idle_conns=3&max_idle_time=10&max_life_time=10&_txlock=immediate&_query_only=0", ""),
+        ];
+        for (given, plain) in same {
+            let parsed = |query: &str| Options::parse(&format!("m.db?{query}")).expect("valid");
+            assert_eq!(parsed(given), parsed(plain), "{given}");
+        }
+    }
+
     #[test]
     fn nonsense_is_refused_with_a_sentence() {
         for bad in [
@@ -168,10 +198,10 @@ mod tests {
             "?x=1",
             ":memory:",
             "a?_timeout=soon",
-            "a?_journal=OFF",
+            "a?_journal=NONE",
             "a?_sync=maybe",
-            "a?mode=memory",
-            "a?_locking=EXCLUSIVE",
+            "a?_locking=SHARED",
+            "a?max_open_conns=many",
             "a?table_prefix=a`b",
         ] {
             let error = Options::parse(bad).expect_err(bad);

@@ -201,3 +201,19 @@ fn commits_sync_as_the_go_driver_does() {
         assert!(get(&engine, Key::Node(Ino(2))).is_some());
     }
 }
+
+/// Others have the file open in WAL mode: it stays in that mode, and nobody has to wait for them to end.
+#[test]
+fn another_journal_is_not_waited_for_while_the_file_is_in_use() {
+    let (dir, first) = fresh_with("");
+    apply(&first, create(2, "a")).expect("applied");
+    let begun = Instant::now();
+    let second = engine_at(&dir.path().join("meta.db"), "?_journal=DELETE");
+    apply(&second, create(3, "b")).expect("applied");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    second.writer.with_connection(|conn| {
+        let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("read");
+        assert_eq!(mode, "wal");
+    });
+    assert!(get(&first, Key::Node(Ino(3))).is_some());
+}
