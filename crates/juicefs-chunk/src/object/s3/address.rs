@@ -141,7 +141,10 @@ impl Address {
         self.tls.client = match (certificate, key) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
-            _ => return Err("ssl-cert and ssl-key go together".to_owned()),
+            _ => {
+                tracing::warn!("ssl-cert and ssl-key of bucket {} go together: the one is ignored", self.given);
+                None
+            }
         };
         Ok(())
     }

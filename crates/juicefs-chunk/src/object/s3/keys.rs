@@ -61,7 +61,13 @@ impl Keys {
             return Ok(Self::Found);
         }
         let or = names.map(|(access, secret, _)| format!(", or {access} and {secret}")).unwrap_or_default();
-        Err(format!("storage {storage} needs keys: give them with --access-key and --secret-key{or}"))
+        // What Google's own tools find is no key of the S3 interface.
+        let kind = match storage {
+            "gs" => "HMAC keys in this build (with the feature all-storage it takes what Google's tools find)",
+            "ibmcos" => "HMAC keys",
+            _ => "keys",
+        };
+        Err(format!("storage {storage} needs {kind}: give them with --access-key and --secret-key{or}"))
     }
 
     /// What signs requests.
@@ -110,6 +116,8 @@ mod tests {
         assert_eq!(keys("oss", &none, &oss), given("a", "b", "c"));
         let text = keys("oss", &none, &[]).expect_err("none");
         assert!(text.contains("ALICLOUD_ACCESS_KEY_ID"), "{text}");
+        let text = keys("gs", &none, &[]).expect_err("none");
+        assert!(text.contains("HMAC keys") && text.contains("all-storage") && !text.contains('\n'), "{text}");
         let nobody = Format { access_key: "anonymous".into(), ..none };
         assert_eq!(keys("s3", &nobody, &[]), Ok(Keys::Anonymous));
     }

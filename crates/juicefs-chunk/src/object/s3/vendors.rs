@@ -13,6 +13,15 @@ struct Vendor {
     style: Style,
     /// End of the hosts that have their S3 interface at a sister's name, and how that one begins.
     sister: Option<(&'static str, &'static str)>,
+    /// Of addresses that leave the region out: the variable that names it, and the host around it.
+    short: Option<Short>,
+}
+
+/// An address that is a bucket alone, or with the end of a host. JuiceFS (Go) asks the vendor where such a bucket is.
+struct Short {
+    variable: &'static str,
+    before: &'static str,
+    after: &'static str,
 }
 
 enum Region {
@@ -29,13 +38,14 @@ enum Style {
 }
 
 const fn vendor(storage: &'static str, form: &'static str, region: Region, style: Style) -> Vendor {
-    Vendor { storage, form, region, style, sister: None }
+    Vendor { storage, form, region, style, sister: None, short: None }
 }
 
 const VENDORS: &[Vendor] = &[
     vendor("b2", "https://BUCKET.s3.REGION.backblazeb2.com", Region::Label(1, ""), Style::Host),
     Vendor {
         sister: Some((".bcebos.com", "s3.")),
+        short: Some(Short { variable: "BDCLOUD_DEFAULT_REGION", before: "", after: ".bcebos.com" }),
         ..vendor("bos", "https://BUCKET.REGION.bcebos.com", Region::Label(0, ""), Style::Host)
     },
     vendor("cos", "https://BUCKET-APPID.cos.REGION.myqcloud.com", Region::Label(1, ""), Style::Host),
@@ -47,9 +57,15 @@ const VENDORS: &[Vendor] = &[
         Style::Chosen,
     ),
     vendor("ks3", "https://BUCKET.ks3-REGION.ksyuncs.com", Region::Label(0, "ks3"), Style::Chosen),
-    vendor("obs", "https://BUCKET.obs.REGION.myhuaweicloud.com", Region::Label(1, ""), Style::Host),
+    Vendor {
+        short: Some(Short { variable: "HWCLOUD_DEFAULT_REGION", before: "obs.", after: ".myhuaweicloud.com" }),
+        ..vendor("obs", "https://BUCKET.obs.REGION.myhuaweicloud.com", Region::Label(1, ""), Style::Host)
+    },
     vendor("oos", "https://BUCKET.oos-REGION.ctyunapi.cn", Region::Label(0, "oos-"), Style::Path),
-    vendor("oss", "https://BUCKET.oss-REGION.aliyuncs.com", Region::Label(0, ""), Style::Host),
+    Vendor {
+        short: Some(Short { variable: "ALICLOUD_REGION_ID", before: "oss-", after: ".aliyuncs.com" }),
+        ..vendor("oss", "https://BUCKET.oss-REGION.aliyuncs.com", Region::Label(0, ""), Style::Host)
+    },
     Vendor {
         sister: Some((".qingstor.com", "s3.")),
         ..vendor("qingstor", "https://BUCKET.REGION.qingstor.com", Region::Label(0, ""), Style::Host)
@@ -58,7 +74,8 @@ const VENDORS: &[Vendor] = &[
     vendor("scw", "https://BUCKET.s3.REGION.scw.cloud", Region::Label(1, ""), Style::Host),
     vendor("space", "https://BUCKET.REGION.digitaloceanspaces.com", Region::Label(0, ""), Style::Host),
     Vendor {
-        sister: Some((".volces.com", "tos-s3-")),
+        // With an i before it inside of their network.
+        sister: Some(("volces.com", "tos-s3-")),
         ..vendor("tos", "https://BUCKET.tos-REGION.volces.com", Region::Label(0, "tos-"), Style::Host)
     },
     vendor("wasabi", "https://BUCKET.s3.REGION.wasabisys.com", Region::Label(1, ""), Style::Host),
@@ -88,8 +105,23 @@ pub(super) fn place(address: &Address, variables: &Variables<'_>) -> Result<Plac
         .iter()
         .find(|vendor| vendor.storage == storage)
         .ok_or_else(|| format!("object storage \"{storage}\" has no S3 interface"))?;
-    let bad = || format!("bucket \"{given}\" of storage {storage} is not valid: it should be like {}", vendor.form);
-    let (bucket, host) = address.split_host().ok_or_else(bad)?;
+    let bad = || {
+        let or = vendor.short.as_ref().map(|short| format!(", or {} names the region", short.variable));
+        format!(
+            "bucket \"{given}\" of storage {storage} is not valid: it should be like {}{}",
+            vendor.form,
+            or.unwrap_or_default()
+        )
+    };
+    let (bucket, host) = match (address.split_host(), &vendor.short) {
+        (Some((bucket, host)), short) if short.as_ref().is_none_or(|short| !short.is_cut(host)) => {
+            (bucket, host.to_owned())
+        }
+        (Some((bucket, _)), Some(short)) => (bucket, short.host(variables).ok_or_else(bad)?),
+        (None, Some(short)) if address.path.is_none() => (&*address.host, short.host(variables).ok_or_else(bad)?),
+        _ => return Err(bad()),
+    };
+    let host = host.as_str();
     let labels: Vec<&str> = host.split(['.', ':']).collect();
     let region = match vendor.region {
         Region::Fixed(region) => region,
@@ -98,9 +130,10 @@ pub(super) fn place(address: &Address, variables: &Variables<'_>) -> Result<Plac
             label.strip_prefix(before).unwrap_or(label)
         }
     };
-    let region = particular_region(storage, region, host, variables);
+    let region = particular_region(storage, region, host, variables).ok_or_else(bad)?;
     let path = match vendor.style {
-        Style::Host => false,
+        // The host of a private link is not the bucket's.
+        Style::Host => is_private_link(storage, host),
         // The newer endpoints of OOS have the bucket in the host.
         Style::Path => !host.ends_with("xstore.ctyun.cn"),
         Style::Chosen => path_style(variables) && !is_ksyun(host),
@@ -115,11 +148,25 @@ pub(super) fn place(address: &Address, variables: &Variables<'_>) -> Result<Plac
     Ok(address.place(&host, bucket, &region, path))
 }
 
-/// The name of a region where it is not just what the address has.
-fn particular_region(storage: &str, region: &str, host: &str, variables: &Variables<'_>) -> String {
-    match storage {
+impl Short {
+    /// Whether a host without its bucket is only the end of one.
+    fn is_cut(&self, host: &str) -> bool {
+        self.after.strip_prefix('.') == Some(host)
+    }
+
+    /// The host in the region that the environment names.
+    fn host(&self, variables: &Variables<'_>) -> Option<String> {
+        let region = variables(self.variable).filter(|region| !region.is_empty())?;
+        Some(format!("{}{region}{}", self.before, self.after))
+    }
+}
+
+/// The name of a region where it is not just what the address has; `None` when it has none.
+fn particular_region(storage: &str, region: &str, host: &str, variables: &Variables<'_>) -> Option<String> {
+    Some(match storage {
         "ks3" => {
-            let plain = region.trim_start_matches('-');
+            // The oldest host, kss.ksyun.com, names none.
+            let plain = region.strip_prefix("kss").unwrap_or(region).trim_start_matches('-');
             let plain = plain.strip_suffix("-internal").unwrap_or(plain);
             let known = || KS3_REGIONS.iter().find(|(name, _)| *name == plain).map(|(_, region)| (*region).to_owned());
             let named = if is_ksyun(host) { known() } else { region_variable(variables).or(Some(plain.to_owned())) };
@@ -127,10 +174,22 @@ fn particular_region(storage: &str, region: &str, host: &str, variables: &Variab
         }
         "oss" => match variables("ALICLOUD_REGION_ID").filter(|id| !id.is_empty()) {
             Some(id) => format!("oss-{id}"),
-            None => region.strip_suffix("-internal").unwrap_or(region).to_owned(),
+            None if is_private_link(storage, host) => format!("oss-{}", host.split('.').nth(2)?),
+            None => {
+                let region = region.strip_suffix("-internal").unwrap_or(region);
+                region.strip_suffix("-vpc").unwrap_or(region).to_owned()
+            }
         },
+        // Before s3-REGION it was REGION-s3.
+        "qiniu" if host.starts_with("qvm-") => "cn-east-1".to_owned(),
+        "qiniu" => region.strip_suffix("-s3").unwrap_or(region).to_owned(),
         _ => region.to_owned(),
-    }
+    })
+}
+
+/// `ID.oss.REGION.privatelink.aliyuncs.com`.
+fn is_private_link(storage: &str, host: &str) -> bool {
+    storage == "oss" && host.ends_with(".aliyuncs.com") && host.contains(".privatelink.")
 }
 
 fn is_ksyun(host: &str) -> bool {

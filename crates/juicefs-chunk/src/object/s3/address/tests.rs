@@ -107,6 +107,22 @@ fn addresses_of_vendors() {
             "b.oss-cn-hangzhou-internal.aliyuncs.com",
             "https oss-cn-hangzhou-internal.aliyuncs.com b oss-cn-hangzhou host",
         ),
+        (
+            "oss",
+            "https://b.ep-1.oss.cn-beijing.privatelink.aliyuncs.com",
+            "https ep-1.oss.cn-beijing.privatelink.aliyuncs.com b oss-cn-beijing path",
+        ),
+        (
+            "oss",
+            "http://b.oss-cn-x-vpc.aliyuncs.com?disable-checksum=true",
+            "http oss-cn-x-vpc.aliyuncs.com b oss-cn-x host",
+        ),
+        ("gs", "https://b.us-central1", "https storage.googleapis.com b auto path"),
+        ("cos", "b-125.cos-internal.ap-x.tencentcos.cn", "https cos-internal.ap-x.tencentcos.cn b-125 ap-x host"),
+        ("qiniu", "https://b.cn-east-1-s3.qiniucs.com", "https cn-east-1-s3.qiniucs.com b cn-east-1 path"),
+        ("qiniu", "http://b.qvm-z1-s3.qiniucs.com", "http qvm-z1-s3.qiniucs.com b cn-east-1 path"),
+        ("tos", "b.tos-cn-x.ivolces.com", "https tos-s3-cn-x.ivolces.com b cn-x host"),
+        ("ks3", "b.kss.ksyun.com", "https kss.ksyun.com b HANGZHOU host"),
         ("qingstor", "https://b.pek3b.qingstor.com", "https s3.pek3b.qingstor.com b pek3b host"),
         ("qiniu", "https://b.s3-cn-east-1.qiniucs.com", "https s3-cn-east-1.qiniucs.com b cn-east-1 path"),
         ("scw", "https://b.s3.fr-par.scw.cloud", "https s3.fr-par.scw.cloud b fr-par host"),
@@ -122,6 +138,11 @@ fn addresses_of_vendors() {
         assert_eq!(read(storage, given, &[]), wanted, "{storage} {given}");
     }
     let oss = [("ALICLOUD_REGION_ID", "cn-x")];
+    assert_eq!(read("oss", "b", &oss), "https oss-cn-x.aliyuncs.com b oss-cn-x host");
+    assert_eq!(read("obs", "b", &[("HWCLOUD_DEFAULT_REGION", "r")]), "https obs.r.myhuaweicloud.com b r host");
+    let bos = [("BDCLOUD_DEFAULT_REGION", "gz")];
+    assert_eq!(read("bos", "https://b.bcebos.com", &bos), "https s3.gz.bcebos.com b gz host");
+    assert_eq!(read("bos", "b.bj.bcebos.com", &bos), "https s3.bj.bcebos.com b bj host");
     assert_eq!(read("oss", "https://b.my.oss.example", &oss), "https my.oss.example b oss-cn-x host");
 }
 
@@ -142,13 +163,21 @@ fn bad_addresses_are_named_with_a_good_one() {
     assert!(refused("s3", "http://[::1]:9000").contains("http://HOST:PORT/BUCKET"));
     assert!(refused("s3", "https://ec2.amazonaws.com").contains("https://BUCKET.s3.REGION.amazonaws.com"));
     assert!(refused("oss", "b").contains("https://BUCKET.oss-REGION.aliyuncs.com"));
+    assert!(refused("oss", "b").contains("ALICLOUD_REGION_ID names the region"));
+    assert!(refused("obs", "b").contains("https://BUCKET.obs.REGION.myhuaweicloud.com, or HWCLOUD_DEFAULT_REGION"));
+    assert!(refused("bos", "https://b.bcebos.com").contains("https://BUCKET.REGION.bcebos.com, or BDCLOUD_DEFAULT"));
+    assert!(refused("bos", "b").contains("https://BUCKET.REGION.bcebos.com"));
+    assert!(refused("cos", "b-125").contains("https://BUCKET-APPID.cos.REGION.myqcloud.com"));
+    assert!(refused("b2", "https://b").contains("https://BUCKET.s3.REGION.backblazeb2.com"));
+    for storage in ["scw", "wasabi", "space", "tos", "qiniu", "qingstor", "oos", "eos", "ks3", "ibmcos"] {
+        assert!(refused(storage, "b").contains("https://BUCKET."), "{storage}");
+    }
     assert!(refused("b2", "b").contains("https://BUCKET.s3.REGION.backblazeb2.com"));
     assert!(refused("s3", "").contains("empty"));
     assert!(refused("s3", "ftp://h/b").contains("ftp://"));
     assert!(refused("s3", "http://key:secret@h/b").contains("--access-key"));
     assert!(refused("s3", "http://h:port/b").contains("port"));
     assert!(refused("s3", "http://h/b?tls-insecure-skip-verify=maybe").contains("maybe"));
-    assert!(refused("s3", "http://h/b?ssl-cert=/c").contains("ssl-key"));
 }
 
 #[test]
@@ -160,6 +189,8 @@ fn options_of_an_address() {
     let wanted =
         TlsFiles { skip_verify: false, authorities: Some("/a".into()), client: Some(("/c".into(), "/k".into())) };
     assert_eq!(place.tls, wanted);
+    // Without its key a certificate is as good as none.
+    assert_eq!(with("s3", "https://h/b?ssl-cert=/c", &[]).expect("an address").tls, TlsFiles::default());
     assert_eq!(place.describe(), "s3://h/b/");
     assert_eq!(with("s3", "b", &[]).expect("an address").describe(), "s3://b/");
 }
