@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, anyhow, bail};
 use juicefs_chunk::{Cipher, CipherError, Encrypted, KeyError};
 use juicefs_core::{Format, ObjectStorage, SystemClock};
-use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, Passwords};
+use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, Passwords, USUAL_RETRIES};
 
 use crate::secrets::mask_url;
 
@@ -20,10 +20,18 @@ const PASSPHRASE: &str = "JFS_RSA_PASSPHRASE";
 /// # Errors
 /// With the address, without its password, when it is not supported or cannot be reached.
 pub(crate) async fn open_engine(url: &str, read_only: bool) -> Result<Arc<dyn Engine>> {
+    open_engine_with(url, read_only, USUAL_RETRIES).await
+}
+
+/// [`open_engine`] with `--io-retries`.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn open_engine_with(url: &str, read_only: bool, retries: u32) -> Result<Arc<dyn Engine>> {
     tracing::info!("Meta address: {}", mask_url(url));
     let url = if url.contains("://") { url.to_owned() } else { format!("redis://{url}") };
     let passwords = Passwords::from_variables(|name| std::env::var(name).ok());
-    juicefs_meta::open_with(&url, &passwords, read_only)
+    juicefs_meta::open_with(&url, &passwords, read_only, retries)
         .with_context(|| format!("Meta {} is not available", mask_url(&url)))
 }
 

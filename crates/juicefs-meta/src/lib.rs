@@ -14,4 +14,4 @@ pub mod txn;
 
 pub use client::{AtimeMode, Client, ClientConfig, QuotaCheck, Restored};
 pub use engine::{Engine, redis::address::Passwords};
-pub use open::{open, open_with};
+pub use open::{USUAL_RETRIES, open, open_with};

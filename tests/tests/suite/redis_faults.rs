@@ -175,7 +175,8 @@ fn a_long_absence_is_reported_and_survived() {
     let error = fs::create_dir(mount.join("during")).expect_err("a directory without a metadata server");
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
     println!("refused after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(120), "EIO came after {:?}", begun.elapsed());
+    // Six seconds for each retry.
+    assert!((10..40).contains(&begun.elapsed().as_secs()), "EIO came after {:?}", begun.elapsed());
     volume.server().restart();
     let healed = wait_until(Duration::from_secs(30), || fs::write(mount.join("after"), "y").is_ok());
     assert!(healed, "the mount does not heal");

@@ -15,7 +15,7 @@ use crate::{
     cmd::status::SessionRecord,
     config::resolved::MountConfig,
     runtime,
-    volume::{load_format, open_engine, open_storage},
+    volume::{load_format, open_engine_with, open_storage},
 };
 
 /// How long tasks that are still under way may take once everything was flushed and closed.
@@ -60,7 +60,7 @@ struct Assembled {
 }
 
 async fn assemble(config: &MountConfig) -> Result<Assembled> {
-    let engine = open_engine(&config.meta_url, config.meta.read_only).await?;
+    let engine = open_engine_with(&config.meta_url, config.meta.read_only, config.meta.retries).await?;
     let stored = load_format(&engine).await?;
     let format = settings::overridden(&stored, &config.overrides)?;
     let storage = open_storage(&format)?;

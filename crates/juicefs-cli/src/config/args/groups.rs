@@ -176,7 +176,7 @@ pub(crate) struct DataStorageArgs {
         value_name = "BOOL"
     )]
     pub(crate) hedge_get: bool,
-    /// Tries after a failure, and how long they go on: 1 + 4 + 9 + ... + N*N seconds at least
+    /// Tries after a failure, and how long they go on: 1 + 4 + 9 + ... + N*N seconds at least for data, 6*N for metadata
     #[arg(long, value_parser = count, default_value = "10", value_name = "N")]
     pub(crate) io_retries: u32,
     /// Uploads at once

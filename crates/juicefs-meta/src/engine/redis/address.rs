@@ -9,7 +9,7 @@ mod passwords;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use juicefs_core::error::{MetaError, MetaResult};
 use percent_encoding::percent_decode_str;
@@ -18,6 +18,8 @@ pub(crate) use options::{ClientCache, Options, ReplicaRoute, TlsFiles};
 pub use passwords::Passwords;
 pub(crate) use passwords::Secret;
 
+/// What one retry is worth.
+const RETRY_TIME: Duration = Duration::from_secs(6);
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
@@ -123,6 +125,12 @@ impl Address {
         }
         self.sentinel_password = passwords.for_sentinel();
         Ok(self)
+    }
+
+    /// Sets how long a server that is away is waited for: with `--io-retries` of 10 it is a minute.
+    pub(crate) fn with_retries(mut self, retries: u32) -> Self {
+        self.options.retry_budget = (RETRY_TIME * retries).max(self.options.first_budget);
+        self
     }
 
     /// The URL with the password as `****`.

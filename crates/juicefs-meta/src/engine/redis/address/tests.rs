@@ -190,6 +190,15 @@ fn plain_numbers_are_seconds_and_what_is_not_understood_leaves_the_default() {
 }
 
 #[test]
+fn retries_say_how_long_a_server_is_waited_for() {
+    let seconds = |retries| parse("redis://h/1").with_retries(retries).options().retry_budget.as_secs();
+    assert_eq!([0, 1, 2, 10, 100].map(seconds), [5, 6, 12, 60, 600]);
+    assert_eq!(parse("redis://h/1").options().retry_budget, Duration::from_secs(60), "the usual one");
+    // No number makes it overflow.
+    assert!(parse("redis://h/1").with_retries(u32::MAX).options().retry_budget > Duration::from_secs(600));
+}
+
+#[test]
 fn tls_options() {
     let address = parse(
         "rediss://h/1?tls-cert-file=/c.pem&tls-key-file=%2Fk.pem&tls-ca-cert-file=/ca.pem&tls-server-name=n&insecure-skip-verify=true",
