@@ -381,6 +381,9 @@ pub trait Meta: Send + Sync {
     /// Commits slices in the order given, all or none of them, and grows the length. Their objects must be durable before
     /// this is called. `mtime` is when the application wrote last. ENOENT, EPERM for another kind, ENOSPC, EDQUOT; EFBIG
     /// beyond the largest file, EINVAL for a record that leaves its chunk, or a slice that is larger than one.
+    ///
+    /// An error means for certain that none of them is committed: `Unavailable` and `Conflict` may be tried again. As long
+    /// as the outcome cannot be found out this does not end; whoever drops it does not know it.
     async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written>;
     /// Copies by reference. EINVAL unless both are regular files; permissions are the caller's job.
     async fn copy_file_range(

@@ -107,7 +107,8 @@ pub trait Engine: Send + Sync {
 
     /// Runs a job to its end: reads what it asks for, lets it judge, applies its effects atomically, and gives it back.
     /// A job that conflicts is judged anew. Jobs queued at the same time may share a transaction, yet each succeeds or
-    /// fails alone. `Err` means that nothing of it was applied (or that this could not be found out).
+    /// fails alone. `Err` means that nothing of it was applied (or that this could not be found out; a job that needs its
+    /// outcome is not given up before it was, except when the engine is closed).
     ///
     /// Cancel safe: a dropped future leaves the job done or not done.
     async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>>;

@@ -451,6 +451,10 @@ pub trait Operation: Send + 'static {
     /// Short name for logs and metrics.
     const NAME: &'static str;
 
+    /// Whether an engine that lost contact with its store goes on asking, for as long as somebody waits, until it knows
+    /// what became of the change: `Err` then means for certain that nothing was applied.
+    const NEEDS_OUTCOME: bool = false;
+
     /// What it must read first.
     fn keys(&self) -> Vec<Key>;
 
@@ -472,6 +476,10 @@ pub trait Operation: Send + 'static {
 pub trait Job: Send {
     /// Name of the operation.
     fn name(&self) -> &'static str;
+    /// See [`Operation::NEEDS_OUTCOME`].
+    fn needs_outcome(&self) -> bool {
+        false
+    }
     /// What it must read first.
     fn keys(&self) -> Vec<Key>;
     /// Judges; remembers the outcome.
@@ -534,6 +542,10 @@ impl<O: Operation> OperationJob<O> {
 impl<O: Operation> Job for OperationJob<O> {
     fn name(&self) -> &'static str {
         O::NAME
+    }
+
+    fn needs_outcome(&self) -> bool {
+        O::NEEDS_OUTCOME
     }
 
     fn keys(&self) -> Vec<Key> {

@@ -90,6 +90,10 @@ impl<O: Operation> Job for Booked<O> {
         self.job.name()
     }
 
+    fn needs_outcome(&self) -> bool {
+        self.job.needs_outcome()
+    }
+
     fn keys(&self) -> Vec<Key> {
         self.job.keys()
     }

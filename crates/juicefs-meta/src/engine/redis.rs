@@ -43,7 +43,7 @@ use self::{
     lanes::Lanes,
     link::{Link, Request},
     recent::Recent,
-    run::Ended,
+    run::{Ended, Patience},
     script::{Plan, Scripts, StepKind},
     turns::Turns,
 };
@@ -120,7 +120,7 @@ impl RedisEngine {
         }
         let missing =
             |has: Vec<bool>| deltas.iter().zip(has).filter(|(_, has)| !has).map(|((ino, _), _)| *ino).collect();
-        match self.execute(keys, &outcome, &plan).await? {
+        match self.execute(keys, &outcome, &plan, Patience::Budget).await? {
             Ended::Done(Some(answers)) => Ok(missing(answers.into_iter().map(|has| has == 1).collect())),
             // An earlier copy of the request did it: whoever had statistics then has them now.
             Ended::Done(None) => {
@@ -210,7 +210,7 @@ impl Engine for RedisEngine {
     }
 
     async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
-        self.apply_to(&Sight { read: read.clone(), ..Sight::default() }, effects).await
+        self.apply_to(&Sight { read: read.clone(), ..Sight::default() }, effects, Patience::Budget).await
     }
 
     async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {

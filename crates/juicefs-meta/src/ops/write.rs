@@ -58,6 +58,8 @@ fn offset_of(index: ChunkIndex, record: &SliceRecord) -> u64 {
 impl Operation for Write {
     type Reply = Growth<Written>;
     const NAME: &'static str = "write";
+    /// Data that may have been committed is neither committed again nor dropped.
+    const NEEDS_OUTCOME: bool = true;
 
     fn keys(&self) -> Vec<Key> {
         vec![Key::Node(self.ino)]

@@ -125,6 +125,11 @@ impl Link {
         Box::pin(self.persist(lane, request, began, trouble)).await
     }
 
+    /// Whether [`Link::close`] was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Finishes what is in flight, closes the connections and waits for their tasks.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);

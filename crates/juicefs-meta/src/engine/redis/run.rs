@@ -29,6 +29,21 @@ const FREE_TRIES: u32 = 3;
 /// Longest such wait.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
+/// How long an answer is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Patience {
+    /// Until the retry budget is used up.
+    Budget,
+    /// Until there is one, however often the budget is used up: what was sent may have been executed.
+    UntilKnown,
+}
+
+impl Patience {
+    fn of(job: &dyn Job) -> Self {
+        if job.needs_outcome() { Self::UntilKnown } else { Self::Budget }
+    }
+}
+
 /// How a script ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -107,7 +122,7 @@ impl RedisEngine {
         let mut _turn = None;
         for tries in 1..=TRIES {
             let Some(effects) = self.judge(job.as_mut(), &mut wanted, &mut sight).await? else { return Ok(job) };
-            match self.apply_to(&sight, &effects).await? {
+            match self.apply_to(&sight, &effects, Patience::of(job.as_ref())).await? {
                 ApplyOutcome::Applied(applied) => {
                     job.applied(&applied);
                     return Ok(job);
@@ -152,16 +167,21 @@ impl RedisEngine {
     }
 
     /// Applies effects if what was seen still holds.
-    pub(super) async fn apply_to(&self, sight: &Sight, effects: &Effects) -> MetaResult<ApplyOutcome> {
+    pub(super) async fn apply_to(
+        &self,
+        sight: &Sight,
+        effects: &Effects,
+        patience: Patience,
+    ) -> MetaResult<ApplyOutcome> {
         let keys = self.keys().await?;
         let outcome = keys.outcome(self.lanes.client());
         let plan = plan(keys, &outcome, sight, effects);
-        match self.execute(keys, &outcome, &plan).await? {
+        match self.execute(keys, &outcome, &plan, patience).await? {
             Ended::Conflict => Ok(ApplyOutcome::Conflict),
             Ended::Done(answers) => {
                 let appended = match answers {
                     Some(answers) => answers,
-                    None => self.list_lengths(keys, effects).await?,
+                    None => self.list_lengths(keys, effects, patience).await?,
                 };
                 self.recent.apply(&effects.list);
                 if let Some(cache) = self.cache.get() {
@@ -174,7 +194,7 @@ impl RedisEngine {
     }
 
     /// How long the lists are now to which effects append.
-    async fn list_lengths(&self, keys: &KeySpace, effects: &Effects) -> MetaResult<Vec<i64>> {
+    async fn list_lengths(&self, keys: &KeySpace, effects: &Effects, patience: Patience) -> MetaResult<Vec<i64>> {
         let mut request = Request::new();
         for effect in &effects.list {
             if let Effect::AppendSlices(ino, index, _) = effect {
@@ -184,19 +204,32 @@ impl RedisEngine {
         if request.is_empty() {
             return Ok(Vec::new());
         }
-        self.call(&request).await?.iter().map(|reply| fetch::integer("slice list", reply)).collect()
+        let replies = self.call_with(patience, &request).await?;
+        replies.iter().map(|reply| fetch::integer("slice list", reply)).collect()
     }
 
     /// Runs the script of a plan, exactly once however often its request has to be sent.
-    pub(super) async fn execute(&self, keys: &KeySpace, outcome: &Text, plan: &Plan) -> MetaResult<Ended> {
+    pub(super) async fn execute(
+        &self,
+        keys: &KeySpace,
+        outcome: &Text,
+        plan: &Plan,
+        patience: Patience,
+    ) -> MetaResult<Ended> {
         debug_assert!(outcome.starts_with(keys.prefix().as_bytes()));
         let (script, args) = self.scripts.script(plan);
-        let lane = self.lanes.take().await;
-        let mut reply = self.call_one(&packed(&script, false, outcome, &lane, plan, &args)).await?;
-        if is_unknown_script(&reply) {
+        let budget = self.link.options().retry_budget;
+        let Ok(lane) = tokio::time::timeout(budget, self.lanes.take()).await else {
+            return Err(MetaError::Unavailable(format!(
+                "too many changes wait for their outcome (tried for {budget:?})"
+            )));
+        };
+        let mut replies = self.call_with(patience, &packed(&script, false, outcome, &lane, plan, &args)).await?;
+        if replies.last().is_some_and(is_unknown_script) {
             // With its text the script is known from now on.
-            reply = self.call_one(&packed(&script, true, outcome, &lane, plan, &args)).await?;
+            replies = self.call_with(patience, &packed(&script, true, outcome, &lane, plan, &args)).await?;
         }
+        let reply = replies.pop().unwrap_or(Reply::Nil);
         match reply {
             Reply::Int(1) => Ok(Ended::Done(Some(Vec::new()))),
             Reply::Int(2) => Ok(Ended::Done(None)),
@@ -214,6 +247,20 @@ impl RedisEngine {
     /// Sends a request that has one reply.
     pub(super) async fn call_one(&self, request: &Request) -> MetaResult<Reply> {
         Ok(self.call(request).await?.pop().unwrap_or(Reply::Nil))
+    }
+
+    /// Sends a request with small replies, for as long as `patience` says.
+    async fn call_with(&self, patience: Patience, request: &Request) -> MetaResult<Vec<Reply>> {
+        loop {
+            match self.link.call(link::Lane::Small, request).await {
+                Err(link::LinkError::Unavailable(why))
+                    if patience == Patience::UntilKnown && !self.link.is_closed() =>
+                {
+                    tracing::warn!(why, "the outcome of a commit is not known yet");
+                }
+                outcome => return Ok(outcome?),
+            }
+        }
     }
 
     /// Sends a request with small replies.

@@ -49,6 +49,7 @@ fn edge(ino: u64) -> Edge {
 /// A job that reads `keys` and then wants what `step` makes of it.
 struct TestJob<F> {
     keys: Vec<Key>,
+    needs_outcome: bool,
     step: F,
     applied: Option<Applied>,
     steps: u32,
@@ -56,13 +57,17 @@ struct TestJob<F> {
 
 impl<F: FnMut(&ReadSet) -> Step + Send + 'static> TestJob<F> {
     fn new(keys: Vec<Key>, step: F) -> Box<Self> {
-        Box::new(Self { keys, step, applied: None, steps: 0 })
+        Box::new(Self { keys, needs_outcome: false, step, applied: None, steps: 0 })
     }
 }
 
 impl<F: FnMut(&ReadSet) -> Step + Send + 'static> Job for TestJob<F> {
     fn name(&self) -> &'static str {
         "test"
+    }
+
+    fn needs_outcome(&self) -> bool {
+        self.needs_outcome
     }
 
     fn keys(&self) -> Vec<Key> {
@@ -196,7 +201,9 @@ async fn a_request_that_comes_twice_is_done_once() {
     assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Array(vec![redis::Value::Int(1)]));
     assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Int(2), "it is known to be done");
     drop(lane);
-    assert!(matches!(engine.execute(keys, &outcome, &plan).await, Ok(Ended::Done(Some(lengths))) if lengths == [2]));
+    assert!(
+        matches!(engine.execute(keys, &outcome, &plan, Patience::Budget).await, Ok(Ended::Done(Some(lengths))) if lengths == [2])
+    );
     assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Int(2), "a copy that comes late");
     assert_eq!(server.cli(&["GET", "totalInodes"]).trim(), "2");
     let ttl: i64 =
@@ -488,4 +495,37 @@ async fn a_quota_guards_its_room_and_not_its_usage() {
     assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "it is gone");
     put(&theirs, vec![Effect::AddQuotaUsage(subject, Usage { space: 1, inodes: 1 })]).await;
     assert_eq!(get(&ours, Key::Quota(subject)).await, None, "a directory without a quota gets none");
+}
+
+/// The server is frozen for longer than it is asked again: the one who has to know waits, and what it sent is done once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_goes_on_until_its_outcome_is_known() {
+    let server = RedisServer::new();
+    let url = server.url(0);
+    let (driver, rest) = url.split_once("://").expect("a URL");
+    let options = "read-timeout=300ms&dial-timeout=300ms";
+    let mut address = Address::parse(driver, &format!("{rest}?{options}")).expect("an address");
+    address.options_mut().retry_budget = std::time::Duration::from_secs(1);
+    let engine = std::sync::Arc::new(RedisEngine::new(address, false));
+    put(&engine, vec![Effect::InsertNode(Ino(2), file())]).await;
+    let record = SliceRecord { pos: 0, id: SliceId(7), size: 9, off: 0, len: 9 };
+    let append = move |_: &ReadSet| Step::Apply(effects(vec![Effect::AppendSlices(Ino(2), 0, vec![record])]));
+    let job = |needs_outcome| {
+        let mut job = TestJob::new(vec![Key::Node(Ino(2))], append);
+        job.needs_outcome = needs_outcome;
+        let engine = std::sync::Arc::clone(&engine);
+        tokio::spawn(async move { engine.run(job).await.map(drop) })
+    };
+    server.stop();
+    let (patient, other) = (job(true), job(false));
+    let gave_up = other.await.expect("no panic");
+    assert!(matches!(gave_up, Err(MetaError::Unavailable(_))), "{gave_up:?}");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert!(!patient.is_finished(), "its outcome is not known");
+    server.cont();
+    let outcome = tokio::time::timeout(std::time::Duration::from_secs(20), patient).await;
+    assert!(matches!(outcome, Ok(Ok(Ok(())))), "{outcome:?}");
+    let Some(Value::Chunk(records)) = get(&engine, Key::Chunk(Ino(2), 0)).await else { panic!("no list") };
+    // The other one may have come through, too; nothing comes more than once.
+    assert!((1..=2).contains(&records.len()), "{records:?}");
 }
