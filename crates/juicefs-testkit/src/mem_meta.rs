@@ -24,6 +24,7 @@ use juicefs_core::{
     limits::CHUNK_SIZE,
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 type Fault = Box<dyn FnMut(&'static str, Ino) -> Option<MetaError> + Send>;
 
@@ -37,6 +38,7 @@ pub struct MemMeta {
     /// Counting, and reading lists of slices, goes on until this is over.
     held: AtomicBool,
     waiting: AtomicUsize,
+    commits_held: watch::Sender<bool>,
 }
 
 /// Counts one that waits, until it is dropped.
@@ -107,6 +109,7 @@ impl MemMeta {
             locks: locks::Locks::default(),
             held: AtomicBool::default(),
             waiting: AtomicUsize::default(),
+            commits_held: watch::Sender::new(false),
         })
     }
 
@@ -134,6 +137,11 @@ impl MemMeta {
     /// Makes counting go on until it is stopped, and counting and reading of slice lists until this is taken back.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
+    }
+
+    /// Holds all commits of slices back, or lets them go: they are done when they are let go.
+    pub fn hold_commits(&self, held: bool) {
+        self.commits_held.send_replace(held);
     }
 
     /// Readings of slice lists that are held up now.

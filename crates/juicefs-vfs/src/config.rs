@@ -2,6 +2,23 @@
 
 use std::time::Duration;
 
+/// How much of one file may wait for its commit, whatever memory there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WriteLimits {
+    /// Slices that may be pending; the next write waits for all of them.
+    pub pending_slices: usize,
+    /// Slices of one chunk that may be open behind the newest: what a random writer has left further behind is closed.
+    pub open_behind: usize,
+}
+
+impl WriteLimits {
+    /// Those of every mount.
+    #[must_use]
+    pub fn standard() -> Self {
+        Self { pending_slices: 1000, open_behind: 4 }
+    }
+}
+
 /// Options of a [`Vfs`](crate::Vfs). All are explicit: whoever builds one has decided each.
 #[derive(Clone, Debug)]
 pub struct VfsConfig {
@@ -43,6 +60,10 @@ pub struct VfsConfig {
     pub background_jobs: bool,
     /// Concurrent deletions of file data (`--max-deletes`, default 10); 0 never deletes.
     pub max_deletes: usize,
+    /// How much of a file may wait for its commit.
+    pub write_limits: WriteLimits,
+    /// How long a commit may take before whoever waits for it is told that it failed. It goes on all the same.
+    pub commit_patience: Duration,
     /// What `.config` shows; the mount's composition of all settings with secrets removed.
     pub config_json: serde_json::Value,
     /// The mount shows a sub-directory: the trash is hidden.
@@ -78,6 +99,8 @@ impl VfsConfig {
             heartbeat: Duration::from_secs(12),
             background_jobs: true,
             max_deletes: 10,
+            write_limits: WriteLimits::standard(),
+            commit_patience: Duration::from_secs(60),
             config_json: serde_json::Value::Null,
             subdir: false,
             mount_uid: 0,

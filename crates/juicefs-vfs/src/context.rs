@@ -84,6 +84,7 @@ impl Context {
         if let Some(lease) = budget.try_acquire(bytes) {
             return lease;
         }
+        self.metrics.write_pressure.memory_full.fetch_add(1, Ordering::Relaxed);
         self.dirty.relieve(budget, bytes);
         budget.acquire(bytes).await
     }

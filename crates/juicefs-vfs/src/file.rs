@@ -7,7 +7,9 @@
 //! * a slice is committed only after its objects are durable, slices of one chunk strictly in the order in which they
 //!   were begun;
 //! * whoever sees no pending slice over a range also sees views that include everything ever accepted there;
-//! * data that the store does not take is kept, in its place in that order, until it does or the last handle goes;
+//! * data that the store or the metadata engine does not take is kept, in its place in that order, until they do or the last
+//!   handle goes;
+//! * a file stays in the table of open files until nothing of it is dirty: there is one `File` of an inode that changes it;
 //! * `length` is what applications see: at least the end of every pending slice.
 
 mod claim;
@@ -80,12 +82,16 @@ pub(crate) struct File {
     length: AtomicU64,
     /// Counts changes of the committed content; read-ahead of another epoch is void.
     epoch: AtomicU64,
+    /// Counts what may have made the file shorter here.
+    cuts: AtomicU64,
     /// Slices not yet committed; changed under the lock of `writer` only.
     pending: AtomicUsize,
     /// The first error of a lost write, 0 for none. It stays until the last handle is released.
     failed: AtomicI32,
     /// Tells a running drain that there is more to do.
     more: Notify,
+    /// Tells whoever flushes that a commit takes longer than they should wait.
+    late: Notify,
     writer: Mutex<Writer>,
     views: Mutex<Views>,
     seen: Mutex<Seen>,
@@ -101,9 +107,11 @@ impl File {
             gate: RwLock::new(()),
             length: AtomicU64::new(attr.length),
             epoch: AtomicU64::new(0),
+            cuts: AtomicU64::new(0),
             pending: AtomicUsize::new(0),
             failed: AtomicI32::new(0),
             more: Notify::new(),
+            late: Notify::new(),
             writer: Mutex::default(),
             views: Mutex::default(),
             seen: Mutex::new(attr.into()),
@@ -196,8 +204,25 @@ impl File {
     pub(crate) fn relaid(&self, length: u64, range: std::ops::Range<u64>) {
         self.content_changed(range);
         let writer = self.writer.lock();
+        self.cuts.fetch_add(1, Ordering::AcqRel);
         self.length.store(length.max(writer.end()), Ordering::Release);
         self.cx.stamps.touch(self.ino);
+    }
+
+    /// How often the file may have been made shorter here.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
+    }
+
+    /// Takes note of attributes that were asked for when there had been `cuts`, while the file is changed here all the time,
+    /// so that they cannot be [merged](File::merge): whatever another client committed before shows from now on.
+    pub(crate) fn look_again(&self, attr: &Attr, cuts: u64) {
+        self.content_changed(0..u64::MAX);
+        let _writer = self.writer.lock();
+        // Other changes of ours only make it longer, and know of it.
+        if self.cuts() == cuts {
+            self.length.fetch_max(attr.length, Ordering::AcqRel);
+        }
     }
 
     /// Forgets where committed data of `range` lies.

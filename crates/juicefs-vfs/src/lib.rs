@@ -2,7 +2,7 @@
 //!
 //! [`Vfs`] is what front ends (FUSE first) call. It knows [`juicefs_core::Meta`] and [`juicefs_core::ChunkStore`] and
 //! nothing of what implements them. Inside: `file` (dirty data, commit order, reading), `ahead` (read-ahead of a handle),
-//! `dir` (listings), `internal` (files of our own), `jobs` (what is asked for through them), `lockers` (who asked for locks),
+//! `dir` (listings), `in_flight` (what a handle has begun), `internal` (files of our own), `jobs` (what is asked for through them), `lockers` (who asked for locks),
 //! `maintenance` (upkeep of the volume), `ops` (the operations).
 
 mod ahead;
@@ -12,6 +12,7 @@ mod departed;
 mod dir;
 mod fault;
 mod file;
+mod in_flight;
 mod internal;
 mod jobs;
 mod lockers;
@@ -23,6 +24,6 @@ mod table;
 mod tasks;
 mod vfs;
 
-pub use config::VfsConfig;
+pub use config::{VfsConfig, WriteLimits};
 pub use reply::{AttrReply, DirItem, Entry, Opened, StatFs};
 pub use vfs::Vfs;

@@ -123,6 +123,17 @@ impl Tally {
 /// Numbers above this are counted under EIO; Linux has none.
 const ERRNOS: usize = 134;
 
+/// How often writes met a limit.
+#[derive(Default)]
+pub(crate) struct WritePressure {
+    /// Slices that a random writer had left behind were closed.
+    pub(crate) left_behind: AtomicU64,
+    /// A write waited for all that was pending of its file.
+    pub(crate) pending_full: AtomicU64,
+    /// A write waited for memory.
+    pub(crate) memory_full: AtomicU64,
+}
+
 /// All counters of one mount.
 pub(crate) struct Metrics {
     started: Instant,
@@ -132,6 +143,7 @@ pub(crate) struct Metrics {
     read: Tally,
     written: Tally,
     compacted: Tally,
+    pub(crate) write_pressure: WritePressure,
 }
 
 impl Metrics {
@@ -144,6 +156,7 @@ impl Metrics {
             read: Tally::default(),
             written: Tally::default(),
             compacted: Tally::default(),
+            write_pressure: WritePressure::default(),
         }
     }
 
@@ -239,6 +252,10 @@ fn operations_into(lines: &mut Lines, metrics: &Metrics) {
             lines.count(&name, errors);
         }
     }
+    let pressure = &metrics.write_pressure;
+    lines.count("write_left_behind", pressure.left_behind.load(Relaxed));
+    lines.count("write_waits_pending", pressure.pending_full.load(Relaxed));
+    lines.count("write_waits_memory", pressure.memory_full.load(Relaxed));
     lines.histogram("fuse_read_size_bytes", metrics.read.count(), metrics.read.sum() as f64);
     lines.histogram("fuse_written_size_bytes", metrics.written.count(), metrics.written.sum() as f64);
     lines.histogram("compact_size_histogram_bytes", metrics.compacted.count(), metrics.compacted.sum() as f64);

@@ -17,6 +17,7 @@ use crate::{
     context::Context,
     dir::DirHandle,
     file::{File, Unsent},
+    in_flight::InFlight,
     internal::InternalHandle,
 };
 
@@ -68,15 +69,25 @@ impl FileTable {
         file
     }
 
-    /// Counts one handle less. The last one takes the state with it, and with that any sticky error.
-    pub(crate) fn release(&self, ino: Ino) {
+    /// Counts one handle less. The last one takes the state with it, and with that any sticky error. Returns false and does
+    /// nothing if data of the last one still waits for its commit: it would come over what the next opener writes.
+    pub(crate) fn release(&self, file: &Arc<File>) -> bool {
+        let ino = file.ino;
         let mut shard = self.shard(ino).lock();
-        let Some(slot) = shard.get_mut(&ino) else { return };
+        let Some(slot) = shard.get_mut(&ino).filter(|slot| Arc::ptr_eq(&slot.file, file)) else {
+            tracing::error!(%ino, "a file that is not open was closed");
+            debug_assert!(false, "invariant: a file stays in the table for as long as it has handles");
+            return true;
+        };
+        if slot.handles == 1 && file.is_dirty() {
+            return false;
+        }
         slot.handles -= 1;
         if slot.handles == 0 {
             shard.remove(&ino);
             self.open.fetch_sub(1, Ordering::AcqRel);
         }
+        true
     }
 
     /// Whether `ino` has one handle left.
@@ -141,6 +152,7 @@ pub(crate) struct FileHandle {
     pub(crate) file: Arc<File>,
     pub(crate) write: bool,
     pub(crate) unsent: Arc<Unsent>,
+    pub(crate) in_flight: InFlight,
     pub(crate) ahead: Ahead,
 }
 

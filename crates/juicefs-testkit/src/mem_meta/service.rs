@@ -384,6 +384,9 @@ impl Meta for MemMeta {
 
     async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
         self.note("write_slices", ino)?;
+        let mut held = self.commits_held.subscribe();
+        // The sender lives as long as self, so waiting cannot fail.
+        let _ = held.wait_for(|held| !held).await;
         Ok(self.state.lock().write(ino, slices, mtime, self.clock.now())?)
     }
 

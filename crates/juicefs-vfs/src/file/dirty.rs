@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use juicefs_core::{Budget, Ino};
+use juicefs_core::Budget;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -16,19 +16,21 @@ const IDLE: Duration = Duration::from_secs(1);
 /// they hold is everybody's.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Files that have pending slices.
+/// Files that have pending slices. Kept by what they are and not by their inode: one that is about to end stays apart
+/// from another that was opened meanwhile.
 #[derive(Default)]
 pub(crate) struct DirtyFiles {
-    files: Mutex<HashMap<Ino, Arc<File>>>,
+    /// By address, which nothing else has for as long as the file is here.
+    files: Mutex<HashMap<usize, Arc<File>>>,
 }
 
 impl DirtyFiles {
     pub(super) fn add(&self, file: &Arc<File>) {
-        self.files.lock().insert(file.ino, Arc::clone(file));
+        self.files.lock().insert(Arc::as_ptr(file).addr(), Arc::clone(file));
     }
 
-    pub(super) fn remove(&self, ino: Ino) {
-        self.files.lock().remove(&ino);
+    pub(super) fn remove(&self, file: &File) {
+        self.files.lock().remove(&std::ptr::from_ref(file).addr());
     }
 
     /// All dirty files of this moment.

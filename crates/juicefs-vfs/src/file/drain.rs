@@ -4,7 +4,10 @@
 //! thread without any hop, others join in. When its pollers go away before the end, the future stays with the file and
 //! the background pass goes on with it; nothing is lost by a cancelled flush.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use juicefs_core::{
@@ -13,10 +16,11 @@ use juicefs_core::{
     meta::{NewSlice, Written},
 };
 use smallvec::SmallVec;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     File,
-    writer::{Drain, Phase, Slice, Writer},
+    writer::{Commit, Drain, Phase, Slice, Writer},
 };
 use crate::{fault, metrics::MetaOp};
 
@@ -40,6 +44,8 @@ struct Batch {
     slices: Vec<Candidate>,
     /// When the application wrote last.
     mtime: Timestamp,
+    /// Nobody wants the outcome any more.
+    stop: CancellationToken,
 }
 
 /// One of them.
@@ -54,6 +60,8 @@ struct Candidate {
 enum Refusal {
     /// One of several was in the way.
     Mixed,
+    /// The engine could not take it, and may be able to later.
+    Later(Errno),
     Lost(Errno),
 }
 
@@ -90,12 +98,16 @@ impl File {
     pub(crate) async fn flush_range(self: &Arc<Self>, start: u64, end: u64) -> Result<(), Errno> {
         let mut begun = None;
         loop {
+            let mut late = pin!(self.late.notified());
+            late.as_mut().enable();
             let drain = {
                 let mut writer = self.writer.lock();
-                let (upto, failures) = *begun.get_or_insert_with(|| (writer.next_seq(), writer.failures()));
+                let begun = *begun.get_or_insert_with(|| writer.now());
+                let upto = begun.next_seq;
                 if !writer.overlaps(start, end, upto) {
                     return Ok(());
                 }
+                writer.check_late(begun)?;
                 let adrift = writer.is_adrift();
                 let pick = |index, slice: &Slice| {
                     let base = u64::from(index) * CHUNK_SIZE;
@@ -103,18 +115,32 @@ impl File {
                     let shows = from < end && start < from + u64::from(slice.len);
                     slice.seq < upto && (shows || (adrift && slice.append))
                 };
-                writer.freeze_again(pick, failures)?;
+                writer.freeze_again(pick, begun)?;
                 self.drain(&mut writer)
             };
-            drain.await;
+            tokio::select! {
+                biased;
+                () = drain => {}
+                () = late => {}
+            }
         }
     }
 
-    /// Loses what the store does not take, and notes the error. What waited for it is left to the next flush.
+    /// Loses what neither the store nor the metadata engine takes, and notes the error. What waited for it is left to the
+    /// next flush.
     pub(crate) fn give_up(&self) {
-        if let Some(errno) = self.writer.lock().give_up() {
-            tracing::error!(ino = %self.ino, %errno, "data that the object store did not take is lost");
+        let (errno, objects) = self.writer.lock().give_up();
+        objects.into_iter().for_each(|slice| self.cx.upkeep.discard(slice));
+        if let Some(errno) = errno {
+            tracing::error!(ino = %self.ino, %errno, "data that the store or the metadata engine did not take is lost");
             self.fail(errno);
+        }
+    }
+
+    /// Commits everything that was accepted, or loses what is not taken now and notes the error.
+    pub(crate) async fn settle(self: &Arc<Self>) {
+        while self.flush_range(0, u64::MAX).await.is_err() {
+            self.give_up();
         }
     }
 
@@ -181,7 +207,7 @@ impl File {
                 }
             }
         }
-        if !writer.committing
+        if writer.committing.is_none()
             && let Some(batch) = writer.next_batch()
         {
             jobs.push(Job::Commit(batch));
@@ -195,7 +221,7 @@ impl File {
         let (seq, grew) = (head.seq, head.grows);
         match head.phase {
             Phase::Failed => {}
-            Phase::Uploaded(id) if head.doomed => {
+            Phase::Uploaded(id) | Phase::Parked(id) if head.doomed => {
                 self.cx.upkeep.discard(SliceKey { id, size: head.len });
                 self.fail(Errno::EIO);
             }
@@ -213,7 +239,7 @@ impl File {
         writer.pop_head(index);
         if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
             writer.claim.release(self.cx.meta.as_ref(), self.ino);
-            self.cx.dirty.remove(self.ino);
+            self.cx.dirty.remove(self);
         }
     }
 
@@ -245,11 +271,28 @@ impl File {
         }
     }
 
-    /// Puts uploaded slices into the file.
+    /// Puts uploaded slices into the file. As long as it cannot be known whether they are there this goes on: to commit
+    /// them again could undo what others do meanwhile.
     async fn commit(&self, batch: &Batch) -> Result<Written, Refusal> {
         let slices = batch.slices.iter().map(Candidate::new_slice).collect();
         let call = self.cx.meta.write_slices(self.ino, slices, batch.mtime);
-        match self.cx.timed(MetaOp::Write, call).await {
+        let mut call = pin!(self.cx.timed(MetaOp::Write, call));
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut call => break outcome,
+                () = batch.stop.cancelled() => {
+                    tracing::error!(ino = %self.ino, "the outcome of a commit was not found out: its data may be lost");
+                    return Err(Refusal::Lost(Errno::EIO));
+                }
+                () = tokio::time::sleep(self.cx.config.commit_patience) => {
+                    tracing::warn!(ino = %self.ino, "a commit of slices has no answer yet, and goes on");
+                    self.writer.lock().commit_is_late();
+                    self.late.notify_waiters();
+                }
+            }
+        };
+        match outcome {
             Ok(written) => {
                 for (index, records) in &written.chunks {
                     let more = batch.slices.iter().filter(|slice| slice.index == *index).count();
@@ -267,8 +310,17 @@ impl File {
                 }
                 Err(Refusal::Lost(if known { errno } else { Errno::EIO }))
             }
-            // The outcome is unknown: the slices may be in place and must not be deleted.
-            Err(error) => Err(Refusal::Lost(fault::of_meta("commit of slices", self.ino, &error))),
+            Err(error) => {
+                let errno = fault::of_meta("commit of slices", self.ino, &error);
+                Err(match error {
+                    MetaError::Unavailable(_)
+                    | MetaError::Conflict(_)
+                    | MetaError::Corrupt { .. }
+                    | MetaError::Setting(_) => Refusal::Later(errno),
+                    // The objects are left to the collection of garbage: a refusal may be the answer to a second try.
+                    MetaError::Fenced | MetaError::Unsupported(_) | MetaError::Posix(_) => Refusal::Lost(errno),
+                })
+            }
         }
     }
 
@@ -297,7 +349,7 @@ impl File {
         }
         {
             let mut writer = self.writer.lock();
-            writer.committing = false;
+            writer.committing = None;
             batch.slices.iter().for_each(|slice| self.pop_head(&mut writer, slice.index));
             writer.claim.committed(self.cx.meta.as_ref(), self.ino, written.attr.length);
             if moved.is_none() {
@@ -324,14 +376,13 @@ impl File {
             self.fail(errno);
         }
         let mut writer = self.writer.lock();
-        writer.committing = false;
+        writer.committing = None;
         writer.one_by_one |= matches!(refusal, Refusal::Mixed);
-        for candidate in &batch.slices {
-            if let Some(slice) = writer.get_mut(candidate.index, candidate.seq) {
-                slice.phase = match refusal {
-                    Refusal::Mixed => Phase::Uploaded(candidate.record.id),
-                    Refusal::Lost(_) => Phase::Failed,
-                };
+        for &Candidate { index, seq, record, .. } in &batch.slices {
+            match *refusal {
+                Refusal::Mixed => writer.set_phase(index, seq, Phase::Uploaded(record.id)),
+                Refusal::Later(errno) => writer.park(index, seq, record.id, errno),
+                Refusal::Lost(_) => writer.set_phase(index, seq, Phase::Failed),
             }
         }
     }
@@ -341,7 +392,7 @@ impl Writer {
     /// The uploaded slices that can be committed now: from the head of each chunk's queue, with what they must follow.
     fn next_batch(&mut self) -> Option<Batch> {
         let most = if self.one_by_one { 1 } else { MAX_BATCH };
-        let mut batch = Batch { slices: Vec::new(), mtime: Timestamp::default() };
+        let mut batch = Batch { slices: Vec::new(), mtime: Timestamp::default(), stop: CancellationToken::new() };
         for (index, slices) in &self.chunks {
             for slice in slices.iter().take(most - batch.slices.len()) {
                 let Phase::Uploaded(id) = slice.phase else { break };
@@ -359,13 +410,20 @@ impl Writer {
                 break;
             }
         }
-        for candidate in &batch.slices {
-            if let Some(slice) = self.get_mut(candidate.index, candidate.seq) {
-                slice.phase = Phase::Committing;
-            }
+        if batch.slices.is_empty() {
+            return None;
         }
-        self.committing = !batch.slices.is_empty();
-        self.committing.then_some(batch)
+        for candidate in &batch.slices {
+            self.set_phase(candidate.index, candidate.seq, Phase::Committing);
+        }
+        self.committing = Some(Commit::begin(batch.stop.clone()));
+        Some(batch)
+    }
+
+    fn set_phase(&mut self, index: ChunkIndex, seq: u64, phase: Phase) {
+        if let Some(slice) = self.pending_mut(index, seq) {
+            slice.phase = phase;
+        }
     }
 
     fn is_pending_below(&self, index: ChunkIndex, seq: u64) -> bool {

@@ -1,10 +1,6 @@
 //! Where the committed content of a file lies, cached per chunk.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    ops::RangeInclusive,
-    sync::Arc,
-};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use futures_util::{
     FutureExt,
@@ -20,8 +16,9 @@ use smallvec::SmallVec;
 use super::File;
 use crate::{context::Context, fault, metrics::MetaOp};
 
-/// Chunks of one file whose views are kept; all are dropped when there are more.
-const MAX_VIEWS: usize = 16384;
+/// What the views of one file may have in all, in records and pieces, some 30 bytes each: enough for a terabyte that is
+/// written in one go. All are dropped when there is more.
+const MAX_ENTRIES: usize = 1 << 18;
 /// A view of this many pieces is worth compacting.
 const MANY_PIECES: usize = 5;
 
@@ -49,6 +46,8 @@ pub(super) struct Views {
     /// Grows with every change: a view asked for before is not kept.
     generation: u64,
     chunks: HashMap<ChunkIndex, View>,
+    /// Records and pieces of all chunks, and one more for each.
+    entries: usize,
     /// Lists that are being asked for, with the generation of the question: reads beside each other ask once. The question
     /// belongs to those who wait: one that nobody polls any more would keep for ever what it holds of the engine.
     asked: HashMap<ChunkIndex, (u64, WeakShared<Asked>)>,
@@ -63,18 +62,43 @@ struct View {
     pieces: Arc<[Piece]>,
 }
 
+impl View {
+    fn entries(&self) -> usize {
+        self.records.len() + self.pieces.len() + 1
+    }
+}
+
 impl Views {
+    /// Keeps a view, within bounds.
+    fn keep(&mut self, index: ChunkIndex, view: View) {
+        self.take(index);
+        let more = view.entries();
+        if self.entries + more > MAX_ENTRIES {
+            self.chunks.clear();
+            self.entries = 0;
+        }
+        // One that is larger than all may be is used once.
+        if more <= MAX_ENTRIES {
+            self.entries += more;
+            self.chunks.insert(index, view);
+        }
+    }
+
+    fn take(&mut self, index: ChunkIndex) -> Option<View> {
+        let view = self.chunks.remove(&index)?;
+        self.entries -= view.entries();
+        Some(view)
+    }
+
     /// After a commit of ours that made the list `count` records long. The view goes on with the new records when the list
     /// is the known one otherwise, and is forgotten when somebody else has changed it too.
     pub(super) fn committed(&mut self, index: ChunkIndex, new: impl Iterator<Item = SliceRecord>, count: usize) {
         self.generation += 1;
-        if let Entry::Occupied(mut view) = self.chunks.entry(index) {
-            Arc::make_mut(&mut view.get_mut().records).extend(new);
-            if view.get().records.len() == count {
-                let view = view.get_mut();
+        if let Some(mut view) = self.take(index) {
+            Arc::make_mut(&mut view.records).extend(new);
+            if view.records.len() == count {
                 view.pieces = resolve(&view.records).into();
-            } else {
-                view.remove();
+                self.keep(index, view);
             }
         }
     }
@@ -82,7 +106,11 @@ impl Views {
     pub(super) fn forget(&mut self, chunks: RangeInclusive<u64>) {
         self.generation += 1;
         self.asked.clear();
-        self.chunks.retain(|index, _| !chunks.contains(&u64::from(*index)));
+        self.chunks.retain(|index, view| {
+            let stays = !chunks.contains(&u64::from(*index));
+            self.entries -= if stays { 0 } else { view.entries() };
+            stays
+        });
     }
 }
 
@@ -111,11 +139,8 @@ impl File {
         }
         views.asked.remove(&index);
         let view = answer?;
-        if views.chunks.len() >= MAX_VIEWS {
-            views.chunks.clear();
-        }
         let pieces = Arc::clone(&view.pieces);
-        views.chunks.insert(index, view);
+        views.keep(index, view);
         Ok(pieces)
     }
 
@@ -188,5 +213,42 @@ fn push_zeros(out: &mut SmallVec<[Extent; 4]>, more: u64) {
         _ if more == 0 => {}
         Some(Extent::Zeros { len }) => *len += more,
         _ => out.push(Extent::Zeros { len: more }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use juicefs_core::SliceId;
+
+    use super::*;
+
+    fn view(records: usize) -> View {
+        let record = |n: usize| SliceRecord { pos: n as u32 * 8, id: SliceId(n as u64 + 1), size: 4, off: 0, len: 4 };
+        let records: Vec<_> = (0..records).map(record).collect();
+        View { pieces: resolve(&records).into(), records: Arc::new(records) }
+    }
+
+    /// Of a terabyte that is written at random each of 16,384 chunks has a thousand records.
+    #[test]
+    fn the_views_of_a_file_are_bounded() {
+        let mut views = Views::default();
+        let big = view(1000);
+        for index in 0..16384 {
+            views.keep(index, big.clone());
+            let counted: usize = views.chunks.values().map(View::entries).sum();
+            assert!(views.entries <= MAX_ENTRIES && (index % 100 != 0 || counted == views.entries));
+            assert!(views.chunks.contains_key(&index), "the last one is there");
+        }
+        let held = views.chunks.len();
+        assert!(held > 10, "{held}");
+        // What is committed counts, too.
+        let more = SliceRecord { pos: 1 << 20, id: SliceId(9999), size: 4, off: 0, len: 4 };
+        let before = views.entries;
+        views.committed(16383, std::iter::once(more), 1001);
+        assert!(views.entries > before);
+        views.committed(16383, std::iter::once(more), 7);
+        assert!(!views.chunks.contains_key(&16383), "somebody else changed it");
+        views.forget(0..=16384);
+        assert_eq!((views.entries, views.chunks.len()), (0, 0));
     }
 }

@@ -3,111 +3,44 @@
 //! Everything here is memory only and runs under one short lock; waiting happens in `drain.rs` and in `accept`.
 
 mod accept;
+mod slice;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    ops::ControlFlow,
 };
 
 use futures_util::future::{BoxFuture, Shared};
-use juicefs_core::{ChunkIndex, Errno, SliceId, SliceWriter, Timestamp, limits::CHUNK_SIZE};
+use juicefs_core::{ChunkError, ChunkIndex, Errno, SliceId, SliceKey, SliceWriter, Timestamp, limits::CHUNK_SIZE};
 use smallvec::SmallVec;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::accept::Place;
-use super::{Unsent, claim::Claim};
-
-/// Slices of one file that may wait for their commit; the next write waits for all of them.
-const MAX_PENDING: usize = 1000;
-/// Open slices of one chunk that a random writer may leave behind before older ones are closed.
-const MAX_OPEN_BEHIND: usize = 3;
+pub(super) use self::slice::{Failure, Phase, Slice};
+use self::slice::{Part, Taken};
+use super::claim::Claim;
 
 pub(super) type Drain = Shared<BoxFuture<'static, ()>>;
 
-/// How far a slice has come.
-pub(super) enum Phase {
-    /// Takes more data.
-    Open(Box<dyn SliceWriter>),
-    /// Takes no more data and waits to be uploaded.
-    Frozen(Box<dyn SliceWriter>),
-    /// A drain uploads it.
-    Uploading,
-    /// Its objects are durable; waits for its turn to be committed.
-    Uploaded(SliceId),
-    /// A drain commits it.
-    Committing,
-    /// The store did not take it so far; the data is kept and goes up again with the next flush, or after a while.
-    Stuck(Box<dyn SliceWriter>),
-    /// It is lost.
-    Failed,
-}
-
-/// An upload of a slice that failed.
+/// How far things are at some moment.
 #[derive(Clone, Copy)]
-pub(super) struct Failure {
-    /// Its number among the failures of the file.
-    serial: u64,
-    errno: Errno,
-    at: Instant,
+pub(super) struct Stand {
+    /// The number that the next slice gets: slices below exist.
+    pub(super) next_seq: u64,
+    failures: u64,
+    late: u64,
 }
 
-/// One contiguous piece of dirty data.
-pub(super) struct Slice {
-    /// Order of creation within the file.
-    pub(super) seq: u64,
-    /// Offset within the chunk.
-    pub(super) pos: u32,
-    /// Bytes.
-    pub(super) len: u32,
-    /// It goes where the file ends when it is committed; its place here is where that was when it was begun.
-    pub(super) append: bool,
-    /// A write to it made the file longer.
-    pub(super) grows: bool,
-    /// The slice that must be committed before, so that the file never grows over a gap.
-    pub(super) after: Option<u64>,
-    /// What the file grew by before was lost: this slice must not be committed.
-    pub(super) doomed: bool,
-    born: Instant,
-    touched: Instant,
-    /// When the application wrote last.
-    pub(super) mtime: Timestamp,
-    pub(super) phase: Phase,
-    /// The last upload, if it failed.
-    failed: Option<Failure>,
-    /// The handles whose data it has.
-    from: SmallVec<[Arc<Unsent>; 1]>,
+/// A commit under way.
+pub(super) struct Commit {
+    pub(super) stop: CancellationToken,
+    late: bool,
 }
 
-impl Slice {
-    fn end(&self) -> u32 {
-        self.pos + self.len
-    }
-
-    fn overlaps(&self, start: u64, end: u64) -> bool {
-        u64::from(self.pos) < end && start < u64::from(self.end())
-    }
-
-    fn open_bytes(&self) -> usize {
-        match &self.phase {
-            Phase::Open(writer) => (self.len - writer.sealed().min(self.len)) as usize,
-            _ => 0,
-        }
-    }
-
-    /// Takes no more data, and goes up with the next drain.
-    fn close(&mut self) {
-        if matches!(self.phase, Phase::Open(_) | Phase::Stuck(_)) {
-            self.phase = match std::mem::replace(&mut self.phase, Phase::Uploading) {
-                Phase::Open(sink) | Phase::Stuck(sink) => Phase::Frozen(sink),
-                other => other,
-            };
-        }
-    }
-
-    fn note_writer(&mut self, by: &Arc<Unsent>) {
-        if !self.from.iter().any(|known| Arc::ptr_eq(known, by)) {
-            self.from.push(Arc::clone(by));
-        }
+impl Commit {
+    pub(super) fn begin(stop: CancellationToken) -> Self {
+        Self { stop, late: false }
     }
 }
 
@@ -116,15 +49,17 @@ impl Slice {
 pub(super) struct Writer {
     pub(super) chunks: BTreeMap<ChunkIndex, VecDeque<Slice>>,
     next_seq: u64,
-    /// Uploads of slices that failed so far.
+    /// Uploads of slices, and commits, that failed so far.
     failures: u64,
+    /// Commits that took longer than anybody should wait for, so far.
+    late: u64,
     /// Appending slices that are pending.
     appends: usize,
     /// Somebody else changed the length under pending appends: they will lie elsewhere than they say. Until they are
     /// committed no other data is taken for the end of the file.
     adrift: bool,
-    /// A commit is under way.
-    pub(super) committing: bool,
+    /// A commit is under way; how to give it up, and whether it is late.
+    pub(super) committing: Option<Commit>,
     /// Some of what was to be committed together was refused: until nothing is pending it goes one by one.
     pub(super) one_by_one: bool,
     mtime: Timestamp,
@@ -149,18 +84,23 @@ impl Writer {
         self.mtime
     }
 
-    /// The number that the next slice gets: slices below exist now.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.next_seq
-    }
-
     fn position(&self, index: ChunkIndex, seq: u64) -> Option<usize> {
         self.chunks.get(&index)?.iter().position(|slice| slice.seq == seq)
     }
 
-    pub(super) fn get_mut(&mut self, index: ChunkIndex, seq: u64) -> Option<&mut Slice> {
+    fn get_mut(&mut self, index: ChunkIndex, seq: u64) -> Option<&mut Slice> {
         let at = self.position(index, seq)?;
         self.chunks.get_mut(&index)?.get_mut(at)
+    }
+
+    /// A slice that a drain works on. It stays where it is until that work has ended.
+    pub(super) fn pending_mut(&mut self, index: ChunkIndex, seq: u64) -> Option<&mut Slice> {
+        let slice = self.get_mut(index, seq);
+        if slice.is_none() {
+            tracing::error!(index, seq, "a slice went away while it was uploaded or committed");
+            debug_assert!(false, "invariant: slice {seq} of chunk {index} is pending");
+        }
+        slice
     }
 
     /// Where pending appends begin, as far as is known here.
@@ -238,9 +178,25 @@ impl Writer {
         )
     }
 
-    /// How many uploads of slices have failed so far.
-    pub(super) fn failures(&self) -> u64 {
-        self.failures
+    /// What exists and what has failed by now.
+    pub(super) fn now(&self) -> Stand {
+        Stand { next_seq: self.next_seq, failures: self.failures, late: self.late }
+    }
+
+    /// EIO when a commit has turned out to be late since.
+    pub(super) fn check_late(&self, since: Stand) -> Result<(), Errno> {
+        if self.late > since.late { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// The commit under way takes longer than anybody should wait for. It goes on, and whoever wrote hears of it.
+    pub(super) fn commit_is_late(&mut self) {
+        self.late += 1;
+        if let Some(commit) = &mut self.committing {
+            commit.late = true;
+        }
+        for slice in self.chunks.values().flatten() {
+            slice.from.iter().for_each(|handle| handle.note(Errno::EIO));
+        }
     }
 
     /// Visits every slice that `pick` names, all before it in its chunk, and those that it depends on: what must be
@@ -272,13 +228,17 @@ impl Writer {
         freed
     }
 
-    /// Freezes every slice that `pick` needs, those included that are to go up again.
+    /// Freezes every slice that `pick` needs, those included that are to go up, or to be committed, again.
     ///
-    /// Changes nothing and fails when one of them failed to go up after the first `since` failures.
-    pub(super) fn freeze_again(&mut self, pick: impl Fn(ChunkIndex, &Slice) -> bool, since: u64) -> Result<(), Errno> {
+    /// Changes nothing and fails when one of them has failed since.
+    pub(super) fn freeze_again(
+        &mut self,
+        pick: impl Fn(ChunkIndex, &Slice) -> bool,
+        since: Stand,
+    ) -> Result<(), Errno> {
         let mut failed = Ok(());
         self.visit_needed(&pick, |slice| {
-            if let Some(failure) = slice.failed.filter(|failure| failure.serial > since) {
+            if let Some(failure) = slice.failed.filter(|failure| failure.serial > since.failures) {
                 failed = Err(failure.errno);
             }
         });
@@ -290,57 +250,89 @@ impl Writer {
     /// Takes note of how the upload of a slice ended.
     pub(super) fn sent(&mut self, index: ChunkIndex, seq: u64, result: Result<SliceId, (Box<dyn SliceWriter>, Errno)>) {
         let serial = self.failures + 1;
-        let Some(slice) = self.get_mut(index, seq) else { return };
+        let Some(slice) = self.pending_mut(index, seq) else { return };
         match result {
             Ok(id) => (slice.phase, slice.failed) = (Phase::Uploaded(id), None),
             Err((sink, errno)) => {
-                slice.phase = Phase::Stuck(sink);
-                slice.failed = Some(Failure { serial, errno, at: Instant::now() });
-                slice.from.iter().for_each(|handle| handle.note(errno));
+                slice.keep_back(Phase::Stuck(sink), Failure { serial, errno, at: Instant::now() });
                 self.failures = serial;
             }
         }
     }
 
-    /// Gives up what the store did not take; the error that it met.
-    pub(super) fn give_up(&mut self) -> Option<Errno> {
-        let mut errno = None;
-        for slice in self.chunks.values_mut().flatten().filter(|slice| matches!(slice.phase, Phase::Stuck(_))) {
+    /// The metadata engine did not take a slice.
+    pub(super) fn park(&mut self, index: ChunkIndex, seq: u64, id: SliceId, errno: Errno) {
+        let serial = self.failures + 1;
+        if let Some(slice) = self.pending_mut(index, seq) {
+            slice.keep_back(Phase::Parked(id), Failure { serial, errno, at: Instant::now() });
+            self.failures = serial;
+        }
+    }
+
+    /// Gives up what the store or the metadata engine did not take: the error that it met, and what is left of it in the
+    /// store. A commit that is late is broken off, and its end tells what became of it.
+    pub(super) fn give_up(&mut self) -> (Option<Errno>, Vec<SliceKey>) {
+        let (mut errno, mut objects) = (None, Vec::new());
+        for slice in self.chunks.values_mut().flatten().filter(|slice| slice.is_kept_back()) {
             errno = errno.or(slice.failed.map(|failure| failure.errno));
+            if let Phase::Parked(id) = slice.phase {
+                objects.push(SliceKey { id, size: slice.len });
+            }
             // A dropped writer cleans up after itself.
             slice.phase = Phase::Failed;
         }
-        errno
+        if let Some(commit) = self.committing.as_ref().filter(|commit| commit.late) {
+            commit.stop.cancel();
+        }
+        (errno, objects)
     }
 
-    /// The open slice of `index` that takes `size` bytes at `pos`, by its place in the queue. Slices that a random writer
-    /// has left behind are named in `left`.
-    fn choose(&self, index: ChunkIndex, pos: u32, size: u32, left: &mut Option<u64>) -> Option<usize> {
-        let slices = self.chunks.get(&index)?;
-        // Appends lie beyond whatever has a place of its own, and so are in nobody's way.
-        for (behind, (at, slice)) in slices.iter().enumerate().rev().filter(|(_, slice)| !slice.append).enumerate() {
-            if let Phase::Open(writer) = &slice.phase {
-                if (slice.pos + writer.sealed()..=slice.end()).contains(&pos) {
-                    return Some(at);
-                }
-                if behind > MAX_OPEN_BEHIND && left.is_none() {
-                    *left = Some(slice.seq);
-                }
-            }
-            if slice.overlaps(u64::from(pos), u64::from(pos) + u64::from(size)) {
-                // What is newer must stay above what it hides.
-                return None;
+    /// Puts a part into the open slice that can take it, or begins one with it at the end of the queue of its chunk. `length`
+    /// is that of the file before. Also tells whether a slice was begun.
+    ///
+    /// To find the slice and to fill it is one step, so nothing can close it in between.
+    fn put(
+        &mut self,
+        part: Part<'_>,
+        length: u64,
+        sink: impl FnOnce() -> Box<dyn SliceWriter>,
+    ) -> Result<(Taken, bool), ChunkError> {
+        let part = match self.offer(part) {
+            ControlFlow::Break(taken) => return Ok((taken?, false)),
+            ControlFlow::Continue(part) => part,
+        };
+        let (index, append) = (part.index, part.append);
+        let beyond = u64::from(index) * CHUNK_SIZE >= length;
+        let after = if beyond { self.predecessor(index) } else { None };
+        let (slice, taken) = Slice::begin(self.next_seq, after, sink(), part)?;
+        self.next_seq += 1;
+        self.appends += usize::from(append);
+        self.chunks.entry(index).or_default().push_back(slice);
+        Ok((taken, true))
+    }
+
+    /// Offers a part to the open slices of its chunk, the newest first, as far as order allows.
+    fn offer<'a>(&mut self, mut part: Part<'a>) -> ControlFlow<Result<Taken, ChunkError>, Part<'a>> {
+        let append = part.append;
+        // Appends lie beyond whatever has a place of its own, and so neither is in the way of the other.
+        let slices =
+            self.chunks.get_mut(&part.index).into_iter().flatten().rev().filter(|slice| slice.append == append);
+        for slice in slices {
+            part = slice.offer(part)?;
+            // What is newer must stay above what it hides, and appends in their order.
+            if append || slice.hides(&part) {
+                break;
             }
         }
-        None
+        ControlFlow::Continue(part)
     }
 
-    /// The open slice that an append goes on with, by its place in the queue of its chunk.
-    fn choose_append(&self, index: ChunkIndex, pos: u32) -> Option<usize> {
-        let slices = self.chunks.get(&index)?;
-        let at = slices.iter().rposition(|slice| slice.append)?;
-        let goes_on = matches!(slices[at].phase, Phase::Open(_)) && slices[at].end() == pos;
-        goes_on.then_some(at)
+    /// Closes what a random writer has left open in a chunk behind the newest slice and `behind` more. Returns whether there
+    /// was something.
+    fn close_left_behind(&mut self, index: ChunkIndex, behind: usize) -> bool {
+        let slices = self.chunks.get(&index).into_iter().flatten().rev().filter(|slice| !slice.append);
+        let left = slices.skip(behind + 1).find(|slice| slice.is_open()).map(|slice| slice.seq);
+        left.is_some_and(|left| self.freeze(|_, slice| slice.seq == left).is_some())
     }
 
     /// The growing slice that a slice of chunk `index`, which lies beyond the end of the file, must wait for.
@@ -356,23 +348,20 @@ impl Writer {
 }
 
 impl Writer {
-    /// Lets slices go up again that failed as `pick` says.
+    /// Lets slices go on again that failed as `pick` says.
     fn retry(&mut self, pick: impl Fn(&Failure) -> bool) {
         for slice in self.chunks.values_mut().flatten() {
-            if matches!(slice.phase, Phase::Stuck(_)) && slice.failed.as_ref().is_some_and(&pick) {
+            if slice.is_kept_back() && slice.failed.as_ref().is_some_and(&pick) {
                 slice.close();
             }
         }
     }
 
-    /// Whether something waits for a drain, and not only for what is stuck before it.
+    /// Whether something waits for a drain, and not only for what is kept back before it.
     fn can_go_on(&self) -> bool {
         self.chunks.values().any(|slices| {
             slices.iter().any(|slice| matches!(slice.phase, Phase::Frozen(_)))
-                || slices
-                    .iter()
-                    .take_while(|slice| !matches!(slice.phase, Phase::Stuck(_)))
-                    .any(|slice| !matches!(slice.phase, Phase::Open(_)))
+                || slices.iter().take_while(|slice| !slice.is_kept_back()).any(|slice| !slice.is_open())
         })
     }
 }

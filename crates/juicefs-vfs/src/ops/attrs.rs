@@ -93,13 +93,14 @@ impl Vfs {
         let since = self.cx.stamps.now();
         let mut attr = None;
         if let Some(size) = size {
-            let opened = match fh.filter(|fh| *fh != 0).map(|fh| self.handles.get(ino, fh)) {
-                None => false,
-                Some(Some(Handle::File(handle))) if handle.write => true,
+            let handle = match fh.filter(|fh| *fh != 0).map(|fh| self.handles.get(ino, fh)) {
+                None => None,
+                Some(Some(Handle::File(handle))) if handle.write => Some(handle),
                 Some(Some(Handle::File(_))) => return Err(Errno::EACCES),
                 Some(_) => return Err(Errno::EBADF),
             };
-            attr = Some(self.set_length(cx, ino, size, opened).await?);
+            let _pass = handle.as_ref().map(|handle| handle.in_flight.begin());
+            attr = Some(self.set_length(cx, ino, size, handle.is_some()).await?);
         }
         if let (Some(attr), true) = (&attr, set.is_empty()) {
             // What a truncate returns includes everything: nothing is dirty after it.

@@ -1,6 +1,10 @@
 //! Opening, reading and writing files.
 
-use std::{fmt::Write as _, sync::Arc, time::Instant};
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -14,6 +18,7 @@ use crate::{
     ahead::Ahead,
     dir::Change,
     file::Place,
+    in_flight::InFlight,
     internal::{EntryText, Mode, Text},
     lockers::Leaving,
     metrics::{MetaOp, Op},
@@ -25,6 +30,10 @@ use crate::{
 const OPEN_EXEC: i32 = 0x20;
 /// `O_TMPFILE` without the directory bit that comes with it.
 const OPEN_TMPFILE: i32 = 0o20_000_000;
+
+/// How long close(2) waits for what goes on through the handle: for calls of other threads, and for those of a caller that
+/// was killed. The end of the handle waits for them in any case, and nobody waits for that.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(10);
 
 fn open_flags(flags: i32) -> OpenFlags {
     let access = flags & libc::O_ACCMODE;
@@ -64,6 +73,7 @@ impl Vfs {
     async fn open_file(&self, cx: &Caller, ino: Ino, flags: i32) -> Answer<Opened> {
         let mut since = self.cx.stamps.now();
         let wanted = open_flags(flags);
+        let cuts = self.cx.files.get(ino).map(|file| file.cuts());
         let mut attr = self.ask(MetaOp::Open, ino, self.cx.meta.open(cx, ino, wanted)).await?;
         let mut asked_again = false;
         while self.cx.stamps.changed(ino, since) && !asked_again {
@@ -80,6 +90,13 @@ impl Vfs {
         }
         let unchanged = self.opens.unchanged(ino, &attr);
         let opened = self.opened(ino, &attr, since, wanted, unchanged.content, flags);
+        if let Some(cuts) = cuts
+            && self.cx.stamps.changed(ino, since)
+            && let Some(file) = self.cx.files.get(ino)
+        {
+            // Somebody writes here all the time. What another mount committed before it closed the file shows all the same.
+            file.look_again(&attr, cuts);
+        }
         Ok(Opened { new_atime: !unchanged.atime, ..opened })
     }
 
@@ -90,6 +107,7 @@ impl Vfs {
             file,
             write,
             unsent: Arc::default(),
+            in_flight: InFlight::default(),
             ahead: Ahead::default(),
         })));
         Opened {
@@ -211,6 +229,7 @@ impl Vfs {
         let size = data.len();
         let answer = match self.handles.get(ino, fh) {
             Some(Handle::File(handle)) if handle.write => {
+                let _pass = handle.in_flight.begin();
                 let place = if append { Place::End } else { Place::At(off) };
                 match handle.file.write(&handle.unsent, place, data).await {
                     Ok(at) => {
@@ -245,7 +264,7 @@ impl Vfs {
         let begun = Instant::now();
         let answer = match self.handles.get(ino, fh) {
             Some(Handle::File(handle)) => {
-                let flushed = if handle.write { handle.flush().await } else { Ok(()) };
+                let flushed = if handle.write { flush_closing(&handle).await } else { Ok(()) };
                 flushed.and(self.release_ranges(&handle.file, lock_owner).await)
             }
             Some(Handle::Internal(handle)) => {
@@ -281,21 +300,18 @@ impl Vfs {
         let answer = match self.handles.remove(ino, fh) {
             Some(Handle::File(handle)) => {
                 let leaving = Leaving::begin(&handle.file, fh);
-                let flushed = if handle.write { handle.flush().await } else { Ok(()) };
-                if flushed.is_err() && self.cx.files.has_one_handle(ino) {
-                    handle.file.give_up();
-                    // What waited for it, and what the background pass has just begun to send again.
-                    while handle.file.flush_range(0, u64::MAX).await.is_err() {
-                        handle.file.give_up();
-                    }
-                }
+                let flushed = self.flush_last(&handle).await;
                 if let Some(leaving) = leaving {
                     release_all(&self.cx, leaving, &handle.file).await;
                 }
                 handle.ahead.drop_window();
+                let file = Arc::clone(&handle.file);
                 drop(handle);
                 self.close_in_meta(ino).await;
-                self.cx.files.release(ino);
+                while !self.cx.files.release(&file) {
+                    // Others that closed it at the same time have left it to this one.
+                    file.settle().await;
+                }
                 flushed
             }
             Some(Handle::Internal(handle)) => {
@@ -312,6 +328,24 @@ impl Vfs {
         answer
     }
 
+    /// Commits what is dirty of a file that a handle leaves, also what a killed caller has begun through it. With its last
+    /// handle, whichever that is, goes what the store or the engine do not take even now.
+    async fn flush_last(&self, handle: &FileHandle) -> Answer<()> {
+        tokio::select! {
+            () = handle.in_flight.settled() => {}
+            // Then nothing is taken any more, and nobody opens the file again.
+            () = self.cx.tasks.stopping() => {}
+        }
+        let flushed = if handle.write { handle.flush().await } else { Ok(()) };
+        if self.cx.files.has_one_handle(handle.file.ino) {
+            if flushed.is_err() {
+                handle.file.give_up();
+            }
+            handle.file.settle().await;
+        }
+        flushed
+    }
+
     async fn close_in_meta(&self, ino: Ino) {
         match self.ask(MetaOp::Close, ino, self.cx.meta.close(ino)).await {
             Ok(Some(freed)) => self.cx.upkeep.free(freed),
@@ -320,6 +354,12 @@ impl Vfs {
             Err(errno) => tracing::debug!(%ino, %errno, "close failed"),
         }
     }
+}
+
+/// Makes durable what was written to a file through a handle that is closed, and waits a while for what is being written.
+async fn flush_closing(handle: &FileHandle) -> Answer<()> {
+    let _ = tokio::time::timeout(CLOSING_PATIENCE, handle.in_flight.settled()).await;
+    handle.flush().await
 }
 
 async fn read_file(handle: &FileHandle, off: u64, size: u32) -> Answer<Segments> {

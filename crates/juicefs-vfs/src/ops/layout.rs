@@ -94,6 +94,7 @@ impl Vfs {
             return Err(Errno::EBADF);
         }
         let mode = fallocate_mode(mode)?;
+        let _pass = handle.in_flight.begin();
         let file = &handle.file;
         let _alone = file.exclude().await;
         file.flush().await?;
@@ -159,6 +160,7 @@ impl Vfs {
         }
         // The answer must fit into 32 bits.
         let len = if len > u64::from(u32::MAX) { (1 << 32) - CHUNK_SIZE } else { len };
+        let _passes = (source.in_flight.begin(), target.in_flight.begin());
         let _alone = target.file.exclude().await;
         source.file.flush().await?;
         target.file.flush().await?;

@@ -93,6 +93,17 @@ impl Mount {
         self.vfs.getattr(&self.cx, ino, None).await.expect("getattr").attr.length
     }
 
+    /// A number of `.stats`.
+    pub(crate) async fn counter(&self, name: &str) -> u64 {
+        let entry = self.vfs.lookup(&self.cx, Ino::ROOT, b".stats").await.expect("lookup");
+        let fh = self.open(entry.ino, libc::O_RDONLY).await.fh;
+        let text = self.read(entry.ino, fh, 0, 1 << 20).await.expect("read");
+        self.close(entry.ino, fh).await.expect("close");
+        let text = String::from_utf8(text).expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("juicefs_{name} ")));
+        value.and_then(|value| value.parse().ok()).expect("a number with this name")
+    }
+
     pub(crate) async fn close(&self, ino: Ino, fh: u64) -> Result<(), Errno> {
         self.vfs.release(ino, fh).await
     }

@@ -7,7 +7,7 @@ use juicefs_chunk::{CachePlace, ChecksumLevel, ChunkConfig, Cipher, Eviction};
 use juicefs_core::{Format, SystemClock};
 use juicefs_fuse::MountOptions;
 use juicefs_meta::ClientConfig;
-use juicefs_vfs::VfsConfig;
+use juicefs_vfs::{VfsConfig, WriteLimits};
 use nix::unistd::{Group, User, getegid, geteuid};
 use serde_json::Value;
 
@@ -143,11 +143,20 @@ pub(super) fn vfs(config: &MountConfig, format: &Format, config_json: Value) -> 
         heartbeat: config.meta.heartbeat,
         background_jobs: config.meta.background_jobs && !config.meta.read_only,
         max_deletes: config.data.max_deletes,
+        write_limits: WriteLimits::standard(),
+        commit_patience: commit_patience(config.data.retries),
         config_json,
         subdir: config.meta.subdir.is_some(),
         mount_uid: geteuid().as_raw(),
         mount_gid: getegid().as_raw(),
     }
+}
+
+/// How long somebody waits for a commit: as long as the store is asked again, and a minute at most, as the metadata engine is
+/// for everything else.
+fn commit_patience(retries: u32) -> Duration {
+    let secs = (1..=u64::from(retries.min(10))).map(|n| n * n).sum::<u64>();
+    Duration::from_secs(secs.clamp(1, 60))
 }
 
 /// Settings of the mount.

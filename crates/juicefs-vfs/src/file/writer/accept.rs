@@ -7,14 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use juicefs_core::{
-    ChunkIndex, Errno, Lease, Timestamp,
+    ChunkIndex, Errno, Lease,
     limits::{CHUNK_SIZE, MAX_FILE_BYTES},
     store::WriteOptions,
 };
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{MAX_PENDING, Phase, Slice, Writer};
+use super::{Part, Phase};
 use crate::{
     fault,
     file::{File, Unsent},
@@ -29,8 +28,8 @@ pub(crate) enum Place {
     End,
 }
 
-/// Data that was taken.
-struct Taken {
+/// A part of a write that was accepted.
+struct Accepted {
     /// Where it lies as far as is known here.
     at: u64,
     bytes: usize,
@@ -59,25 +58,26 @@ impl File {
         let _pass = self.share().await;
         self.sticky_error()?;
         by.check()?;
-        if self.pending.load(Ordering::Relaxed) >= MAX_PENDING || self.writer.lock().must_settle(place, total) {
+        if self.pending.load(Ordering::Relaxed) >= self.cx.config.write_limits.pending_slices {
+            self.cx.metrics.write_pressure.pending_full.fetch_add(1, Ordering::Relaxed);
             self.flush().await?;
         }
         let mut lease = self.cx.memory(total).await;
         let (mut place, mut rest, mut first) = (place, data, None);
         while !rest.is_empty() {
-            let Some(taken) = self.put(by, place, &mut rest, &mut lease)? else {
+            let Some(accepted) = self.put(by, place, &mut rest, &mut lease)? else {
                 // Nothing is held while others are waited for.
                 drop(std::mem::take(&mut lease));
                 self.flush().await?;
                 lease = self.cx.memory(rest.len()).await;
                 continue;
             };
-            if let Some(wants) = taken.wants {
+            if let Some(wants) = accepted.wants {
                 self.give_id(wants).await;
             }
-            first = first.or(Some(taken.at));
+            first = first.or(Some(accepted.at));
             if let Place::At(off) = &mut place {
-                *off += taken.bytes as u64;
+                *off += accepted.bytes as u64;
             }
         }
         if self.cx.chunks.budget().waiting() > 0 {
@@ -96,7 +96,7 @@ impl File {
         place: Place,
         rest: &mut Bytes,
         lease: &mut Lease,
-    ) -> Result<Option<Taken>, Errno> {
+    ) -> Result<Option<Accepted>, Errno> {
         let (now, mtime) = (Instant::now(), self.cx.clock.now());
         let mut guard = self.writer.lock();
         let writer = &mut *guard;
@@ -113,84 +113,45 @@ impl File {
         let index = ChunkIndex::try_from(off / CHUNK_SIZE).map_err(|_| Errno::EFBIG)?;
         // For all of it: a write that does not fit is refused as a whole.
         writer.claim.grow(self.cx.meta.as_ref(), self.ino, length, off.saturating_add(rest.len() as u64))?;
-        // Both lie within one chunk.
-        let (pos, size) = ((off % CHUNK_SIZE) as u32, bytes as u32);
-        let mut left = None;
-        let chosen = if append { writer.choose_append(index, pos) } else { writer.choose(index, pos, size, &mut left) };
-        let at = chosen.unwrap_or_else(|| self.begin_slice(writer, index, pos, append, length, now));
-        let kick = left.is_some_and(|left| writer.freeze(|_, slice| slice.seq == left).is_some());
-        let Some(slice) = writer.chunks.get_mut(&index).and_then(|slices| slices.get_mut(at)) else {
-            return Err(Errno::EIO);
+        let part = Part {
+            by,
+            index,
+            // Within one chunk, so it fits.
+            pos: (off % CHUNK_SIZE) as u32,
+            lease: if bytes == rest.len() { std::mem::take(lease) } else { lease.split(bytes) },
+            data: rest.split_to(bytes),
+            append,
+            grows: end > length,
+            now,
+            mtime,
+            block: u32::try_from(self.cx.chunks.block_size()).unwrap_or(u32::MAX),
         };
-        slice.note_writer(by);
-        let Phase::Open(sink) = &mut slice.phase else { return Err(Errno::EIO) };
-        let share = if bytes == rest.len() { std::mem::take(lease) } else { lease.split(bytes) };
-        if let Err(error) = sink.write(pos - slice.pos, rest.split_to(bytes), share) {
-            return Err(fault::of_chunk("write", self.ino, &error));
-        }
-        let block = u32::try_from(self.cx.chunks.block_size()).unwrap_or(u32::MAX);
-        let new_block = sink.len() / block > slice.len / block;
-        slice.len = sink.len();
-        let full = u64::from(slice.pos + slice.len) == CHUNK_SIZE;
-        (slice.touched, slice.mtime) = (now, mtime);
+        let sink = || self.cx.chunks.writer(WriteOptions { tier: self.tier, direct: false });
+        let (taken, begun) =
+            writer.put(part, length, sink).map_err(|error| fault::of_chunk("write", self.ino, &error))?;
         writer.mtime = mtime;
         if end > length {
-            slice.grows = true;
             self.length.store(end, Ordering::Release);
         }
-        let mut wants = None;
-        if full {
-            let seq = slice.seq;
-            writer.freeze(|_, slice| slice.seq == seq);
-        } else if new_block && sink.id().is_some() {
-            sink.flush_to(slice.len);
-        } else if new_block {
-            wants = Some(WantsId { index, seq: slice.seq });
+        let mut kick = false;
+        if begun {
+            if self.pending.fetch_add(1, Ordering::AcqRel) == 0 {
+                self.cx.dirty.add(self);
+            }
+            if writer.close_left_behind(index, self.cx.config.write_limits.open_behind) {
+                self.cx.metrics.write_pressure.left_behind.fetch_add(1, Ordering::Relaxed);
+                kick = true;
+            }
+        }
+        if taken.full {
+            kick |= writer.freeze(|_, slice| slice.seq == taken.seq).is_some();
         }
         drop(guard);
         self.cx.stamps.touch(self.ino);
-        if kick || full {
+        if kick {
             self.kick();
         }
-        Ok(Some(Taken { at: off, bytes, wants }))
-    }
-
-    /// Begins a slice at the end of its chunk's queue and returns its place there.
-    fn begin_slice(
-        self: &Arc<Self>,
-        writer: &mut Writer,
-        index: ChunkIndex,
-        pos: u32,
-        append: bool,
-        length: u64,
-        now: Instant,
-    ) -> usize {
-        let beyond = u64::from(index) * CHUNK_SIZE >= length;
-        let after = if beyond { writer.predecessor(index) } else { None };
-        let seq = writer.next_seq;
-        writer.next_seq += 1;
-        writer.appends += usize::from(append);
-        let sink = self.cx.chunks.writer(WriteOptions { tier: self.tier, direct: false });
-        let slices = writer.chunks.entry(index).or_default();
-        slices.push_back(Slice {
-            seq,
-            pos,
-            len: 0,
-            append,
-            grows: false,
-            after,
-            doomed: false,
-            born: now,
-            touched: now,
-            mtime: Timestamp::default(),
-            phase: Phase::Open(sink),
-            failed: None,
-            from: SmallVec::new(),
-        });
-        if self.pending.fetch_add(1, Ordering::AcqRel) == 0 {
-            self.cx.dirty.add(self);
-        }
-        slices.len() - 1
+        Ok(Some(Accepted { at: off, bytes, wants: taken.wants_id.then_some(WantsId { index, seq: taken.seq }) }))
     }
 
     /// Gets an id for a slice that has full blocks, so that they go up while the file is still being written. A failure is
@@ -210,10 +171,11 @@ impl File {
     /// Closes slices that are old or idle, or of which there are too many, and lets those go up again that failed to
     /// `again` ago. Called now and then for every dirty file.
     pub(in crate::file) fn age_out(self: &Arc<Self>, now: Instant, old: Duration, idle: Duration, again: Duration) {
-        let crowded = self.pending.load(Ordering::Relaxed) > MAX_PENDING / 5 * 4;
+        let most = self.cx.config.write_limits.pending_slices;
+        let crowded = self.pending.load(Ordering::Relaxed) > most / 5 * 4;
         let stalled = {
             let mut writer = self.writer.lock();
-            let newest = writer.next_seq.saturating_sub(MAX_PENDING as u64 / 10);
+            let newest = writer.next_seq.saturating_sub(most as u64 / 10);
             writer.freeze(|_, slice| {
                 now - slice.born > old || now - slice.touched > idle || (crowded && slice.seq < newest)
             });
