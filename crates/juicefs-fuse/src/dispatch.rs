@@ -29,6 +29,7 @@ use crate::{
     abi::{EntryOut, InHeader, InterruptIn, OpenOut, WriteIn, opcode, split},
     caller::{Callers, is_dying},
     deferred::{Deferred, Slot},
+    let_go::{LetGo, Nodes},
     notify::Notifier,
     ops::Operations,
     page_buf::PageBuf,
@@ -71,6 +72,7 @@ pub(crate) struct Dispatcher<O> {
     pub(crate) settings: Settings,
     pub(crate) callers: Callers,
     pub(crate) deferred: Arc<Deferred>,
+    pub(crate) let_go: Arc<LetGo>,
     pub(crate) notifier: Notifier,
     pub(crate) rt: Handle,
 }
@@ -85,10 +87,18 @@ enum Step {
     Wait(Work, CancellationToken),
 }
 
+/// How a request that waits can end before its time.
+struct Waits {
+    /// Ends it soon when cancelled.
+    stop: Option<CancellationToken>,
+    /// What it may change.
+    changes: Option<Nodes>,
+}
+
 /// How far the first poll came.
 enum Begun {
     Finished(Result<Answer, Errno>),
-    Waiting(Work, Option<CancellationToken>),
+    Waiting(Work, Waits),
 }
 
 /// One request, ready to become an operation.
@@ -112,7 +122,7 @@ impl<O: Operations> Dispatcher<O> {
         let buf = request.into_buf();
         match begun {
             Ok(Begun::Finished(answer)) => reply.send(answer),
-            Ok(Begun::Waiting(work, stop)) => self.defer(header, work, stop, reply),
+            Ok(Begun::Waiting(work, waits)) => self.defer(header, work, waits, reply),
             Err(_) => {
                 tracing::error!(opcode = header.opcode, node = header.nodeid, "a handler panicked: EIO");
                 reply.send(Err(Errno::EIO));
@@ -128,10 +138,23 @@ impl<O: Operations> Dispatcher<O> {
             Ok(Step::Done(answer)) => return Begun::Finished(Ok(answer)),
             Err(errno) => return Begun::Finished(Err(errno)),
         };
+        if self.let_go.is_any()
+            && let Some(before) =
+                Nodes::changed_by(&request.header, request.args()).and_then(|nodes| self.let_go.before(nodes))
+        {
+            let let_go = Arc::clone(&self.let_go);
+            work = Box::pin(async move {
+                let_go.ended(before).await;
+                work.await
+            });
+        }
         // Nobody is woken through this waker: a future that waits is polled again by its task, which has one.
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Begun::Finished(answer),
-            Poll::Pending => Begun::Waiting(work, stop),
+            Poll::Pending => {
+                let changes = Nodes::changed_by(&request.header, request.args());
+                Begun::Waiting(work, Waits { stop, changes })
+            }
         }
     }
 
@@ -218,20 +241,30 @@ impl<O: Operations> Dispatcher<O> {
         }
     }
 
-    fn defer(&self, header: InHeader, work: Work, stop: Option<CancellationToken>, reply: Reply) {
+    fn defer(&self, header: InHeader, work: Work, Waits { stop, changes }: Waits, reply: Reply) {
         let payload_bytes = if header.opcode == opcode::WRITE { header.len as usize } else { 0 };
         let slot = self.deferred.enter(header.unique, payload_bytes);
         // The slot is what joins the task: a mount is not over while one is taken.
         match stop {
             Some(stop) => drop(self.rt.spawn(finish_waiting(work, stop, reply, slot))),
-            None => drop(self.rt.spawn(finish(self.ops.clone(), header, work, reply, slot))),
+            None => {
+                let fate = Fate { changes, let_go: Arc::clone(&self.let_go) };
+                drop(self.rt.spawn(finish(self.ops.clone(), header, work, fate, reply, slot)));
+            }
         }
     }
 }
 
-/// Runs deferred work to its end. When the request is interrupted its caller is let go; work that only looks is dropped
-/// then, and work that changes something is finished all the same, so that nothing is torn in the middle.
-async fn finish<O: Operations>(ops: O, header: InHeader, mut work: Work, reply: Reply, slot: Slot) {
+/// What happens to deferred work that outlives its caller.
+struct Fate {
+    changes: Option<Nodes>,
+    let_go: Arc<LetGo>,
+}
+
+/// Runs deferred work to its end. When the request is interrupted its caller is let go. Work that only looks is dropped
+/// then, and so is a write, which may end anywhere. Other work that changes something is finished all the same, so that
+/// nothing is torn in the middle, and what changes the same nodes waits for it from then on.
+async fn finish<O: Operations>(ops: O, header: InHeader, mut work: Work, fate: Fate, reply: Reply, slot: Slot) {
     let since = Instant::now();
     tokio::select! {
         biased;
@@ -241,10 +274,14 @@ async fn finish<O: Operations>(ops: O, header: InHeader, mut work: Work, reply: 
         }
         () = interrupted(&slot, &header, since) => {}
     }
-    reply.send(Err(Errno::EINTR));
-    if only_looks(header.opcode) {
+    if only_looks(header.opcode) || header.opcode == opcode::WRITE {
+        // Before the answer: what comes after that must not meet it any more.
+        drop(work);
+        reply.send(Err(Errno::EINTR));
         return;
     }
+    let _held = fate.changes.map(|nodes| fate.let_go.hold(nodes));
+    reply.send(Err(Errno::EINTR));
     let late = work.await;
     if let Some(fh) = opened(header.opcode, &late) {
         // Nobody knows the handle, so nobody will release it.

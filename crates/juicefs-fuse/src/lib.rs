@@ -16,6 +16,7 @@ mod caller;
 mod deferred;
 mod dispatch;
 mod init;
+mod let_go;
 mod mount;
 mod notify;
 mod ops;

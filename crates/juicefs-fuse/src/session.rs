@@ -112,6 +112,7 @@ impl Mounted {
             },
             callers: Callers::new(!resolved.default_permissions, options.root_squash, options.all_squash),
             deferred: Arc::clone(&deferred),
+            let_go: Arc::default(),
             notifier: notifier.clone(),
             rt: rt.clone(),
         });

@@ -32,6 +32,7 @@ impl Kernel {
             settings: Settings { default_permissions: false, xattr: true, setxattr_ext: false },
             callers: Callers::new(false, None, None),
             deferred: Arc::new(Deferred::new(1 << 20)),
+            let_go: Arc::default(),
             notifier,
             rt: rt.handle().clone(),
         };

@@ -233,6 +233,23 @@ fn killed_processes_do_not_wait_and_what_they_began_to_change_is_finished() {
     bench.end();
 }
 
+/// Whoever asked for it is gone, and could not say whether it came before or after what others do now.
+#[test]
+fn what_a_killed_process_began_to_change_comes_before_what_others_change_later() {
+    let Some(bench) = Bench::new(|_| {}) else { return };
+    fs::create_dir(bench.path("elsewhere")).expect("mkdir");
+    kill_stuck(&bench, "mkdir", "stuck-mkdir");
+    fs::create_dir(bench.path("elsewhere/in")).expect("in another directory nothing waits");
+    let path = bench.path("later");
+    let later = thread::spawn(move || fs::create_dir(path).expect("mkdir"));
+    thread::sleep(Duration::from_millis(300));
+    assert!(!later.is_finished(), "it waits");
+    bench.toy.stuck.store(false, Ordering::Relaxed);
+    later.join().expect("it is done");
+    assert!(bench.path("stuck-mkdir").is_dir() && bench.path("later").is_dir());
+    bench.end();
+}
+
 #[test]
 fn a_signal_that_does_not_kill_ends_only_long_looks() {
     let Some(bench) = Bench::new(|_| {}) else { return };
