@@ -36,6 +36,7 @@ mod posix;
 mod promises;
 mod quota;
 mod random_io;
+mod random_writes;
 mod redis_audit;
 mod redis_cache;
 mod redis_cli;

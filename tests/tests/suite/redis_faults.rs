@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -235,4 +236,40 @@ fn a_cluster_that_moves_a_volume_is_followed() {
     mount.unmount();
     assert_eq!(cluster.owner(slot), target);
     volume.assert_sound_in(&mut cluster.nodes()[target].wire(0), &prefix, Rest::Clean);
+}
+
+/// Uploaded data that cannot be committed is kept, as is data that cannot be uploaded, and keeps its place.
+#[test]
+fn what_a_frozen_server_did_not_take_is_committed_by_a_later_fsync() {
+    let volume = Volume::on_server(RedisServer::start(&DURABLE), &["--trash-days", "0"]);
+    let mount = volume.mount_with("mnt", &["--io-retries", "2"]);
+    let path = mount.join("file");
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let mut expected = content(9);
+    file.write_all(&expected).unwrap();
+    file.sync_all().unwrap();
+    volume.server().stop();
+    let over = vec![7; 5000];
+    file.write_all_at(&over, 100).unwrap();
+    let begun = Instant::now();
+    assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let refused = file.write_all_at(b"more", 0).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EIO), "nobody pours more into what is not stored");
+    assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    volume.server().cont();
+    assert!(wait_until(Duration::from_secs(60), || file.sync_all().is_ok()), "it is not committed");
+    if expected.len() < 5100 {
+        expected.resize(5100, 0);
+    }
+    expected[100..5100].copy_from_slice(&over);
+    file.write_all_at(b"then", 0).unwrap();
+    expected[..4].copy_from_slice(b"then");
+    drop(file);
+    assert!(fs::read(&path).unwrap() == expected);
+    mount.unmount();
+    let mount = volume.mount();
+    assert!(fs::read(mount.join("file")).unwrap() == expected);
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
 }

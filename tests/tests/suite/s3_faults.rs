@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::FileExt,
     path::Path,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -393,4 +394,42 @@ fn a_late_answer_is_overtaken_by_a_second_request() {
     // A second request may be answered late as well.
     assert!(delayed >= 2 && slow * 2 <= delayed, "with: {slow} of {delayed} were waited for");
     assert!(won >= 1 && sent >= won && sent <= FILES / 10, "{delayed} {slow} {sent} {won}");
+}
+
+/// Its write waits for memory when it is killed: nobody knows whether it happened, but it does not happen later.
+#[test]
+fn the_write_of_a_killed_process_does_not_come_after_a_truncate() {
+    let (volume, proxy) = behind_a_proxy("the_write_of_a_killed_process_does_not_come_after_a_truncate", 9);
+    let mnt = mount(&volume, &proxy, &["--buffer-size", "32"]);
+    let (victim, hog) = (mnt.join("victim"), mnt.join("hog"));
+    write_synced(&victim, &data(1, MIB)).unwrap();
+    proxy.fail_always("PUT", HttpFault::Hung);
+    let dd = |to: &Path, count: u32| {
+        let mut dd = Command::new("dd");
+        dd.args(["if=/dev/zero", "bs=1M", "conv=notrunc", &format!("count={count}")]);
+        dd.arg(format!("of={}", to.display())).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut hogging = dd(&hog, 200);
+    let full = || stat(&mnt, "used_buffer_size_bytes") >= 31 * MIB as u64;
+    assert!(wait_until(Duration::from_secs(30), full), "the buffers are not full");
+    thread::sleep(Duration::from_secs(1));
+    let before = stat(&mnt, "write_waits_memory");
+    let mut writing = dd(&victim, 8);
+    assert!(wait_until(Duration::from_secs(30), || stat(&mnt, "write_waits_memory") > before), "nobody waits");
+    writing.kill().unwrap();
+    let gone = wait_until(Duration::from_secs(10), || writing.try_wait().unwrap().is_some());
+    assert!(gone, "a killed writer lives on");
+    File::options().write(true).truncate(true).open(&victim).unwrap();
+    assert_eq!(fs::metadata(&victim).unwrap().len(), 0);
+    proxy.calm();
+    hogging.kill().unwrap();
+    hogging.wait().unwrap();
+    File::open(&hog).unwrap().sync_all().unwrap();
+    File::open(&victim).unwrap().sync_all().unwrap();
+    assert_eq!(fs::metadata(&victim).unwrap().len(), 0, "what was cut off has come back");
+    mnt.unmount();
+    let mnt = mount(&volume, &proxy, &[]);
+    assert_eq!(fs::metadata(mnt.join("victim")).unwrap().len(), 0, "what was cut off has come back");
+    mnt.unmount();
+    volume.assert_sound(Rest::Clean);
 }
