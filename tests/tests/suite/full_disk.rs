@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     os::fd::AsRawFd,
     path::Path,
+    sync::Barrier,
     thread,
     time::Duration,
 };
@@ -130,9 +131,12 @@ fn what_was_written_before_the_volume_was_full_is_kept() {
     let volume = Volume::with(&["--trash-days", "0", "--capacity", "200M"]);
     let mount = volume.mount();
     let piece = 256 << 10;
+    // Each has its share: nobody begins when the other is done.
+    let both = Barrier::new(2);
     let fill = |number: u64| {
-        let data = content(number, 200 * MIB);
+        let data = content(number, 201 * MIB);
         let mut file = File::create(mount.join(format!("file-{number}"))).unwrap();
+        both.wait();
         let mut written = 0;
         let error = loop {
             match file.write(&data[written..][..piece]) {

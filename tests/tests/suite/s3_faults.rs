@@ -400,7 +400,7 @@ fn a_late_answer_is_overtaken_by_a_second_request() {
 #[test]
 fn the_write_of_a_killed_process_does_not_come_after_a_truncate() {
     let (volume, proxy) = behind_a_proxy("the_write_of_a_killed_process_does_not_come_after_a_truncate", 9);
-    let mnt = mount(&volume, &proxy, &["--buffer-size", "32"]);
+    let mnt = mount(&volume, &proxy, &["--buffer-size", "32", "--put-timeout", "3s"]);
     let (victim, hog) = (mnt.join("victim"), mnt.join("hog"));
     write_synced(&victim, &data(1, MIB)).unwrap();
     proxy.fail_always("PUT", HttpFault::Hung);

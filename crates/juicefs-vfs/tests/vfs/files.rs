@@ -612,7 +612,8 @@ async fn opening_beside_a_busy_writer_shows_what_another_client_closed() {
     let busy = std::sync::Arc::clone(&m.vfs);
     m.meta.fail(move |method, _| {
         if method == "open" || method == "getattr" {
-            let write = busy.write(&juicefs_core::Caller::root(), ino, fh, 50, bytes::Bytes::from_static(b"x"), false);
+            let caller = juicefs_core::Caller::root();
+            let write = busy.write(&caller, ino, fh, 50, bytes::Bytes::from_static(b"x"), false);
             assert_eq!(at_once(write), Some(Ok(1)));
         }
         None
