@@ -152,11 +152,9 @@ pub(super) fn vfs(config: &MountConfig, format: &Format, config_json: Value) -> 
     }
 }
 
-/// How long somebody waits for a commit: as long as the store is asked again, and a minute at most, as the metadata engine is
-/// for everything else.
+/// How long somebody waits for a commit: as long as for everything else that the metadata engine is asked.
 fn commit_patience(retries: u32) -> Duration {
-    let secs = (1..=u64::from(retries.min(10))).map(|n| n * n).sum::<u64>();
-    Duration::from_secs(secs.clamp(1, 60))
+    Duration::from_secs(6 * u64::from(retries.max(1)))
 }
 
 /// Settings of the mount.
