@@ -46,8 +46,10 @@ impl S3Access for Rules {
         }
     }
 
-    /// An empty delimiter is none; the file system beneath would find nothing with it.
+    /// An empty delimiter is none; the file system beneath would find nothing with it. Nor does it encode keys, though it
+    /// would say that it does.
     async fn list_objects_v2(&self, request: &mut S3Request<ListObjectsV2Input>) -> S3Result<()> {
+        request.input.encoding_type = None;
         request.input.delimiter.take_if(|delimiter| delimiter.is_empty());
         Ok(())
     }

@@ -8,24 +8,24 @@ use futures_util::TryStreamExt;
 use juicefs_core::{ObjectStorage, Segments, StorageError, Timestamp, store::ObjectInfo};
 use opendal::{Buffer, ErrorKind, Operator};
 
-pub(super) use failure::failure;
+pub(super) use failure::{failure, unsigned};
 
-use super::s3::BucketMaker;
+use super::s3::{BucketMaker, Lister};
 
 /// Name of the metadata with the checksum of a body (format: data.md §2.4).
 const CHECKSUM: &str = "crc32c";
 /// What an object is.
 const CONTENT_TYPE: &str = "application/octet-stream";
-/// Most entries of one page of a listing.
-const PAGE: usize = 1000;
 
 /// What a service can do beyond keeping objects.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Abilities {
     /// Objects carry the CRC-32C of their bodies.
     pub(super) checksum: bool,
-    /// Listings come in the order of the keys, and can begin behind one.
-    pub(super) listed_in_order: bool,
+    /// Makes the bucket if it is missing.
+    pub(super) maker: Option<BucketMaker>,
+    /// Lists in the order of the keys, and from behind one.
+    pub(super) lister: Option<Lister>,
 }
 
 /// A store that OpenDAL speaks to.
@@ -34,7 +34,6 @@ pub struct DalStorage {
     operator: Operator,
     place: String,
     abilities: Abilities,
-    maker: Option<BucketMaker>,
 }
 
 impl DalStorage {
@@ -52,12 +51,12 @@ impl DalStorage {
     pub fn new(operator: Operator) -> Self {
         let info = operator.info();
         let place = format!("{}://{}", info.scheme(), info.name());
-        Self { operator, place, abilities: Abilities::default(), maker: None }
+        Self { operator, place, abilities: Abilities::default() }
     }
 
-    /// A bucket, which `maker` makes if it is missing. `place` is what people call it.
-    pub(super) fn bucket(operator: Operator, place: String, abilities: Abilities, maker: Option<BucketMaker>) -> Self {
-        Self { operator, place, abilities, maker }
+    /// A bucket; `place` is what people call it.
+    pub(super) fn bucket(operator: Operator, place: String, abilities: Abilities) -> Self {
+        Self { operator, place, abilities }
     }
 
     /// What reaches the store.
@@ -107,23 +106,6 @@ impl DalStorage {
         let body = self.operator.read_with(key).range(off..size).await.map_err(|e| self.failure(&e, key))?;
         Ok(body.collect())
     }
-
-    async fn list_in_order(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {
-        let mut request = self.operator.lister_with(prefix).recursive(true).limit(limit.min(PAGE));
-        if !after.is_empty() {
-            request = request.start_after(after);
-        }
-        let mut entries = request.await.map_err(|e| self.failure(&e, prefix))?;
-        let mut found = Vec::new();
-        while found.len() < limit
-            && let Some(entry) = entries.try_next().await.map_err(|e| self.failure(&e, prefix))?
-        {
-            if wanted(&entry, prefix, after) {
-                found.push(info(entry.path().to_owned(), entry.metadata()));
-            }
-        }
-        Ok(found)
-    }
 }
 
 #[async_trait]
@@ -133,7 +115,7 @@ impl ObjectStorage for DalStorage {
     }
 
     async fn create(&self) -> Result<(), StorageError> {
-        match &self.maker {
+        match &self.abilities.maker {
             None => Ok(()),
             // Who may use a bucket may not be allowed to make one.
             Some(_) if self.list("", "", 1).await.is_ok() => Ok(()),
@@ -196,8 +178,8 @@ impl ObjectStorage for DalStorage {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        if self.abilities.listed_in_order {
-            return self.list_in_order(prefix, after, limit).await;
+        if let Some(lister) = &self.abilities.lister {
+            return lister.list(prefix, after, limit).await;
         }
         let lister = self.operator.lister_with(prefix).recursive(true).await.map_err(|e| self.failure(&e, prefix))?;
         let entries: Vec<_> = lister.try_collect().await.map_err(|e| self.failure(&e, prefix))?;

@@ -6,6 +6,7 @@
 mod address;
 mod bucket;
 mod keys;
+mod listing;
 mod vendors;
 
 use juicefs_core::{Format, StorageError, format::Tier};
@@ -20,6 +21,7 @@ use super::{
 use address::Place;
 pub(super) use bucket::BucketMaker;
 use keys::Keys;
+pub(super) use listing::Lister;
 
 /// The bucket of a volume.
 ///
@@ -53,12 +55,12 @@ pub(super) fn open(
     let operator = Operator::new(builder)
         .map_err(|e| StorageError::Permanent(format!("bucket \"{bucket}\" of storage {storage} cannot be used: {e}")))?
         .with_context(OperationContext::new().with_http_transport(transport.clone()));
-    let abilities = Abilities { checksum: place.checksum, listed_in_order: true };
     if !tag(format).is_empty() {
         tracing::warn!("the tag \"{}\" is not sent: objects are stored without tags", tag(format));
     }
-    let maker = (keys != Keys::Anonymous).then(|| BucketMaker::new(&place, &keys, transport));
-    Ok(DalStorage::bucket(operator, place.describe(), abilities, maker))
+    let maker = (keys != Keys::Anonymous).then(|| BucketMaker::new(&place, &keys, transport.clone()));
+    let abilities = Abilities { checksum: place.checksum, maker, lister: Some(Lister::new(&place, &keys, transport)) };
+    Ok(DalStorage::bucket(operator, place.describe(), abilities))
 }
 
 /// Storage class of new objects; empty for that of the bucket.

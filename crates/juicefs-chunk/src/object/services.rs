@@ -40,7 +40,7 @@ pub(super) fn open(
     .map_err(StorageError::Permanent)?;
     let transport = HttpTransporter::new(ReqwestTransport::new(clients.get(&TlsFiles::default())?));
     let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
-    Ok(DalStorage::bucket(operator, place, Abilities::default(), None))
+    Ok(DalStorage::bucket(operator, place, Abilities::default()))
 }
 
 fn parsed(storage: &str, bucket: &str, scheme: &str, form: &str) -> Result<Url, String> {

@@ -5,6 +5,7 @@ use juicefs_core::{Format, ObjectStorage, Segments, StorageError};
 
 use super::*;
 
+mod listing;
 mod s3;
 
 fn body(data: &[u8]) -> Segments {

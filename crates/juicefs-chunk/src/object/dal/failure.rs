@@ -16,7 +16,7 @@ pub(in crate::object) fn failure(e: &opendal::Error, key: &str, place: &str) -> 
         return certificate(why, place);
     }
     if let Some(sign) = find::<reqsign_core::Error>(e) {
-        return keys(sign, place);
+        return unsigned(sign, place);
     }
     if find::<reqwest::Error>(e).is_some() {
         return StorageError::Transient(format!("{place} cannot be reached for {key}: {}", root(e)));
@@ -67,7 +67,7 @@ fn certificate(why: &rustls::Error, place: &str) -> StorageError {
 
 /// Keys that could not be had. Those that a service of this machine gives out may be there later, and it is only from
 /// there that keys can be missing: a mount must live through such a gap.
-fn keys(why: &reqsign_core::Error, place: &str) -> StorageError {
+pub(in crate::object) fn unsigned(why: &reqsign_core::Error, place: &str) -> StorageError {
     let text = format!("there are no keys for {place}: give them with --access-key and --secret-key ({why})");
     match why.kind() {
         reqsign_core::ErrorKind::ConfigInvalid => StorageError::Permanent(text),

@@ -43,6 +43,14 @@ impl Place {
         }
     }
 
+    /// Where requests about the bucket itself go.
+    pub(super) fn bucket_url(&self) -> String {
+        match self.path_style {
+            true => format!("{}://{}/{}", self.scheme, self.host, self.bucket),
+            false => format!("{}://{}.{}/", self.scheme, self.bucket, self.host),
+        }
+    }
+
     /// Where it is, for people.
     pub(super) fn describe(&self) -> String {
         if self.is_aws() {

@@ -4,12 +4,11 @@ use http::{Method, Request, header};
 use juicefs_core::StorageError;
 use opendal::{Buffer, HttpTransporter};
 use reqsign_aws_v4::{Credential, RequestSigner};
-use reqsign_core::{Context, OsEnv, Signer};
-use reqsign_file_read_tokio::TokioFileRead;
+use reqsign_core::Signer;
 
 use super::{
     address::{DEFAULT_REGION, Place},
-    keys::Keys,
+    keys::{Keys, signing_context},
 };
 use crate::object::{
     dal::failure,
@@ -28,15 +27,10 @@ pub(in crate::object) struct BucketMaker {
 
 impl BucketMaker {
     pub(super) fn new(place: &Place, keys: &Keys, transport: HttpTransporter) -> Self {
-        let context = Context::new().with_file_read(TokioFileRead).with_env(OsEnv).with_http_send(transport.clone());
-        let url = match place.path_style {
-            true => format!("{}://{}/{}", place.scheme, place.host, place.bucket),
-            false => format!("{}://{}.{}/", place.scheme, place.bucket, place.host),
-        };
         Self {
-            signer: Signer::new(context, keys.chain(), RequestSigner::new("s3", &place.region)),
+            signer: Signer::new(signing_context(&transport), keys.chain(), RequestSigner::new("s3", &place.region)),
             transport,
-            url,
+            url: place.bucket_url(),
             region: place.region.clone(),
             place: place.describe(),
         }

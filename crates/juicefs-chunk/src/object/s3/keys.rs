@@ -1,9 +1,11 @@
 //! Who requests come from.
 
 use juicefs_core::Format;
+use opendal::HttpTransporter;
 use percent_encoding::percent_decode_str;
 use reqsign_aws_v4::{Credential, DefaultCredentialProvider, StaticCredentialProvider};
-use reqsign_core::ProvideCredentialChain;
+use reqsign_core::{Context, OsEnv, ProvideCredentialChain};
+use reqsign_file_read_tokio::TokioFileRead;
 
 use super::vendors;
 use crate::object::Variables;
@@ -82,6 +84,11 @@ impl Keys {
             Self::Found => ProvideCredentialChain::new().push(DefaultCredentialProvider::builder().build()),
         }
     }
+}
+
+/// What a signer works with: keys may lie in files and in the environment, or come from a service.
+pub(super) fn signing_context(transport: &HttpTransporter) -> Context {
+    Context::new().with_file_read(TokioFileRead).with_env(OsEnv).with_http_send(transport.clone())
 }
 
 #[cfg(test)]
