@@ -10,6 +10,8 @@
 #     sqlite-2   the rest of it
 #     redis-1    the end-to-end suite on Redis, likewise
 #     redis-2    the rest of it
+#     cluster-1  the end-to-end suite on a Redis cluster, likewise
+#     cluster-2  the rest of it
 #     suites     pjdfstest in C on both engines, the Linux Test Project
 #     xfstests   the quick group of xfstests
 #     stress     fsstress, stress-ng
@@ -34,7 +36,7 @@ umask 022
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 full=0
-all_parts=(unit sqlite-1 sqlite-2 redis-1 redis-2 suites xfstests stress apps interop)
+all_parts=(unit sqlite-1 sqlite-2 redis-1 redis-2 cluster-1 cluster-2 suites xfstests stress apps interop)
 parts=()
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 2; }
@@ -57,7 +59,9 @@ golden=${JFS_GOLDEN:-$root/../shared/golden}
 profile=ci
 failed_stages=()
 unchecked=()
-# What runs on Redis without --full: where the engine matters most, in some three minutes.
+# What runs on Redis without --full: where the engine matters most, in some three minutes. On a cluster: where keys are found by
+# others, and where many are changed at once.
+cluster_part=(trash:: quota:: acl:: locks:: names:: links::)
 redis_part=(posix:: crash:: concurrent:: two_mounts:: locks:: differential:: full_disk:: names:: cli::)
 
 # The half of the end-to-end suite that takes long with --full; the other half is all that is not named here.
@@ -203,6 +207,11 @@ on_redis() { # filters of the tests
         --skip redis_ --skip trips:: --skip golden:: --skip arrows:: "$@"
 }
 
+on_cluster() { # filters of the tests
+    JUICEFS_TEST_META=redis-cluster cargo_test --package e2e --test suite -- --test-threads 2 \
+        --skip redis_ --skip trips:: --skip golden:: --skip arrows:: "$@"
+}
+
 # Without the database nothing can be said about advisories; that must not look like an answer.
 advisories() {
     if ! cargo deny --all-features fetch db; then
@@ -313,6 +322,7 @@ by_default() {
     stage "end-to-end tests" end_to_end
     limit_s=600
     stage "a part of the end-to-end tests on Redis" on_redis "${redis_part[@]}"
+    stage "a part of the end-to-end tests on a Redis cluster" on_cluster "${cluster_part[@]}"
     if command -v cargo-deny >/dev/null; then
         stage "licences, bans and sources" cargo deny --all-features check licenses bans sources
     fi
@@ -336,6 +346,8 @@ part() { # name
         sqlite-2) build; stage "end-to-end tests, the other half" end_to_end "${skip_long_half[@]}" ;;
         redis-1) build; stage "end-to-end tests on Redis, the long half" on_redis "${long_half[@]}" ;;
         redis-2) build; stage "end-to-end tests on Redis, the other half" on_redis "${skip_long_half[@]}" ;;
+        cluster-1) build; stage "end-to-end tests on a Redis cluster, the long half" on_cluster "${long_half[@]}" ;;
+        cluster-2) build; stage "end-to-end tests on a Redis cluster, the other half" on_cluster "${skip_long_half[@]}" ;;
         suites)
             build
             stage "building the POSIX suite in C" pjdfstest_in_c

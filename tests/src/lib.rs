@@ -5,8 +5,8 @@
 //!
 //! Settings come from the environment, and `scripts/test.sh` sets them:
 //! - `JUICEFS_BIN`: the client under test. Without it the workspace's own binary is built once.
-//! - `JUICEFS_TEST_META`: where volumes lie if a test does not say it: `sqlite3` (default), or `redis` (each volume has
-//!   a server of its own).
+//! - `JUICEFS_TEST_META`: where volumes lie if a test does not say it: `sqlite3` (default), `redis` (each volume has
+//!   a server of its own), or `redis-cluster` (the volumes share a cluster).
 //! - `JUICEFS_TEST_REDIS`: another server program than `redis-server`.
 //! - `JUICEFS_TEST_S3_SERVER`: the binary of `s3-server`, which is built otherwise.
 //! - `JUICEFS_TEST_FULL=1`: the long variants (more rounds, more files, larger data).

@@ -1,15 +1,19 @@
-//! A volume in a temporary directory: metadata in SQLite or in a Redis server of its own, objects in a local directory or
+//! A volume in a temporary directory: metadata in SQLite, in a Redis server of its own or in a cluster, objects in a local directory or
 //! in an S3 server of its own.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use juicefs_testkit::{
-    redis::{RedisServer, Reply, Wire},
+    redis::{RedisCluster, RedisServer, Reply, Wire},
     s3::{ACCESS_KEY, S3Server, SECRET_KEY},
 };
 use tempfile::TempDir;
@@ -28,6 +32,8 @@ pub enum Meta {
     Sqlite,
     /// Database 1 of a server that belongs to the volume.
     Redis,
+    /// A slot of a cluster of three nodes, which the tests of this process share.
+    RedisCluster,
 }
 
 impl Meta {
@@ -39,13 +45,19 @@ impl Meta {
         match env::var("JUICEFS_TEST_META").as_deref() {
             Err(_) | Ok("" | "sqlite3") => Self::Sqlite,
             Ok("redis") => Self::Redis,
-            Ok(other) => panic!("JUICEFS_TEST_META={other}: neither sqlite3 nor redis"),
+            Ok("redis-cluster") => Self::RedisCluster,
+            Ok(other) => panic!("JUICEFS_TEST_META={other}: none of sqlite3, redis and redis-cluster"),
         }
     }
 }
 
 /// The database that holds the volume. Not 0, so that what ignores the number of the URL is found.
 const DATABASE: u32 = 1;
+
+/// Its nodes end with the process of the tests.
+static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(RedisCluster::default);
+/// The number of the next volume in it.
+static NEXT_IN_CLUSTER: AtomicU32 = AtomicU32::new(DATABASE);
 
 /// A formatted volume and everything that belongs to it; removed with its directory when it is dropped.
 ///
@@ -66,6 +78,8 @@ const BUCKET: &str = "objects";
 enum Store {
     File,
     Server(Box<RedisServer>),
+    /// The volume of this number in the shared cluster.
+    Cluster(u32),
     /// Somebody else's, by its URL.
     Foreign(String),
 }
@@ -116,6 +130,7 @@ impl Volume {
         Self::beside(match meta {
             Meta::Sqlite => Store::File,
             Meta::Redis => Store::Server(Box::default()),
+            Meta::RedisCluster => Store::Cluster(NEXT_IN_CLUSTER.fetch_add(1, Ordering::Relaxed)),
         })
     }
 
@@ -223,12 +238,23 @@ impl Volume {
         }
     }
 
-    /// A connection to the database of this volume.
+    /// A connection to the database of this volume, in a cluster to the node that has it.
     ///
     /// # Panics
     /// If it has no Redis server of its own, or that does not answer.
     pub fn redis(&self) -> Wire {
-        self.server().wire(DATABASE)
+        match &self.store {
+            Store::Cluster(_) => CLUSTER.nodes()[CLUSTER.owner(CLUSTER.slot_of(&self.key("")))].wire(0),
+            _ => self.server().wire(DATABASE),
+        }
+    }
+
+    /// The key of this name in Redis, which in a cluster begins with the number of the volume.
+    pub fn key(&self, name: &str) -> String {
+        match &self.store {
+            Store::Cluster(number) => format!("{{{number}}}{name}"),
+            _ => name.to_owned(),
+        }
     }
 
     /// The URL of the metadata.
@@ -236,6 +262,7 @@ impl Volume {
         match &self.store {
             Store::File => format!("sqlite3://{}", self.meta_path().display()),
             Store::Server(server) => server.url(DATABASE),
+            Store::Cluster(number) => CLUSTER.url(*number),
             Store::Foreign(url) => url.clone(),
         }
     }
@@ -248,6 +275,7 @@ impl Volume {
         match &self.store {
             Store::File => self.meta_path().exists(),
             Store::Server(_) => self.redis().call(&["DBSIZE"]) != Reply::Int(0),
+            Store::Cluster(_) => !self.redis().keys(&self.key("*")).is_empty(),
             Store::Foreign(_) => panic!("what is in {self:?} is for the test to say"),
         }
     }
@@ -267,7 +295,7 @@ impl Volume {
     pub fn faults(&self, rest: Rest) -> Vec<String> {
         let records = match &self.store {
             Store::File => audit::of_sqlite(&self.meta_path()),
-            Store::Server(_) => audit::of_redis(&mut self.redis(), "", rest),
+            Store::Server(_) | Store::Cluster(_) => audit::of_redis(&mut self.redis(), &self.key(""), rest),
             Store::Foreign(_) => panic!("{self:?} is looked at through the test's own connection"),
         };
         audit::faults(records, self, rest)

@@ -198,7 +198,7 @@ fn unfinished(volume: &Volume) -> i64 {
             let counted = run("sqlite3", [&*volume.meta_path().to_string_lossy(), sql]).expect_success();
             counted.stdout.lines().last().and_then(|line| line.trim().parse().ok()).unwrap_or(0)
         }
-        Meta::Redis => volume.redis().call(&["ZCARD", "detachedNodes"]).int(),
+        Meta::Redis | Meta::RedisCluster => volume.redis().call(&["ZCARD", &volume.key("detachedNodes")]).int(),
     }
 }
 

@@ -18,7 +18,9 @@ fn end_sessions(volume: &Volume) {
             let sql = "pragma busy_timeout=10000; delete from jfs_session2;";
             run("sqlite3", [&*volume.meta_path().to_string_lossy(), sql]).expect_success();
         }
-        Meta::Redis => drop(volume.redis().call(&["DEL", "allSessions", "sessionInfos"])),
+        Meta::Redis | Meta::RedisCluster => {
+            drop(volume.redis().call(&["DEL", &volume.key("allSessions"), &volume.key("sessionInfos")]));
+        }
     }
 }
 
@@ -30,7 +32,9 @@ fn sessions(volume: &Volume) -> String {
             let count = run("sqlite3", [&*meta.to_string_lossy(), "select count(*) from jfs_session2"]);
             count.expect_success().stdout.trim().to_owned()
         }
-        Meta::Redis => volume.redis().call(&["ZCARD", "allSessions"]).int().to_string(),
+        Meta::Redis | Meta::RedisCluster => {
+            volume.redis().call(&["ZCARD", &volume.key("allSessions")]).int().to_string()
+        }
     }
 }
 

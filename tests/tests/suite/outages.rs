@@ -25,7 +25,9 @@ fn sessions(volume: &Volume, meta: Meta) -> usize {
             let listed = run("sqlite3", [&*meta.to_string_lossy(), sql]).expect_success().stdout;
             listed.trim().lines().last().unwrap_or_default().to_owned()
         }
-        Meta::Redis => volume.redis().call(&["ZCARD", "allSessions"]).int().to_string(),
+        Meta::Redis | Meta::RedisCluster => {
+            volume.redis().call(&["ZCARD", &volume.key("allSessions")]).int().to_string()
+        }
     };
     count.parse().unwrap()
 }

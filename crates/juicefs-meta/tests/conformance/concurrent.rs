@@ -104,6 +104,11 @@ fn concurrent_calls_on_redis_have_a_serial_order() {
     play(Kind::Redis);
 }
 
+#[test]
+fn concurrent_calls_on_a_cluster_have_a_serial_order() {
+    play(Kind::RedisCluster);
+}
+
 /// Calls that end with "unavailable" happened, or did not; all the rest is as exact as ever.
 #[test]
 fn calls_without_an_answer_happen_once_or_never() {

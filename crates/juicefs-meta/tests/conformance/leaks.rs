@@ -83,9 +83,9 @@ impl Keys<'_> {
         fields.map(|field| String::from_utf8_lossy(&field.bytes()).into_owned()).collect()
     }
 
-    /// Every key of the database has an owner, and every field of the shared hashes too.
+    /// Every key of the volume has an owner, and every field of the shared hashes too. In a cluster, others have keys beside it.
     fn check(mut self, all: &Snapshot) {
-        for key in self.wire.keys("*") {
+        for key in self.wire.keys(&format!("{}*", self.prefix)) {
             let key = String::from_utf8(key).expect("keys are text");
             let key = key.strip_prefix(self.prefix).unwrap_or_else(|| panic!("{key} is no key of the volume"));
             if SINGLE.contains(&key) || self.is_outcome(key) {

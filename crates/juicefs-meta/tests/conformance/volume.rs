@@ -60,9 +60,17 @@ pub(crate) enum Kind {
     Mem,
     Sqlite,
     Redis,
+    RedisCluster,
 }
 
-pub(crate) const KINDS: [Kind; 3] = [Kind::Mem, Kind::Sqlite, Kind::Redis];
+impl Kind {
+    /// Whether the records have the keys of Redis.
+    pub(crate) fn is_redis(self) -> bool {
+        matches!(self, Self::Redis | Self::RedisCluster)
+    }
+}
+
+pub(crate) const KINDS: [Kind; 4] = [Kind::Mem, Kind::Sqlite, Kind::Redis, Kind::RedisCluster];
 
 pub(crate) struct Volume {
     pub(crate) client: Arc<Client>,

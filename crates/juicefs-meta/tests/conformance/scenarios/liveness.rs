@@ -195,7 +195,7 @@ fn a_dead_session_ends_though_others_take_the_turn() {
 /// Replaces a counter by what no client can read.
 fn damage_used_space(v: &Volume) -> bool {
     match &v.home {
-        Home::Redis(database) => drop(database.wire().call(&["SET", "usedSpace", "plenty"])),
+        Home::Redis(database) => drop(database.wire().call(&["SET", &database.key("usedSpace"), "plenty"])),
         Home::Sqlite(dir) => {
             let sql = "pragma busy_timeout=10000; update jfs_counter set value='plenty' where name='usedSpace';";
             let done = std::process::Command::new("sqlite3").arg(dir.path().join("meta.db")).arg(sql).status();
@@ -242,7 +242,7 @@ fn one_bad_session_does_not_hide_the_next() {
         v.client.flush_stats().await.expect("flushed");
         let bad = files[FILES / 2];
         let damaged = if let Home::Redis(database) = &v.home {
-            database.wire().call(&["SET", &format!("i{bad}"), "no node"]);
+            database.wire().call(&["SET", &database.key(&format!("i{bad}")), "no node"]);
             true
         } else {
             false

@@ -3,11 +3,14 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use juicefs_meta::{Engine, engine::mem::MemEngine};
-use juicefs_testkit::redis::{RedisServer, Wire};
+use juicefs_testkit::redis::{RedisCluster, RedisServer, Wire};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
@@ -46,6 +49,10 @@ impl Drop for Lease {
     }
 }
 
+/// The cluster that all tests of this process share. Volumes in it have numbers of their own, of which there are enough.
+static CLUSTER: LazyLock<RedisCluster> = LazyLock::new(RedisCluster::default);
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// A database that holds one volume and nothing else.
 pub(crate) struct Database {
     url: String,
@@ -63,6 +70,14 @@ impl Database {
         Self { url: SHARED.server.url(number), prefix: String::new(), wire, _lease: Some(lease) }
     }
 
+    /// A volume in the shared cluster, whose slots stay where they are.
+    fn in_cluster() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{{{number}}}");
+        let node = CLUSTER.owner(CLUSTER.slot_of(&prefix));
+        Self::own(CLUSTER.url(number), &prefix, move || CLUSTER.nodes()[node].wire(0))
+    }
+
     /// One that the test brought itself: `wire` connects to the server that has it now, and its keys begin with `prefix`.
     pub(crate) fn own(url: String, prefix: &str, wire: impl Fn() -> Wire + Send + Sync + 'static) -> Self {
         Self { url, prefix: prefix.to_owned(), wire: Box::new(wire), _lease: None }
@@ -71,6 +86,11 @@ impl Database {
     /// What all keys begin with.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The key of this name.
+    pub(crate) fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// A connection to look at it.
@@ -114,6 +134,7 @@ impl Home {
             Kind::Mem => Self::Mem(Arc::new(MemEngine::new())),
             Kind::Sqlite => Self::Sqlite(tempfile::tempdir().expect("a directory")),
             Kind::Redis => Self::Redis(Database::shared()),
+            Kind::RedisCluster => Self::Redis(Database::in_cluster()),
         }
     }
 
