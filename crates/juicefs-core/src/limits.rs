@@ -25,7 +25,7 @@ pub const LOCK_WAITS_MAX: usize = 2048;
 /// Ranges that one owner may hold locked in one file; one more is ENOLCK.
 pub const LOCK_RANGES_MAX: usize = 16384;
 /// Entries of a directory read from the engine at once.
-pub const READDIR_PAGE: usize = 4096;
+pub const READDIR_PAGE: usize = 10_000;
 
 /// Bytes that a file of `length` bytes counts in the used space: whole 4 KiB units, at least one.
 #[must_use]

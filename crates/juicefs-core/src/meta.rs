@@ -110,10 +110,14 @@ pub struct DirCursor(pub Bytes);
 /// Some entries of a directory.
 #[derive(Clone, Debug, Default)]
 pub struct DirPage {
-    /// Entries in the engine's order. An entry present during the whole listing appears exactly once over all pages.
+    /// Entries in the engine's order. An entry present during the whole listing appears on one of the pages, and on more than one
+    /// only while others are removed, or when the listing began anew.
     pub entries: Vec<DirEntry>,
     /// Where the next page starts, `None` at the end.
     pub next: Option<DirCursor>,
+    /// The place that was asked for means nothing any more, since the directory is on another server now: this is the first page
+    /// again.
+    pub anew: bool,
 }
 
 /// Use and limits of the volume (or of the innermost quota directory).

@@ -219,9 +219,11 @@ impl DirHandle {
         };
         let (since, fetched) = (cx.stamps.now(), Instant::now());
         let mut entries = vec![None; len];
-        let (mut found, mut beyond) = (0, 0);
-        while found < places.len() && beyond < 2 * self.page_len {
+        let (mut found, mut beyond, mut anew) = (0, 0, false);
+        // A listing that began anew gives the entries in another order: those of this page are anywhere.
+        while found < places.len() && (anew || beyond < 2 * self.page_len) {
             let page = self.page(cx, from.take(), with_attrs, places.len()).await?;
+            anew |= page.anew;
             let listing = self.listing.lock();
             for entry in page.entries {
                 let name = hash(entry.name.as_bytes());

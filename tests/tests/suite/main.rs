@@ -40,6 +40,7 @@ mod random_writes;
 mod redis_audit;
 mod redis_cache;
 mod redis_cli;
+mod redis_cluster;
 mod redis_faults;
 mod redis_golden;
 mod redis_together;

@@ -99,7 +99,7 @@ impl RedisEngine {
         if options.enabled {
             let cache = self.cache.get_or_init(|| Arc::new(Cache::new(keys, options)));
             let prefixes = cache.stems().iter().map(|stem| stem.to_vec()).collect();
-            self.link.watch(prefixes, keys.setting().to_vec(), Arc::clone(cache) as _);
+            self.link.watch(prefixes, keys.nowhere().to_vec(), Arc::clone(cache) as _);
         }
     }
 

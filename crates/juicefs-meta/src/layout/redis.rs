@@ -62,6 +62,18 @@ impl KeySpace {
         Self { prefix: prefix.to_owned() }
     }
 
+    /// Whether the keys are in a cluster, where they may be moved while they are used.
+    pub(crate) fn may_move(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
+    /// Whether a key is that of locks on a file: what a set of the keys in which a session holds locks should have.
+    pub(crate) fn is_of_locks(&self, key: &[u8]) -> bool {
+        let name = key.strip_prefix(self.prefix.as_bytes());
+        let number = name.and_then(|name| name.strip_prefix(b"lockf").or_else(|| name.strip_prefix(b"lockp")));
+        number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+    }
+
     /// The prefix.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
@@ -118,6 +130,9 @@ impl KeySpace {
         setting() = "setting";
         /// A counter.
         counter(counter: Counter) = "{}", counter_name(counter);
+        /// What nobody ever makes. A node of a cluster that lets go of the slot, or has not all of it yet, is told by it: it has no
+        /// answer about a key that it does not have.
+        nowhere() = "nowhere";
         /// Which of its changes a client knows to be done: of this implementation alone.
         outcome(client: u64) = "outcome_{client:016x}";
     }
@@ -378,6 +393,10 @@ mod tests {
             assert!(!keys.owns(foreign.as_bytes()), "{foreign}");
         }
         assert!(KeySpace::new("{0}").owns(b"{0}i1"));
+        assert!(keys.is_of_locks(b"lockf3") && KeySpace::new("{0}").is_of_locks(b"{0}lockp18446744073709551615"));
+        for other in [&b"lockf"[..], b"lockfx", b"locked3", b"{0}lockf3", b"i3", b"\xff"] {
+            assert!(!keys.is_of_locks(other), "{}", other.escape_ascii());
+        }
         assert!(!KeySpace::new("{0}").owns(b"i1"));
     }
 

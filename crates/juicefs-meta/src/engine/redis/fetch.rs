@@ -6,7 +6,7 @@ use bytes::Bytes;
 use juicefs_core::{
     acl::AclRule,
     error::{MetaError, MetaResult},
-    ids::{Ino, Name},
+    ids::{Ino, Name, SessionId},
     lock::LockOwner,
     quota::Quota,
     slice::SliceRecord,
@@ -18,7 +18,7 @@ use crate::{
     layout::{
         binary::{decode_attr, decode_edge, decode_limits, decode_plocks, decode_slice_keys, encode_attr},
         redis::{
-            KeySpace, counter_shift, delayed_field, number, parse_flock_letter, parse_number, parse_owner_field,
+            KeySpace, Text, counter_shift, delayed_field, number, parse_flock_letter, parse_number, parse_owner_field,
             removed_file, slice_field,
         },
     },
@@ -32,8 +32,17 @@ pub(super) struct Sight {
     pub(super) read: ReadSet,
     /// Stored bytes of nodes that we would write otherwise: guards compare what is stored.
     pub(super) raw: HashMap<Key, Bytes>,
+    /// The keys in which sessions hold locks that are about to be removed.
+    pub(super) locked: HashMap<SessionId, Vec<Text>>,
     /// All of it was stored at one moment since the operation began.
     pub(super) certain: bool,
+}
+
+impl Sight {
+    /// The keys in which a session holds locks.
+    pub(super) fn locked(&self, sid: SessionId) -> &[Text] {
+        self.locked.get(&sid).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// Adds the commands that read `key`.

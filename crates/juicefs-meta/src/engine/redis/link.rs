@@ -38,11 +38,26 @@ use self::{
     trouble::{SetupError, Trouble},
     watch::Watched,
 };
-pub(crate) use self::{request::Request, server::Server, trouble::LinkError, watch::Witness};
+pub(crate) use self::{
+    request::Request,
+    server::{Origin, Server},
+    trouble::LinkError,
+    watch::Witness,
+};
 use super::address::{Address, Host, Options};
 
 /// Repetitions that follow at once, because the server itself named the next one to ask.
 const QUICK_REDIRECTIONS: u32 = 4;
+
+/// Longest wait before a server is asked again that says at once that it cannot serve now.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Replies to a request, and whose they are.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) values: Vec<Value>,
+    pub(crate) origin: Origin,
+}
 
 /// Which connection a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +117,9 @@ impl Link {
     /// budget is used up: a request must do no harm when it is executed twice. Other errors of the server are returned
     /// in place of the reply.
     ///
+    /// While the slot is moving, each command is answered by the node that has its keys; what needs keys of both nodes
+    /// waits, and so does what is [steady](Request::steady).
+    ///
     /// Cancel safe: a dropped call was executed or was not.
     ///
     /// # Errors
@@ -110,6 +128,12 @@ impl Link {
         if request.is_empty() {
             return Ok(Vec::new());
         }
+        Ok(self.ask_whom(lane, request).await?.values)
+    }
+
+    /// [`Self::call`] for who has to know whose replies they are: of a request that was answered by several nodes in turn, the
+    /// last one.
+    pub(crate) async fn ask_whom(&self, lane: Lane, request: &Request) -> Result<Answer, LinkError> {
         let lane = match lane {
             Lane::Small => &self.small,
             Lane::Bulk => &self.bulk,
@@ -118,7 +142,7 @@ impl Link {
         let mut trouble = None;
         if let Some(connection) = lane.usable() {
             match self.attempt(lane, &connection, request).await {
-                Ok(values) => return Ok(values),
+                Ok(answer) => return Ok(answer),
                 Err(met) => trouble = Some(met),
             }
         }
@@ -168,14 +192,16 @@ impl Link {
         lane: &LaneState,
         connection: &Arc<Connection>,
         request: &Request,
-    ) -> Result<Vec<Value>, Trouble> {
-        let outcome = connection.send(request).await;
-        let trouble = match judge(outcome, connection.target()) {
-            Ok(values) => return Ok(values),
+    ) -> Result<Answer, Trouble> {
+        let replies = connection.send(request).await.map_err(Trouble::Lost);
+        let trouble = match replies.and_then(|replies| judge(replies, connection.target())) {
+            Ok(Judged::Answered(values)) => return Ok(Answer { values, origin: connection.origin() }),
+            // What goes wrong over there says nothing about this connection.
+            Ok(Judged::Redirected(values, host)) => return self.follow(&host, request, values).await,
             Err(trouble) => trouble,
         };
         match &trouble {
-            Trouble::Busy(_) | Trouble::Ask(_) => {}
+            Trouble::Busy(_) => {}
             Trouble::Lost(_) | Trouble::WrongServer(_) | Trouble::Moved(_) => {
                 if let (Trouble::WrongServer(_), Target::Tcp(host)) = (&trouble, connection.target()) {
                     self.scout.demote(host);
@@ -195,7 +221,7 @@ impl Link {
         request: &Request,
         began: Instant,
         mut trouble: Option<Trouble>,
-    ) -> Result<Vec<Value>, LinkError> {
+    ) -> Result<Answer, LinkError> {
         let mut repetition = 0;
         loop {
             let deadline = began + self.budget();
@@ -206,7 +232,8 @@ impl Link {
                 }
                 let wait = match trouble {
                     Trouble::Lost(_) if repetition == 0 => Duration::ZERO,
-                    Trouble::Moved(_) | Trouble::Ask(_) if repetition < QUICK_REDIRECTIONS => Duration::ZERO,
+                    Trouble::Moved(_) if repetition < QUICK_REDIRECTIONS => Duration::ZERO,
+                    Trouble::Busy(_) => backoff(self.options(), repetition).min(BUSY_PAUSE),
                     _ => backoff(self.options(), repetition),
                 };
                 repetition += 1;
@@ -214,15 +241,9 @@ impl Link {
                     sleep(wait.min(left)).await;
                 }
             }
-            let outcome = match &trouble {
-                Some(Trouble::Ask(host)) => self.ask(host, request).await,
-                _ => {
-                    let connection = self.connect(lane, deadline).await?;
-                    self.attempt(lane, &connection, request).await
-                }
-            };
-            match outcome {
-                Ok(values) => return Ok(values),
+            let connection = self.connect(lane, deadline).await?;
+            match self.attempt(lane, &connection, request).await {
+                Ok(answer) => return Ok(answer),
                 Err(met) => trouble = Some(met),
             }
         }
@@ -251,11 +272,9 @@ impl Link {
             };
             let failure = match timeout_at(deadline, step).await {
                 Err(_elapsed) => return Err(self.gave_up(lane.last_failure(), began)),
-                Ok(Ok((stream, target))) => {
-                    setup.succeeded(&target);
-                    let options = self.options();
-                    let limits = Limits { read: options.read_timeout, write: options.write_timeout };
-                    let connection = Arc::new(Connection::start(stream, target, limits, &self.tasks));
+                Ok(Ok(open)) => {
+                    setup.succeeded(&open.target);
+                    let connection = Arc::new(Connection::start(open, self.limits(), &self.tasks));
                     lane.install(&connection);
                     // A close that came in between has not seen it.
                     if self.closed.load(Ordering::Acquire) {
@@ -276,31 +295,45 @@ impl Link {
         }
     }
 
-    /// Sends to the node that the slot is moving to.
-    async fn ask(&self, host: &Host, request: &Request) -> Result<Vec<Value>, Trouble> {
-        let connection = {
-            let mut asking = self.asking.lock().await;
-            let target = Target::Tcp(host.clone());
-            match asking.as_ref().filter(|open| open.target() == &target && !open.is_broken()) {
-                Some(open) => Arc::clone(open),
-                None => {
-                    let options = self.options();
-                    let dialogue = self.scout.visit(host.clone(), options.connect_timeout).await;
-                    let (stream, target) = dialogue.map_err(|error| Trouble::Lost(error.to_string()))?.finish();
-                    let limits = Limits { read: options.read_timeout, write: options.write_timeout };
-                    let open = Arc::new(Connection::start(stream, target, limits, &self.tasks));
-                    *asking = Some(Arc::clone(&open));
-                    open
+    /// Asks the node that the slot is moving to for what another left to it, and puts that in its place among `values`.
+    async fn follow(&self, host: &Host, request: &Request, mut values: Vec<Value>) -> Result<Answer, Trouble> {
+        let moving = || Trouble::Busy(format!("the slot is moving to {host}"));
+        let (asking, places) = request.asking(&values.iter().map(trouble::is_redirected).collect::<Vec<_>>());
+        if request.is_steady() || asking.is_empty() {
+            return Err(moving());
+        }
+        let connection = self.beyond(host).await?;
+        let replies = connection.send(&asking).await.map_err(Trouble::Lost)?;
+        match judge(replies, connection.target())? {
+            Judged::Redirected(..) => Err(moving()),
+            Judged::Answered(told) => {
+                for (value, place) in told.into_iter().zip(places) {
+                    if let Some(value_there) = place.and_then(|place| values.get_mut(place)) {
+                        *value_there = value;
+                    }
                 }
+                Ok(Answer { values, origin: connection.origin() })
             }
-        };
-        let (request, wanted) = request.asking();
-        let outcome = connection.send(&request).await.map(|replies| {
-            let values = replies.values.into_iter().zip(wanted);
-            let values = values.filter_map(|(value, wanted)| wanted.then_some(value)).collect();
-            Replies { values, has_error: replies.has_error }
-        });
-        judge(outcome, connection.target())
+        }
+    }
+
+    /// A connection to the node that the slot is moving to.
+    async fn beyond(&self, host: &Host) -> Result<Arc<Connection>, Trouble> {
+        let mut asking = self.asking.lock().await;
+        let target = Target::Tcp(host.clone());
+        if let Some(open) = asking.as_ref().filter(|open| open.target() == &target && !open.is_broken()) {
+            return Ok(Arc::clone(open));
+        }
+        let visit = self.scout.visit(host.clone(), self.options().connect_timeout).await;
+        let open = visit.map_err(|error| Trouble::Lost(error.to_string()))?.finish();
+        let open = Arc::new(Connection::start(open, self.limits(), &self.tasks));
+        *asking = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
+    fn limits(&self) -> Limits {
+        let options = self.options();
+        Limits { read: options.read_timeout, write: options.write_timeout }
     }
 
     fn gave_up(&self, why: String, began: Instant) -> LinkError {
@@ -314,9 +347,15 @@ impl Drop for Link {
     }
 }
 
+/// Replies of a server.
+enum Judged {
+    Answered(Vec<Value>),
+    /// Some are to be had from a node that the slot is moving to.
+    Redirected(Vec<Value>, Host),
+}
+
 /// Tells an answer from a reason to send again.
-fn judge(outcome: Result<Replies, String>, target: &Target) -> Result<Vec<Value>, Trouble> {
-    let replies = outcome.map_err(Trouble::Lost)?;
+fn judge(replies: Replies, target: &Target) -> Result<Judged, Trouble> {
     if replies.has_error {
         let asked = match target {
             Target::Tcp(host) => host.name.as_str(),
@@ -325,8 +364,11 @@ fn judge(outcome: Result<Replies, String>, target: &Target) -> Result<Vec<Value>
         if let Some(trouble) = Trouble::among(&replies.values, asked) {
             return Err(trouble);
         }
+        if let Some(host) = trouble::redirected_to(&replies.values, asked) {
+            return Ok(Judged::Redirected(replies.values, host));
+        }
     }
-    Ok(replies.values)
+    Ok(Judged::Answered(replies.values))
 }
 
 /// A random wait, of twice the length each time.

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::LazyLock, time::Duration};
 
+use bytes::Bytes;
 use juicefs_core::{
     attr::{Attr, FileType},
     error::MetaResult,
@@ -14,20 +15,28 @@ use tokio::time::{Instant, sleep};
 use super::{
     RedisEngine,
     cache::Asked,
+    cursor::Cursor,
     fetch::{self, bytes},
-    link::Lane,
+    link::{Lane, Request},
     script::Script,
 };
 use crate::{
     layout::{
         binary::{decode_attr, decode_edge},
-        redis::number,
+        redis::KeySpace,
     },
     record::{Edge, Key, Value},
 };
 
-/// Most entries that one script lists: it holds the server for about a millisecond.
-const PAGE_MAX: usize = 2000;
+/// Most entries that are asked for at once: they hold the server for some milliseconds.
+const PAGE_MAX: usize = 10_000;
+/// Most nodes likewise. A page may have more entries than were asked for.
+const NODES_MAX: usize = 2 * PAGE_MAX;
+/// Directories up to this size are listed by one script, which saves a trip. In larger ones that matters less than what it costs
+/// the server to take all of it through Lua.
+const SMALL_MAX: usize = 128;
+/// Of longer pages nothing is remembered: they would displace all that was seen lately, and their own beginning before it is used.
+const LEARNED_MAX: usize = 2048;
 /// How long a mount that is to know nodes from the start waits for the server to begin to tell of changes.
 const PRELOAD_WAIT: Duration = Duration::from_secs(1);
 
@@ -43,13 +52,12 @@ static LOOKUP: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// A page of entries, and the nodes of those that the script can name.
+/// All entries of a small directory and their nodes; nothing when it is not small, or when the script cannot name a node.
 static LIST: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
-        "{NODE_OF}local s=redis.call('HSCAN',KEYS[1],ARGV[2],'COUNT',ARGV[3]) local e,a=s[2],{{}} \
-         if ARGV[4]=='1' then local k={{}} for i=2,#e,2 do k[#k+1]=node(e[i]) or '' \
-         if #k==500 or i==#e then for _,v in ipairs(redis.call('MGET',unpack(k))) do a[#a+1]=v end k={{}} end end end \
-         return {{s[1],e,a}}"
+        "{NODE_OF}if redis.call('HLEN',KEYS[1])>{SMALL_MAX} then return false end local e=redis.call('HGETALL',KEYS[1]) \
+         local k={{}} for i=2,#e,2 do local n=node(e[i]) if not n then return false end k[#k+1]=n end \
+         if #k==0 then return {{e,k}} end return {{e,redis.call('MGET',unpack(k))}}"
     ))
 });
 
@@ -59,6 +67,9 @@ impl RedisEngine {
         let key = Key::Edge(parent, Name::new(name));
         if let Some(known) = self.find_cached(&key) {
             return Ok(known);
+        }
+        if keys.may_move() {
+            return self.find_in_steps(keys, key).await;
         }
         let asked = self.cache.get().map(|cache| cache.now());
         let nodes = keys.node_stem();
@@ -79,6 +90,26 @@ impl RedisEngine {
             None => self.look(&[Key::Node(edge.ino)]).await?.read.node(edge.ino).cloned(),
         };
         Ok(Some((edge, attr)))
+    }
+
+    /// An entry, and then its node. Nobody can say which key that is before the entry is known, and a script has to be told.
+    async fn find_in_steps(&self, keys: &KeySpace, key: Key) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+        let mut before = None;
+        loop {
+            let asked = self.cache.get().map(|cache| cache.now());
+            let mut request = Request::new();
+            fetch::ask(&mut request, keys, &key);
+            let stored = bytes("entry", self.call_one(&request).await?)?;
+            let edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
+            self.learn(asked, key.clone(), edge.map(Value::Edge));
+            let Some(edge) = edge else { return Ok(None) };
+            let attr = self.look(&[Key::Node(edge.ino)]).await?.read.node(edge.ino).cloned();
+            // A node that is missing may have gone, with the name, since the entry was read.
+            if attr.is_some() || before == Some(edge) {
+                return Ok(Some((edge, attr)));
+            }
+            before = Some(edge);
+        }
     }
 
     /// What a lookup finds, if that is known without asking.
@@ -133,59 +164,77 @@ impl RedisEngine {
         with_attrs: bool,
         limit: usize,
     ) -> MetaResult<DirPage> {
-        let mut cursor = from.map_or_else(|| "0".into(), |cursor| cursor.0);
-        loop {
-            let (next, entries) = self.list_once(ino, &cursor, with_attrs, limit).await?;
-            let end = next.as_ref() == b"0";
-            // A page of a hash that shrinks may be empty, which does not mean its end.
-            if end || !entries.is_empty() {
-                return Ok(DirPage { entries, next: (!end).then_some(DirCursor(next)) });
-            }
-            cursor = next;
-        }
-    }
-
-    async fn list_once(
-        &self,
-        ino: Ino,
-        cursor: &[u8],
-        with_attrs: bool,
-        limit: usize,
-    ) -> MetaResult<(bytes::Bytes, Vec<DirEntry>)> {
         let keys = self.keys().await?;
         let asked = self.cache.get().map(|cache| cache.now());
-        let nodes = keys.node_stem();
-        let count = number(limit.clamp(1, PAGE_MAX));
-        let attrs: &[u8] = if with_attrs { b"1" } else { b"0" };
-        let args = [nodes.as_slice(), cursor, count.as_slice(), attrs];
-        let mut parts =
-            fetch::list("entries", self.ask_script(Lane::Bulk, &LIST, &keys.entries(ino), &args).await?)?.into_iter();
-        let mut part = || parts.next().unwrap_or(Reply::Nil);
-        let next = bytes("entries", part())?.unwrap_or_else(|| "0".into());
-        let pairs = fetch::pairs("entries", part())?;
-        let mut nodes = fetch::list("nodes", part())?.into_iter();
+        if from.is_none() && with_attrs && !keys.may_move() {
+            let nodes = keys.node_stem();
+            let reply = self.ask_script(Lane::Bulk, &LIST, &keys.entries(ino), &[nodes.as_slice()]).await?;
+            if reply != Reply::Nil {
+                let mut parts = fetch::list("entries", reply)?.into_iter();
+                let mut part = || parts.next().unwrap_or(Reply::Nil);
+                let (pairs, nodes) = (fetch::pairs("entries", part())?, fetch::list("nodes", part())?);
+                let entries = self.entries_of(ino, asked, pairs, nodes)?;
+                return Ok(DirPage { entries, next: None, anew: false });
+            }
+        }
+        let mut cursor = from.as_ref().map_or_else(Cursor::start, Cursor::resume);
+        // A page of a hash that shrinks may be empty, which does not mean its end.
+        while let Some(pairs) = self.next_fields(&mut cursor, &keys.entries(ino), limit.clamp(1, PAGE_MAX)).await? {
+            if !pairs.is_empty() {
+                let nodes = if with_attrs { self.nodes_of(keys, &pairs).await? } else { Vec::new() };
+                let entries = self.entries_of(ino, asked, pairs, nodes)?;
+                return Ok(DirPage { entries, next: cursor.pause(), anew: cursor.is_anew() });
+            }
+        }
+        Ok(DirPage::default())
+    }
+
+    /// The stored nodes that entries name.
+    async fn nodes_of(&self, keys: &KeySpace, pairs: &[(Bytes, Bytes)]) -> MetaResult<Vec<Reply>> {
+        let mut nodes = Vec::with_capacity(pairs.len());
+        for pairs in pairs.chunks(NODES_MAX) {
+            let mut request = Request::with_capacity(32 * pairs.len());
+            request.begin(1 + pairs.len());
+            request.arg(b"MGET");
+            for (_, stored) in pairs {
+                request.arg(&keys.node(decode_edge(stored)?.ino));
+            }
+            nodes.extend(fetch::list("nodes", self.one_bulk(&request).await?)?);
+        }
+        Ok(nodes)
+    }
+
+    /// Entries as they are stored, with their nodes if there are any.
+    fn entries_of(
+        &self,
+        ino: Ino,
+        asked: Option<Asked>,
+        pairs: Vec<(Bytes, Bytes)>,
+        nodes: Vec<Reply>,
+    ) -> MetaResult<Vec<DirEntry>> {
+        let mut nodes = nodes.into_iter();
         let mut entries = Vec::with_capacity(pairs.len());
-        let mut unnamed = Vec::new();
         for (name, stored) in pairs {
             let edge = decode_edge(&stored)?;
             let stored = nodes.next().map(|node| bytes("node", node)).transpose()?.flatten();
             let attr = stored.map(|stored| decode_attr(&stored)).transpose()?;
-            if with_attrs && attr.is_none() && edge.ino.is_trash() {
-                unnamed.push(Key::Node(edge.ino));
-            }
-            let name = Name(name);
-            if let Some(attr) = &attr {
-                self.learn(asked, Key::Edge(ino, name.clone()), Some(Value::Edge(edge)));
-                self.learn(asked, Key::Node(edge.ino), Some(Value::Node(attr.clone())));
-            }
-            entries.push(DirEntry { name, ino: edge.ino, kind: edge.kind, attr });
+            entries.push(DirEntry { name: Name(name), ino: edge.ino, kind: edge.kind, attr });
         }
-        if !unnamed.is_empty() {
-            let found = self.look(&unnamed).await?;
-            for entry in entries.iter_mut().filter(|entry| entry.ino.is_trash()) {
-                entry.attr = found.read.node(entry.ino).cloned();
+        if let (Some(cache), Some(asked)) = (self.cache.get(), asked) {
+            for (key, value) in entries.iter().flat_map(|entry| seen(ino, entry)).flatten() {
+                cache.learn(asked, &key, Some(&value));
             }
         }
-        Ok((next, entries))
+        if entries.len() <= LEARNED_MAX {
+            self.recent.learn_all(entries.iter().flat_map(|entry| seen(ino, entry)).flatten());
+        }
+        Ok(entries)
     }
+}
+
+/// The records that an entry with its node shows.
+fn seen(parent: Ino, entry: &DirEntry) -> Option<[(Key, Value); 2]> {
+    let node = Value::Node(entry.attr.clone()?);
+    let edge = Value::Edge(Edge { ino: entry.ino, kind: entry.kind });
+    Some([(Key::Edge(parent, entry.name.clone()), edge), (Key::Node(entry.ino), node)])
 }

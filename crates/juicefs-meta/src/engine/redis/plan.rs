@@ -2,7 +2,7 @@
 
 use juicefs_core::{
     attr::{Attr, Timestamp},
-    ids::SliceKey,
+    ids::{SessionId, SliceKey},
     lock::LockOwner,
     quota::{Quota, QuotaSubject},
     slice::SliceRecord,
@@ -49,7 +49,15 @@ pub(super) fn plan(keys: &KeySpace, outcome: &Text, sight: &Sight, effects: &Eff
         guard(&mut plan, keys, sight, effects, key, value);
     }
     for effect in &effects.list {
-        apply(&mut plan, keys, outcome, effect);
+        if let Effect::DeleteLocks(sid) = effect {
+            guard_locked(&mut plan, keys, *sid, sight.locked(*sid));
+        }
+    }
+    for effect in &effects.list {
+        match effect {
+            Effect::DeleteLocks(sid) => delete_locks(&mut plan, keys, *sid, sight.locked(*sid)),
+            other => apply(&mut plan, keys, outcome, other),
+        }
     }
     for (counter, delta) in [(Counter::UsedSpace, effects.usage.space), (Counter::TotalInodes, effects.usage.inodes)] {
         if delta != 0 {
@@ -311,11 +319,6 @@ fn apply_upkeep(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effec
             plan.push(S::DeleteScore, [keys.sessions()], [number(sid.0)]);
             plan.push(S::DeleteField, [keys.session_infos()], [number(sid.0)]);
         }
-        Effect::DeleteLocks(sid) => {
-            let mut owner = number(sid.0);
-            owner.push(b'_');
-            plan.push(S::DeleteLocks, [keys.locked(*sid)], [owner]);
-        }
         Effect::PutFlock(ino, owner, kind) => {
             put_lock(plan, keys, keys.flocks(*ino), *owner, bytes(flock_letter(*kind)));
         }
@@ -351,6 +354,24 @@ fn apply_upkeep(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effec
         Effect::PutSetting(json) => plan.push(S::Set, [keys.setting()], [bytes(json)]),
         _ => unreachable!("invariant: apply takes the other effects"),
     }
+}
+
+/// The session holds locks in these keys and no others.
+fn guard_locked(plan: &mut Plan, keys: &KeySpace, sid: SessionId, held: &[Text]) {
+    plan.push(S::MemberCount, [keys.locked(sid)], [number(held.len())]);
+    for key in held {
+        plan.push(S::SameMember, [keys.locked(sid)], [key.clone(), number(1)]);
+    }
+}
+
+/// Removes the locks of a session. What is in its set and is no key of locks is forgotten with the set.
+fn delete_locks(plan: &mut Plan, keys: &KeySpace, sid: SessionId, held: &[Text]) {
+    let mut owner = number(sid.0);
+    owner.push(b'_');
+    for key in held.iter().filter(|key| keys.is_of_locks(key)) {
+        plan.push(S::DeleteLocks, [key.clone()], [owner.clone()]);
+    }
+    plan.push(S::Delete, [keys.locked(sid)], []);
 }
 
 /// A lock, and where the clean-up of its session finds it.

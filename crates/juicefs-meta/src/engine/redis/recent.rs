@@ -119,6 +119,14 @@ impl Recent {
         self.generations.lock().put(key, Seen { value, raw: None });
     }
 
+    /// Remembers names and nodes as they were listed.
+    pub(super) fn learn_all(&self, records: impl Iterator<Item = (Key, Value)>) {
+        let mut generations = self.generations.lock();
+        for (key, value) in records {
+            generations.put(key, Seen { value: Some(value), raw: None });
+        }
+    }
+
     /// Takes over what was just applied.
     pub(super) fn apply(&self, effects: &[Effect]) {
         let mut generations = self.generations.lock();

@@ -1,8 +1,11 @@
 //! Running operations: judged on what was lately seen, applied with one script, judged anew when that did not hold.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use juicefs_core::error::{MetaError, MetaResult};
+use juicefs_core::{
+    error::{MetaError, MetaResult},
+    ids::SessionId,
+};
 use rand::Rng;
 use redis::Value as Reply;
 
@@ -175,7 +178,10 @@ impl RedisEngine {
     ) -> MetaResult<ApplyOutcome> {
         let keys = self.keys().await?;
         let outcome = keys.outcome(self.lanes.client());
-        let plan = plan(keys, &outcome, sight, effects);
+        let plan = match self.locked_keys(keys, effects).await? {
+            none if none.is_empty() => plan(keys, &outcome, sight, effects),
+            locked => plan(keys, &outcome, &Sight { locked, ..sight.clone() }, effects),
+        };
         match self.execute(keys, &outcome, &plan, patience).await? {
             Ended::Conflict => Ok(ApplyOutcome::Conflict),
             Ended::Done(answers) => {
@@ -191,6 +197,24 @@ impl RedisEngine {
                 Ok(ApplyOutcome::Applied(Applied { appended }))
             }
         }
+    }
+
+    /// The keys in which the sessions hold locks whose locks are to be removed: a script has to be told all keys.
+    async fn locked_keys(&self, keys: &KeySpace, effects: &Effects) -> MetaResult<HashMap<SessionId, Vec<Text>>> {
+        let mut locked = HashMap::new();
+        for effect in &effects.list {
+            if let Effect::DeleteLocks(sid) = effect {
+                let question = Request::of::<&[u8]>(&[b"SMEMBERS", &keys.locked(*sid)]);
+                let mut held = Vec::new();
+                for key in fetch::list("locks", self.one_bulk(&question).await?)? {
+                    held.extend(fetch::bytes("locks", key)?.map(|key| Text::from_slice(&key)));
+                }
+                // Equal sets make equal requests.
+                held.sort_unstable();
+                locked.insert(*sid, held);
+            }
+        }
+        Ok(locked)
     }
 
     /// How long the lists are now to which effects append.
@@ -224,10 +248,12 @@ impl RedisEngine {
                 "too many changes wait for their outcome (tried for {budget:?})"
             )));
         };
-        let mut replies = self.call_with(patience, &packed(&script, false, outcome, &lane, plan, &args)).await?;
+        let nowhere = keys.may_move().then(|| keys.nowhere());
+        let pack = |with_text| packed(&script, with_text, outcome, &lane, plan, nowhere.as_ref(), &args);
+        let mut replies = self.call_with(patience, &pack(false)).await?;
         if replies.last().is_some_and(is_unknown_script) {
             // With its text the script is known from now on.
-            replies = self.call_with(patience, &packed(&script, true, outcome, &lane, plan, &args)).await?;
+            replies = self.call_with(patience, &pack(true)).await?;
         }
         let reply = replies.pop().unwrap_or(Reply::Nil);
         match reply {
@@ -278,7 +304,8 @@ impl RedisEngine {
         Ok(self.call_bulk(request).await?.pop().unwrap_or(Reply::Nil))
     }
 
-    /// Runs a script that only looks.
+    /// Runs a script that only looks. It may look at keys that it was not told of: not in a cluster, where these may be
+    /// elsewhere.
     pub(super) async fn ask_script(
         &self,
         lane: link::Lane,
@@ -304,28 +331,30 @@ impl RedisEngine {
     }
 }
 
-/// The request that runs a script.
+/// The request that runs a script. `nowhere` is the key that keeps it from a node that does not have the slot to itself.
 pub(super) fn packed(
     script: &Script,
     with_text: bool,
     outcome: &Text,
     lane: &Lane<'_>,
     plan: &Plan,
+    nowhere: Option<&Text>,
     args: &[Text],
 ) -> Request {
     let mut request = Request::with_capacity(512);
-    request.begin(3 + 1 + plan.keys.len() + 4 + args.len());
+    let keys = 1 + plan.keys.len() + usize::from(nowhere.is_some());
+    request.begin(3 + keys + 4 + args.len());
     request.arg(if with_text { b"EVAL" } else { b"EVALSHA" });
     request.arg(if with_text { script.text.as_bytes() } else { script.digest.as_bytes() });
-    request.arg(&number(1 + plan.keys.len()));
+    request.arg(&number(keys));
     request.arg(outcome);
-    plan.keys.iter().for_each(|key| request.arg(key));
+    plan.keys.iter().chain(nowhere).for_each(|key| request.arg(key));
     request.arg(&number(lane.offset()));
     request.arg(&number(lane.end()));
     request.arg(&lane.number());
     request.arg(&number(plan::OUTCOME_SECS));
     args.iter().for_each(|arg| request.arg(arg));
-    request
+    if nowhere.is_some() { request.steady() } else { request }
 }
 
 /// Whether the server does not know the script: it was started anew, or its scripts were flushed.

@@ -9,7 +9,12 @@ use juicefs_core::{
     quota::QuotaSubject,
 };
 
-use super::{RedisEngine, cursor::Cursor, fetch, link::Request};
+use super::{
+    RedisEngine,
+    cursor::{Cursor, FIELDS},
+    fetch,
+    link::Request,
+};
 use crate::{
     engine::Scan,
     layout::{
@@ -76,7 +81,7 @@ impl RedisEngine {
     ) -> MetaResult<Records> {
         let mut found = BTreeMap::new();
         let mut cursor = Cursor::start();
-        while let Some(page) = self.next_fields(&mut cursor, hash).await? {
+        while let Some(page) = self.next_fields(&mut cursor, hash, FIELDS).await? {
             for (field, value) in page {
                 if let Some((key, value)) = take(field, value)?
                     && after.as_ref().is_none_or(|after| key > *after)

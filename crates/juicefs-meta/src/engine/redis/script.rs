@@ -3,6 +3,10 @@
 //!
 //! A script runs alone and to its end. Steps that can refuse come before the first write; what follows cannot fail unless
 //! a record has the wrong type, which is damage.
+//!
+//! All keys are declared. In a cluster there is one more, which never exists: a node that is about to give the slot away ends a
+//! script in the middle when the key of a command is not there any more, be it that the script itself took the last entry out of
+//! a hash. Such a node does not begin a script that declares a key which is not there.
 
 use std::{collections::HashMap, fmt::Write, sync::Arc};
 
@@ -66,6 +70,8 @@ steps! {
     SameList(1, 1) = "if table.concat(c('LRANGE',K1,0,-1))~=A1 then return 0 end";
     /// A set has the member, or has it not.
     SameMember(1, 2) = "if c('SISMEMBER',K1,A1)~=tonumber(A2) then return 0 end";
+    /// A set has so many members.
+    MemberCount(1, 1) = "if c('SCARD',K1)~=tonumber(A1) then return 0 end";
     /// A member has the score that it had.
     SameScore(1, 2) = "if c('ZSCORE',K1,A1)~=A2 then return 0 end";
     /// There is no such member.
@@ -106,9 +112,8 @@ steps! {
     SetScore(1, 2) = "c('ZADD',K1,A2,A1)";
     /// Removes a member.
     DeleteScore(1, 1) = "c('ZREM',K1,A1)";
-    /// Removes what a session holds in the keys that a set names.
-    DeleteLocks(1, 1) = "for _,l in ipairs(c('SMEMBERS',K1)) do for _,f in ipairs(c('HKEYS',l)) do \
-        if sub(f,1,#A1)==A1 then c('HDEL',l,f) end end end c('DEL',K1)";
+    /// Removes what a session holds of the locks on a file.
+    DeleteLocks(1, 1) = "for _,f in ipairs(c('HKEYS',K1)) do if sub(f,1,#A1)==A1 then c('HDEL',K1,f) end end";
     /// A client is at work: what it notes down lives on.
     Renew(1, 1) = "c('EXPIRE',K1,A1)";
     /// Adds to the statistics of a directory that has some; the answer tells which have none.

@@ -1,4 +1,5 @@
 mod caching;
+mod moving;
 
 use std::collections::BTreeMap;
 
@@ -197,7 +198,7 @@ async fn a_request_that_comes_twice_is_done_once() {
     );
     let (script, args) = engine.scripts.script(&plan);
     let lane = engine.lanes.take().await;
-    let first = run::packed(&script, true, &outcome, &lane, &plan, &args);
+    let first = run::packed(&script, true, &outcome, &lane, &plan, None, &args);
     assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Array(vec![redis::Value::Int(1)]));
     assert_eq!(engine.call_one(&first).await.expect("sent"), redis::Value::Int(2), "it is known to be done");
     drop(lane);

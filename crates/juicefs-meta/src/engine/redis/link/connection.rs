@@ -24,8 +24,10 @@ use tokio_util::task::TaskTracker;
 
 use self::driver::Driver;
 use super::{
+    dialogue::Opened,
     request::Request,
-    stream::{SharedEnd, Stream, Target},
+    server::Origin,
+    stream::{SharedEnd, Target},
 };
 
 /// Requests that may be on their way at once, counted in pieces of [`PIECE_BYTES`].
@@ -53,6 +55,7 @@ pub(super) struct Limits {
 pub(super) struct Connection {
     shared: Arc<Shared>,
     target: Target,
+    origin: Origin,
 }
 
 /// What callers and the driver share.
@@ -93,7 +96,8 @@ struct Owed {
 
 impl Connection {
     /// Takes over a stream on which nothing is owed.
-    pub(super) fn start(stream: Stream, target: Target, limits: Limits, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(open: Opened, limits: Limits, tasks: &TaskTracker) -> Self {
+        let Opened { stream, target, origin } = open;
         let (driver_end, shared_end) = stream.split();
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
@@ -113,12 +117,17 @@ impl Connection {
             broken: OnceLock::new(),
         });
         tasks.spawn(Driver::new(Arc::clone(&shared), driver_end, limits));
-        Self { shared, target }
+        Self { shared, target, origin }
     }
 
     /// Where it leads to.
     pub(super) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Whose replies come on it.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// Whether there is no use in sending on it.

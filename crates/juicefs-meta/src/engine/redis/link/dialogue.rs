@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::{
     reply::{Parser, Reply},
     request::Request,
+    server::{Info, Origin},
     stream::{Stream, Target},
     tls::TlsClient,
     trouble::SetupError,
@@ -24,8 +25,17 @@ pub(super) struct Dialogue {
     incoming: BytesMut,
     /// Whether anything has come that was a reply.
     acquainted: bool,
+    /// Who it is, once it has said so.
+    origin: Option<Origin>,
     /// For each question.
     limit: Duration,
+}
+
+/// A stream on which nothing is owed, and who is at its other end.
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    pub(super) target: Target,
+    pub(super) origin: Origin,
 }
 
 impl Dialogue {
@@ -37,7 +47,7 @@ impl Dialogue {
     ) -> Result<Self, SetupError> {
         let stream = Stream::open(&target, tls, limit).await?;
         let (parser, incoming) = (Parser::default(), BytesMut::new());
-        Ok(Self { stream, target, tls: tls.is_some(), parser, incoming, acquainted: false, limit })
+        Ok(Self { stream, target, tls: tls.is_some(), parser, incoming, acquainted: false, origin: None, limit })
     }
 
     /// Who is asked.
@@ -46,8 +56,15 @@ impl Dialogue {
     }
 
     /// The stream, on which nothing is owed.
-    pub(super) fn finish(self) -> (Stream, Target) {
-        (self.stream, self.target)
+    pub(super) fn finish(self) -> Opened {
+        Opened { stream: self.stream, target: self.target, origin: self.origin.unwrap_or_else(Origin::unknown) }
+    }
+
+    /// Notes who the server is, by its reply to `INFO`.
+    pub(super) fn identify(&mut self, reply: Option<&Value>) {
+        if let Some(Value::BulkString(info)) = reply {
+            self.origin = Origin::told(&Info::new(&String::from_utf8_lossy(info)));
+        }
     }
 
     /// Sends commands and waits for their replies.

@@ -7,6 +7,7 @@ use std::fmt;
 pub(crate) struct Request {
     bytes: Vec<u8>,
     commands: usize,
+    steady: bool,
 }
 
 impl Request {
@@ -17,7 +18,7 @@ impl Request {
 
     /// Without commands yet, with room for this many bytes.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), commands: 0 }
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
     }
 
     /// A request of one command.
@@ -68,13 +69,56 @@ impl Request {
         &self.bytes
     }
 
-    /// The same commands for a node that a key is moving to: it serves each only right after `ASKING`, which stays valid
-    /// throughout a transaction. Also returns which replies belong to commands of this request.
-    pub(super) fn asking(&self) -> (Self, Vec<bool>) {
-        let mut asking = Self::with_capacity(self.bytes.len() + 32 * self.commands);
-        let mut wanted = Vec::new();
-        let mut in_transaction = false;
+    /// The same request, to be served only by a node that has the slot all to itself: while the slot is moving to another
+    /// node, it waits. A command of the request has to name a key that never exists, or the node would not notice.
+    #[must_use]
+    pub(crate) fn steady(mut self) -> Self {
+        self.steady = true;
+        self
+    }
+
+    /// Whether it waits while the slot is moving.
+    pub(super) fn is_steady(&self) -> bool {
+        self.steady
+    }
+
+    /// The commands that a node left to the one that the slot is moving to, with the rest of their transactions: that node
+    /// serves each only right after `ASKING`, which stays valid throughout a transaction. The others were answered from where
+    /// their keys are; over there they would find nothing.
+    ///
+    /// `redirected` says of each command whether its reply was `ASK`. Also returns for each reply to come the command of this
+    /// request that it belongs to.
+    pub(super) fn asking(&self, redirected: &[bool]) -> (Self, Vec<Option<usize>>) {
+        let mut asking = Self::new();
+        let mut places = Vec::new();
+        let (mut unit, mut in_transaction) = (Vec::new(), false);
+        for (place, words) in self.words().into_iter().enumerate() {
+            match words.first() {
+                Some(name) if name.eq_ignore_ascii_case(b"MULTI") => in_transaction = true,
+                Some(name) if name.eq_ignore_ascii_case(b"EXEC") => in_transaction = false,
+                _ => {}
+            }
+            unit.push((place, words));
+            if in_transaction {
+                continue;
+            }
+            let unit = std::mem::take(&mut unit);
+            if unit.iter().any(|(place, _)| redirected.get(*place) == Some(&true)) {
+                asking.command(&["ASKING"]);
+                places.push(None);
+                for (place, words) in unit {
+                    asking.command(&words);
+                    places.push(Some(place));
+                }
+            }
+        }
+        (asking, places)
+    }
+
+    /// The words of each command.
+    fn words(&self) -> Vec<Vec<&[u8]>> {
         let mut rest = self.bytes.as_slice();
+        let mut commands = Vec::with_capacity(self.commands);
         while let Some(args) = take_header(&mut rest) {
             let mut words = Vec::with_capacity(args);
             for _ in 0..args {
@@ -82,19 +126,9 @@ impl Request {
                 words.push(word);
                 rest = rest.get(2..).unwrap_or_default();
             }
-            if !in_transaction {
-                asking.command(&["ASKING"]);
-                wanted.push(false);
-            }
-            asking.command(&words);
-            wanted.push(true);
-            match words.first() {
-                Some(name) if name.eq_ignore_ascii_case(b"MULTI") => in_transaction = true,
-                Some(name) if name.eq_ignore_ascii_case(b"EXEC") => in_transaction = false,
-                _ => {}
-            }
+            commands.push(words);
         }
-        (asking, wanted)
+        commands
     }
 
     fn header(&mut self, kind: u8, number: usize) {
@@ -159,14 +193,15 @@ mod tests {
     }
 
     #[test]
-    fn asking_precedes_each_command_outside_of_transactions() {
+    fn what_was_answered_is_not_asked_elsewhere() {
         let mut request = Request::new();
         request.command(&["GET", "a\r\nb"]);
         request.command(&["multi"]);
         request.command(&["SET", "k", ""]);
         request.command(&["EXEC"]);
         request.command(&["GET", "c"]);
-        let (asking, wanted) = request.asking();
+        request.command(&["GET", "d"]);
+        let (asking, places) = request.asking(&[true, false, true, false, false, true]);
         let mut expected = Request::new();
         for words in [
             &["ASKING"][..],
@@ -176,12 +211,12 @@ mod tests {
             &["SET", "k", ""],
             &["EXEC"],
             &["ASKING"],
-            &["GET", "c"],
+            &["GET", "d"],
         ] {
             expected.command(words);
         }
         assert_eq!(asking.bytes(), expected.bytes());
-        assert_eq!(asking.len(), 8);
-        assert_eq!(wanted, [false, true, false, true, true, true, false, true]);
+        assert_eq!(places, [None, Some(0), None, Some(1), Some(2), Some(3), None, Some(5)]);
+        assert!(request.asking(&[false; 6]).0.is_empty());
     }
 }

@@ -14,10 +14,10 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::{
-    dialogue::{Dialogue, said},
+    dialogue::{Dialogue, Opened, said},
     request::Request,
     server::{Info, Server},
-    stream::{Stream, Target},
+    stream::Target,
     tls::TlsClient,
     trouble::SetupError,
 };
@@ -60,7 +60,7 @@ impl Scout {
 
     /// A connection to the server that serves the volume, or to a replica that will do. In a cluster, `hint` is the node that others say has it. Each
     /// server that is asked has up to `limit` for each answer.
-    pub(super) async fn connect(&self, hint: Option<Host>, limit: Duration) -> Result<(Stream, Target), SetupError> {
+    pub(super) async fn connect(&self, hint: Option<Host>, limit: Duration) -> Result<Opened, SetupError> {
         Ok(self.converse(hint, limit).await?.finish())
     }
 
@@ -84,8 +84,15 @@ impl Scout {
     /// A logged-in connection to a node of the cluster, where there is but one database.
     pub(super) async fn visit(&self, host: Host, limit: Duration) -> Result<Dialogue, SetupError> {
         let mut dialogue = self.open(Target::Tcp(host), limit).await?;
-        self.log_in(&mut dialogue, &Request::of(&["PING"])).await?;
+        self.greet(&mut dialogue).await?;
         Ok(dialogue)
+    }
+
+    /// Logs in and asks who the server is.
+    async fn greet(&self, dialogue: &mut Dialogue) -> Result<(), SetupError> {
+        let replies = self.log_in(dialogue, &Request::of(&["INFO", "server"])).await?;
+        dialogue.identify(replies.first());
+        Ok(())
     }
 
     async fn open(&self, target: Target, limit: Duration) -> Result<Dialogue, SetupError> {
@@ -118,15 +125,18 @@ impl Scout {
     async fn settle(&self, dialogue: &mut Dialogue) -> Result<(), SetupError> {
         let Some(server) = self.server() else {
             let replies = self.log_in(dialogue, &Request::of(&["INFO"])).await?;
+            dialogue.identify(replies.first());
             self.get_acquainted(dialogue, replies.first()).await?;
             return self.select(dialogue).await;
         };
         if server.cluster || self.address.database() == 0 {
-            self.log_in(dialogue, &Request::of(&["PING"])).await?;
-            return Ok(());
+            return self.greet(dialogue).await;
         }
-        let replies = self.log_in(dialogue, &self.selection()).await?;
-        self.check_selection(dialogue, replies.first())
+        let mut question = Request::of(&["INFO", "server"]);
+        question.append(&self.selection());
+        let replies = self.log_in(dialogue, &question).await?;
+        dialogue.identify(replies.first());
+        self.check_selection(dialogue, replies.get(1))
     }
 
     fn selection(&self) -> Request {

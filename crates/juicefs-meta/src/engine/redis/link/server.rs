@@ -16,6 +16,25 @@ pub(crate) struct Server {
     pub(crate) key_prefix: String,
 }
 
+/// One life of a server process. Places in a walk through its keys or through a hash mean something to this process only:
+/// each deals its keys out at random anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin(pub(crate) u64);
+
+impl Origin {
+    /// One like no other, of a server that does not say who it is.
+    pub(super) fn unknown() -> Self {
+        Self(rand::random())
+    }
+
+    /// From what the server replied to `INFO server`.
+    pub(super) fn told(info: &Info<'_>) -> Option<Self> {
+        // 40 hexadecimal digits, all of them random.
+        let digits = info.field("run_id")?.get(..16)?;
+        u64::from_str_radix(digits, 16).ok().map(Self)
+    }
+}
+
 /// The reply to `INFO`.
 pub(super) struct Info<'a>(&'a str);
 
@@ -71,6 +90,17 @@ mod tests {
         assert_eq!(version("3.2.12"), None);
         assert_eq!(version("unstable"), Some(OLDEST));
         assert_eq!(Info::new("").version(), Ok(OLDEST));
+    }
+
+    #[test]
+    fn a_life_is_told_by_its_id() {
+        let origin = |text: &str| Origin::told(&Info::new(text));
+        let told = origin("# Server\r\nrun_id:00000000000000ff5b75b489c5da3c76763f5b63\r\n");
+        assert_eq!(told, Some(Origin(255)));
+        for other in ["", "run_id:\r\n", "run_id:12\r\n", "run_id:zzzzzzzzzzzzzzzzzzzz\r\n"] {
+            assert_eq!(origin(other), None, "{other}");
+        }
+        assert_ne!(Origin::unknown(), Origin::unknown());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod breaks;
 mod calls;
 mod groups;
+mod outages;
 mod refusals;
 mod watching;
 

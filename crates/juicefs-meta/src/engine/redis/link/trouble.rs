@@ -1,7 +1,7 @@
 //! What can go wrong, and what to do about it.
 
 use juicefs_core::error::MetaError;
-use redis::{ServerError, ServerErrorKind, Value};
+use redis::{ServerError, Value};
 use thiserror::Error;
 
 use crate::engine::redis::address::Host;
@@ -48,14 +48,12 @@ pub(super) enum Trouble {
     WrongServer(String),
     /// The slot is on this node now; without a name, on another port of the same host.
     Moved(Host),
-    /// The slot is on its way to this node, and the key is there already.
-    Ask(Host),
 }
 
 impl Trouble {
-    /// What the error among the replies of a request asks for; `None` when they are an answer.
+    /// What the errors among the replies of a request ask for; `None` when they are an answer, or are to be had elsewhere.
     ///
-    /// `MOVED` and `ASK` without a host mean `asked`, the host that replied.
+    /// `MOVED` without a host means `asked`, the host that replied.
     pub(super) fn among(replies: &[Value], asked: &str) -> Option<Self> {
         replies.iter().find_map(|reply| match reply {
             Value::ServerError(error) => Self::of(error, asked),
@@ -67,24 +65,16 @@ impl Trouble {
 
     fn of(error: &ServerError, asked: &str) -> Option<Self> {
         let text = || format!("the server said {} {}", error.code(), error.details().unwrap_or_default());
-        match error.kind() {
-            Some(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain) => Some(Self::Busy(text())),
+        match word(error) {
+            // A slot that is on two nodes; a dump being loaded; a script of somebody else that takes too long; a fail-over that
+            // pauses clients or broke off what waited.
+            "TRYAGAIN" | "LOADING" | "BUSY" | "UNBLOCKED" => Some(Self::Busy(text())),
+            // Too few replicas, no more memory, a disk that takes no dump. Scripts are refused before their first change.
+            "NOREPLICAS" | "OOM" | "MISCONF" => Some(Self::Busy(text())),
             // The cluster may be down in the eyes of this node only, which was cut off.
-            Some(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown) => {
-                Some(Self::WrongServer(text()))
-            }
-            Some(ServerErrorKind::Moved) => {
-                Some(redirection(error, asked).map_or_else(|| Self::Busy(text()), Self::Moved))
-            }
-            Some(ServerErrorKind::Ask) => Some(redirection(error, asked).map_or_else(|| Self::Busy(text()), Self::Ask)),
-            // Servers before 7.0 wrap what a command inside a script met into an ERR, which has the code in its text.
-            Some(ServerErrorKind::ResponseError)
-                if error.details().is_some_and(|text| text.contains(": -READONLY ")) =>
-            {
-                Some(Self::WrongServer(text()))
-            }
-            // A script of somebody else runs for too long; too few replicas are connected; a fail-over pauses clients.
-            None if matches!(error.code(), "BUSY" | "NOREPLICAS" | "UNBLOCKED") => Some(Self::Busy(text())),
+            "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" => Some(Self::WrongServer(text())),
+            "MOVED" => Some(redirection(error, asked).map_or_else(|| Self::Busy(text()), Self::Moved)),
+            "ASK" if redirection(error, asked).is_none() => Some(Self::Busy(text())),
             _ => None,
         }
     }
@@ -94,9 +84,35 @@ impl Trouble {
         match self {
             Self::Lost(why) | Self::Busy(why) | Self::WrongServer(why) => why.clone(),
             Self::Moved(host) => format!("the slot moved to {host}"),
-            Self::Ask(host) => format!("the slot is moving to {host}"),
         }
     }
+}
+
+/// The code of an error. Servers before 7.0 wrap what a command inside a script met into an ERR that has the code in its text, as
+/// in `ERR Error running script (call to f_6b..): @user_script:1: -OOM command not allowed`.
+fn word(error: &ServerError) -> &str {
+    let inner = || {
+        let (_, text) = error.details()?.split_once(": -")?;
+        let code = text.split(' ').next()?;
+        (code.len() > 1 && code.bytes().all(|letter| letter.is_ascii_uppercase())).then_some(code)
+    };
+    match error.code() {
+        "ERR" => inner().unwrap_or("ERR"),
+        code => code,
+    }
+}
+
+/// Whether the reply to a command is that its key is on its way to another node.
+pub(super) fn is_redirected(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "ASK")
+}
+
+/// The node that commands were left to.
+pub(super) fn redirected_to(replies: &[Value], asked: &str) -> Option<Host> {
+    replies.iter().find_map(|reply| match reply {
+        Value::ServerError(error) if error.code() == "ASK" => redirection(error, asked),
+        _ => None,
+    })
 }
 
 /// The host of `MOVED 3999 127.0.0.1:6381`.

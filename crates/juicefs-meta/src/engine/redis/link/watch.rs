@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     backoff,
-    dialogue::{Dialogue, said},
+    dialogue::{Dialogue, said, server_error},
     request::Request,
     scout::Scout,
     trouble::SetupError,
@@ -34,7 +34,7 @@ pub(crate) trait Witness: Send + Sync + 'static {
 pub(super) struct Watched {
     /// What they begin with.
     pub(super) prefixes: Vec<Vec<u8>>,
-    /// One that is where they are: its server says so when they have moved.
+    /// One that never exists, where they are: its server says so when they have moved, or are about to.
     pub(super) probe: Vec<u8>,
 }
 
@@ -75,8 +75,8 @@ pub(super) async fn keep(scout: Arc<Scout>, watched: Watched, witness: Arc<dyn W
 
 async fn watch(scout: &Scout, watched: &Watched, witness: &dyn Witness) -> End {
     match begin(scout, watched).await {
-        Ok(mut dialogue) => {
-            witness.begin(Instant::now());
+        Ok((mut dialogue, since)) => {
+            witness.begin(since);
             let Err(end) = listen(&mut dialogue, watched, witness).await;
             end
         }
@@ -84,8 +84,8 @@ async fn watch(scout: &Scout, watched: &Watched, witness: &dyn Witness) -> End {
     }
 }
 
-/// A connection on which the server tells of changes.
-async fn begin(scout: &Scout, watched: &Watched) -> Result<Dialogue, End> {
+/// A connection on which the server tells of changes, and since when.
+async fn begin(scout: &Scout, watched: &Watched) -> Result<(Dialogue, Instant), End> {
     let mut dialogue = scout.converse(None, scout.address().options().connect_timeout).await?;
     let mut request = Request::of(&["HELLO", "3"]);
     let mut track: Vec<&[u8]> = vec![b"CLIENT", b"TRACKING", b"ON", b"BCAST"];
@@ -93,8 +93,18 @@ async fn begin(scout: &Scout, watched: &Watched) -> Result<Dialogue, End> {
     request.command(&track);
     let replies = dialogue.ask(&request).await?;
     match replies.iter().find_map(|reply| if let Value::ServerError(error) = reply { Some(error) } else { None }) {
-        None => Ok(dialogue),
-        Some(error) => Err(End::Impossible(format!("{} does not tell of changes: {}", dialogue.target(), said(error)))),
+        None => {}
+        Some(error) => {
+            let why = format!("{} does not tell of changes: {}", dialogue.target(), said(error));
+            return Err(End::Impossible(why));
+        }
+    }
+    // A node that the keys are leaving tells of those that it still has only.
+    let since = Instant::now();
+    let replies = dialogue.ask(&Request::of(&[b"EXISTS", watched.probe.as_slice()])).await?;
+    match replies.into_iter().find_map(server_error) {
+        None => Ok((dialogue, since)),
+        Some(error) => Err(End::Lost(said(&error))),
     }
 }
 

@@ -185,6 +185,20 @@ async fn a_slot_is_followed_through_the_cluster() {
     }
     assert_eq!(call(&link, &["SET", "{7}new", "1"]).await, Value::Okay);
 
+    // In one request with others, each from where it is: the new owner would say of half of them that they do not exist.
+    let mut request = Request::new();
+    (0..50).for_each(|n| request.command(&["GET", &format!("{{7}}k{n}")]));
+    request.command(&["GET", "{7}never"]);
+    let replies = link.call(Lane::Bulk, &request).await.expect("replies");
+    let expected: Vec<_> = (0..50).map(|n| bulk(&format!("{n}!"))).chain([Value::Nil]).collect();
+    assert_eq!(replies, expected);
+
+    // What is to be served by one node only waits.
+    let steady = tokio::spawn({
+        let link = Arc::clone(&link);
+        async move { link.call(Lane::Bulk, &Request::of(&["EXISTS", "{7}never"]).steady()).await }
+    });
+
     // TRYAGAIN, until the slot is in one place.
     let both = tokio::spawn({
         let link = Arc::clone(&link);
@@ -199,13 +213,42 @@ async fn a_slot_is_followed_through_the_cluster() {
         }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!both.is_finished());
+    assert!(!both.is_finished() && !steady.is_finished());
     moving.finish();
+    assert_eq!(steady.await.expect("the task").expect("a reply"), [Value::Int(0)]);
     let expected = (0..50).map(|n| bulk(&format!("{n}!"))).collect();
     assert_eq!(both.await.expect("the task").expect("a reply"), [Value::Array(expected)]);
     assert_eq!(call(&link, &["GET", "{7}new"]).await, bulk("1"));
     link.close().await;
     single.close().await;
+}
+
+/// Places in a walk mean something to one process only.
+#[tokio::test]
+async fn each_life_of_a_server_has_an_origin() {
+    let cluster = RedisCluster::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let slot = cluster.slot_of("{7}");
+    let owner = cluster.owner(slot);
+    let link = link(&cluster.url(7));
+    let origin = async |lane, key: &str| {
+        let answer = link.ask_whom(lane, &Request::of(&["GET", key])).await.expect("an answer");
+        answer.origin
+    };
+    assert_eq!(call(&link, &["SET", "{7}k", "1"]).await, Value::Okay);
+    let first = origin(Lane::Small, "{7}k").await;
+    assert_eq!(origin(Lane::Bulk, "{7}k").await, first, "two connections to one process");
+    cluster.nodes()[owner].cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(origin(Lane::Bulk, "{7}k").await, first, "another connection to it");
+    let mut moving = cluster.begin_move(slot, (owner + 1) % 3);
+    assert_eq!(origin(Lane::Bulk, "{7}k").await, first);
+    moving.move_keys(1);
+    let second = origin(Lane::Bulk, "{7}k").await;
+    assert_ne!(second, first, "the key has moved");
+    moving.finish();
+    assert_eq!(origin(Lane::Bulk, "{7}k").await, second, "the slot has followed");
+    cluster.nodes()[(owner + 1) % 3].restart();
+    assert_ne!(origin(Lane::Bulk, "{7}k").await, second, "the process is another");
+    link.close().await;
 }
 
 #[tokio::test]
