@@ -2,6 +2,8 @@
 
 use smallvec::SmallVec;
 
+use crate::ids::SessionId;
+
 /// Identity of the process on whose behalf an operation runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
@@ -15,6 +17,9 @@ pub struct Caller {
     pub pid: u32,
     /// Whether operations check permission bits themselves. False when the kernel did (`default_permissions`).
     pub check_permission: bool,
+    /// The session that what is asked for must not outlive, because it is asked for under what that session keeps: with its end
+    /// the answer is `Fenced`. 0 for none in particular.
+    pub session: SessionId,
 }
 
 impl Caller {
@@ -22,6 +27,12 @@ impl Caller {
     #[must_use]
     pub fn root() -> Self {
         Self::default()
+    }
+
+    /// The same caller, for what must not outlive this session.
+    #[must_use]
+    pub fn within(&self, session: SessionId) -> Self {
+        Self { session, ..self.clone() }
     }
 
     /// Whether `gid` is the primary or a supplementary group.

@@ -24,8 +24,8 @@ pub enum MetaError {
         /// What is wrong with it.
         why: String,
     },
-    /// This client's session was cleaned up by another client: nothing may be written any more.
-    #[error("the session of this client has expired")]
+    /// Another client has ended the session in which the call was made: nothing has happened.
+    #[error("the session of this client was ended by another one")]
     Fenced,
     /// The volume setting is missing or cannot be used by this client; the sentence is for the user.
     #[error("{0}")]

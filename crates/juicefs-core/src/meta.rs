@@ -220,6 +220,21 @@ pub enum Compacted {
     Lost,
 }
 
+/// What went with a session that another client has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionLoss {
+    /// That session.
+    pub old: SessionId,
+    /// The one that takes its place.
+    pub new: SessionId,
+    /// Locks of flock(2) that were held, by file and owner.
+    pub flocks: Vec<(Ino, u64)>,
+    /// Locks of ranges, likewise.
+    pub ranges: Vec<(Ino, u64)>,
+    /// Open files without a name.
+    pub unnamed: Vec<Ino>,
+}
+
 /// A session as `status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionInfo {
@@ -255,6 +270,14 @@ pub trait Meta: Send + Sync {
     /// Renews the session, and does nothing else: others must not take this client for dead because something else takes long
     /// or fails. It is renewed however late this is, as long as nobody has ended it.
     async fn heartbeat(&self) -> MetaResult<()>;
+    /// The session in which changes are made now, 0 without one.
+    fn session(&self) -> SessionId;
+    /// Says who is told what went with a session that another client has ended. It is called before [`Meta::session`] answers
+    /// with the new one, must not wait, and is set once.
+    fn on_loss(&self, tell: Box<dyn Fn(&SessionLoss) + Send + Sync>);
+    /// After an answer `Fenced`: takes a new session if the present one was ended. Other calls that change something do so by
+    /// themselves, and then do what they were asked for; those that are bound to a session answer `Fenced`.
+    async fn come_back(&self) -> MetaResult<()>;
     /// Takes up what others may have changed: the setting, the volume counters, quotas. `Setting` when the volume is gone or
     /// replaced.
     async fn refresh(&self) -> MetaResult<()>;
@@ -384,11 +407,19 @@ pub trait Meta: Send + Sync {
     async fn new_slice_id(&self) -> MetaResult<SliceId>;
     /// Commits slices in the order given, all or none of them, and grows the length. Their objects must be durable before
     /// this is called. `mtime` is when the application wrote last. ENOENT, EPERM for another kind, ENOSPC, EDQUOT; EFBIG
-    /// beyond the largest file, EINVAL for a record that leaves its chunk, or a slice that is larger than one.
+    /// beyond the largest file, EINVAL for a record that leaves its chunk, or a slice that is larger than one. `Fenced` when
+    /// `session` has ended, in which all that is to be committed may be: what was written under locks is lost with them. 0 for a
+    /// client without one.
     ///
     /// An error means for certain that none of them is committed: `Unavailable` and `Conflict` may be tried again. As long
     /// as the outcome cannot be found out this does not end; whoever drops it does not know it.
-    async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written>;
+    async fn write_slices(
+        &self,
+        session: SessionId,
+        ino: Ino,
+        slices: Vec<NewSlice>,
+        mtime: Timestamp,
+    ) -> MetaResult<Written>;
     /// Copies by reference. EINVAL unless both are regular files; permissions are the caller's job.
     async fn copy_file_range(
         &self,

@@ -45,12 +45,19 @@ impl Callers {
         let squashed = self.all_squash.or(self.root_squash.filter(|_| header.uid == 0));
         if let Some((uid, gid)) = squashed {
             // The groups of the process are those of somebody else now.
-            return Caller { uid, gid, groups: Groups::new(), pid: header.pid, check_permission: true };
+            return Caller {
+                uid,
+                gid,
+                groups: Groups::new(),
+                pid: header.pid,
+                check_permission: true,
+                ..Caller::default()
+            };
         }
         // Jobs are asked for here, of which the kernel checks nothing.
         let check_permission = (self.check_permission || header.nodeid == CONTROL) && header.uid != 0;
         let groups = if check_permission && header.pid != 0 { self.groups(header.pid) } else { Groups::new() };
-        Caller { uid: header.uid, gid: header.gid, groups, pid: header.pid, check_permission }
+        Caller { uid: header.uid, gid: header.gid, groups, pid: header.pid, check_permission, ..Caller::default() }
     }
 
     fn groups(&self, pid: u32) -> Groups {

@@ -4,7 +4,6 @@
 mod acls;
 mod content;
 mod dir_stats;
-mod fence;
 mod lease;
 mod liveness;
 mod locks;
@@ -105,7 +104,6 @@ pub struct Client {
     /// Number of the session, 0 without one.
     sid: AtomicU64,
     liveness: liveness::Liveness,
-    fence: fence::Fence,
 }
 
 impl Client {
@@ -160,7 +158,6 @@ impl Client {
             hourly_trash: Mutex::default(),
             sid: AtomicU64::new(0),
             liveness: liveness::Liveness::default(),
-            fence: fence::Fence::default(),
             root: Ino::ROOT,
             format: watch::Sender::new(Arc::new(format)),
             config,
@@ -197,9 +194,9 @@ impl Client {
         if ino == Ino::ROOT { self.root } else { ino }
     }
 
-    /// EROFS on a read-only client, `Fenced` on one that was taken for dead.
+    /// EROFS on a read-only client.
     fn writable(&self) -> MetaResult<()> {
-        if self.config.read_only { Err(Errno::EROFS.into()) } else { self.fence.check() }
+        if self.config.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
     }
 
     /// Finds the directory that is to be the root of the mount, making what is missing of its path.

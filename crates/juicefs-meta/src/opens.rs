@@ -138,6 +138,12 @@ impl OpenTable {
         self.end_open(ino);
     }
 
+    /// The open files that a removal has left in place, or may have.
+    pub(crate) fn maybe_unnamed(&self) -> Vec<Ino> {
+        let slots = self.slots.lock();
+        slots.iter().filter(|(_, slot)| slot.opens > 0 && slot.sustained).map(|(ino, _)| *ino).collect()
+    }
+
     /// A hold on nothing yet, for one removal.
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
         self.hold_on(SmallVec::new())

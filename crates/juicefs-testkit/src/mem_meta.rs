@@ -7,6 +7,7 @@
 mod content;
 mod locks;
 mod service;
+mod session;
 mod tree;
 
 use std::{
@@ -35,6 +36,7 @@ pub struct MemMeta {
     fault: Mutex<Option<Fault>>,
     calls: Mutex<HashMap<&'static str, u64>>,
     locks: locks::Locks,
+    lives: session::Lives,
     /// Counting, and reading lists of slices, goes on until this is over.
     held: AtomicBool,
     waiting: AtomicUsize,
@@ -107,6 +109,7 @@ impl MemMeta {
             fault: Mutex::default(),
             calls: Mutex::default(),
             locks: locks::Locks::default(),
+            lives: session::Lives::default(),
             held: AtomicBool::default(),
             waiting: AtomicUsize::default(),
             commits_held: watch::Sender::new(false),

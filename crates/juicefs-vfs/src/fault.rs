@@ -6,7 +6,7 @@ use juicefs_core::{ChunkError, Errno, Ino, MetaError};
 pub(crate) fn of_meta(what: &'static str, ino: Ino, error: &MetaError) -> Errno {
     match error {
         MetaError::Posix(_) | MetaError::Unsupported(_) => {}
-        // The client has said so, once and loudly.
+        // The client has said so loudly, and comes back.
         MetaError::Fenced => tracing::debug!(%ino, %error, "{what} failed"),
         MetaError::Unavailable(_) | MetaError::Conflict(_) | MetaError::Corrupt { .. } | MetaError::Setting(_) => {
             tracing::error!(%ino, %error, "{what} failed")

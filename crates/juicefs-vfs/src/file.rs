@@ -15,13 +15,14 @@
 mod claim;
 mod dirty;
 mod drain;
+mod lost;
 mod reader;
 mod view;
 mod writer;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Moment};
@@ -49,26 +50,44 @@ impl From<&Attr> for Seen {
 }
 
 /// What a handle knows of its data that was not stored when it should have been: writes through it fail until a flush
-/// of it has succeeded.
+/// of it has succeeded. And whether the handle is lost.
 #[derive(Default, Debug)]
-pub(crate) struct Unsent(AtomicI32);
+pub(crate) struct Unsent {
+    errno: AtomicI32,
+    lost: AtomicBool,
+}
 
 impl Unsent {
-    /// Fails with what was noted.
+    /// Fails with what was noted; with EIO when the handle is lost.
     pub(crate) fn check(&self) -> Result<(), Errno> {
-        match self.0.load(Ordering::Acquire) {
+        self.check_kept()?;
+        match self.errno.load(Ordering::Acquire) {
             0 => Ok(()),
             number => Err(Errno(number)),
         }
     }
 
+    /// EIO when the handle is lost: what it held went with the session in which it held it.
+    pub(crate) fn check_kept(&self) -> Result<(), Errno> {
+        if self.is_lost() { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// Whether the handle is lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
     /// After a flush that succeeded.
     pub(crate) fn clear(&self) {
-        self.0.store(0, Ordering::Release);
+        self.errno.store(0, Ordering::Release);
     }
 
     fn note(&self, errno: Errno) {
-        self.0.store(errno.0, Ordering::Release);
+        self.errno.store(errno.0, Ordering::Release);
+    }
+
+    fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
     }
 }
 
@@ -80,6 +99,10 @@ pub(crate) struct File {
     /// Writes share it; truncate, fallocate and copies hold it alone.
     gate: RwLock<()>,
     length: AtomicU64,
+    /// The length that is known to be committed.
+    stored: AtomicU64,
+    /// How often handles of this file were lost with a session.
+    losses: AtomicU64,
     /// Counts changes of the committed content; read-ahead of another epoch is void.
     epoch: AtomicU64,
     /// Counts what may have made the file shorter here.
@@ -106,6 +129,8 @@ impl File {
             tier: attr.tier,
             gate: RwLock::new(()),
             length: AtomicU64::new(attr.length),
+            stored: AtomicU64::new(attr.length),
+            losses: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
             pending: AtomicUsize::new(0),
@@ -173,6 +198,9 @@ impl File {
         let fresh = {
             let mut writer = self.writer.lock();
             let known = if self.cx.stamps.changed(self.ino, since) { None } else { writer.length_over(attr.length) };
+            if known.is_some() {
+                self.stored.store(attr.length, Ordering::Release);
+            }
             attr.length = known.unwrap_or_else(|| self.length());
             self.length.store(attr.length, Ordering::Release);
             if self.is_dirty() {
@@ -205,6 +233,7 @@ impl File {
         self.content_changed(range);
         let writer = self.writer.lock();
         self.cuts.fetch_add(1, Ordering::AcqRel);
+        self.stored.store(length, Ordering::Release);
         self.length.store(length.max(writer.end()), Ordering::Release);
         self.cx.stamps.touch(self.ino);
     }

@@ -59,6 +59,16 @@ impl Lockers {
         self.state.lock().ranges.remove(&owner)
     }
 
+    /// Whether a handle is lost with these owners of locks on the whole file, and of ranges. Which process writes through which
+    /// handle is not known: one that writes, and through which nobody asked for ranges, may belong to a process that held some.
+    pub(crate) fn is_lost(&self, fh: u64, writes: bool, files: &[u64], ranges: &[u64]) -> bool {
+        let state = self.state.lock();
+        let held = state.files.get(&fh).is_some_and(|owner| files.contains(owner));
+        let asked = |owner: &u64| state.ranges.get(owner).is_some_and(|handles| handles.contains(&fh));
+        let nobodys = || writes && !state.ranges.values().any(|handles| handles.contains(&fh));
+        held || ranges.iter().any(asked) || !ranges.is_empty() && nobodys()
+    }
+
     /// Whether a handle is being released whose locks are not yet.
     pub(crate) fn is_leaving(&self) -> bool {
         self.state.lock().leaving > 0

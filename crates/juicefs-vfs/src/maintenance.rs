@@ -139,8 +139,7 @@ impl Context {
         loop {
             tokio::time::sleep(jittered(self.config.heartbeat)).await;
             match self.meta.heartbeat().await {
-                // Reading goes on, and changes fail: applications are better told than left without a mount.
-                Ok(()) | Err(MetaError::Fenced) => {}
+                Ok(()) => {}
                 Err(error) => tracing::warn!(%error, "the session is not renewed"),
             }
         }

@@ -157,9 +157,10 @@ pub(crate) struct FileHandle {
 }
 
 impl FileHandle {
-    /// Makes everything that was written to the file durable; see [`File::flush`].
+    /// Makes everything that was written to the file durable; see [`File::flush`]. EIO when the handle is lost.
     pub(crate) async fn flush(&self) -> Result<(), Errno> {
-        self.file.flush().await.inspect(|()| self.unsent.clear())
+        let flushed = self.file.flush().await.inspect(|()| self.unsent.clear());
+        self.unsent.check_kept().and(flushed)
     }
 }
 

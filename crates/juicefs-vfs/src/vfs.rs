@@ -1,13 +1,16 @@
 //! The file system as front ends call it: what it is made of, its start and its end. The operations are in `ops/`.
 
 use std::{
+    collections::HashMap,
     fmt,
     future::Future,
     sync::{Arc, OnceLock, Weak},
     time::Instant,
 };
 
-use juicefs_core::{Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, SessionId, stamps::Moment};
+use juicefs_core::{
+    Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, SessionId, meta::SessionLoss, stamps::Moment,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -15,6 +18,7 @@ use crate::{
     context::Context,
     dir::OpenDirs,
     fault,
+    file::{File, Unsent},
     internal::Internal,
     jobs::{ForgetName, MAX_JOBS},
     metrics::{MetaOp, Op},
@@ -23,6 +27,19 @@ use crate::{
 
 /// What operations answer.
 pub(crate) type Answer<T> = Result<T, Errno>;
+
+/// What went with a session of one file.
+#[derive(Default)]
+struct Lost {
+    /// It has no name, so that all went.
+    all: bool,
+    /// Owners of locks on the whole file.
+    files: Vec<u64>,
+    /// Owners of ranges.
+    ranges: Vec<u64>,
+    file: Option<Arc<File>>,
+    handles: Vec<Arc<Unsent>>,
+}
 
 /// One mounted file system.
 ///
@@ -57,7 +74,7 @@ impl Vfs {
         config: VfsConfig,
     ) -> Arc<Self> {
         let internal = Internal::new(&config, clock.now());
-        Arc::new_cyclic(|me| Self {
+        let vfs = Arc::new_cyclic(|me| Self {
             cx: Context::new(meta, chunks, clock, config),
             internal,
             handles: Arc::new(HandleTable::new()),
@@ -66,7 +83,45 @@ impl Vfs {
             me: Weak::clone(me),
             jobs: Arc::new(Semaphore::new(MAX_JOBS)),
             forget: OnceLock::new(),
-        })
+        });
+        let me = Arc::downgrade(&vfs);
+        vfs.cx.meta.on_loss(Box::new(move |loss| {
+            if let Some(vfs) = me.upgrade() {
+                vfs.lose(loss);
+            }
+        }));
+        vfs
+    }
+
+    /// Another client has ended the session: takes note of what went with it, before there is a new one.
+    fn lose(&self, loss: &SessionLoss) {
+        let mut lost: HashMap<Ino, Lost> = HashMap::new();
+        for (ino, owner) in &loss.flocks {
+            lost.entry(*ino).or_default().files.push(*owner);
+        }
+        for (ino, owner) in &loss.ranges {
+            lost.entry(*ino).or_default().ranges.push(*owner);
+        }
+        for ino in &loss.unnamed {
+            lost.entry(*ino).or_default().all = true;
+        }
+        for (fh, handle) in self.handles.list() {
+            if let Handle::File(handle) = handle
+                && let Some(of_file) = lost.get_mut(&handle.file.ino)
+            {
+                let Lost { all, files, ranges, .. } = &*of_file;
+                if *all || handle.file.lockers.is_lost(fh, handle.write, files, ranges) {
+                    of_file.handles.push(Arc::clone(&handle.unsent));
+                }
+                of_file.file = Some(Arc::clone(&handle.file));
+            }
+        }
+        for (ino, Lost { file, handles, .. }) in lost {
+            let Some(file) = file else { continue };
+            tracing::warn!(%ino, handles = handles.len(), "open files are lost with the session");
+            file.lose(&handles);
+            self.cx.content_moved(ino, 0);
+        }
     }
 
     /// Says how a front end forgets content that lies elsewhere than it was told, from an offset on, and the length. It must

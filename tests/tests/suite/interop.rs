@@ -4,6 +4,7 @@
 mod data;
 mod locks;
 mod quotas;
+mod sessions;
 mod writeback;
 
 use std::{

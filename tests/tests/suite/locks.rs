@@ -57,6 +57,14 @@ def obey(verb, name, *rest):
         lock(files[name], *rest)
     elif verb == "count":
         count(files[name], *rest)
+    elif verb == "unlink":
+        os.unlink(name)
+    elif verb == "write":
+        os.pwrite(files[name], rest[0].encode() * int(rest[1]), 0)
+    elif verb == "read":
+        return os.pread(files[name], int(rest[0]), 0).decode()
+    elif verb == "sync":
+        os.fsync(files[name])
     elif verb == "get":
         asked = struct.pack(FORM, KINDS[rest[0]], 0, int(rest[1]), int(rest[2]), 0)
         kind, _, start, length, pid = struct.unpack(FORM, fcntl.fcntl(files[name], fcntl.F_GETLK, asked))
@@ -103,7 +111,7 @@ impl Process {
         process
     }
 
-    fn open(&mut self, name: &str, path: &Path, mode: &str) {
+    pub(crate) fn open(&mut self, name: &str, path: &Path, mode: &str) {
         assert_eq!(self.ask(&format!("open {name} {} {mode}", path.display())), "ok");
     }
 

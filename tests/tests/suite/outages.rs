@@ -1,14 +1,11 @@
 //! Sessions across outages: an engine that freezes, machines that sleep, clients that stop.
 
 use std::{
-    fs::{self, File},
-    io::Write,
-    os::unix::fs::FileExt,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
-use e2e::{Meta, Mount, Rest, Volume, full, run};
+use e2e::{Meta, Mount, Rest, Volume, full, run, wait_until};
 
 use crate::locks::Process;
 
@@ -32,16 +29,17 @@ fn sessions(volume: &Volume, meta: Meta) -> usize {
     count.parse().unwrap()
 }
 
-fn signal(mount: &Mount, signal: &str) {
-    run("kill", [signal, &mount.pid().to_string()]).expect_success();
+pub(crate) fn signal(mount: &Mount, signal: i32) {
+    let pid = i32::try_from(mount.pid()).unwrap();
+    // SAFETY: kill(2) takes plain numbers and touches no memory of this process.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
-/// A mount with what only a living session keeps: a locked file, one without a name, and data on its way.
+/// A mount with what only a living session keeps: a locked file, one without a name, and data on its way. Another process has
+/// them open: a program that this one starts would wait for the end of a close, as long as the mount is stopped.
 struct Client {
     mount: Mount,
     number: usize,
-    unnamed: File,
-    buffered: File,
     holder: Process,
 }
 
@@ -49,25 +47,22 @@ impl Client {
     fn start(volume: &Volume, number: usize) -> Self {
         let mount = volume.mount_with(&format!("mnt{number}"), &FLAGS);
         let path = |name: &str| mount.join(format!("{name}{number}"));
-        let unnamed = File::options().read(true).write(true).create_new(true).open(path("unnamed")).unwrap();
-        unnamed.write_all_at(b"still here", 0).unwrap();
-        unnamed.sync_all().unwrap();
-        fs::remove_file(path("unnamed")).unwrap();
-        fs::write(path("locked"), "").unwrap();
         let mut holder = Process::on(&path("locked"));
         holder.must("lock f flock ex try");
         holder.must("lock f posix ex try");
-        let buffered = File::create(path("buffered")).unwrap();
-        Self { number, unnamed, buffered, holder, mount }
+        holder.open("unnamed", &path("unnamed"), "rw");
+        holder.must("write unnamed here 1");
+        holder.must("sync unnamed");
+        holder.must(&format!("unlink {}", path("unnamed").display()));
+        holder.open("buffered", &path("buffered"), "rw");
+        Self { number, holder, mount }
     }
 
     /// Nothing was taken from it.
     fn check(&mut self, others: &Mount) {
-        let mut read = [0; 10];
-        self.unnamed.read_exact_at(&mut read, 0).unwrap();
-        assert_eq!(&read, b"still here");
-        self.buffered.sync_all().unwrap();
-        assert_eq!(fs::read(others.join(format!("buffered{}", self.number))).unwrap(), [7; 100_000]);
+        assert_eq!(self.holder.ask("read unnamed 4"), "here");
+        self.holder.must("sync buffered");
+        assert_eq!(fs::read(others.join(format!("buffered{}", self.number))).unwrap(), vec![b'7'; 100_000]);
         fs::write(self.mount.join(format!("new{}", self.number)), "works").unwrap();
         let locked = others.join(format!("locked{}", self.number));
         for way in ["flock", "posix"] {
@@ -94,7 +89,7 @@ fn nobody_is_ended(meta: Meta, outage: Outage, clients: usize, lifetimes: u32) {
     let looking = volume.mount_with("looking", &FLAGS);
     let all = clients.len() + 1;
     for client in &mut clients {
-        client.buffered.write_all(&[7; 100_000]).unwrap();
+        client.holder.must("write buffered 7 100000");
     }
     match outage {
         Outage::Server => {
@@ -104,10 +99,10 @@ fn nobody_is_ended(meta: Meta, outage: Outage, clients: usize, lifetimes: u32) {
         }
         Outage::Clients => {
             let mounts = || clients.iter().map(|client| &client.mount).chain([&looking]);
-            mounts().for_each(|mount| signal(mount, "-STOP"));
+            mounts().for_each(|mount| signal(mount, libc::SIGSTOP));
             thread::sleep(lifetimes * LIFETIME);
             for mount in mounts() {
-                signal(mount, "-CONT");
+                signal(mount, libc::SIGCONT);
                 thread::sleep(Duration::from_millis(300));
             }
         }
@@ -122,8 +117,8 @@ fn nobody_is_ended(meta: Meta, outage: Outage, clients: usize, lifetimes: u32) {
         client.check(&looking);
     }
     assert_eq!(sessions(&volume, meta), all);
-    for Client { mount, holder, unnamed, buffered, .. } in clients {
-        drop((holder, unnamed, buffered));
+    for Client { mount, holder, .. } in clients {
+        drop(holder);
         mount.unmount();
     }
     looking.unmount();
@@ -147,6 +142,50 @@ fn an_outage_ends_no_session_of_a_client_that_comes_back() {
     thread::scope(|scope| {
         for (meta, outage, clients, lifetimes) in cases {
             scope.spawn(move || nobody_is_ended(meta, outage, clients, lifetimes));
+        }
+    });
+}
+
+/// A client that stops while the engine answers is taken for dead, as it must be. When it goes on, it comes back by itself: what it
+/// had locked and what it kept without a name is lost, what it had buffered otherwise is not.
+fn a_stopped_client_is_ended_and_comes_back(meta: Meta) {
+    let volume = Volume::on(meta, &["--trash-days", "0"]);
+    let looking = volume.mount_with("looking", &FLAGS);
+    let Client { mount, mut holder, number } = Client::start(&volume, 0);
+    holder.must("write buffered 7 100000");
+    signal(&mount, libc::SIGSTOP);
+    assert!(wait_until(12 * LIFETIME, || sessions(&volume, meta) == 1), "nobody ends it");
+    // Its locks are free.
+    let there = looking.join(format!("locked{number}"));
+    for way in ["flock", "posix"] {
+        Process::on(&there).must(&format!("lock f {way} ex try"));
+    }
+    signal(&mount, libc::SIGCONT);
+    holder.must("sync buffered");
+    assert!(wait_until(2 * LIFETIME, || sessions(&volume, meta) == 2), "it comes back");
+    assert_eq!(fs::read(looking.join(format!("buffered{number}"))).unwrap(), vec![b'7'; 100_000]);
+    fs::write(mount.join("new"), "works").unwrap();
+    assert_eq!(holder.ask("write unnamed x 1"), "EIO");
+    assert_eq!(holder.ask("lock f flock sh try"), "EIO", "the lock is lost, and its holder hears of it");
+    assert_eq!(holder.ask("write f x 1"), "EIO");
+    let log = mount.log();
+    assert!(log.contains("has ended the session"), "{log}");
+    // Whoever opens anew has everything.
+    let mut next = Process::on(&mount.join(format!("locked{number}")));
+    next.must("lock f flock ex try");
+    next.must("write f y 1");
+    next.must("sync f");
+    drop((holder, next));
+    mount.unmount();
+    looking.unmount();
+    volume.assert_sound(Rest::Crashed);
+}
+
+#[test]
+fn a_client_that_stops_alone_is_ended_and_comes_back() {
+    thread::scope(|scope| {
+        for meta in [Meta::Redis, Meta::Sqlite] {
+            scope.spawn(move || a_stopped_client_is_ended_and_comes_back(meta));
         }
     });
 }

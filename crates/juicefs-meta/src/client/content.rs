@@ -8,7 +8,7 @@ use juicefs_core::{
     attr::{Attr, Timestamp},
     errno::Errno,
     error::{MetaError, MetaResult},
-    ids::{ChunkIndex, Ino, SliceId},
+    ids::{ChunkIndex, Ino, SessionId, SliceId},
     meta::{ChunkRecords, Compacted, Copied, FallocateMode, Freed, NewSlice, OpenFlags, Written},
     slice::{CompactionPlan, plan_compaction},
 };
@@ -90,12 +90,12 @@ impl Client {
 
     pub(super) async fn close_file(&self, ino: Ino) -> MetaResult<Option<Freed>> {
         let Some(hold) = self.opens.close(ino).await else { return Ok(None) };
-        if self.fence.is_shut() {
-            // Whoever ended the session has freed the file.
-            return Ok(None);
-        }
         let sid = self.sid();
-        self.run(Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) }).await
+        match self.run(Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) }).await {
+            // Whoever ended the session has freed the file.
+            Err(MetaError::Fenced) => Ok(None),
+            released => released,
+        }
     }
 
     /// Frees the files that were replaced long enough ago and are not open. What cannot be freed goes with the session.
@@ -103,15 +103,12 @@ impl Client {
         let sid = self.sid();
         let release = |(ino, hold)| Release { scope: self.scope(&Caller::root()), sid, ino, hold: Some(hold) };
         let due = self.opens.replaced_before(self.config.keep_replaced).into_iter().map(release);
-        if self.fence.is_shut() {
-            // Whoever ended the session has freed them.
-            return Vec::new();
-        }
         let mut released = stream::iter(due).map(|release| self.run(release)).buffer_unordered(PARALLEL_RELEASES);
         let mut freed = Vec::new();
         while let Some(one) = released.next().await {
             match one {
                 Ok(one) => freed.extend(one),
+                // Whoever ended the session has freed it.
                 Err(MetaError::Fenced) => {}
                 Err(error) => tracing::warn!(%error, "a replaced file is left to the end of the session"),
             }
@@ -141,19 +138,26 @@ impl Client {
         Ok(ChunkRecords { records })
     }
 
-    pub(super) async fn commit_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
+    pub(super) async fn commit_slices(
+        &self,
+        session: SessionId,
+        ino: Ino,
+        slices: Vec<NewSlice>,
+        mtime: Timestamp,
+    ) -> MetaResult<Written> {
         self.writable()?;
+        let writer = Some(session).filter(|session| session.0 != 0);
         let (scope, slices): (_, Arc<[NewSlice]>) = (self.scope(&Caller::root()), slices.into());
         let op = |allowed| Write { scope: scope.clone(), ino, slices: Arc::clone(&slices), mtime, allowed };
         let claimed = self.books.usage.claimed(ino);
-        self.run_growing(ino, claimed, |attr| length_with(attr.length, &slices), op).await
+        self.run_growing(writer, ino, claimed, |attr| length_with(attr.length, &slices), op).await
     }
 
     pub(super) async fn set_length(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr> {
         self.writable()?;
         let scope = self.scope(cx);
         let op = |allowed| Truncate { scope: scope.clone(), ino, length, opened, allowed };
-        self.run_growing(ino, 0, |_| length, op).await
+        self.run_growing(self.writer_for(cx), ino, 0, |_| length, op).await
     }
 
     pub(super) async fn allocate(
@@ -173,7 +177,7 @@ impl Client {
         let new_length = |attr: &Attr| if keeps { attr.length } else { attr.length.max(off.saturating_add(size)) };
         let free_bytes = self.known_usage().available_bytes;
         let op = |allowed| Fallocate { scope: scope.clone(), ino, mode, off, size, allowed, free_bytes };
-        self.run_growing(ino, 0, new_length, op).await
+        self.run_growing(self.writer_for(cx), ino, 0, new_length, op).await
     }
 
     pub(super) async fn copy_range(
@@ -187,7 +191,7 @@ impl Client {
         let scope = self.scope(cx);
         let op = |allowed| CopyRange { scope: scope.clone(), from, from_off, to, to_off, size, allowed };
         // How much the source has is only known inside; what it needs is told by the first try.
-        self.run_growing(to, 0, |attr| attr.length, op).await
+        self.run_growing(self.writer_for(cx), to, 0, |attr| attr.length, op).await
     }
 
     pub(super) async fn take_slice_id(&self) -> MetaResult<SliceId> {

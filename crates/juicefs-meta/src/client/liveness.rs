@@ -1,9 +1,13 @@
 //! Who is alive: this client says so, watches the others, and ends the sessions of those that are dead
 //! (`docs/adr/0008-fencing.md`).
 
+mod comeback;
 mod watch;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{OnceLock, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -11,7 +15,7 @@ use juicefs_core::{
     attr::Timestamp,
     error::{MetaError, MetaResult},
     ids::{Ino, SessionId},
-    meta::{Freed, Job, SessionInfo},
+    meta::{Freed, Job, SessionInfo, SessionLoss},
 };
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -21,10 +25,10 @@ use super::Client;
 use crate::{
     engine::Scan,
     ops::{
-        session::{EndSession, Ending, NewSession, Refresh},
+        session::{CONDEMNED_SECS, Condemn, EndSession, Ending, Refresh},
         sustained::ReleaseSome,
     },
-    record::{Counter, Key, Session, Value},
+    record::{Key, Session, Value},
 };
 
 /// Heartbeats for which a session lasts without being renewed, and for which others watch it before they end it.
@@ -45,15 +49,25 @@ const RELEASED_AT_ONCE: usize = 128;
 const RELEASED_A_ROUND: usize = 1 << 16;
 /// How often a session is tried to be ended anew because it keeps yet another file alive.
 const END_TRIES: u32 = 3;
+/// How often a call is made in all because the session that it was made in was ended. Each time costs a new session.
+pub(super) const CALLS: u32 = 5;
 const YEAR_SECS: i64 = 365 * 24 * 3600;
 
 /// What a client knows of its own session and of those of others.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Liveness {
     /// What the own session says of this client.
     info: Mutex<Bytes>,
     watch: Mutex<Watch>,
+    /// Held while a new session takes the place of one that was ended.
+    returning: tokio::sync::Mutex<()>,
+    on_loss: OnceLock<Box<OnLoss>>,
+    /// Data that came free where nobody waits for it.
+    freed: Mutex<Vec<Freed>>,
 }
+
+/// Takes note of what went with a session that was ended.
+type OnLoss = dyn Fn(&SessionLoss) + Send + Sync;
 
 /// What of a session record tells how often it is renewed (`SessionRecord` of the command line, which has the other fields).
 #[derive(Debug, Default, Deserialize)]
@@ -102,17 +116,17 @@ impl Client {
         if self.config.read_only {
             return Ok(SessionId::default());
         }
-        self.fence.check()?;
-        self.liveness.info.lock().clone_from(&info);
-        loop {
-            let number = self.engine.counter_add(Counter::NextSession, 1).await?;
-            let sid = SessionId(number.max(1).unsigned_abs());
-            let session = Session { expire_secs: self.expire_secs(self.config.clock.now()), info: info.clone() };
-            if self.run_for(None, NewSession { sid, session }).await? {
-                self.sid.store(sid.0, Ordering::Release);
-                return Ok(sid);
-            }
-        }
+        *self.liveness.info.lock() = info;
+        let sid = self.take_session().await?;
+        self.locks.lose(sid);
+        self.sid.store(sid.0, Ordering::Release);
+        Ok(sid)
+    }
+
+    /// Says who is told what goes with a session that is ended, before a new one is used.
+    pub(super) fn tell_loss(&self, tell: Box<OnLoss>) {
+        // A second call changes nothing: who is told does not change while the client is in use.
+        let _ = self.liveness.on_loss.set(tell);
     }
 
     /// Moves the expiry of the own session on, however long ago it has passed, and does nothing else: whatever else is wrong
@@ -124,11 +138,11 @@ impl Client {
         }
         let info = self.liveness.info.lock().clone();
         let expire_secs = self.expire_secs(self.config.clock.now());
-        if !self.run(Refresh { sid, info, expire_secs }).await? {
-            self.fence.shut(sid);
-            return self.fence.check();
+        match self.run(Refresh { sid, info, expire_secs }).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(MetaError::Fenced) => self.come_back().await,
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// Ends the session. Nothing is left to do for a client whose session another one has ended, or whose volume is gone.
@@ -155,11 +169,11 @@ impl Client {
 
     async fn end_own(&self, sid: SessionId, freed: &mut Vec<Freed>) -> MetaResult<()> {
         for _ in 0..END_TRIES {
-            self.release_kept(sid, None, &mut usize::MAX.clone(), freed).await?;
+            self.release_kept(self.writer(), sid, None, &mut usize::MAX.clone(), freed).await?;
             self.write_stats(true).await?;
             if self.run_for(None, EndSession { sid, still: None }).await? == Ending::Ended {
                 self.sid.store(0, Ordering::Release);
-                self.locks.forget();
+                self.locks.lose(SessionId::default());
                 return Ok(());
             }
         }
@@ -226,6 +240,7 @@ impl Client {
     /// cannot be freed is passed over.
     async fn release_kept(
         &self,
+        writer: Option<SessionId>,
         sid: SessionId,
         still: Option<i64>,
         room: &mut usize,
@@ -240,14 +255,14 @@ impl Client {
             *room -= inos.len();
             let scope = self.scope(&Caller::root());
             let release = |inos| ReleaseSome { scope: scope.clone(), sid, inos, still };
-            match self.run(release(inos.clone())).await {
+            match self.run_for(writer, release(inos.clone())).await {
                 Ok(Some(more)) => freed.extend(more),
                 Ok(None) => return Ok(Released::Renewed),
                 Err(error @ (MetaError::Unavailable(_) | MetaError::Fenced)) => return Err(error),
                 // One of them is in the way of the others.
                 Err(_) => {
                     for ino in inos {
-                        match self.run(release(vec![ino])).await {
+                        match self.run_for(writer, release(vec![ino])).await {
                             Ok(Some(more)) => freed.extend(more),
                             Ok(None) => return Ok(Released::Renewed),
                             Err(error @ (MetaError::Unavailable(_) | MetaError::Fenced)) => return Err(error),
@@ -267,7 +282,8 @@ impl Client {
     /// to a later round; it does not keep others from being ended.
     pub(super) async fn clean_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>> {
         self.writable()?;
-        let (mut freed, mut room) = (Vec::new(), RELEASED_A_ROUND);
+        let mut freed = std::mem::take(&mut *self.liveness.freed.lock());
+        let mut room = RELEASED_A_ROUND;
         let dead = self.look_for_dead().await?;
         // Also when there is nothing to do: as long as somebody who judges with care has the turn, JuiceFS (Go), which goes by
         // the wall clock, does not end any.
@@ -280,7 +296,7 @@ impl Client {
         let mine = dead.into_iter().filter(|dead| dead.overdue || matches!(turn, Ok(true)));
         for dead in mine.take(limit) {
             tracing::info!(sid = dead.sid.0, info = %dead.info.escape_ascii(), "ending the session of a dead client");
-            match self.end_other(dead.sid, Some(dead.still), &mut room, &mut freed).await {
+            match self.end_other(self.writer(), dead.sid, Some(dead.still), &mut room, &mut freed).await {
                 Ok(()) => {}
                 Err(MetaError::Fenced) => break,
                 Err(error) => {
@@ -320,25 +336,23 @@ impl Client {
         self.writable()?;
         let mut freed = Vec::new();
         for sid in dead.iter().filter(|sid| **sid != self.sid()) {
-            self.end_other(*sid, None, &mut usize::MAX.clone(), &mut freed).await?;
+            self.end_other(self.writer(), *sid, None, &mut usize::MAX.clone(), &mut freed).await?;
         }
         Ok(freed)
     }
 
-    /// Ends the session of another client, if it has still this expiry. What was freed is in `freed` also when it fails.
+    /// Ends the session of another client for `writer`, if it has still this expiry. What was freed is in `freed` also when it fails.
     async fn end_other(
         &self,
+        writer: Option<SessionId>,
         sid: SessionId,
         still: Option<i64>,
         room: &mut usize,
         freed: &mut Vec<Freed>,
     ) -> MetaResult<()> {
-        for _ in 0..END_TRIES {
-            match self.release_kept(sid, still, room, freed).await? {
-                Released::All => {}
-                Released::Some | Released::Renewed => return Ok(()),
-            }
-            match self.run(EndSession { sid, still }).await? {
+        let mut still = still;
+        for _ in 0..=END_TRIES {
+            match self.run_for(writer, EndSession { sid, still }).await? {
                 Ending::KeepsFiles => {}
                 Ending::Renewed => return Ok(()),
                 Ending::Ended => {
@@ -346,6 +360,17 @@ impl Client {
                     self.locks.ring_all();
                     return Ok(());
                 }
+            }
+            // Its client must not go on with a part of its files.
+            if let Some(seen) = still.filter(|seen| *seen != CONDEMNED_SECS) {
+                if !self.run_for(writer, Condemn { sid, still: seen }).await? {
+                    return Ok(());
+                }
+                still = Some(CONDEMNED_SECS);
+            }
+            match self.release_kept(writer, sid, still, room, freed).await? {
+                Released::All => {}
+                Released::Some | Released::Renewed => return Ok(()),
             }
         }
         Err(MetaError::Conflict(END_TRIES))

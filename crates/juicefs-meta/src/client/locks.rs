@@ -13,7 +13,7 @@ use juicefs_core::{
     attr::Attr,
     errno::Errno,
     error::{MetaError, MetaResult},
-    ids::Ino,
+    ids::{Ino, SessionId},
     lock::{FileLocks, GiveUp, LockKind, LockOwner, LockRange, RangeLock},
 };
 use parking_lot::Mutex;
@@ -41,6 +41,9 @@ const FULL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often releasing a lock is tried anew while others keep changing the locks of the file.
 const RELEASE_TRIES: u32 = 20;
 
+/// A file, and an owner that holds locks on it.
+pub(super) type Held = (Ino, u64);
+
 /// The locks of this client.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
@@ -48,9 +51,10 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Nothing is held any more: the session has ended.
-    pub(super) fn forget(&self) {
-        self.table.lock().forget();
+    /// Nothing is held any more, and from now on locks are those of the session `next`. Returns what was held: the files and
+    /// owners of locks of flock(2), and those of ranges.
+    pub(super) fn lose(&self, next: SessionId) -> (Vec<Held>, Vec<Held>) {
+        self.table.lock().lose(next)
     }
 
     /// Everybody who waits has a look.
@@ -135,8 +139,7 @@ impl Client {
         wait: Option<GiveUp>,
     ) -> MetaResult<Attr> {
         let request = Request { owner, lock: whole(kind) };
-        let flock = Flock { ino, owner: self.lock_owner(owner)?, kind };
-        self.acquire((Class::File, ino), request, flock, wait).await
+        self.acquire((Class::File, ino), request, |owner| Flock { ino, owner, kind }, wait).await
     }
 
     pub(super) async fn lock_range(
@@ -147,8 +150,7 @@ impl Client {
         wait: Option<GiveUp>,
     ) -> MetaResult<Attr> {
         let request = Request { owner, lock };
-        let set = SetRange { ino, owner: self.lock_owner(owner)?, lock };
-        self.acquire((Class::Range, ino), request, set, wait).await
+        self.acquire((Class::Range, ino), request, |owner| SetRange { ino, owner, lock }, wait).await
     }
 
     pub(super) async fn unlock_file(&self, ino: Ino, owner: u64) -> MetaResult<()> {
@@ -182,9 +184,10 @@ impl Client {
         &self,
         key: PlaceKey,
         request: Request,
-        op: O,
+        op: impl Fn(LockOwner) -> O,
         wait: Option<GiveUp>,
     ) -> MetaResult<Attr> {
+        self.lock_owner(request.owner)?;
         let table = &self.locks.table;
         let visit = self.locks.enter(key);
         let ticket = wait.is_some().then(|| visit.queue(request)).transpose()?;
@@ -204,9 +207,17 @@ impl Client {
                 if full {
                     asked = Some(Instant::now());
                 }
-                if let Requested::Granted(attr) = self.request(&op, key.1, full).await? {
-                    table.lock().granted(key, request);
-                    return Ok(*attr);
+                let holder = self.lock_owner(request.owner)?;
+                match self.request(&op(holder), key.1, full).await {
+                    // One that was granted in a session which was ended by now is nobody's.
+                    Ok(Requested::Granted(attr)) if table.lock().granted(key, request, holder.sid) => return Ok(*attr),
+                    Ok(Requested::Granted(_)) => continue,
+                    Ok(Requested::Busy) => {}
+                    Err(MetaError::Fenced) => {
+                        self.come_back().await?;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
                 }
                 if key.0 == Class::File {
                     table.lock().gave_up(key, request.owner);
@@ -262,6 +273,8 @@ impl Client {
         for _ in 1..RELEASE_TRIES {
             match self.run(op.clone()).await {
                 Err(MetaError::Conflict(_)) => {}
+                // It went with the session in which it was had.
+                Err(MetaError::Fenced) => return Ok(()),
                 done => return done,
             }
         }

@@ -27,7 +27,7 @@ use crate::{
         account::{Growth, space_delta},
     },
     record::Key,
-    txn::{Applied, Job, Operation, OperationJob, ReadSet, Step, Usage},
+    txn::{Applied, Effect, Effects, Job, Operation, OperationJob, ReadSet, Step, Usage},
 };
 
 /// How often an operation is tried anew because the room that it needs grew meanwhile.
@@ -112,7 +112,7 @@ impl<O: Operation> Job for Booked<O> {
             };
             self.charged = quotas::charged(effects);
             if !effects.list.is_empty() {
-                effects.writer = self.writer;
+                effects.writer = beneficiary(effects).or(self.writer);
             }
             self.changing = Some(self.looks.begin_change(&effects.list));
             self.usage = effects.usage;
@@ -138,6 +138,16 @@ impl<O: Operation> Job for Booked<O> {
     }
 }
 
+/// The session for which effects put something down that goes with it. It is the one that must be alive then, whichever is in
+/// use by now.
+fn beneficiary(effects: &Effects) -> Option<SessionId> {
+    effects.list.iter().find_map(|effect| match effect {
+        Effect::PutSustained(sid, _) => Some(*sid),
+        Effect::PutFlock(_, owner, _) | Effect::PutPlocks(_, owner, _) => Some(owner.sid),
+        _ => None,
+    })
+}
+
 impl Client {
     /// Under which circumstances an operation for `caller` runs now.
     pub(super) fn scope(&self, caller: &Caller) -> Scope {
@@ -160,10 +170,14 @@ impl Client {
         Some(self.sid()).filter(|sid| sid.0 != 0)
     }
 
-    /// Runs an operation to its end. It fails with `Fenced` when the session of this client is gone, which shuts the
-    /// client's fence.
+    /// Runs an operation to its end. It fails with `Fenced`, and nothing has happened, when the session of this client is gone.
     pub(super) async fn run<O: Operation>(&self, op: O) -> MetaResult<O::Reply> {
         self.run_for(self.writer(), op).await
+    }
+
+    /// The session in which what a caller asks for is done: the one in which it was begun, if it must not outlive that.
+    pub(super) fn writer_for(&self, caller: &Caller) -> Option<SessionId> {
+        Some(caller.session).filter(|sid| sid.0 != 0).or_else(|| self.writer())
     }
 
     /// [`Client::run`] on behalf of the session `writer`; `None` for what needs no session to be alive.
@@ -193,7 +207,6 @@ impl Client {
         op: O,
         survey: Survey,
     ) -> MetaResult<Attempt<O::Reply>> {
-        self.fence.check()?;
         let job = Box::new(Booked {
             claimant: op.claimant(),
             job: OperationJob::new(op),
@@ -208,16 +221,7 @@ impl Client {
             charges: Charges::new(),
             refusal: None,
         });
-        let job = match self.engine.run(job).await {
-            Ok(job) => job.into_any(),
-            Err(error) => {
-                // Who has ended its own session meanwhile is not taken for dead.
-                if let (MetaError::Fenced, Some(sid)) = (&error, writer.filter(|sid| *sid == self.sid())) {
-                    self.fence.shut(sid);
-                }
-                return Err(error);
-            }
-        };
+        let job = self.engine.run(job).await?.into_any();
         let booked = job.downcast::<Booked<O>>().map_err(|_| MetaError::Unsupported("an engine that swaps jobs"))?;
         match booked.refusal {
             Some(Refusal::Unmeasured(dir)) => Ok(Attempt::Unmeasured(dir)),
@@ -226,11 +230,12 @@ impl Client {
         }
     }
 
-    /// Runs an operation that may make the file `ino` longer, within the capacity of the volume: `new_length` tells what
+    /// Runs an operation for `writer` that may make the file `ino` longer, within the capacity of the volume: `new_length` tells what
     /// its length becomes, `op` makes the operation with the room that it is allowed, of which `claimed` bytes are put aside
     /// already.
     pub(super) async fn run_growing<O, T>(
         &self,
+        writer: Option<SessionId>,
         ino: Ino,
         claimed: u64,
         new_length: impl Fn(&Attr) -> u64,
@@ -240,7 +245,7 @@ impl Client {
         O: Operation<Reply = Growth<T>>,
     {
         if self.setting().capacity == 0 {
-            return match self.run(op(None)).await? {
+            return match self.run_for(writer, op(None)).await? {
                 Growth::Done(reply) => Ok(reply),
                 Growth::Short(_) => Err(Errno::ENOSPC.into()),
             };
@@ -250,7 +255,7 @@ impl Client {
         for _ in 0..GROWTH_TRIES {
             let room = Usage::of_space(wanted.saturating_sub(claimed));
             let reserved = self.reserve_for(attr.uid, attr.gid, room)?;
-            match self.run(op(Some(wanted))).await? {
+            match self.run_for(writer, op(Some(wanted))).await? {
                 Growth::Done(reply) => return Ok(reply),
                 Growth::Short(more) => wanted = more,
             }

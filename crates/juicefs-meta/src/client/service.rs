@@ -9,19 +9,36 @@ use juicefs_core::{
     acl::{AclKind, AclRule},
     attr::{Attr, SetAttr, Timestamp},
     errno::Errno,
-    error::MetaResult,
+    error::{MetaError, MetaResult},
     format::Format,
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
         ChunkRecords, Compacted, Copied, DirCursor, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice, OpenFlags,
-        Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
+        Removed, RenameFlags, Renamed, SessionInfo, SessionLoss, VolumeUsage, Written, XattrMode,
     },
     slice::CompactionPlan,
     tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
-use super::Client;
+use super::{Client, liveness::CALLS};
+
+/// Makes a call that changes something, anew in a new session when its own was ended meanwhile. It must be one that has nothing to
+/// do with what a session keeps.
+macro_rules! lasting {
+    ($client:ident, $call:expr) => {{
+        let mut calls = 1;
+        loop {
+            match $call.await {
+                Err(MetaError::Fenced) if calls < CALLS => {
+                    calls += 1;
+                    Self::come_back($client).await?;
+                }
+                done => break done,
+            }
+        }
+    }};
+}
 
 #[async_trait]
 impl Meta for Client {
@@ -43,6 +60,18 @@ impl Meta for Client {
 
     async fn heartbeat(&self) -> MetaResult<()> {
         self.renew().await
+    }
+
+    fn session(&self) -> SessionId {
+        self.sid()
+    }
+
+    fn on_loss(&self, tell: Box<dyn Fn(&SessionLoss) + Send + Sync>) {
+        self.tell_loss(tell);
+    }
+
+    async fn come_back(&self) -> MetaResult<()> {
+        Self::come_back(self).await
     }
 
     async fn refresh(&self) -> MetaResult<()> {
@@ -126,7 +155,7 @@ impl Meta for Client {
     }
 
     async fn mknod(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> MetaResult<(Ino, Attr)> {
-        self.make_node(cx, self.real(parent), name, node).await
+        lasting!(self, self.make_node(cx, self.real(parent), name, node.clone()))
     }
 
     async fn create(
@@ -138,19 +167,19 @@ impl Meta for Client {
         exclusive: bool,
         flags: OpenFlags,
     ) -> MetaResult<(Ino, Attr)> {
-        self.create_file(cx, self.real(parent), name, node, exclusive, flags).await
+        lasting!(self, self.create_file(cx, self.real(parent), name, node.clone(), exclusive, flags))
     }
 
     async fn create_unnamed(&self, cx: &Caller, dir: Ino, node: NewNode) -> MetaResult<(Ino, Attr)> {
-        self.make_unnamed(cx, self.real(dir), node).await
+        lasting!(self, self.make_unnamed(cx, self.real(dir), node.clone()))
     }
 
     async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed> {
-        self.unlink_name(cx, self.real(parent), name, skip_trash).await
+        lasting!(self, self.unlink_name(cx, self.real(parent), name, skip_trash))
     }
 
     async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> MetaResult<Removed> {
-        self.remove_directory(cx, self.real(parent), name, skip_trash).await
+        lasting!(self, self.remove_directory(cx, self.real(parent), name, skip_trash))
     }
 
     async fn rename(
@@ -162,15 +191,16 @@ impl Meta for Client {
         new_name: &[u8],
         flags: RenameFlags,
     ) -> MetaResult<Renamed> {
-        self.move_name(cx, (self.real(from), name), (self.real(to), new_name), flags).await
+        let (from, to) = (self.real(from), self.real(to));
+        lasting!(self, self.move_name(cx, (from, name), (to, new_name), flags))
     }
 
     async fn link(&self, cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr> {
-        self.link_name(cx, self.real(ino), self.real(parent), name).await
+        lasting!(self, self.link_name(cx, self.real(ino), self.real(parent), name))
     }
 
     async fn setattr(&self, cx: &Caller, ino: Ino, set: SetAttr) -> MetaResult<Attr> {
-        self.set_attributes(cx, self.real(ino), set).await
+        lasting!(self, self.set_attributes(cx, self.real(ino), set.clone()))
     }
 
     async fn truncate(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr> {
@@ -190,11 +220,11 @@ impl Meta for Client {
     }
 
     async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()> {
-        self.change_xattr(cx, self.real(ino), name, Some(value), mode).await
+        lasting!(self, self.change_xattr(cx, self.real(ino), name, Some(value.clone()), mode))
     }
 
     async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()> {
-        self.change_xattr(cx, self.real(ino), name, None, XattrMode::Any).await
+        lasting!(self, self.change_xattr(cx, self.real(ino), name, None, XattrMode::Any))
     }
 
     async fn acl(&self, ino: Ino, kind: AclKind) -> MetaResult<AclRule> {
@@ -202,7 +232,7 @@ impl Meta for Client {
     }
 
     async fn set_acl(&self, cx: &Caller, ino: Ino, kind: AclKind, rule: AclRule, kill_sgid: bool) -> MetaResult<()> {
-        self.change_acl(cx, self.real(ino), kind, rule, kill_sgid).await
+        lasting!(self, self.change_acl(cx, self.real(ino), kind, rule.clone(), kill_sgid))
     }
 
     async fn open(&self, cx: &Caller, ino: Ino, flags: OpenFlags) -> MetaResult<Attr> {
@@ -221,8 +251,14 @@ impl Meta for Client {
         self.take_slice_id().await
     }
 
-    async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
-        self.commit_slices(ino, slices, mtime).await
+    async fn write_slices(
+        &self,
+        session: SessionId,
+        ino: Ino,
+        slices: Vec<NewSlice>,
+        mtime: Timestamp,
+    ) -> MetaResult<Written> {
+        self.commit_slices(session, ino, slices, mtime).await
     }
 
     fn claim_space(&self, ino: Ino, bytes: u64) -> Result<(), Errno> {
@@ -296,7 +332,7 @@ impl Meta for Client {
         watch: &dyn RemovalWatch,
         progress: &Progress,
     ) -> MetaResult<()> {
-        self.remove_whole(cx, (self.real(parent), name), how, watch, progress).await
+        lasting!(self, self.remove_whole(cx, (self.real(parent), name), how, watch, progress))
     }
 
     async fn clone_tree(
@@ -308,7 +344,8 @@ impl Meta for Client {
         watch: &dyn RemovalWatch,
         progress: &Progress,
     ) -> MetaResult<Ino> {
-        self.clone_whole(cx, self.real(source), (self.real(to), name), how, watch, progress).await
+        let (source, to) = (self.real(source), self.real(to));
+        lasting!(self, self.clone_whole(cx, source, (to, name), how, watch, progress))
     }
 
     async fn clean_detached(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {

@@ -9,6 +9,10 @@ use crate::{
     txn::{Decision, Effect, Effects, Operation, ReadSet},
 };
 
+/// The expiry of a session that is being ended: its client finds it so and takes another one, instead of going on with part of
+/// what it kept.
+pub(crate) const CONDEMNED_SECS: i64 = 1;
+
 /// Registers a session under a fresh number; false when the number is taken.
 #[derive(Debug)]
 pub(crate) struct NewSession {
@@ -40,8 +44,8 @@ impl NewSession {
     }
 }
 
-/// Moves the expiry of a session on, however long ago it has passed. Whether the session was still there: one that was ended
-/// does not come back under its number, because what was taken from its client is gone.
+/// Moves the expiry of a session on, however long ago it has passed. Whether the session was still there: one that was ended, or
+/// is being ended, does not come back under its number, because what was taken from its client is gone.
 #[derive(Debug)]
 pub(crate) struct Refresh {
     pub(crate) sid: SessionId,
@@ -67,12 +71,52 @@ impl Operation for Refresh {
 impl Refresh {
     fn judge(&self, read: &ReadSet) -> Verdict<bool> {
         let mut effects = Effects::none();
-        let own = read.session(self.sid).is_some_and(|stored| stored.info == self.info);
+        let own = read.session(self.sid).is_some_and(|stored| stored.info == self.info && !is_condemned(stored));
         if own {
             let session = Session { expire_secs: self.expire_secs, info: self.info.clone() };
             effects.push(Effect::PutSession(self.sid, session));
         }
         Ok((own, effects))
+    }
+}
+
+/// Whether a session is being ended.
+pub(crate) fn is_condemned(session: &Session) -> bool {
+    session.expire_secs == CONDEMNED_SECS
+}
+
+/// Begins the end of a session that keeps files alive, which may take several steps. False when it was renewed meanwhile.
+#[derive(Debug)]
+pub(crate) struct Condemn {
+    pub(crate) sid: SessionId,
+    /// The expiry that it must still have.
+    pub(crate) still: i64,
+}
+
+impl Operation for Condemn {
+    type Reply = bool;
+    const NAME: &'static str = "condemn_session";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Session(self.sid)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<bool> {
+        decision(self.judge(read))
+    }
+}
+
+impl Condemn {
+    fn judge(&self, read: &ReadSet) -> Verdict<bool> {
+        let mut effects = Effects::none();
+        if was_renewed(read, self.sid, Some(self.still)) {
+            return Ok((false, effects));
+        }
+        if let Some(Session { info, .. }) = read.session(self.sid) {
+            let session = Session { expire_secs: CONDEMNED_SECS, info: info.clone() };
+            effects.push(Effect::PutSession(self.sid, session));
+        }
+        Ok((true, effects))
     }
 }
 
@@ -167,9 +211,9 @@ mod tests {
 
     #[test]
     fn a_session_is_renewed_late_but_not_that_of_somebody_else() {
-        let renewed = |info: &'static [u8]| {
+        let renewed = |info: &'static [u8], expire_secs| {
             let refresh = Refresh { sid: SID, info: Bytes::from_static(info), expire_secs: 1000 };
-            match refresh.decide(&stored(1, true)) {
+            match refresh.decide(&stored(expire_secs, true)) {
                 Decision::Done(own, effects) => {
                     assert_eq!(own, !effects.list.is_empty());
                     own
@@ -177,7 +221,8 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert!(renewed(b"{}"));
-        assert!(!renewed(b"{\"ProcessID\":1}"));
+        assert!(renewed(b"{}", 2));
+        assert!(!renewed(b"{\"ProcessID\":1}", 2));
+        assert!(!renewed(b"{}", CONDEMNED_SECS), "it is being ended");
     }
 }

@@ -419,7 +419,7 @@ impl Player {
                 };
                 let index = (at / CHUNK_UNITS) as ChunkIndex;
                 let slices = vec![NewSlice::At(index, record), NewSlice::End(SliceKey { id: second, size })];
-                let real = posix(client.write_slices(ino, slices, self.model.now).await);
+                let real = posix(client.write_slices(client.session(), ino, slices, self.model.now).await);
                 if let Ok(written) = &real {
                     for (index, records) in &written.chunks {
                         let stored = client.read_chunk(ino, *index).await.expect("read").records.len();

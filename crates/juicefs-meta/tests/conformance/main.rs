@@ -3,6 +3,7 @@
 
 mod concurrent;
 mod differential;
+mod endings;
 mod faults;
 mod history;
 mod interleaving;

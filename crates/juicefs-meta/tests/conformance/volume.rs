@@ -213,7 +213,7 @@ pub(crate) async fn write_slice(
     record: SliceRecord,
     mtime: Timestamp,
 ) -> MetaResult<Written> {
-    client.write_slices(ino, vec![NewSlice::At(index, record)], mtime).await
+    client.write_slices(client.session(), ino, vec![NewSlice::At(index, record)], mtime).await
 }
 
 pub(crate) fn root() -> Caller {

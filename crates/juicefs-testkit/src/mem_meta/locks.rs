@@ -60,7 +60,20 @@ impl Locks {
     }
 }
 
+/// A file, and an owner that holds locks on it.
+type Holders = Vec<(Ino, u64)>;
+
 impl MemMeta {
+    /// Takes all locks away: who held locks of whole files, and of ranges.
+    pub(super) fn lose_locks(&self) -> (Holders, Holders) {
+        let taken = [true, false].map(|whole_file| {
+            let held = std::mem::take(&mut *self.locks.kind(whole_file).lock());
+            held.0.into_iter().map(|(ino, owner, _)| (ino, owner)).collect()
+        });
+        self.locks.released.notify_waiters();
+        taken.into()
+    }
+
     pub(super) async fn take_lock(
         &self,
         whole_file: bool,

@@ -16,7 +16,7 @@ use juicefs_core::{
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
         ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice,
-        OpenFlags, Removed, RenameFlags, Renamed, SessionInfo, VolumeUsage, Written, XattrMode,
+        OpenFlags, Removed, RenameFlags, Renamed, SessionInfo, SessionLoss, VolumeUsage, Written, XattrMode,
     },
     slice::{CompactionPlan, plan_compaction},
     tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
@@ -44,7 +44,20 @@ impl Meta for MemMeta {
     }
 
     async fn heartbeat(&self) -> MetaResult<()> {
-        self.note("heartbeat", Ino::ROOT)
+        self.note("heartbeat", Ino::ROOT)?;
+        self.next_session()
+    }
+
+    fn session(&self) -> SessionId {
+        self.lives.session()
+    }
+
+    fn on_loss(&self, tell: Box<dyn Fn(&SessionLoss) + Send + Sync>) {
+        self.lives.on_loss(tell);
+    }
+
+    async fn come_back(&self) -> MetaResult<()> {
+        self.next_session()
     }
 
     async fn refresh(&self) -> MetaResult<()> {
@@ -285,8 +298,9 @@ impl Meta for MemMeta {
         Ok(attr.clone())
     }
 
-    async fn truncate(&self, _cx: &Caller, ino: Ino, length: u64, _opened: bool) -> MetaResult<Attr> {
+    async fn truncate(&self, cx: &Caller, ino: Ino, length: u64, _opened: bool) -> MetaResult<Attr> {
         self.note("truncate", ino)?;
+        self.check_session(cx.session)?;
         let mut state = self.state.lock();
         let old = state.file_mut(ino)?.attr.length;
         if old != length {
@@ -299,8 +313,9 @@ impl Meta for MemMeta {
         Ok(state.node(ino)?.attr.clone())
     }
 
-    async fn fallocate(&self, _cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr> {
+    async fn fallocate(&self, cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr> {
         self.note("fallocate", ino)?;
+        self.check_session(cx.session)?;
         Ok(self.state.lock().fallocate(ino, mode, off, size, self.clock.now())?)
     }
 
@@ -382,11 +397,18 @@ impl Meta for MemMeta {
         Ok(SliceId(state.next_slice - 1))
     }
 
-    async fn write_slices(&self, ino: Ino, slices: Vec<NewSlice>, mtime: Timestamp) -> MetaResult<Written> {
+    async fn write_slices(
+        &self,
+        session: SessionId,
+        ino: Ino,
+        slices: Vec<NewSlice>,
+        mtime: Timestamp,
+    ) -> MetaResult<Written> {
         self.note("write_slices", ino)?;
         let mut held = self.commits_held.subscribe();
         // The sender lives as long as self, so waiting cannot fail.
         let _ = held.wait_for(|held| !held).await;
+        self.check_session(session)?;
         Ok(self.state.lock().write(ino, slices, mtime, self.clock.now())?)
     }
 
@@ -400,7 +422,7 @@ impl Meta for MemMeta {
 
     async fn copy_file_range(
         &self,
-        _cx: &Caller,
+        cx: &Caller,
         from: Ino,
         from_off: u64,
         to: Ino,
@@ -408,6 +430,7 @@ impl Meta for MemMeta {
         size: u64,
     ) -> MetaResult<Copied> {
         self.note("copy_file_range", to)?;
+        self.check_session(cx.session)?;
         Ok(self.state.lock().copy(from, from_off, to, to_off, size)?)
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use juicefs_core::{
-    ChunkIndex, Errno, MetaError, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp,
+    ChunkIndex, Errno, MetaError, SessionId, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp,
     limits::CHUNK_SIZE,
     meta::{NewSlice, Written},
 };
@@ -41,6 +41,8 @@ enum Event {
 
 /// Uploaded slices that are committed together, in this order.
 struct Batch {
+    /// The session in which they may be committed.
+    session: SessionId,
     slices: Vec<Candidate>,
     /// When the application wrote last.
     mtime: Timestamp,
@@ -62,6 +64,8 @@ enum Refusal {
     Mixed,
     /// The engine could not take it, and may be able to later.
     Later(Errno),
+    /// The session was ended, and there is another one.
+    Ended,
     Lost(Errno),
 }
 
@@ -207,8 +211,9 @@ impl File {
                 }
             }
         }
+        // Asked for under the lock under which handles are lost: what a batch has was not lost with an earlier session.
         if writer.committing.is_none()
-            && let Some(batch) = writer.next_batch()
+            && let Some(batch) = writer.next_batch(self.cx.meta.session())
         {
             jobs.push(Job::Commit(batch));
         }
@@ -218,12 +223,15 @@ impl File {
     /// Removes the first slice of a chunk when it is lost or must not be committed; dooms what depends on it.
     fn drop_failed_head(&self, writer: &mut Writer, index: ChunkIndex) -> bool {
         let Some(head) = writer.chunks.get(&index).and_then(|slices| slices.front()) else { return false };
-        let (seq, grew) = (head.seq, head.grows);
+        // Whoever grows the file over what is lost with a session leaves a hole there: the handles know.
+        let (seq, grew) = (head.seq, head.grows && !head.lost);
         match head.phase {
             Phase::Failed => {}
-            Phase::Uploaded(id) | Phase::Parked(id) if head.doomed => {
+            Phase::Uploaded(id) | Phase::Parked(id) if head.doomed || head.lost => {
                 self.cx.upkeep.discard(SliceKey { id, size: head.len });
-                self.fail(Errno::EIO);
+                if !head.lost {
+                    self.fail(Errno::EIO);
+                }
             }
             _ => return false,
         }
@@ -237,6 +245,11 @@ impl File {
 
     fn pop_head(&self, writer: &mut Writer, index: ChunkIndex) {
         writer.pop_head(index);
+        self.one_less(writer);
+    }
+
+    /// A slice was taken away.
+    pub(super) fn one_less(&self, writer: &mut Writer) {
         if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
             writer.claim.release(self.cx.meta.as_ref(), self.ino);
             self.cx.dirty.remove(self);
@@ -275,7 +288,7 @@ impl File {
     /// them again could undo what others do meanwhile.
     async fn commit(&self, batch: &Batch) -> Result<Written, Refusal> {
         let slices = batch.slices.iter().map(Candidate::new_slice).collect();
-        let call = self.cx.meta.write_slices(self.ino, slices, batch.mtime);
+        let call = self.cx.meta.write_slices(batch.session, self.ino, slices, batch.mtime);
         let mut call = pin!(self.cx.timed(MetaOp::Write, call));
         let outcome = loop {
             tokio::select! {
@@ -310,6 +323,11 @@ impl File {
                 }
                 Err(Refusal::Lost(if known { errno } else { Errno::EIO }))
             }
+            // Nothing of it is there.
+            Err(MetaError::Fenced) => match self.cx.meta.come_back().await {
+                Ok(()) => Err(Refusal::Ended),
+                Err(error) => Err(Refusal::Later(fault::of_meta("commit of slices", self.ino, &error))),
+            },
             Err(error) => {
                 let errno = fault::of_meta("commit of slices", self.ino, &error);
                 Err(match error {
@@ -317,7 +335,6 @@ impl File {
                     | MetaError::Conflict(_)
                     | MetaError::Corrupt { .. }
                     | MetaError::Setting(_) => Refusal::Later(errno),
-                    // The objects are left to the collection of garbage: a refusal may be the answer to a second try.
                     MetaError::Fenced | MetaError::Unsupported(_) | MetaError::Posix(_) => Refusal::Lost(errno),
                 })
             }
@@ -350,6 +367,7 @@ impl File {
         {
             let mut writer = self.writer.lock();
             writer.committing = None;
+            self.stored.store(written.attr.length, Ordering::Release);
             batch.slices.iter().for_each(|slice| self.pop_head(&mut writer, slice.index));
             writer.claim.committed(self.cx.meta.as_ref(), self.ino, written.attr.length);
             if moved.is_none() {
@@ -380,7 +398,8 @@ impl File {
         writer.one_by_one |= matches!(refusal, Refusal::Mixed);
         for &Candidate { index, seq, record, .. } in &batch.slices {
             match *refusal {
-                Refusal::Mixed => writer.set_phase(index, seq, Phase::Uploaded(record.id)),
+                // Also one that is lost: it goes with its objects when its turn comes.
+                Refusal::Mixed | Refusal::Ended => writer.set_phase(index, seq, Phase::Uploaded(record.id)),
                 Refusal::Later(errno) => writer.park(index, seq, record.id, errno),
                 Refusal::Lost(_) => writer.set_phase(index, seq, Phase::Failed),
             }
@@ -390,16 +409,17 @@ impl File {
 
 impl Writer {
     /// The uploaded slices that can be committed now: from the head of each chunk's queue, with what they must follow.
-    fn next_batch(&mut self) -> Option<Batch> {
+    fn next_batch(&mut self, session: SessionId) -> Option<Batch> {
         let most = if self.one_by_one { 1 } else { MAX_BATCH };
-        let mut batch = Batch { slices: Vec::new(), mtime: Timestamp::default(), stop: CancellationToken::new() };
+        let mut batch =
+            Batch { session, slices: Vec::new(), mtime: Timestamp::default(), stop: CancellationToken::new() };
         for (index, slices) in &self.chunks {
             for slice in slices.iter().take(most - batch.slices.len()) {
                 let Phase::Uploaded(id) = slice.phase else { break };
                 let follows = slice.after.is_none_or(|seq| {
                     batch.slices.iter().any(|taken| taken.seq == seq) || !self.is_pending_below(*index, seq)
                 });
-                if slice.doomed || !follows {
+                if slice.doomed || slice.lost || !follows {
                     break;
                 }
                 let record = SliceRecord { pos: slice.pos, id, size: slice.len, off: 0, len: slice.len };

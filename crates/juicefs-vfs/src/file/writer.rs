@@ -74,9 +74,12 @@ pub(super) struct Writer {
 impl Writer {
     /// End of the furthest pending slice, 0 without any.
     pub(super) fn end(&self) -> u64 {
-        let Some((index, slices)) = self.chunks.last_key_value() else { return 0 };
-        let end = slices.iter().map(Slice::end).max().unwrap_or(0);
-        u64::from(*index) * CHUNK_SIZE + u64::from(end)
+        for (index, slices) in self.chunks.iter().rev() {
+            if let Some(end) = slices.iter().filter(|slice| !slice.lost).map(Slice::end).max() {
+                return u64::from(*index) * CHUNK_SIZE + u64::from(end);
+            }
+        }
+        0
     }
 
     /// When the application wrote last.
@@ -109,7 +112,7 @@ impl Writer {
             return None;
         }
         let mut slices = self.chunks.iter().flat_map(|(index, slices)| slices.iter().map(move |slice| (index, slice)));
-        let (index, slice) = slices.find(|(_, slice)| slice.append)?;
+        let (index, slice) = slices.find(|(_, slice)| slice.append && !slice.lost)?;
         Some((u64::from(*index) * CHUNK_SIZE + u64::from(slice.pos), slice))
     }
 
@@ -124,7 +127,8 @@ impl Writer {
         if !self.adrift {
             return Some(stored.max(self.end()));
         }
-        let bytes: u64 = self.chunks.values().flatten().filter(|slice| slice.append).map(|s| u64::from(s.len)).sum();
+        let appends = self.chunks.values().flatten().filter(|slice| slice.append && !slice.lost);
+        let bytes: u64 = appends.map(|slice| u64::from(slice.len)).sum();
         Some(stored + bytes)
     }
 
@@ -153,19 +157,24 @@ impl Writer {
     /// Takes the first slice of a chunk away.
     pub(super) fn pop_head(&mut self, index: ChunkIndex) {
         let Some(slices) = self.chunks.get_mut(&index) else { return };
-        if slices.pop_front().is_some_and(|slice| slice.append) {
-            self.appends -= 1;
-            self.adrift &= self.appends > 0;
-        }
+        let append = slices.pop_front().is_some_and(|slice| slice.append);
         if slices.is_empty() {
             self.chunks.remove(&index);
-            self.one_by_one &= !self.chunks.is_empty();
         }
+        self.fewer_appends(usize::from(append));
+    }
+
+    /// After slices were taken away, so many of them appends.
+    pub(super) fn fewer_appends(&mut self, appends: usize) {
+        self.appends -= appends;
+        self.adrift &= self.appends > 0;
+        self.one_by_one &= !self.chunks.is_empty();
     }
 
     /// Whether a slice that is no younger than `upto` may show in `[start, end)` of the file.
     pub(super) fn overlaps(&self, start: u64, end: u64, upto: u64) -> bool {
-        if self.adrift && self.chunks.values().flatten().any(|slice| slice.append && slice.seq < upto) {
+        let waits = |slice: &Slice| !slice.lost && slice.seq < upto;
+        if self.adrift && self.chunks.values().flatten().any(|slice| slice.append && waits(slice)) {
             return true;
         }
         let first = ChunkIndex::try_from(start / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX);
@@ -173,7 +182,7 @@ impl Writer {
             |(index, slices)| {
                 let base = u64::from(*index) * CHUNK_SIZE;
                 let (start, end) = (start.saturating_sub(base), end - base);
-                slices.iter().any(|slice| slice.seq < upto && slice.overlaps(start, end))
+                slices.iter().any(|slice| waits(slice) && slice.overlaps(start, end))
             },
         )
     }
@@ -252,6 +261,7 @@ impl Writer {
         let serial = self.failures + 1;
         let Some(slice) = self.pending_mut(index, seq) else { return };
         match result {
+            Err(_) if slice.lost => slice.phase = Phase::Failed,
             Ok(id) => (slice.phase, slice.failed) = (Phase::Uploaded(id), None),
             Err((sink, errno)) => {
                 slice.keep_back(Phase::Stuck(sink), Failure { serial, errno, at: Instant::now() });
@@ -264,6 +274,11 @@ impl Writer {
     pub(super) fn park(&mut self, index: ChunkIndex, seq: u64, id: SliceId, errno: Errno) {
         let serial = self.failures + 1;
         if let Some(slice) = self.pending_mut(index, seq) {
+            if slice.lost {
+                // It goes with its objects when its turn comes.
+                slice.phase = Phase::Uploaded(id);
+                return;
+            }
             slice.keep_back(Phase::Parked(id), Failure { serial, errno, at: Instant::now() });
             self.failures = serial;
         }
@@ -338,7 +353,7 @@ impl Writer {
     /// The growing slice that a slice of chunk `index`, which lies beyond the end of the file, must wait for.
     fn predecessor(&self, index: ChunkIndex) -> Option<u64> {
         let (_, slices) = self.chunks.range(..index).next_back()?;
-        slices.iter().rev().find(|slice| slice.grows).map(|slice| slice.seq)
+        slices.iter().rev().find(|slice| slice.grows && !slice.lost).map(|slice| slice.seq)
     }
 
     /// Open bytes that freezing would set free.

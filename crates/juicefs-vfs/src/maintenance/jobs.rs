@@ -52,8 +52,6 @@ impl Context {
                 };
                 match done {
                     Ok(()) => {}
-                    // This client may do nothing for the volume any more.
-                    Err(MetaError::Fenced) => return,
                     Err(error) => tracing::warn!(?job, %error, "job is left for the next round"),
                 }
             }

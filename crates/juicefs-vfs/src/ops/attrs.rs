@@ -42,7 +42,9 @@ impl Vfs {
         let answer = match self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
             Ok(attr) => Ok(self.attr_reply(ino, attr, since).await),
             Err(Errno::ENOENT) => {
-                let removed = self.dirs.removed_attr(ino).ok_or(Errno::ENOENT);
+                // What went with a session is an error for whoever has it open, not a name that is missing.
+                let lost = self.cx.files.get(ino).is_some_and(|file| file.losses() > 0);
+                let removed = self.dirs.removed_attr(ino).ok_or(if lost { Errno::EIO } else { Errno::ENOENT });
                 removed.map(|attr| AttrReply { attr, ino, attr_ttl: self.cx.config.attr_ttl })
             }
             Err(errno) => Err(errno),
@@ -93,14 +95,14 @@ impl Vfs {
         let since = self.cx.stamps.now();
         let mut attr = None;
         if let Some(size) = size {
-            let handle = match fh.filter(|fh| *fh != 0).map(|fh| self.handles.get(ino, fh)) {
+            let through = match fh.filter(|fh| *fh != 0).map(|fh| self.handles.get(ino, fh)) {
                 None => None,
                 Some(Some(Handle::File(handle))) if handle.write => Some(handle),
                 Some(Some(Handle::File(_))) => return Err(Errno::EACCES),
                 Some(_) => return Err(Errno::EBADF),
             };
-            let _pass = handle.as_ref().map(|handle| handle.in_flight.begin());
-            attr = Some(self.set_length(cx, ino, size, handle.is_some()).await?);
+            let _pass = through.as_ref().map(|handle| handle.in_flight.begin());
+            attr = Some(self.set_length(cx, ino, size, through.as_deref()).await?);
         }
         if let (Some(attr), true) = (&attr, set.is_empty()) {
             // What a truncate returns includes everything: nothing is dirty after it.

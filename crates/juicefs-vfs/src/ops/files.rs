@@ -170,7 +170,11 @@ impl Vfs {
         self.name_changed(parent, name, Change::Is(ino, FileType::File));
         if wanted.truncate && wanted.write && attr.length > 0 {
             // It was there already, and the kernel takes it for new: nobody else will empty it.
-            match self.set_length(cx, ino, 0, true).await {
+            let through = match self.handles.get(ino, opened.fh) {
+                Some(Handle::File(handle)) => Some(handle),
+                _ => None,
+            };
+            match self.set_length(cx, ino, 0, through.as_deref()).await {
                 Ok(emptied) => attr = emptied,
                 Err(errno) => {
                     let _ = self.release(ino, opened.fh).await;
@@ -264,7 +268,7 @@ impl Vfs {
         let begun = Instant::now();
         let answer = match self.handles.get(ino, fh) {
             Some(Handle::File(handle)) => {
-                let flushed = if handle.write { flush_closing(&handle).await } else { Ok(()) };
+                let flushed = if handle.write { flush_closing(&handle).await } else { handle.unsent.check_kept() };
                 flushed.and(self.release_ranges(&handle.file, lock_owner).await)
             }
             Some(Handle::Internal(handle)) => {
@@ -363,6 +367,7 @@ async fn flush_closing(handle: &FileHandle) -> Answer<()> {
 }
 
 async fn read_file(handle: &FileHandle, off: u64, size: u32) -> Answer<Segments> {
+    handle.unsent.check_kept()?;
     let end = off.checked_add(u64::from(size)).filter(|end| *end < MAX_FILE_BYTES).ok_or(Errno::EFBIG)?;
     let file = &handle.file;
     if file.is_dirty() {

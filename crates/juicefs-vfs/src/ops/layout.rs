@@ -3,14 +3,14 @@
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
 use juicefs_core::{
-    Attr, Caller, Errno, Ino,
+    Attr, Caller, Errno, Ino, MetaError, MetaResult, SessionId,
     limits::{CHUNK_SIZE, MAX_FILE_BYTES},
     meta::FallocateMode,
 };
 
 use crate::{
-    Vfs,
-    file::{Extent, File},
+    Vfs, fault,
+    file::{Extent, File, Unsent},
     internal::is_special,
     metrics::{MetaOp, Op},
     table::{FileHandle, Handle},
@@ -40,15 +40,57 @@ fn fallocate_mode(mode: i32) -> Answer<FallocateMode> {
     }
 }
 
+/// What a change of a file's content is done under.
+struct Bound<'a> {
+    /// Of the handle through which it is done.
+    unsent: Option<&'a Unsent>,
+    file: Option<&'a File>,
+    /// Losses of the file when it was begun.
+    losses: Option<u64>,
+}
+
+impl<'a> Bound<'a> {
+    fn to(handle: Option<&'a FileHandle>, file: Option<&'a File>) -> Self {
+        Self { unsent: handle.map(|handle| &*handle.unsent), file, losses: file.map(File::losses) }
+    }
+
+    /// The session in which the change is to be made. EIO when what it is done under went with an earlier one.
+    fn enter(&self, vfs: &Vfs) -> Answer<SessionId> {
+        // Asked for before it is looked whether anything was lost: that is told before there is another session.
+        let session = vfs.cx.meta.session();
+        self.unsent.map_or(Ok(()), Unsent::check_kept)?;
+        if self.losses == self.file.map(File::losses) {
+            return Ok(session);
+        }
+        tracing::debug!(ino = ?self.file.map(|file| file.ino), "a change is dropped with the session in which it was begun");
+        Err(Errno::EIO)
+    }
+}
+
 impl Vfs {
     /// Sets the length of a file after everything written before is committed, so that no later commit brings back what is
     /// cut off.
-    pub(crate) async fn set_length(&self, cx: &Caller, ino: Ino, size: u64, opened: bool) -> Answer<Attr> {
+    pub(crate) async fn set_length(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        size: u64,
+        through: Option<&FileHandle>,
+    ) -> Answer<Attr> {
         if size >= MAX_FILE_BYTES {
             return Err(Errno::EFBIG);
         }
-        let call = || self.ask(MetaOp::Truncate, ino, self.cx.meta.truncate(cx, ino, size, opened));
-        let Some(file) = self.cx.files.get(ino) else {
+        let file = self.cx.files.get(ino);
+        let bound = Bound::to(through, file.as_deref());
+        let opened = through.is_some();
+        let call = async || loop {
+            let cx = cx.within(bound.enter(self)?);
+            let call = self.cx.meta.truncate(&cx, ino, size, opened);
+            if let Some(attr) = self.settle(MetaOp::Truncate, ino, call).await? {
+                return Ok(attr);
+            }
+        };
+        let Some(file) = &file else {
             let attr = call().await?;
             self.cx.stamps.touch(ino);
             return Ok(attr);
@@ -65,8 +107,18 @@ impl Vfs {
 
     fn file_handle(&self, ino: Ino, fh: u64) -> Answer<Arc<FileHandle>> {
         match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) => Ok(handle),
+            Some(Handle::File(handle)) => handle.unsent.check_kept().map(|()| handle),
             Some(Handle::Dir(_) | Handle::Internal(_)) | None => Err(Errno::EBADF),
+        }
+    }
+
+    /// The answer to a call that is bound to a session; `None` when that was ended and there is another one: the call may be
+    /// made again if it may be begun again.
+    async fn settle<T>(&self, op: MetaOp, ino: Ino, call: impl Future<Output = MetaResult<T>>) -> Answer<Option<T>> {
+        match self.cx.timed(op, call).await {
+            Ok(done) => Ok(Some(done)),
+            Err(MetaError::Fenced) => self.ask(op, ino, self.cx.meta.come_back()).await.map(|()| None),
+            Err(error) => Err(fault::of_meta(op.name(), ino, &error)),
         }
     }
 
@@ -98,8 +150,14 @@ impl Vfs {
         let file = &handle.file;
         let _alone = file.exclude().await;
         file.flush().await?;
-        let call = self.cx.meta.fallocate(cx, ino, mode, off, len);
-        let attr = self.ask(MetaOp::Fallocate, ino, call).await?;
+        let bound = Bound::to(Some(&handle), Some(file));
+        let attr = loop {
+            let cx = cx.within(bound.enter(self)?);
+            let call = self.cx.meta.fallocate(&cx, ino, mode, off, len);
+            if let Some(attr) = self.settle(MetaOp::Fallocate, ino, call).await? {
+                break attr;
+            }
+        };
         file.relaid(attr.length, off..end);
         Ok(())
     }
@@ -164,8 +222,14 @@ impl Vfs {
         let _alone = target.file.exclude().await;
         source.file.flush().await?;
         target.file.flush().await?;
-        let call = self.cx.meta.copy_file_range(cx, ino_in, off_in, ino_out, off_out, len);
-        let copied = self.ask(MetaOp::CopyFileRange, ino_out, call).await?;
+        let bound = Bound::to(Some(&target), Some(&target.file));
+        let copied = loop {
+            let cx = cx.within(bound.enter(self)?);
+            let call = self.cx.meta.copy_file_range(&cx, ino_in, off_in, ino_out, off_out, len);
+            if let Some(copied) = self.settle(MetaOp::CopyFileRange, ino_out, call).await? {
+                break copied;
+            }
+        };
         target.file.relaid(copied.length, off_out..off_out + copied.bytes.max(1));
         Ok(copied.bytes)
     }

@@ -62,7 +62,12 @@ impl Vfs {
         let owner = owner ^ fh;
         let answer = match self.lockable(ino, fh) {
             Ok(handle) => match kind {
-                Some(kind) => self.lock_file(&handle.file, fh, owner, kind, wait).await,
+                // Whoever held something through a lost handle is not to believe that it goes on.
+                Some(_) if handle.unsent.is_lost() => Err(Errno::EIO),
+                Some(kind) => {
+                    let locked = self.lock_file(&handle.file, fh, owner, kind, wait).await;
+                    handle.unsent.check_kept().and(locked)
+                }
                 None => self.unlock_file(&handle.file, fh).await,
             },
             Err(errno) => Err(errno),
@@ -121,7 +126,12 @@ impl Vfs {
         let (begun, block) = (Instant::now(), wait.is_some());
         let answer = match self.lockable(ino, fh) {
             Ok(handle) => match kind {
-                Some(kind) => self.lock_range(&handle.file, fh, owner, RangeLock { kind, range, pid }, wait).await,
+                Some(_) if handle.unsent.is_lost() => Err(Errno::EIO),
+                Some(kind) => {
+                    let lock = RangeLock { kind, range, pid };
+                    let locked = self.lock_range(&handle.file, fh, owner, lock, wait).await;
+                    handle.unsent.check_kept().and(locked)
+                }
                 None => self.unlock_range(&handle.file, owner, range).await,
             },
             Err(errno) => Err(errno),

@@ -15,7 +15,10 @@ async fn append_elsewhere(m: &Mount, ino: Ino, data: &[u8]) {
     sink.write(0, bytes::Bytes::copy_from_slice(data), juicefs_core::Lease::default()).expect("taken");
     sink.finish().await.expect("uploaded");
     let slice = SliceKey { id, size: u32::try_from(data.len()).expect("small") };
-    m.meta.write_slices(ino, vec![NewSlice::End(slice)], Timestamp::from_secs(5)).await.expect("appended");
+    m.meta
+        .write_slices(m.meta.session(), ino, vec![NewSlice::End(slice)], Timestamp::from_secs(5))
+        .await
+        .expect("appended");
 }
 
 fn hear_of_moves(m: &Mount) -> Arc<Mutex<Vec<(Ino, u64)>>> {

@@ -12,4 +12,5 @@ mod mount;
 mod names;
 mod random_writes;
 mod read_ahead;
+mod sessions;
 mod upkeep;

@@ -11,12 +11,13 @@ use std::{
 };
 
 use juicefs_core::{
-    ids::Ino,
+    ids::{Ino, SessionId},
     limits::LOCK_WAITS_MAX,
     lock::{LockKind, LockRange, RangeLock},
 };
 use tokio::sync::{Mutex, Notify};
 
+use super::Held;
 use crate::{ops::plock::ranges::replace, record::Plock};
 
 /// The two kinds of locks, which know nothing of each other.
@@ -105,6 +106,8 @@ fn excludes(held: &[Plock], lock: RangeLock) -> bool {
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Table {
+    /// The session that holds what is held.
+    session: SessionId,
     places: HashMap<PlaceKey, Place>,
     next: u64,
     waits: usize,
@@ -154,11 +157,15 @@ impl Table {
         place.map_or(Verdict::Ask, |place| place.verdict(key.0, request, number.unwrap_or(0)))
     }
 
-    /// The engine granted a request.
-    pub(super) fn granted(&mut self, key: PlaceKey, Request { owner, lock }: Request) {
+    /// The engine granted a request of the session `sid`; false when locks are those of another one by now.
+    pub(super) fn granted(&mut self, key: PlaceKey, Request { owner, lock }: Request, sid: SessionId) -> bool {
+        if sid != self.session {
+            return false;
+        }
         let held = self.places.entry(key).or_default().held.entry(owner).or_default();
         let with = Plock { kind: Plock::number(lock.kind), pid: lock.pid, range: lock.range };
         *held = replace(held, lock.range, Some(with));
+        true
     }
 
     /// What an owner had in a range is not, or not for certain, its own any more. Rings the first who has a chance now.
@@ -196,11 +203,20 @@ impl Table {
         self.places.keys().for_each(|key| self.ring(*key, 0));
     }
 
-    /// Nothing is held any more.
-    pub(super) fn forget(&mut self) {
-        self.places.values_mut().for_each(|place| place.held.clear());
+    /// Nothing is held any more, and from now on locks are those of the session `next`. Returns what was held, of each class.
+    pub(super) fn lose(&mut self, next: SessionId) -> (Vec<Held>, Vec<Held>) {
+        self.session = next;
+        let (mut files, mut ranges) = (Vec::new(), Vec::new());
+        for ((class, ino), place) in &mut self.places {
+            let lost = match class {
+                Class::File => &mut files,
+                Class::Range => &mut ranges,
+            };
+            lost.extend(std::mem::take(&mut place.held).into_keys().map(|owner| (*ino, owner)));
+        }
         self.ring_all();
         self.places.retain(|_, place| place.visits > 0 || !place.waiting.is_empty());
+        (files, ranges)
     }
 
     /// Whether waiting for a range would never end, because one of those who exclude it waits, over however many, for its

@@ -344,11 +344,17 @@ async fn ask_nodes(client: &Client, op: &Op, aliases: &Aliases) -> MetaResult<Re
             let size = bytes(len) as u32;
             let record = SliceRecord { pos: bytes(at) as u32, id: SliceId(slice), size, off: 0, len: size };
             let slices = vec![NewSlice::At(0, record)];
-            client.write_slices(ino, slices, juicefs_core::Timestamp::from_secs(START_SECS)).await?.attr
+            client
+                .write_slices(client.session(), ino, slices, juicefs_core::Timestamp::from_secs(START_SECS))
+                .await?
+                .attr
         }
         Op::Append { ino, slice } => {
             let slices = vec![NewSlice::End(SliceKey { id: SliceId(slice), size: bytes(1) as u32 })];
-            client.write_slices(ino, slices, juicefs_core::Timestamp::from_secs(START_SECS)).await?.attr
+            client
+                .write_slices(client.session(), ino, slices, juicefs_core::Timestamp::from_secs(START_SECS))
+                .await?
+                .attr
         }
         Op::Punch { ino, at, len } => {
             client.fallocate(&cx, ino, FallocateMode::PunchHole, bytes(at), bytes(len)).await?

@@ -22,7 +22,8 @@ async fn slice_of(client: &Client, size: u32) -> SliceKey {
 
 async fn append(client: &Client, ino: Ino, slices: &[SliceKey]) -> Result<Vec<u64>, Errno> {
     let slices = slices.iter().copied().map(NewSlice::End).collect();
-    posix(client.write_slices(ino, slices, Timestamp::from_secs(1)).await).map(|written| written.offsets)
+    posix(client.write_slices(client.session(), ino, slices, Timestamp::from_secs(1)).await)
+        .map(|written| written.offsets)
 }
 
 #[test]
@@ -58,7 +59,12 @@ fn what_does_not_fit_changes_nothing() {
         let f = v.file(Ino::ROOT, "f").await;
         let (a, b) = (slice_of(&v.client, 10).await, slice_of(&v.client, 20).await);
         let beyond = SliceRecord { pos: CHUNK_SIZE as u32 - 1, id: b.id, size: 20, off: 0, len: 20 };
-        let wrong = v.client.write_slices(f, vec![NewSlice::End(a), NewSlice::At(0, beyond)], Timestamp::from_secs(1));
+        let wrong = v.client.write_slices(
+            v.client.session(),
+            f,
+            vec![NewSlice::End(a), NewSlice::At(0, beyond)],
+            Timestamp::from_secs(1),
+        );
         assert_eq!(posix(wrong.await).map(drop), Err(Errno::EINVAL));
         let large = slice_of(&v.client, CHUNK_SIZE as u32 + 1).await;
         assert_eq!(append(&v.client, f, &[large]).await, Err(Errno::EINVAL));

@@ -100,6 +100,8 @@ impl File {
         let (now, mtime) = (Instant::now(), self.cx.clock.now());
         let mut guard = self.writer.lock();
         let writer = &mut *guard;
+        // Under this lock handles are lost.
+        by.check_kept()?;
         if writer.must_settle(place, rest.len()) {
             return Ok(None);
         }

@@ -60,6 +60,8 @@ pub(in crate::file) struct Slice {
     /// When the application wrote last.
     pub(in crate::file) mtime: Timestamp,
     pub(in crate::file) phase: Phase,
+    /// A handle whose data it has was lost: it must not be committed, and is gone for everybody.
+    pub(in crate::file) lost: bool,
     /// The last upload or commit, if it failed.
     pub(super) failed: Option<Failure>,
     /// The handles whose data it has.
@@ -126,6 +128,7 @@ impl Slice {
             grows: false,
             after,
             doomed: false,
+            lost: false,
             born: part.now,
             touched: part.now,
             mtime: part.mtime,
@@ -157,6 +160,17 @@ impl Slice {
             self.from.push(Arc::clone(part.by));
         }
         Taken { seq: self.seq, full: filled.full, wants_id: filled.wants_id }
+    }
+
+    /// Whether it has data of a handle that is lost.
+    pub(in crate::file) fn has_lost_handle(&self) -> bool {
+        self.from.iter().any(|handle| handle.is_lost())
+    }
+
+    /// It is lost, and with it every handle whose data it has.
+    pub(in crate::file) fn lose(&mut self) {
+        self.lost = true;
+        self.from.iter().for_each(|handle| handle.lose());
     }
 
     pub(super) fn end(&self) -> u32 {

@@ -26,7 +26,7 @@ use LockKind::{Read, Write};
 #[test]
 fn what_is_held_here_excludes_without_asking() {
     let mut table = Table::default();
-    table.granted(RANGE, request(1, Read, 0, 9));
+    assert!(table.granted(RANGE, request(1, Read, 0, 9), SessionId(0)));
     assert_eq!(table.verdict(RANGE, request(2, Write, 9, 20), None), Verdict::Excluded);
     assert_eq!(table.verdict(RANGE, request(2, Read, 0, 9), None), Verdict::Ask);
     assert_eq!(table.verdict(RANGE, request(2, Write, 10, 20), None), Verdict::Ask);
@@ -42,8 +42,8 @@ fn what_is_held_here_excludes_without_asking() {
 #[test]
 fn an_upgrade_of_flock_asks_so_that_the_engine_takes_back_what_was_held() {
     let mut table = Table::default();
-    table.granted(FILE, flock(1, Read));
-    table.granted(FILE, flock(2, Read));
+    assert!(table.granted(FILE, flock(1, Read), SessionId(0)));
+    assert!(table.granted(FILE, flock(2, Read), SessionId(0)));
     assert_eq!(table.verdict(FILE, flock(1, Write), None), Verdict::Ask);
     table.gave_up(FILE, 1);
     assert_eq!(table.verdict(FILE, flock(1, Write), None), Verdict::Excluded);
@@ -60,14 +60,14 @@ fn nobody_overtakes_who_asks_for_no_more() {
     assert_eq!(table.verdict(RANGE, request(2, Read, 0, 9), Some(reader)), Verdict::Ask, "a reader may pass a writer");
     assert_eq!(table.verdict(RANGE, request(3, Write, 0, 9), Some(writer)), Verdict::Behind);
     assert_eq!(table.verdict(RANGE, request(3, Write, 0, 9), None), Verdict::Ask, "who does not wait is behind nobody");
-    table.granted(RANGE, request(3, Write, 50, 50));
+    assert!(table.granted(RANGE, request(3, Write, 50, 50), SessionId(0)));
     assert_eq!(table.verdict(RANGE, request(3, Write, 0, 9), Some(writer)), Verdict::Ask, "others may wait for it");
 }
 
 #[test]
 fn a_release_rings_the_first_and_each_try_the_next() {
     let mut table = Table::default();
-    table.granted(FILE, flock(9, Write));
+    assert!(table.granted(FILE, flock(9, Write), SessionId(0)));
     let queued: Vec<_> = [(1, Write), (2, Write), (3, Read)]
         .map(|(owner, kind)| table.queue(FILE, flock(owner, kind)).expect("room"))
         .into();
@@ -81,10 +81,11 @@ fn a_release_rings_the_first_and_each_try_the_next() {
     // It gives up: the writer behind it has a chance.
     table.unqueue(FILE, queued[0].0);
     assert_eq!(rings(), [false, true, false]);
-    table.granted(FILE, flock(2, Write));
+    assert!(table.granted(FILE, flock(2, Write), SessionId(0)));
     table.unqueue(FILE, queued[1].0);
     assert_eq!(rings(), [false; 3], "the reader is excluded");
-    table.forget();
+    assert_eq!(table.lose(SessionId(1)), (vec![(Ino(5), 2)], vec![]));
+    assert!(!table.granted(FILE, flock(1, Write), SessionId(0)), "it was granted in the session that is lost");
     assert_eq!(rings(), [false, false, true]);
 }
 
@@ -93,7 +94,7 @@ fn cycles_of_waiting_owners_are_deadlocks() {
     let at = |ino| (Class::Range, Ino(ino));
     let mut table = Table::default();
     for owner in 1..=3 {
-        table.granted(at(owner), request(owner, Write, 0, 9));
+        assert!(table.granted(at(owner), request(owner, Write, 0, 9), SessionId(0)));
     }
     assert!(!table.is_deadlock(at(2), request(1, Write, 0, 9)), "the second does not wait");
     table.queue(at(3), request(2, Read, 5, 5)).expect("room");
@@ -109,7 +110,7 @@ fn cycles_of_waiting_owners_are_deadlocks() {
 fn so_many_may_wait_and_nothing_is_left_of_them() {
     let mut table = Table::default();
     table.enter(FILE);
-    table.granted(FILE, flock(0, Write));
+    assert!(table.granted(FILE, flock(0, Write), SessionId(0)));
     let numbers: Vec<_> =
         (0..LOCK_WAITS_MAX as u64).map(|n| table.queue(FILE, flock(n + 1, Write)).expect("room").0).collect();
     assert!(table.queue(RANGE, request(1, Read, 0, 0)).is_none());
@@ -137,7 +138,7 @@ proptest! {
             let wanted = request(owner, if write { Write } else { Read }, a.min(b), a.max(b));
             match step {
                 0 => waiting.push((table.queue(RANGE, wanted).expect("room").0, wanted)),
-                1 if table.verdict(RANGE, wanted, None) == Verdict::Ask => table.granted(RANGE, wanted),
+                1 if table.verdict(RANGE, wanted, None) == Verdict::Ask => assert!(table.granted(RANGE, wanted, SessionId(0))),
                 2 => table.released(RANGE, owner, wanted.lock.range),
                 _ => if let Some((number, _)) = waiting.pop() { table.unqueue(RANGE, number) },
             }
