@@ -507,14 +507,14 @@ async fn a_commit_goes_on_until_its_outcome_is_known() {
     let options = "read-timeout=300ms&dial-timeout=300ms";
     let mut address = Address::parse(driver, &format!("{rest}?{options}")).expect("an address");
     address.options_mut().retry_budget = std::time::Duration::from_secs(1);
-    let engine = std::sync::Arc::new(RedisEngine::new(address, false));
+    let engine = Arc::new(RedisEngine::new(address, false));
     put(&engine, vec![Effect::InsertNode(Ino(2), file())]).await;
     let record = SliceRecord { pos: 0, id: SliceId(7), size: 9, off: 0, len: 9 };
     let append = move |_: &ReadSet| Step::Apply(effects(vec![Effect::AppendSlices(Ino(2), 0, vec![record])]));
     let job = |needs_outcome| {
         let mut job = TestJob::new(vec![Key::Node(Ino(2))], append);
         job.needs_outcome = needs_outcome;
-        let engine = std::sync::Arc::clone(&engine);
+        let engine = Arc::clone(&engine);
         tokio::spawn(async move { engine.run(job).await.map(drop) })
     };
     server.stop();
