@@ -6,6 +6,7 @@
 pub(crate) mod access;
 pub(crate) mod account;
 pub(crate) mod acl;
+pub(crate) mod ascent;
 pub(crate) mod atime;
 pub(crate) mod clone;
 pub(crate) mod compact;

@@ -16,7 +16,9 @@ use super::Client;
 use crate::{
     engine::Scan,
     ops::{
+        access::TRASH_NAME,
         account::entry_stat,
+        ascent::{Ascent, Step},
         quota::{DeleteQuota, MendQuota, SetQuota},
     },
     record::{Key, Value},
@@ -75,33 +77,10 @@ impl Client {
     /// # Errors
     /// As the engine fails.
     pub async fn path_of(&self, dir: Ino) -> MetaResult<Option<String>> {
-        let (mut names, mut seen) = (Vec::new(), HashSet::new());
-        let mut at = dir;
-        while at != Ino::ROOT {
-            let Some(attr) = self.node(at).await? else { return Ok(None) };
-            if at.is_trash() || !seen.insert(at) {
-                return Ok(None);
-            }
-            let Some(name) = self.name_in(attr.parent, at).await? else { return Ok(None) };
-            names.push(name);
-            at = attr.parent;
-        }
-        let path: String = names.iter().rev().map(|name| format!("/{name}")).collect();
-        Ok(Some(if path.is_empty() { "/".to_owned() } else { path }))
-    }
-
-    async fn name_in(&self, dir: Ino, ino: Ino) -> MetaResult<Option<String>> {
-        let mut from = None;
-        loop {
-            let page = self.engine.readdir(dir, from, false, READDIR_PAGE).await?;
-            if let Some(entry) = page.entries.iter().find(|entry| entry.ino == ino) {
-                return Ok(Some(String::from_utf8_lossy(entry.name.as_bytes()).into_owned()));
-            }
-            from = page.next;
-            if from.is_none() {
-                return Ok(None);
-            }
-        }
+        let path = self.path_below(Ino::ROOT, dir).await?;
+        // Of what is in the trash nothing is counted.
+        let path = path.filter(|path| path.split(|b| *b == b'/').nth(1) != Some(TRASH_NAME));
+        Ok(path.map(|path| if path.is_empty() { "/".to_owned() } else { String::from_utf8_lossy(&path).into_owned() }))
     }
 
     /// Every quota that is stored, those of users and groups that only count included.
@@ -333,12 +312,13 @@ impl Client {
         if !self.books.quotas.has_dirs() {
             return Ok(Vec::new());
         }
-        let (mut dirs, mut seen, mut at) = (Vec::new(), HashSet::new(), ino);
-        while !at.is_trash() && at != Ino(0) && seen.insert(at) {
-            if self.books.quotas.has_dir(at) {
+        let (mut dirs, mut way, mut at) = (Vec::new(), Ascent::default(), ino);
+        loop {
+            let step = way.step(at);
+            if step != Step::Circle && !at.is_trash() && self.books.quotas.has_dir(at) {
                 dirs.push(QuotaSubject::Dir(at));
             }
-            if at == Ino::ROOT {
+            if step != Step::Up {
                 break;
             }
             let Some(attr) = self.node(at).await? else { break };

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::run::Books;
 use crate::{
+    ops::ascent::{Ascent, Step},
     record::Key,
     txn::{Applied, Decision, Effect, Effects, NodeGuard, Operation, ReadSet, Usage},
 };
@@ -288,15 +289,14 @@ impl State {
     /// The directories with a quota that something in `dir` counts for, `dir` itself first.
     fn above(&self, read: &ReadSet, dir: Ino, survey: &mut Survey) -> Result<SmallVec<[Ino; 4]>, Refusal> {
         let mut found = SmallVec::new();
-        let mut seen: SmallVec<[Ino; 16]> = SmallVec::new();
-        let mut at = dir;
-        // What is in the trash counts for nobody, and the way up ends where the volume is damaged.
-        while !at.is_trash() && at != Ino(0) && !seen.contains(&at) {
-            seen.push(at);
-            if self.known.contains_key(&QuotaSubject::Dir(at)) {
+        let (mut way, mut at) = (Ascent::default(), dir);
+        loop {
+            let step = way.step(at);
+            // What is in the trash counts for nobody.
+            if step != Step::Circle && !at.is_trash() && self.known.contains_key(&QuotaSubject::Dir(at)) {
                 found.push(at);
             }
-            if at == Ino::ROOT {
+            if step != Step::Up {
                 break;
             }
             if !read.contains(&Key::Node(at)) {

@@ -13,6 +13,7 @@ use super::{
     Halt, Scope, Verdict,
     access::{W, X, directory, may_create, may_remove, permit},
     account::{count_entry, count_new, entry_stat, negative, touch_parent},
+    ascent::{Ascent, Step},
     decision, need,
     remove::{Loss, Removal, lose_directory, lose_file},
 };
@@ -27,26 +28,28 @@ fn is_top(parent: Ino) -> bool {
 }
 
 /// The directories above `dir`, which has these attributes. EINVAL when `moved` is among them or is `dir`: moved into
-/// it, neither could be reached any more. The way up ends early where the volume is damaged: a directory that is
-/// missing, or a circle.
+/// it, neither could be reached any more.
 fn lineage(read: &ReadSet, moved: Ino, dir: Ino, attr: &Attr) -> Result<BTreeSet<Ino>, Halt> {
-    if dir == moved {
-        return Err(Errno::EINVAL.into());
-    }
-    let mut above = BTreeSet::new();
-    let mut parent = attr.parent;
+    let mut way = Ascent::default();
+    let (mut at, mut parent) = (dir, attr.parent);
     loop {
-        if parent == moved {
+        if at == moved {
             return Err(Errno::EINVAL.into());
         }
-        if is_top(parent) || parent == dir || above.contains(&parent) {
-            return Ok(above);
+        if way.step(at) != Step::Up {
+            break;
         }
-        need(read, [Key::Node(parent)])?;
-        let Some(attr) = read.node(parent) else { return Ok(above) };
-        above.insert(parent);
+        at = parent;
+        if at == moved || is_top(at) {
+            continue;
+        }
+        need(read, [Key::Node(at)])?;
+        let Some(attr) = read.node(at) else { break };
         parent = attr.parent;
     }
+    let mut above = way.into_passed();
+    above.remove(&dir);
+    Ok(above)
 }
 
 /// Moves `(from, name)` to `(to, new_name)`.

@@ -14,7 +14,11 @@ use juicefs_core::{
 use super::{Walk, is};
 use crate::{
     client::Client,
-    ops::{access::TRASH_NAME, account::entry_stat},
+    ops::{
+        access::TRASH_NAME,
+        account::entry_stat,
+        ascent::{Ascent, Step},
+    },
     record::{DirStat, Key},
 };
 
@@ -233,35 +237,47 @@ impl Client {
     }
 
     /// Paths of a node without the slash at the end; the root's is empty.
-    fn paths_to(&self, ino: Ino, limit: usize) -> BoxFuture<'_, MetaResult<Vec<Vec<u8>>>> {
-        async move {
-            if ino == self.root {
-                return Ok(vec![Vec::new()]);
-            }
-            if ino == Ino::TRASH_ROOT {
-                return Ok(vec![[b"/", TRASH_NAME].concat()]);
-            }
-            if ino == Ino::ROOT {
-                // Above the root of this mount.
-                return Ok(Vec::new());
-            }
-            let mut found = Vec::new();
-            for (parent, names) in self.parents_of(ino).await? {
-                let above = self.paths_to(parent, limit).await?;
-                if above.is_empty() {
-                    continue;
-                }
-                for name in self.names_in(parent, ino, names).await? {
-                    found.extend(above.iter().map(|path| [path, &b"/"[..], &name].concat()));
-                    if found.len() >= limit {
-                        found.truncate(limit);
-                        return Ok(found);
-                    }
-                }
-            }
-            Ok(found)
+    async fn paths_to(&self, ino: Ino, limit: usize) -> MetaResult<Vec<Vec<u8>>> {
+        if ino == self.root || ino.is_trash() {
+            return Ok(self.path_below(self.root, ino).await?.into_iter().collect());
         }
-        .boxed()
+        if ino == Ino::ROOT {
+            // Above the root of this mount.
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for (parent, names) in self.parents_of(ino).await? {
+            let Some(above) = self.path_below(self.root, parent).await? else { continue };
+            for name in self.names_in(parent, ino, names).await? {
+                found.push([above.as_slice(), b"/", &name].concat());
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The path that leads from `top`, or from the root of the trash, to a directory; empty for `top` itself. `None` when none
+    /// does, as in a volume that is damaged.
+    pub(in crate::client) async fn path_below(&self, top: Ino, dir: Ino) -> MetaResult<Option<Vec<u8>>> {
+        let (mut names, mut way, mut at) = (Vec::new(), Ascent::default(), dir);
+        while at != top {
+            if at == Ino::TRASH_ROOT {
+                names.push(TRASH_NAME.to_vec());
+                break;
+            }
+            // The hours of the trash lie below it, whatever else is damaged.
+            if !at.is_trash() && way.step(at) != Step::Up {
+                return Ok(None);
+            }
+            let Some(attr) = self.node(at).await? else { return Ok(None) };
+            let parent = if at.is_trash() { Ino::TRASH_ROOT } else { attr.parent };
+            let Some(name) = self.names_in(parent, at, 1).await?.pop() else { return Ok(None) };
+            names.push(name);
+            at = parent;
+        }
+        Ok(Some(names.iter().rev().flat_map(|name| [&b"/"[..], name].concat()).collect()))
     }
 
     /// The `names` names that a directory has for a node.
