@@ -1,6 +1,6 @@
 //! The metadata service as the data path, the VFS and tools see it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -169,7 +169,7 @@ pub enum NewSlice {
 /// Answer to a commit of slices.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// Attributes of the file afterwards.
+    /// Attributes of the file afterwards; when nothing made it longer here, its length is at least this.
     pub attr: Attr,
     /// Offset in the file of each slice, in the order in which they were given.
     pub offsets: Vec<u64>,
@@ -307,10 +307,11 @@ pub trait Meta: Send + Sync {
     /// Removes the record of a slice; only after its objects are gone.
     async fn forget_slice(&self, slice: SliceKey) -> MetaResult<()>;
     /// Removes entries of trash directories older than `before`, at most about `limit`. Returns data to delete and
-    /// whether more is left.
+    /// whether more is left that can be removed; what cannot is logged, and passed over.
     async fn clean_trash(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<Freed>, bool)>;
-    /// Drops the references held by delayed slices (compaction with trash on) older than `before`.
-    async fn release_delayed_slices(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<SliceKey>>;
+    /// Drops the references held by delayed slices (compaction with trash on) older than `before`, those of about `limit`
+    /// compactions. Returns slices that lost their last one, and whether more is left.
+    async fn release_delayed_slices(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<SliceKey>, bool)>;
 
     // ---- looking -------------------------------------------------------------------------------------------------
 
@@ -403,6 +404,9 @@ pub trait Meta: Send + Sync {
     async fn close(&self, ino: Ino) -> MetaResult<Option<Freed>>;
     /// The raw list of a chunk; empty for one never written. ENOENT when the file is gone, EPERM for another kind.
     async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords>;
+    /// The first `limit` chunks of a range that have a list, ascending: all others are holes. Costs what the file holds, not
+    /// what it spans. None for a file that is gone.
+    async fn stored_chunks(&self, ino: Ino, range: Range<ChunkIndex>, limit: usize) -> MetaResult<Vec<ChunkIndex>>;
     /// An unused slice id.
     async fn new_slice_id(&self) -> MetaResult<SliceId>;
     /// Commits slices in the order given, all or none of them, and grows the length. Their objects must be durable before

@@ -5,12 +5,14 @@ pub mod mem;
 pub(crate) mod redis;
 pub(crate) mod sql;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
     attr::Attr,
     error::MetaResult,
-    ids::{Ino, SessionId},
+    ids::{ChunkIndex, Ino, SessionId},
     meta::{DirCursor, DirPage},
 };
 
@@ -95,6 +97,9 @@ pub trait Engine: Send + Sync {
     /// Its traits.
     fn caps(&self) -> Caps;
 
+    /// How long an operation is tried anew that others get in the way of.
+    fn patience(&self) -> Duration;
+
     /// The stored setting, `None` on a store that was never formatted. Does not write, works on every older schema.
     async fn load_setting(&self) -> MetaResult<Option<Bytes>>;
     /// Makes tables, indexes and the like that are missing, also columns of later versions. Idempotent. Called before
@@ -109,6 +114,9 @@ pub trait Engine: Send + Sync {
     /// A job that conflicts is judged anew. Jobs queued at the same time may share a transaction, yet each succeeds or
     /// fails alone. `Err` means that nothing of it was applied (or that this could not be found out; a job that needs its
     /// outcome is not given up before it was, except when the engine is closed).
+    ///
+    /// It never fails because others got in its way before the retry budget is used up ([`Engine::patience`]), and then with
+    /// `Conflict`.
     ///
     /// Cancel safe: a dropped future leaves the job done or not done.
     async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>>;
@@ -126,6 +134,15 @@ pub trait Engine: Send + Sync {
     async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(crate::record::Edge, Option<Attr>)>>;
     /// A page of a directory after `from`, entries present throughout a listing exactly once.
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage>;
+    /// The first `limit` chunks with `from <= index < to` that have a list, ascending. Costs about what the file holds, not
+    /// what it spans; an engine without an index of chunks asks for each or looks at all that is stored, whichever is less.
+    async fn chunk_indexes(
+        &self,
+        ino: Ino,
+        from: ChunkIndex,
+        to: ChunkIndex,
+        limit: usize,
+    ) -> MetaResult<Vec<ChunkIndex>>;
     /// Adds to a counter on its own and returns the new value (logical meaning, see [`Counter`]).
     async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64>;
     /// Up to `limit` records of a kind. Callers that consume what they read call again until it is empty; `after` is the

@@ -14,6 +14,14 @@ use juicefs_core::{
     slice::SliceRecord,
 };
 
+/// Chunks of a file that one answer to [`Key::ChunkIndexes`] tells, and so the most that one operation changes: a file may
+/// have two thousand million.
+pub const CHUNKS_AT_ONCE: usize = 1024;
+
+/// A file that was cut has nothing beyond so many chunks behind its end. A store without an index of chunks looks no further
+/// when the file is removed.
+pub const CHUNKS_BEYOND: ChunkIndex = 4096;
+
 /// Named numbers of a volume, in their logical meaning: [`Counter::NextInode`] and [`Counter::NextChunk`] hold the next
 /// free number whatever convention an engine stores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -59,7 +67,7 @@ pub enum Key {
     Xattrs(Ino),
     /// Slice list of a chunk.
     Chunk(Ino, ChunkIndex),
-    /// Which chunks with `from <= index < to` have a list.
+    /// Which chunks with `from <= index < to` have a list: the last of them, [`CHUNKS_AT_ONCE`] at most.
     ChunkIndexes(Ino, ChunkIndex, ChunkIndex),
     /// Reference count of a slice.
     SliceRef(SliceKey),
@@ -89,6 +97,8 @@ pub enum Key {
     Plocks(Ino),
     /// Limits and usage of a directory, user or group.
     Quota(QuotaSubject),
+    /// The setting of the volume, as it is stored.
+    Setting,
 }
 
 /// An entry of a directory.
@@ -176,13 +186,14 @@ pub enum Value {
     Edge(Edge),
     /// For [`Key::HasEntries`].
     HasEntries(bool),
-    /// For [`Key::Symlink`] and [`Key::Xattr`].
+    /// For [`Key::Symlink`], [`Key::Xattr`] and [`Key::Setting`].
     Bytes(Bytes),
     /// For [`Key::Xattrs`], by name; always there, if only empty.
     Xattrs(Vec<(Name, Bytes)>),
     /// For [`Key::Chunk`]; a missing list and an empty one are the same.
     Chunk(Vec<SliceRecord>),
-    /// For [`Key::ChunkIndexes`], ascending.
+    /// For [`Key::ChunkIndexes`], ascending. There may be others before the first of them when they are
+    /// [`CHUNKS_AT_ONCE`].
     ChunkIndexes(Vec<ChunkIndex>),
     /// For [`Key::SliceRef`]: the true number of references; a slice that was never counted apart has one where it is
     /// in use (engines map their own convention).

@@ -4,11 +4,12 @@
 mod compact;
 mod info;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
-    Caller, Errno, Ino, MetaResult, Name,
+    Caller, ChunkIndex, Errno, Ino, Meta, MetaResult, Name,
+    limits::CHUNK_SIZE,
     meta::Removed,
     tree::{Cloning, Progress, RemovalWatch, TreeRemoval},
 };
@@ -32,6 +33,36 @@ pub(crate) const MAX_JOBS: usize = 32;
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a job waits until the kernel has forgotten a name.
 const FORGET_WAIT: Duration = Duration::from_secs(5);
+
+/// Chunks of a file that are asked for at once.
+const STORED_PAGE: usize = 1024;
+
+/// The chunks of a file that hold something, page by page: a file may span far more than it holds.
+struct StoredChunks {
+    ino: Ino,
+    left: Range<ChunkIndex>,
+}
+
+impl StoredChunks {
+    /// Those of a file of this length.
+    fn new(ino: Ino, length: u64) -> Self {
+        let end = ChunkIndex::try_from(length.div_ceil(CHUNK_SIZE)).unwrap_or(ChunkIndex::MAX);
+        Self { ino, left: 0..end }
+    }
+
+    /// The next of them; none at the end.
+    async fn next(&mut self, meta: &dyn Meta) -> MetaResult<Vec<ChunkIndex>> {
+        if self.left.is_empty() {
+            return Ok(Vec::new());
+        }
+        let page = meta.stored_chunks(self.ino, self.left.clone(), STORED_PAGE).await?;
+        self.left.start = match page.last() {
+            Some(last) if page.len() >= STORED_PAGE => last + 1,
+            _ => self.left.end,
+        };
+        Ok(page)
+    }
+}
 
 /// Takes a name of a directory that a front end is to forget, and what to call once it has.
 pub(crate) type ForgetName = dyn Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync;

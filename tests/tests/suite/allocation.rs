@@ -1,13 +1,17 @@
-//! What fallocate(2) promises beyond zeroes, and where files say that they have holes.
+//! What fallocate(2) promises beyond zeroes, where files say that they have holes, and what holes cost.
 
 use std::{
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, PermissionsExt},
+    },
+    time::{Duration, Instant},
 };
 
 use e2e::{Mount, Rest, Volume, run};
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, statvfs};
 
 const GIB: u64 = 1 << 30;
 
@@ -89,4 +93,50 @@ fn holes_are_told_in_pages() {
     assert_eq!([data(7 * PAGE), hole(9 * PAGE + 1)], [9 * PAGE, 9 * PAGE + 10]);
     drop(file);
     mount.unmount();
+}
+
+/// Whatever anybody does to a file that spans more than it holds costs what it holds: nobody else waits for it.
+#[test]
+fn a_pebibyte_of_nothing_costs_nothing() {
+    const PEBIBYTE: u64 = 1 << 50;
+    let volume = Volume::new();
+    let mount = volume.mount();
+    let begun = Instant::now();
+    let (file, copy) = (create(&mount, "file"), create(&mount, "copy"));
+    let places = [0, PEBIBYTE / 3, PEBIBYTE - 4096];
+    file.set_len(PEBIBYTE).unwrap();
+    for at in places {
+        file.write_all_at(&[7; 4096], at).unwrap();
+    }
+    file.sync_all().unwrap();
+    let seek = |from| rustix::fs::seek(&file, from);
+    assert_eq!(seek(SeekFrom::Data(4096)).unwrap(), PEBIBYTE / 3 / 4096 * 4096);
+    assert_eq!(seek(SeekFrom::Data(PEBIBYTE / 2)).unwrap(), PEBIBYTE - 4096);
+    assert_eq!(seek(SeekFrom::Hole(0)).unwrap(), 4096);
+    // Whole pieces as the kernel asks for them.
+    let (mut from, mut to) = (PEBIBYTE / 3, 0);
+    rustix::fs::copy_file_range(&file, Some(&mut from), &copy, Some(&mut to), 4 << 30).unwrap();
+    copy.set_len(PEBIBYTE).unwrap();
+    let path = mount.join("file").display().to_string();
+    for command in ["info", "summary", "compact"] {
+        volume.juicefs(&[command, &path]).expect_success();
+    }
+    volume.juicefs(&["clone", &path, &mount.join("clone").display().to_string()]).expect_success();
+    assert_eq!(fs::metadata(mount.join("clone")).unwrap().len(), PEBIBYTE);
+    for mode in [FallocateFlags::ZERO_RANGE, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE] {
+        fallocate(&file, mode, 4096, PEBIBYTE - 4096).unwrap();
+    }
+    assert_eq!(seek(SeekFrom::Data(4096)).map_err(|error| error.raw_os_error()), Err(libc::ENXIO));
+    for length in [1, PEBIBYTE, 0] {
+        file.set_len(length).unwrap();
+    }
+    drop((file, copy));
+    for name in ["file", "copy", "clone"] {
+        fs::remove_file(mount.join(name)).unwrap();
+    }
+    mount.unmount();
+    // Step by step through sixteen million chunks it takes minutes.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(40), "{took:?}");
+    volume.assert_sound(Rest::Clean);
 }

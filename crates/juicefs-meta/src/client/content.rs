@@ -22,7 +22,7 @@ use crate::{
         fallocate::Fallocate,
         open::may_open,
         sustained::Release,
-        truncate::Truncate,
+        truncate::{Truncate, Truncated},
         write::{Write, length_with},
     },
     record::Key,
@@ -156,8 +156,14 @@ impl Client {
     pub(super) async fn set_length(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr> {
         self.writable()?;
         let scope = self.scope(cx);
-        let op = |allowed| Truncate { scope: scope.clone(), ino, length, opened, allowed };
-        self.run_growing(self.writer_for(cx), ino, 0, |_| length, op).await
+        let mut swept = None;
+        loop {
+            let op = |allowed| Truncate { scope: scope.clone(), ino, length, opened, allowed, swept: swept.clone() };
+            match self.run_growing(self.writer_for(cx), ino, 0, |_| length, op).await? {
+                Truncated::Done(attr) => return Ok(attr),
+                Truncated::Partly(step) => swept = step,
+            }
+        }
     }
 
     pub(super) async fn allocate(
@@ -176,8 +182,14 @@ impl Client {
         };
         let new_length = |attr: &Attr| if keeps { attr.length } else { attr.length.max(off.saturating_add(size)) };
         let free_bytes = self.known_usage().available_bytes;
-        let op = |allowed| Fallocate { scope: scope.clone(), ino, mode, off, size, allowed, free_bytes };
-        self.run_growing(self.writer_for(cx), ino, 0, new_length, op).await
+        let mut upto = u64::MAX;
+        loop {
+            let op = |allowed| Fallocate { scope: scope.clone(), ino, mode, off, size, upto, allowed, free_bytes };
+            match self.run_growing(self.writer_for(cx), ino, 0, new_length, op).await? {
+                (attr, None) => return Ok(attr),
+                (_, Some(left)) => upto = left,
+            }
+        }
     }
 
     pub(super) async fn copy_range(

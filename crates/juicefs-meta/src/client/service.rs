@@ -1,6 +1,6 @@
 //! [`Meta`] as this client answers it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -122,7 +122,7 @@ impl Meta for Client {
         self.empty_trash(before, limit).await
     }
 
-    async fn release_delayed_slices(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<SliceKey>> {
+    async fn release_delayed_slices(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<SliceKey>, bool)> {
         self.release_delayed(before, limit).await
     }
 
@@ -245,6 +245,10 @@ impl Meta for Client {
 
     async fn read_chunk(&self, ino: Ino, index: ChunkIndex) -> MetaResult<ChunkRecords> {
         self.chunk_records(ino, index).await
+    }
+
+    async fn stored_chunks(&self, ino: Ino, range: Range<ChunkIndex>, limit: usize) -> MetaResult<Vec<ChunkIndex>> {
+        self.engine.chunk_indexes(self.real(ino), range.start, range.end, limit).await
     }
 
     async fn new_slice_id(&self) -> MetaResult<SliceId> {

@@ -1,25 +1,29 @@
 //! The engine of tests: records in one ordered map behind one lock. It is also the reference that other engines are
 //! compared with, so it checks more than it must: an effect that does not fit what is stored is an error here.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
     attr::Attr,
     error::{MetaError, MetaResult},
-    ids::{Ino, Name, SessionId, SliceId, SliceKey},
+    ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
     lock::{LockKind, LockOwner},
     meta::{DirCursor, DirEntry, DirPage},
     quota::{Quota, QuotaSubject},
+    slice::SliceRecord,
 };
 use parking_lot::Mutex;
 
 use super::{ApplyOutcome, Caps, Engine, Scan};
 use crate::{
-    record::{Counter, DirStat, Edge, Key, Plock, Value},
-    txn::{Applied, Effect, Effects, Job, NodeGuard, NodePatch, ReadSet, Step, Usage},
+    record::{CHUNKS_AT_ONCE, Counter, DirStat, Edge, Key, Plock, Value},
+    txn::{Applied, Effect, Effects, Job, NodePatch, ReadSet, Step, Usage},
 };
+
+/// For callers that retry: nothing here ever waits.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A volume in memory, gone with the value.
 #[derive(Debug)]
@@ -62,6 +66,10 @@ impl Engine for MemEngine {
 
     fn caps(&self) -> Caps {
         self.caps
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
     }
 
     async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
@@ -136,6 +144,22 @@ impl Engine for MemEngine {
             page.entries.push(DirEntry { name: name.clone(), ino: edge.ino, kind: edge.kind, attr });
         }
         Ok(page)
+    }
+
+    async fn chunk_indexes(
+        &self,
+        ino: Ino,
+        from: ChunkIndex,
+        to: ChunkIndex,
+        limit: usize,
+    ) -> MetaResult<Vec<ChunkIndex>> {
+        let store = self.store.lock();
+        let range = Key::Chunk(ino, from)..Key::Chunk(ino, to.max(from));
+        let indexes = store.records.range(range).filter_map(|(key, _)| match key {
+            Key::Chunk(_, index) => Some(*index),
+            _ => None,
+        });
+        Ok(indexes.take(limit).collect())
     }
 
     async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {
@@ -255,11 +279,13 @@ impl Store {
             }
             Key::ChunkIndexes(ino, from, to) if from < to => {
                 let range = Key::Chunk(*ino, *from)..Key::Chunk(*ino, *to);
-                let indexes = self.records.range(range).filter_map(|(key, _)| match key {
+                let indexes = self.records.range(range).rev().filter_map(|(key, _)| match key {
                     Key::Chunk(_, index) => Some(*index),
                     _ => None,
                 });
-                Some(Value::ChunkIndexes(indexes.collect()))
+                let mut last: Vec<_> = indexes.take(CHUNKS_AT_ONCE).collect();
+                last.reverse();
+                Some(Value::ChunkIndexes(last))
             }
             Key::ChunkIndexes(..) => Some(Value::ChunkIndexes(Vec::new())),
             Key::Xattrs(ino) => {
@@ -270,6 +296,7 @@ impl Store {
                 });
                 Some(Value::Xattrs(list.collect()))
             }
+            Key::Setting => self.setting.clone().map(Value::Bytes),
             _ => self.records.get(key).cloned(),
         }
     }
@@ -286,15 +313,7 @@ impl Store {
     /// Whether what was read under `key` still supports a decision with these effects.
     fn holds(&self, key: &Key, was: Option<&Value>, effects: &Effects) -> bool {
         let is = self.fetch_one(key);
-        let narrowed = match key {
-            Key::Node(ino) => effects.narrowed.iter().find(|(narrowed, _)| narrowed == ino),
-            _ => None,
-        };
-        match (narrowed, was, &is) {
-            (Some((_, guard)), Some(Value::Node(was)), Some(Value::Node(is))) => guard.holds(was, is),
-            (_, Some(Value::Quota(was)), Some(Value::Quota(is))) => effects.room_holds(key, was, is),
-            _ => was == is.as_ref(),
-        }
+        effects.still_holds(key, was, is.as_ref())
     }
 
     /// Applies all or nothing.
@@ -387,6 +406,7 @@ impl Store {
                 applied.appended.push(list.len());
                 self.put(key, Value::Chunk(list));
             }
+            Effect::ReplaceHead(ino, index, count, records) => self.replace_head((*ino, *index), *count, records)?,
             Effect::PutChunk(ino, index, records) => {
                 self.put(Key::Chunk(*ino, *index), Value::Chunk(records.clone()));
             }
@@ -515,6 +535,18 @@ impl Store {
         self.put(Key::Quota(subject), Value::Quota(Quota { used_space, used_inodes, ..quota }));
     }
 
+    fn replace_head(&mut self, (ino, index): (Ino, ChunkIndex), count: usize, head: &[SliceRecord]) -> MetaResult<()> {
+        let key = Key::Chunk(ino, index);
+        let rest = match self.records.get(&key) {
+            Some(Value::Chunk(list)) => list.get(count..),
+            _ => None,
+        };
+        let Some(rest) = rest else { return Err(misfit("more of its records are replaced than it has", key)) };
+        let list = [head, rest].concat();
+        self.set(key, (!list.is_empty()).then_some(Value::Chunk(list)));
+        Ok(())
+    }
+
     fn patch_node(&mut self, ino: Ino, patch: NodePatch) -> MetaResult<()> {
         let Some(mut attr) = self.node(ino).cloned() else {
             return Err(misfit("it is patched but does not exist", ino));
@@ -539,21 +571,5 @@ impl Store {
         parents.retain(|_, count| *count > 0);
         let value = (!parents.is_empty()).then_some(Value::Parents(parents));
         self.set(Key::Parents(ino), value);
-    }
-}
-
-impl NodeGuard {
-    /// Whether a node that is `is` now still supports what was decided on `was`.
-    #[must_use]
-    pub fn holds(self, was: &Attr, is: &Attr) -> bool {
-        match self {
-            Self::Exists => was.kind == is.kind,
-            Self::Place => (was.kind, was.parent) == (is.kind, is.parent),
-            Self::Permissions => {
-                let seen =
-                    |a: &Attr| (a.kind, a.mode, a.uid, a.gid, a.flags, a.parent, a.access_acl, a.default_acl, a.tier);
-                seen(was) == seen(is)
-            }
-        }
     }
 }

@@ -23,14 +23,17 @@ mod scan;
 mod script;
 mod turns;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
     attr::Attr,
     error::{MetaError, MetaResult},
-    ids::{Ino, SessionId},
+    ids::{ChunkIndex, Ino, SessionId},
     meta::{DirCursor, DirPage},
 };
 use tokio::sync::OnceCell;
@@ -153,6 +156,10 @@ impl Engine for RedisEngine {
         Caps { usage_in_transaction: true, max_compact_records: 1000, lists_by_name: false }
     }
 
+    fn patience(&self) -> Duration {
+        self.link.options().retry_budget
+    }
+
     async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
         let mut request = Request::new();
         request.command::<&[u8]>(&[b"GET", self.keys().await?.setting().as_slice()]);
@@ -219,6 +226,16 @@ impl Engine for RedisEngine {
 
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
         self.list(ino, from, with_attrs, limit).await
+    }
+
+    async fn chunk_indexes(
+        &self,
+        ino: Ino,
+        from: ChunkIndex,
+        to: ChunkIndex,
+        limit: usize,
+    ) -> MetaResult<Vec<ChunkIndex>> {
+        self.chunks_between(ino, from..to, chunks::Side::First, limit).await
     }
 
     async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {

@@ -7,7 +7,7 @@ use juicefs_core::{
     Caller,
     attr::{Attr, flags},
     errno::Errno,
-    ids::{Ino, Name, SliceKey},
+    ids::{ChunkIndex, Ino, Name, SliceKey},
     limits::CHUNK_SIZE,
     slice::SliceRecord,
     tree::Cloning,
@@ -29,6 +29,9 @@ const CAPABILITY: &[u8] = b"security.capability";
 /// What the names begin with of xattrs that are root's alone.
 const TRUSTED: &[u8] = b"trusted.";
 
+/// Chunks that one operation copies. Each brings its list and its slices with it, which may be many.
+const COPIED_AT_ONCE: usize = 256;
+
 /// Where a copy goes.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
@@ -36,6 +39,8 @@ pub(crate) enum Place {
     Final(Name),
     /// Nowhere yet: a directory that is filled before it is attached.
     Detached,
+    /// Nowhere yet: a file that is filled before it is linked. The session keeps it alive until then.
+    Unnamed,
     /// Into a directory that is itself a copy under way.
     Within(Name),
 }
@@ -53,9 +58,21 @@ pub(crate) struct CloneNode {
     pub(crate) how: Cloning,
 }
 
+/// What became of the copy of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Cloned {
+    /// It is there, with all that belongs to it.
+    Done(Attr),
+    /// It is there; the chunks before this one are still to be copied.
+    Partly(Attr, ChunkIndex),
+    /// Within a tree the source is gone, or its name was copied before.
+    Gone,
+    /// Nothing was done: everybody would see a file that is not complete.
+    TooLarge,
+}
+
 impl Operation for CloneNode {
-    /// The copy; `None` when within a tree the source is gone, or its name was copied before.
-    type Reply = Option<Attr>;
+    type Reply = Cloned;
     const NAME: &'static str = "clone";
 
     fn keys(&self) -> Vec<Key> {
@@ -66,16 +83,16 @@ impl Operation for CloneNode {
         keys
     }
 
-    fn decide(&self, read: &ReadSet) -> Decision<Option<Attr>> {
+    fn decide(&self, read: &ReadSet) -> Decision<Cloned> {
         decision(self.judge(read))
     }
 }
 
 impl CloneNode {
-    fn judge(&self, read: &ReadSet) -> Verdict<Option<Attr>> {
+    fn judge(&self, read: &ReadSet) -> Verdict<Cloned> {
         let within = matches!(self.place, Place::Within(_));
         let Some(source) = read.node(self.source) else {
-            return if within { Ok((None, Effects::none())) } else { Err(Errno::ENOENT.into()) };
+            return if within { Ok((Cloned::Gone, Effects::none())) } else { Err(Errno::ENOENT.into()) };
         };
         if self.source.is_trash() || source.parent.is_hourly_trash() {
             return Err(Errno::EPERM.into());
@@ -83,19 +100,22 @@ impl CloneNode {
         self.may_read(read, source)?;
         let mut effects = Effects::none();
         if !self.takes_place(read, source, &mut effects)? {
-            return Ok((None, Effects::none()));
+            return Ok((Cloned::Gone, Effects::none()));
         }
         let attr = self.copy_of(source);
-        self.copy_parts(read, source, &mut effects)?;
+        let rest = self.copy_parts(read, source, &mut effects)?;
+        if rest.is_some() && matches!(self.place, Place::Final(_)) {
+            return Ok((Cloned::TooLarge, Effects::none()));
+        }
         effects.push(Effect::InsertNode(self.ino, attr.clone()));
         if attr.is_dir() {
             effects.push(Effect::PutDirStat(self.ino, DirStat::default()));
         }
         count_new(&mut effects, &attr);
-        if !matches!(self.place, Place::Detached) {
+        if !matches!(self.place, Place::Detached | Place::Unnamed) {
             count_entry(&self.scope, &mut effects, self.dir, entry_stat(Some(&attr)));
         }
-        Ok((Some(attr), effects))
+        Ok((rest.map_or(Cloned::Done(attr.clone()), |rest| Cloned::Partly(attr, rest)), effects))
     }
 
     fn may_read(&self, read: &ReadSet, source: &Attr) -> Result<(), Halt> {
@@ -132,6 +152,12 @@ impl CloneNode {
                 effects.narrowed.push((self.dir, NodeGuard::Permissions));
                 effects.push(Effect::PutDetached(self.ino, self.scope.now.secs));
             }
+            Place::Unnamed => {
+                let dir = living_directory(read, self.dir)?;
+                may_create(read, &self.scope.caller, dir)?;
+                effects.narrowed.push((self.dir, NodeGuard::Permissions));
+                effects.push(Effect::PutSustained(self.scope.sid, self.ino));
+            }
             Place::Within(name) => {
                 read.node(self.dir).ok_or(Errno::ENOENT)?;
                 if read.edge(self.dir, name).is_some() {
@@ -140,15 +166,15 @@ impl CloneNode {
                 effects.narrowed.push((self.dir, NodeGuard::Exists));
                 effects.push(Effect::InsertEdge(self.dir, name.clone(), edge));
                 if source.is_dir() {
-                    effects.push(Effect::PatchNode(self.dir, NodePatch { nlink: 1, touched: None }));
+                    effects.push(Effect::PatchNode(self.dir, NodePatch::links(1, None)));
                 }
             }
         }
         Ok(true)
     }
 
-    /// What belongs to the node: target, extended attributes, and slices with one more reference for each record.
-    fn copy_parts(&self, read: &ReadSet, source: &Attr, effects: &mut Effects) -> Result<(), Halt> {
+    /// What belongs to the node: target, extended attributes, and chunks, of which the ones before the returned one are left.
+    fn copy_parts(&self, read: &ReadSet, source: &Attr, effects: &mut Effects) -> Result<Option<ChunkIndex>, Halt> {
         let is_root = self.scope.caller.uid == 0;
         let may_have = |name: &Name| is_root || name.as_bytes() != CAPABILITY && !name.as_bytes().starts_with(TRUSTED);
         for (name, value) in read.xattrs(self.source).iter().filter(|(name, _)| may_have(name)) {
@@ -159,21 +185,10 @@ impl CloneNode {
             effects.push(Effect::PutSymlink(self.ino, read.symlink(self.source).ok_or(Errno::EIO)?.clone()));
         }
         if !source.is_file() || source.length == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let end = u32::try_from(source.length.div_ceil(CHUNK_SIZE)).map_err(|_| Errno::EFBIG)?;
-        need(read, [Key::ChunkIndexes(self.source, 0, end)])?;
-        let indexes = read.chunk_indexes(self.source, 0, end);
-        need(read, indexes.iter().map(|index| Key::Chunk(self.source, *index)))?;
-        let lists = || indexes.iter().map(|index| (*index, read.chunk(self.source, *index)));
-        let mut references: BTreeMap<SliceKey, i64> = BTreeMap::new();
-        for slice in lists().flat_map(|(_, list)| list).filter_map(SliceRecord::key) {
-            *references.entry(slice).or_default() += 1;
-        }
-        effects.list.extend(references.into_iter().map(|(slice, records)| Effect::AddSliceRef(slice, records)));
-        let filled = lists().filter(|(_, list)| !list.is_empty());
-        effects.list.extend(filled.map(|(index, list)| Effect::PutChunk(self.ino, index, list.to_vec())));
-        Ok(())
+        let end = ChunkIndex::try_from(source.length.div_ceil(CHUNK_SIZE)).map_err(|_| Errno::EFBIG)?;
+        copy_chunks(read, self.source, self.ino, end, effects)
     }
 
     fn copy_of(&self, source: &Attr) -> Attr {
@@ -181,7 +196,13 @@ impl CloneNode {
         let mut attr = Attr {
             // A copy is a new node: nobody has protected it yet.
             flags: source.flags & !(flags::IMMUTABLE | flags::APPEND),
-            nlink: if source.is_dir() { 2 } else { 1 },
+            nlink: if matches!(self.place, Place::Unnamed) {
+                0
+            } else if source.is_dir() {
+                2
+            } else {
+                1
+            },
             parent: self.dir,
             ..source.clone()
         };
@@ -202,6 +223,66 @@ impl CloneNode {
             attr.ctime = *now;
         }
         attr
+    }
+}
+
+/// Copies the last chunks before `end` that have a list, as many as one operation may, with one more reference of a slice for
+/// each record. Returns the first of them when there may be others before it.
+fn copy_chunks(
+    read: &ReadSet,
+    source: Ino,
+    copy: Ino,
+    end: ChunkIndex,
+    effects: &mut Effects,
+) -> Result<Option<ChunkIndex>, Halt> {
+    need(read, [Key::ChunkIndexes(source, 0, end)])?;
+    let all = read.chunk_indexes(source, 0, end);
+    let indexes = &all[all.len().saturating_sub(COPIED_AT_ONCE)..];
+    need(read, indexes.iter().map(|index| Key::Chunk(source, *index)))?;
+    let lists = || indexes.iter().map(|index| (*index, read.chunk(source, *index)));
+    let mut references: BTreeMap<SliceKey, i64> = BTreeMap::new();
+    for slice in lists().flat_map(|(_, list)| list).filter_map(SliceRecord::key) {
+        *references.entry(slice).or_default() += 1;
+    }
+    effects.list.extend(references.into_iter().map(|(slice, records)| Effect::AddSliceRef(slice, records)));
+    let filled = lists().filter(|(_, list)| !list.is_empty());
+    effects.list.extend(filled.map(|(index, list)| Effect::PutChunk(copy, index, list.to_vec())));
+    Ok(indexes.first().copied().filter(|_| all.len() > indexes.len()))
+}
+
+/// Copies more of the chunks of a file into a copy of it that nobody sees yet. What is written to the source meanwhile is
+/// in the copy or not, chunk by chunk, as with a program that reads it.
+#[derive(Debug)]
+pub(crate) struct CopyChunks {
+    pub(crate) source: Ino,
+    pub(crate) ino: Ino,
+    /// The chunks from this one on are copied.
+    pub(crate) end: ChunkIndex,
+}
+
+impl Operation for CopyChunks {
+    /// Where what is still left ends; `None` when nothing is.
+    type Reply = Option<ChunkIndex>;
+    const NAME: &'static str = "copy_chunks";
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Node(self.source), Key::Node(self.ino)]
+    }
+
+    fn decide(&self, read: &ReadSet) -> Decision<Self::Reply> {
+        decision(self.judge(read))
+    }
+}
+
+impl CopyChunks {
+    fn judge(&self, read: &ReadSet) -> Verdict<Option<ChunkIndex>> {
+        let mut effects = Effects::none();
+        for ino in [self.source, self.ino] {
+            read.node(ino).ok_or(Errno::ENOENT)?;
+            effects.narrowed.push((ino, NodeGuard::Exists));
+        }
+        let rest = copy_chunks(read, self.source, self.ino, self.end, &mut effects)?;
+        Ok((rest, effects))
     }
 }
 

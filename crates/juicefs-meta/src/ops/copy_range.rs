@@ -18,12 +18,16 @@ use super::{
     truncate::{index_of, offset},
 };
 use crate::{
-    record::Key,
+    record::{CHUNKS_AT_ONCE, Key},
     txn::{Decision, Effect, Effects, Operation, ReadSet},
 };
 
-/// Most chunks of the source that one operation reads; what is beyond is left to the caller's next request.
-const MAX_CHUNKS: u64 = 1024;
+/// Most chunks of the source that one operation reads; what is beyond is left to the caller's next request. So many have
+/// their copies in one more, and no more than that are told at once.
+const MAX_CHUNKS: u64 = CHUNKS_AT_ONCE as u64 - 1;
+
+/// Chunks of the target that get a record of the holes of the source without asking whether they hold anything.
+const FEW: ChunkIndex = 16;
 
 /// Copies `[from_off, from_off + size)` of `from` to `to_off` of `to`.
 #[derive(Debug)]
@@ -83,7 +87,8 @@ impl CopyRange {
         Ok((Growth::Done(Copied { bytes: size, length }), effects))
     }
 
-    /// Appends what `[from_off, end)` of the source shows, holes included, to the chunks of the target.
+    /// Appends what `[from_off, end)` of the source shows to the chunks of the target; holes only to those that hold
+    /// something, when there may be many.
     fn copy(&self, read: &ReadSet, end: u64, effects: &mut Effects) -> Result<(), Halt> {
         let indexes = index_of(self.from_off)..=index_of(end - 1);
         need(read, indexes.clone().map(|index| Key::Chunk(self.from, index)))?;
@@ -101,12 +106,28 @@ impl CopyRange {
                 }
             }
         }
+        self.leave_holes(read, &mut lists)?;
         for slice in lists.values().flatten().filter_map(SliceRecord::key) {
             effects.push(Effect::AddSliceRef(slice, 1));
         }
         for (index, records) in lists {
             effects.push(Effect::AppendSlices(self.to, index, records));
         }
+        Ok(())
+    }
+
+    /// Takes the chunks of the target out of `lists` that are a hole and get one.
+    fn leave_holes(&self, read: &ReadSet, lists: &mut BTreeMap<ChunkIndex, Vec<SliceRecord>>) -> Result<(), Halt> {
+        let is_hole = |records: &[SliceRecord]| records.iter().all(|record| record.id.is_hole());
+        let mut holes = lists.iter().filter(|(_, records)| is_hole(records)).map(|(index, _)| *index);
+        let Some(first) = holes.next() else { return Ok(()) };
+        let behind = holes.next_back().unwrap_or(first) + 1;
+        if behind - first <= FEW {
+            return Ok(());
+        }
+        need(read, [Key::ChunkIndexes(self.to, first, behind)])?;
+        let stored = read.chunk_indexes(self.to, first, behind);
+        lists.retain(|index, records| !is_hole(records) || stored.binary_search(index).is_ok());
         Ok(())
     }
 }

@@ -3,25 +3,29 @@
 use juicefs_core::{
     attr::{Attr, FileType, flags},
     errno::Errno,
-    ids::Ino,
+    ids::{ChunkIndex, Ino},
     limits::{CHUNK_SIZE, MAX_FILE_BYTES},
     meta::FallocateMode,
     slice::SliceRecord,
 };
 
 use super::{
-    Scope, Verdict,
+    Halt, Scope, Verdict,
     account::{Growth, count_resize, exceeds, space_delta},
-    decision,
+    decision, need,
     setattr::mode_after_change,
     truncate::{index_of, offset},
 };
 use crate::{
-    record::Key,
+    record::{CHUNKS_AT_ONCE, Key},
     txn::{Decision, Effect, Effects, Operation, ReadSet},
 };
 
-/// Does `mode` to `[off, off + size)`.
+/// Chunks that are made to read as zeros without asking whether they hold anything.
+const FEW: ChunkIndex = 16;
+
+/// Does `mode` to `[off, off + size)`. What it hides of chunks is bounded: it tells from where on the range reads as zeros,
+/// and what is before that is another operation.
 #[derive(Debug)]
 pub(crate) struct Fallocate {
     pub(crate) scope: Scope,
@@ -29,6 +33,8 @@ pub(crate) struct Fallocate {
     pub(crate) mode: FallocateMode,
     pub(crate) off: u64,
     pub(crate) size: u64,
+    /// What lies from here on was done before.
+    pub(crate) upto: u64,
     /// Most bytes that the file may grow by.
     pub(crate) allowed: Option<u64>,
     /// Bytes that are free in the volume, as statfs shows them.
@@ -36,20 +42,21 @@ pub(crate) struct Fallocate {
 }
 
 impl Operation for Fallocate {
-    type Reply = Growth<Attr>;
+    /// The attributes, and the end of what is left to be done, if anything is.
+    type Reply = Growth<(Attr, Option<u64>)>;
     const NAME: &'static str = "fallocate";
 
     fn keys(&self) -> Vec<Key> {
         vec![Key::Node(self.ino)]
     }
 
-    fn decide(&self, read: &ReadSet) -> Decision<Growth<Attr>> {
+    fn decide(&self, read: &ReadSet) -> Decision<Self::Reply> {
         decision(self.judge(read))
     }
 }
 
 impl Fallocate {
-    fn judge(&self, read: &ReadSet) -> Verdict<Growth<Attr>> {
+    fn judge(&self, read: &ReadSet) -> Verdict<<Self as Operation>::Reply> {
         if self.size == 0 {
             return Err(Errno::EINVAL.into());
         }
@@ -79,26 +86,37 @@ impl Fallocate {
             return Ok((Growth::Short(wanted), Effects::none()));
         }
         let mut effects = Effects::none();
-        if !reserves {
-            self.zero(end.min(attr.length), &mut effects);
-        }
+        let zeroed = end.min(attr.length).min(self.upto);
+        let left = if reserves { None } else { self.zero(read, zeroed, &mut effects)? };
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
         let mode = mode_after_change(&self.scope.caller, attr);
         let next = Attr { length, mode, mtime: self.scope.now, ctime: self.scope.now, ..attr.clone() };
         effects.push(Effect::UpdateNode(self.ino, next.clone()));
-        Ok((Growth::Done(next), effects))
+        Ok((Growth::Done((next, left)), effects))
     }
 
-    /// `[off, end)` reads as zeros.
-    fn zero(&self, end: u64, effects: &mut Effects) {
-        let mut at = self.off;
-        while at < end {
-            let start = at % CHUNK_SIZE;
-            let len = (CHUNK_SIZE - start).min(end - at);
-            let record = SliceRecord::zeros(offset(start), offset(len));
-            effects.push(Effect::AppendSlices(self.ino, index_of(at), vec![record]));
-            at += len;
+    /// `[off, end)` reads as zeros, or as much of its end as one operation hides. Returns the end of the rest.
+    fn zero(&self, read: &ReadSet, end: u64, effects: &mut Effects) -> Result<Option<u64>, Halt> {
+        if self.off >= end {
+            return Ok(None);
         }
+        let (first, behind) = (index_of(self.off), index_of(end - 1) + 1);
+        let few: Vec<_>;
+        let chunks = if behind - first <= FEW {
+            few = (first..behind).collect();
+            few.as_slice()
+        } else {
+            need(read, [Key::ChunkIndexes(self.ino, first, behind)])?;
+            read.chunk_indexes(self.ino, first, behind)
+        };
+        for index in chunks {
+            let start = u64::from(*index) * CHUNK_SIZE;
+            let (from, to) = (self.off.max(start) - start, end.min(start + CHUNK_SIZE) - start);
+            let record = SliceRecord::zeros(offset(from), offset(to) - offset(from));
+            effects.push(Effect::AppendSlices(self.ino, *index, vec![record]));
+        }
+        let lowest = chunks.first().copied().filter(|index| chunks.len() >= CHUNKS_AT_ONCE && *index > first);
+        Ok(lowest.map(|index| u64::from(index) * CHUNK_SIZE))
     }
 }
 
@@ -114,11 +132,11 @@ mod tests {
     fn allocated(caller: Caller, attr: Attr, mode: FallocateMode, size: u64, free_bytes: u64) -> Result<Attr, Errno> {
         let now = Timestamp::from_secs(1);
         let scope = Scope { caller, now, skip_dir_mtime: Default::default(), sid: SessionId(1), dir_stats: true };
-        let op = Fallocate { scope, ino: Ino(9), mode, off: 0, size, allowed: None, free_bytes };
+        let op = Fallocate { scope, ino: Ino(9), mode, off: 0, size, upto: u64::MAX, allowed: None, free_bytes };
         let mut read = ReadSet::default();
         read.insert(Key::Node(Ino(9)), Some(Value::Node(attr)));
         match op.decide(&read) {
-            Decision::Done(Growth::Done(attr), _) => Ok(attr),
+            Decision::Done(Growth::Done((attr, None)), _) => Ok(attr),
             Decision::Fail(errno) => Err(errno),
             other => panic!("{other:?}"),
         }

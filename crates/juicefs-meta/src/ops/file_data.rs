@@ -60,8 +60,8 @@ impl DropChunk {
 }
 
 /// How often each slice is used by `records`.
-pub(crate) fn references(records: &[SliceRecord]) -> BTreeMap<SliceKey, i64> {
-    counted(records.iter().filter_map(SliceRecord::key))
+pub(crate) fn references<'a>(records: impl IntoIterator<Item = &'a SliceRecord>) -> BTreeMap<SliceKey, i64> {
+    counted(records.into_iter().filter_map(SliceRecord::key))
 }
 
 /// How often each slice occurs.

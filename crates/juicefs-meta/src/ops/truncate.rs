@@ -1,5 +1,7 @@
 //! Setting the length of a file (format: metadata.md §6.4).
 
+use std::ops::Range;
+
 use juicefs_core::{
     attr::{Attr, flags},
     errno::Errno,
@@ -12,14 +14,17 @@ use super::{
     Halt, Scope, Verdict,
     access::{W, permit},
     account::{Growth, count_resize, exceeds, space_delta},
-    decision, need,
+    decision,
+    file_data::{references, release},
+    need,
 };
 use crate::{
-    record::Key,
+    record::{CHUNKS_AT_ONCE, CHUNKS_BEYOND, Key},
     txn::{Decision, Effect, Effects, Operation, ReadSet},
 };
 
-/// Makes the file `length` bytes long.
+/// Makes the file `length` bytes long, or takes a step towards that: what it hides of chunks is bounded. A file that is cut
+/// is so in each step; one that grows has its new length with the last.
 #[derive(Debug)]
 pub(crate) struct Truncate {
     pub(crate) scope: Scope,
@@ -29,23 +34,58 @@ pub(crate) struct Truncate {
     pub(crate) opened: bool,
     /// Most bytes that it may grow by.
     pub(crate) allowed: Option<u64>,
+    /// What the steps before have hidden.
+    pub(crate) swept: Option<Swept>,
+}
+
+/// From this chunk on nothing shows beyond the end of a file, as long as its attributes are these.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Swept {
+    from: ChunkIndex,
+    attr: Attr,
+}
+
+/// How far a truncation came.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Truncated {
+    /// To its end; the attributes are these now.
+    Done(Attr),
+    /// Another step is to be taken.
+    Partly(Option<Swept>),
 }
 
 impl Operation for Truncate {
-    type Reply = Growth<Attr>;
+    type Reply = Growth<Truncated>;
     const NAME: &'static str = "truncate";
 
     fn keys(&self) -> Vec<Key> {
         vec![Key::Node(self.ino)]
     }
 
-    fn decide(&self, read: &ReadSet) -> Decision<Growth<Attr>> {
+    fn decide(&self, read: &ReadSet) -> Decision<Self::Reply> {
         decision(self.judge(read))
     }
 }
 
+/// The chunks that a change of the length from `left` to `right`, or back, is about: those of both ends, and what lies
+/// between them. An end that is far has nothing to be hidden unless something is stored there, as those between.
+struct Affected {
+    first: ChunkIndex,
+    last: Option<ChunkIndex>,
+    between: Range<ChunkIndex>,
+}
+
+impl Affected {
+    fn new(left: u64, right: u64) -> Self {
+        let (first, last) = (index_of(left), index_of(right));
+        let far = last - first > CHUNKS_BEYOND;
+        let end = if far { last + 1 } else { last.max(first + 1) };
+        Self { first, last: Some(last).filter(|last| !far && *last > first), between: first + 1..end }
+    }
+}
+
 impl Truncate {
-    fn judge(&self, read: &ReadSet) -> Verdict<Growth<Attr>> {
+    fn judge(&self, read: &ReadSet) -> Verdict<Growth<Truncated>> {
         let attr = read.node(self.ino).ok_or(Errno::ENOENT)?;
         let frozen = attr.has_flag(flags::IMMUTABLE | flags::APPEND) || attr.parent.is_hourly_trash();
         if !attr.is_file() || frozen {
@@ -58,42 +98,81 @@ impl Truncate {
             return Err(Errno::EFBIG.into());
         }
         if self.length == attr.length {
-            return Ok((Growth::Done(attr.clone()), Effects::none()));
+            return Ok((Growth::Done(Truncated::Done(attr.clone())), Effects::none()));
         }
         if let Some(wanted) = exceeds(self.allowed, space_delta(attr.length, self.length)) {
             return Ok((Growth::Short(wanted), Effects::none()));
         }
         let mut effects = Effects::none();
-        self.hide(read, attr.length.min(self.length), attr.length.max(self.length), &mut effects)?;
-        count_resize(read, &self.scope, &mut effects, self.ino, attr, self.length)?;
-        let next = Attr { length: self.length, mtime: self.scope.now, ctime: self.scope.now, ..attr.clone() };
+        let stored = self.stored_between(read, attr)?;
+        // There may be more than were told, before the first of them.
+        let cut_at = stored.first().copied().filter(|_| stored.len() >= CHUNKS_AT_ONCE);
+        let length = match cut_at {
+            Some(index) if self.length > attr.length => {
+                self.hide_whole(&stored, &mut effects);
+                let swept = Swept { from: index, attr: attr.clone() };
+                return Ok((Growth::Done(Truncated::Partly(Some(swept))), effects));
+            }
+            Some(index) => u64::from(index) * CHUNK_SIZE,
+            None => self.length,
+        };
+        // What lies far behind the end would not be found when the file is removed: it goes now.
+        let kept = index_of(length).saturating_add(CHUNKS_BEYOND);
+        let far = if length < attr.length { stored.partition_point(|index| *index <= kept) } else { stored.len() };
+        self.drop_chunks(read, &stored[far..], &mut effects)?;
+        self.hide(&stored[..far], attr.length.min(length), attr.length.max(length), &mut effects);
+        count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
+        let next = Attr { length, mtime: self.scope.now, ctime: self.scope.now, ..attr.clone() };
         effects.push(Effect::UpdateNode(self.ino, next.clone()));
-        Ok((Growth::Done(next), effects))
+        let reply = if length == self.length { Truncated::Done(next) } else { Truncated::Partly(None) };
+        Ok((Growth::Done(reply), effects))
+    }
+
+    /// The chunks with a list between the old end and the new one, as many as are told at once, without those that were
+    /// swept.
+    fn stored_between<'a>(&self, read: &'a ReadSet, attr: &Attr) -> Result<&'a [ChunkIndex], Halt> {
+        let Range { start, mut end } =
+            Affected::new(attr.length.min(self.length), attr.length.max(self.length)).between;
+        if let Some(swept) = self.swept.as_ref().filter(|swept| swept.attr == *attr) {
+            end = end.min(swept.from);
+        }
+        if start >= end {
+            return Ok(&[]);
+        }
+        need(read, [Key::ChunkIndexes(self.ino, start, end)])?;
+        Ok(read.chunk_indexes(self.ino, start, end))
+    }
+
+    fn zeros(&self, index: ChunkIndex, from: u64, to: u64, effects: &mut Effects) {
+        let record = SliceRecord::zeros(offset(from), offset(to) - offset(from));
+        effects.push(Effect::AppendSlices(self.ino, index, vec![record]));
+    }
+
+    fn hide_whole(&self, chunks: &[ChunkIndex], effects: &mut Effects) {
+        chunks.iter().for_each(|index| self.zeros(*index, 0, CHUNK_SIZE, effects));
+    }
+
+    /// Takes chunks away. Slices that nothing shows any more are found by the clean-up of those.
+    fn drop_chunks(&self, read: &ReadSet, chunks: &[ChunkIndex], effects: &mut Effects) -> Result<(), Halt> {
+        need(read, chunks.iter().map(|index| Key::Chunk(self.ino, *index)))?;
+        let used = references(chunks.iter().flat_map(|index| read.chunk(self.ino, *index)));
+        release(read, used, effects)?;
+        effects.list.extend(chunks.iter().map(|index| Effect::DeleteChunk(self.ino, *index)));
+        Ok(())
     }
 
     /// Nothing stored in `[left, right)` shows any more, also when the file grows: a chunk may hold bytes beyond the end.
-    /// The chunks at both ends get a record in any case, those between only where there is something to hide.
-    fn hide(&self, read: &ReadSet, left: u64, right: u64, effects: &mut Effects) -> Result<(), Halt> {
-        let (first, last) = (index_of(left), index_of(right));
-        let between = (first + 1, last.max(first + 1));
-        if between.0 < between.1 {
-            need(read, [Key::ChunkIndexes(self.ino, between.0, between.1)])?;
-        }
-        let mut zeros = |index: ChunkIndex, from: u64, to: u64| {
-            let record = SliceRecord::zeros(offset(from), offset(to) - offset(from));
-            effects.push(Effect::AppendSlices(self.ino, index, vec![record]));
-        };
+    /// The chunks at both ends get a record in any case, those between, which are among `stored`, only where there is
+    /// something to hide.
+    fn hide(&self, stored: &[ChunkIndex], left: u64, right: u64, effects: &mut Effects) {
+        let Affected { first, last, between } = Affected::new(left, right);
         let start = left % CHUNK_SIZE;
-        zeros(first, start, (start + right - left).min(CHUNK_SIZE));
-        if between.0 < between.1 {
-            for index in read.chunk_indexes(self.ino, between.0, between.1) {
-                zeros(*index, 0, CHUNK_SIZE);
-            }
+        self.zeros(first, start, (start + right - left).min(CHUNK_SIZE), effects);
+        let stored: Vec<_> = stored.iter().copied().filter(|index| between.contains(index)).collect();
+        self.hide_whole(&stored, effects);
+        if let Some(last) = last.filter(|_| !right.is_multiple_of(CHUNK_SIZE)) {
+            self.zeros(last, 0, right % CHUNK_SIZE, effects);
         }
-        if last > first && !right.is_multiple_of(CHUNK_SIZE) {
-            zeros(last, 0, right % CHUNK_SIZE);
-        }
-        Ok(())
     }
 }
 
@@ -122,7 +201,7 @@ mod tests {
             sid: SessionId(1),
             dir_stats: true,
         };
-        let op = Truncate { scope, ino: Ino(9), length: to, opened: true, allowed: None };
+        let op = Truncate { scope, ino: Ino(9), length: to, opened: true, allowed: None, swept: None };
         let mut read = ReadSet::default();
         let attr = Attr { length: from, nlink: 1, parent: Ino::ROOT, ..Attr::default() };
         read.insert(Key::Node(Ino(9)), Some(Value::Node(attr)));

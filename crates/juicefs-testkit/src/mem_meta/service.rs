@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Bound,
+    ops::{Bound, Range},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -113,8 +113,8 @@ impl Meta for MemMeta {
         Ok((Vec::new(), false))
     }
 
-    async fn release_delayed_slices(&self, _before: Timestamp, _limit: usize) -> MetaResult<Vec<SliceKey>> {
-        Ok(Vec::new())
+    async fn release_delayed_slices(&self, _before: Timestamp, _limit: usize) -> MetaResult<(Vec<SliceKey>, bool)> {
+        Ok((Vec::new(), false))
     }
 
     async fn lookup(&self, _cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<(Ino, Attr)> {
@@ -388,6 +388,13 @@ impl Meta for MemMeta {
         drop(waiting);
         let mut state = self.state.lock();
         Ok(ChunkRecords { records: state.file_mut(ino)?.chunks.get(&index).cloned().unwrap_or_default() })
+    }
+
+    async fn stored_chunks(&self, ino: Ino, range: Range<ChunkIndex>, limit: usize) -> MetaResult<Vec<ChunkIndex>> {
+        self.note("stored_chunks", ino)?;
+        let mut state = self.state.lock();
+        let Ok(node) = state.file_mut(ino) else { return Ok(Vec::new()) };
+        Ok(node.chunks.range(range).map(|(index, _)| *index).take(limit).collect())
     }
 
     async fn new_slice_id(&self) -> MetaResult<SliceId> {

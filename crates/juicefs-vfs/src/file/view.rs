@@ -163,6 +163,15 @@ impl File {
         }
         Some(out)
     }
+
+    /// Where the next chunk begins that was ever written to, from the beginning of one on; `length` when there is none before.
+    pub(crate) async fn next_stored(&self, at: u64, length: u64) -> Result<u64, Errno> {
+        let index = |at: u64| ChunkIndex::try_from(at / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX);
+        let range = index(at)..index(length.saturating_sub(1)).saturating_add(1);
+        let stored = self.cx.timed(MetaOp::Read, self.cx.meta.stored_chunks(self.ino, range, 1)).await;
+        let stored = stored.map_err(|error| fault::of_meta("search for data", self.ino, &error))?;
+        Ok(stored.first().map_or(length, |index| u64::from(*index) * CHUNK_SIZE).clamp(at, length))
+    }
 }
 
 /// The parts of `[off, off + len)` by chunk, with the places where they begin and end there; `None` beyond the last chunk.

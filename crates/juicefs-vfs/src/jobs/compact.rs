@@ -8,6 +8,7 @@ use juicefs_core::{
 };
 use parking_lot::Mutex;
 
+use super::StoredChunks;
 use crate::{Vfs, fault, vfs::Answer};
 
 /// Permission to write, which a change of how content is stored asks for.
@@ -27,7 +28,7 @@ impl Vfs {
         meta.access(cx, ino, WRITE).await.map_err(failed)?;
         let attr = meta.getattr(ino).await.map_err(failed)?;
         if attr.is_file() {
-            return self.compact_chunks(chunks_of(ino, attr.length), workers, progress).await;
+            return self.compact_file(ino, attr.length, workers, progress).await;
         }
         let (mut dirs, mut outcome) = (Vec::new(), Ok(()));
         if attr.is_dir() {
@@ -42,8 +43,7 @@ impl Vfs {
                 dirs.extend(below.map(|entry| entry.ino));
                 let files = page.entries.iter().filter_map(|entry| Some((entry.ino, entry.attr.as_ref()?)));
                 let files = files.filter(|(_, attr)| attr.is_file()).map(|(ino, attr)| (ino, attr.length));
-                let chunks: Vec<_> = files.flat_map(|(ino, length)| chunks_of(ino, length)).collect();
-                outcome = outcome.and(self.compact_chunks(chunks.into_iter(), workers, progress).await);
+                outcome = outcome.and(self.compact_files(files, workers, progress).await);
                 from = page.next;
                 if from.is_none() {
                     break;
@@ -53,12 +53,39 @@ impl Vfs {
         outcome
     }
 
-    async fn compact_chunks(
+    /// Compacts files side by side that have one chunk, which most have, and the others one after the other.
+    async fn compact_files(
         &self,
-        chunks: impl ExactSizeIterator<Item = (Ino, ChunkIndex)> + Send,
+        files: impl Iterator<Item = (Ino, u64)> + Send,
         workers: u16,
         progress: &Progress,
     ) -> Answer<()> {
+        let (small, large): (Vec<_>, Vec<_>) = files.partition(|(_, length)| *length <= CHUNK_SIZE);
+        let chunks: Vec<_> = small.into_iter().filter(|(_, length)| *length > 0).map(|(ino, _)| (ino, 0)).collect();
+        let mut outcome = self.compact_chunks(chunks, workers, progress).await;
+        for (ino, length) in large {
+            progress.go_on()?;
+            outcome = outcome.and(self.compact_file(ino, length, workers, progress).await);
+        }
+        outcome
+    }
+
+    /// Compacts the chunks of a file that hold something.
+    async fn compact_file(&self, ino: Ino, length: u64, workers: u16, progress: &Progress) -> Answer<()> {
+        let (mut stored, mut outcome) = (StoredChunks::new(ino, length), Ok(()));
+        loop {
+            progress.go_on()?;
+            let chunks = stored.next(self.cx.meta.as_ref()).await;
+            let chunks = chunks.map_err(|error| fault::of_meta("compact", ino, &error))?;
+            if chunks.is_empty() {
+                return outcome;
+            }
+            let chunks = chunks.into_iter().map(|index| (ino, index)).collect();
+            outcome = outcome.and(self.compact_chunks(chunks, workers, progress).await);
+        }
+    }
+
+    async fn compact_chunks(&self, chunks: Vec<(Ino, ChunkIndex)>, workers: u16, progress: &Progress) -> Answer<()> {
         progress.add_first(chunks.len() as u64);
         let outcome = Mutex::new(Ok(()));
         stream::iter(chunks)
@@ -77,9 +104,4 @@ impl Vfs {
             .await;
         outcome.into_inner()
     }
-}
-
-fn chunks_of(ino: Ino, length: u64) -> impl ExactSizeIterator<Item = (Ino, ChunkIndex)> {
-    let end = ChunkIndex::try_from(length.div_ceil(CHUNK_SIZE)).unwrap_or(ChunkIndex::MAX);
-    (0..end).map(move |index| (ino, index))
 }

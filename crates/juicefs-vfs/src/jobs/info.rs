@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use juicefs_core::{
     Errno, Ino, MetaError, SliceKey,
     format::Tier,
-    limits::CHUNK_SIZE,
     lock::{FileLocks, LockKind, LockOwner, LockRange, RangeLock},
     slice::{Piece, resolve},
     tree::{Progress, Summary, TreeDetail, TreeSummary, bytes_text},
 };
 use serde_json::{Value, json};
 
+use super::StoredChunks;
 use crate::{Vfs, fault, internal::Reply};
 
 /// Paths of a file with many names that are told.
@@ -81,19 +81,24 @@ impl Vfs {
     }
 
     async fn learn_parts(&self, info: &mut Info, length: u64, progress: &Progress) -> Result<(), MetaError> {
-        for chunk in 0..length.div_ceil(CHUNK_SIZE) {
-            progress.go_on()?;
-            let Ok(index) = u32::try_from(chunk) else { return Ok(()) };
-            let records = self.cx.meta.read_chunk(info.ino, index).await?.records;
-            for piece in resolve(&records) {
-                if info.parts.len() >= MAX_PARTS {
-                    tracing::warn!(ino = %info.ino, "only the first {MAX_PARTS} parts of this file are told");
-                    return Ok(());
+        let mut stored = StoredChunks::new(info.ino, length);
+        loop {
+            let chunks = stored.next(self.cx.meta.as_ref()).await?;
+            if chunks.is_empty() {
+                return Ok(());
+            }
+            for index in chunks {
+                progress.go_on()?;
+                let records = self.cx.meta.read_chunk(info.ino, index).await?.records;
+                for piece in resolve(&records) {
+                    if info.parts.len() >= MAX_PARTS {
+                        tracing::warn!(ino = %info.ino, "only the first {MAX_PARTS} parts of this file are told");
+                        return Ok(());
+                    }
+                    self.add_parts(info, u64::from(index), piece);
                 }
-                self.add_parts(info, chunk, piece);
             }
         }
-        Ok(())
     }
 
     fn add_parts(&self, info: &mut Info, chunk: u64, piece: Piece) {

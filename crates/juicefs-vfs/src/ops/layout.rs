@@ -265,7 +265,9 @@ async fn seek(file: &Arc<File>, off: u64, whence: u32) -> Answer<u64> {
     let mut data_end = at;
     while at < length {
         let upto = length.min((at / CHUNK_SIZE + 1) * CHUNK_SIZE);
-        for extent in file.extents(at, upto - at).await? {
+        let extents = file.extents(at, upto - at).await?;
+        let empty = extents.iter().all(|extent| matches!(extent, Extent::Zeros { .. }));
+        for extent in extents {
             let end = at + extent.len();
             match (extent, whence) {
                 (Extent::Data { .. }, SEEK_DATA) => return Ok(page_of(at).max(off)),
@@ -275,6 +277,10 @@ async fn seek(file: &Arc<File>, off: u64, whence: u32) -> Answer<u64> {
                 (Extent::Zeros { .. }, _) => {}
             }
             at = end;
+        }
+        if empty && at < length {
+            // A hole may be wide: it is crossed in one step.
+            at = file.next_stored(at, length).await?;
         }
     }
     if whence == SEEK_HOLE { Ok(data_end.max(off).min(length)) } else { Err(Errno::ENXIO) }

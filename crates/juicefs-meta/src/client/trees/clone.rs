@@ -16,12 +16,15 @@ use parking_lot::Mutex;
 
 use super::{Walk, is, remove::Removing};
 use crate::{
-    client::Client,
+    client::{Client, trash::Stuck},
     engine::Scan,
     ops::{
         access::{TRASH_NAME, new_name},
         account::signed,
-        clone::{Attach, CloneNode, Place, RemoveDetached},
+        ascent::{Ascent, Step},
+        clone::{Attach, CloneNode, Cloned, CopyChunks, Place, RemoveDetached},
+        link::Link,
+        sustained::Release,
     },
     record::Key,
     txn::Usage,
@@ -45,6 +48,16 @@ impl RemovalWatch for FreedFiles {
     fn removed(&self, _parent: Ino, _name: &Name, removed: Removed) {
         self.0.lock().extend(removed.freed);
     }
+}
+
+/// What became of the copy of a node.
+enum Copy {
+    /// It is complete, but for the entries of a directory.
+    Made(Ino, Attr),
+    /// Nothing is to be copied.
+    Gone,
+    /// Nothing was done: it takes several steps, and the place is one that everybody sees.
+    TooLarge,
 }
 
 fn room_for(attr: &Attr) -> Usage {
@@ -76,9 +89,13 @@ impl Client {
         let job = Copying { walk: Walk::new(how.threads, progress), cx, how };
         if !attr.is_dir() {
             progress.add_second(1);
-            let ino = self.copy_node(&job, (source, &attr), to, Place::Final(name)).await?;
+            let ino = match self.copy_node(&job, (source, &attr), to, Place::Final(name.clone())).await? {
+                Copy::Made(ino, _) => ino,
+                Copy::TooLarge => self.clone_large(&job, (source, &attr), (to, name), watch).await?,
+                Copy::Gone => return Err(Errno::ENOENT.into()),
+            };
             progress.add_first(1);
-            return ino.map(|(ino, _)| ino).ok_or_else(|| Errno::ENOENT.into());
+            return Ok(ino);
         }
         self.check_not_below(source, to).await?;
         self.clone_directory(&job, (source, &attr), (to, name), watch).await
@@ -86,12 +103,12 @@ impl Client {
 
     /// EINVAL when `dir` is `top` or below it: the copy would hold itself.
     async fn check_not_below(&self, top: Ino, dir: Ino) -> MetaResult<()> {
-        let mut at = dir;
+        let (mut at, mut way) = (dir, Ascent::default());
         loop {
             if at == top {
                 return Err(Errno::EINVAL.into());
             }
-            if at == Ino::ROOT || at == Ino(0) || at.is_trash() {
+            if way.step(at) != Step::Up {
                 return Ok(());
             }
             at = self.node(at).await?.ok_or(Errno::ENOENT)?.parent;
@@ -112,7 +129,9 @@ impl Client {
         // All of it must fit; each node takes its own room when its turn comes.
         let room = Usage { space: signed(all.size_bytes), inodes: signed(inodes) };
         drop(self.books.usage.reserve(&self.setting(), room)?);
-        let (ino, _) = self.copy_node(job, (source, attr), to, Place::Detached).await?.ok_or(Errno::ENOENT)?;
+        let Copy::Made(ino, _) = self.copy_node(job, (source, attr), to, Place::Detached).await? else {
+            return Err(Errno::ENOENT.into());
+        };
         job.walk.progress.add_first(1);
         let filled = async {
             self.copy_entries(job, source, ino).await?;
@@ -126,19 +145,64 @@ impl Client {
         Err(error)
     }
 
-    /// Copies one node within the capacity of the volume; `None` when the source is gone, or its name is there already.
-    async fn copy_node(
+    /// Copies a file that takes several steps: it gets its name when it is complete. What is not completed goes at once, or
+    /// with the session.
+    async fn clone_large(
+        &self,
+        job: &Copying<'_>,
+        (source, attr): (Ino, &Attr),
+        (to, name): (Ino, Name),
+        watch: &dyn RemovalWatch,
+    ) -> MetaResult<Ino> {
+        let sid = self.sid();
+        if sid.0 == 0 {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        let ino = Ino(self.inodes.take().await?);
+        let filled = async {
+            match self.copy_node_as(job, (source, attr), to, ino, Place::Unnamed).await? {
+                Copy::Made(..) => {}
+                Copy::Gone | Copy::TooLarge => return Err(Errno::ENOENT.into()),
+            }
+            self.run(Link { scope: self.scope(job.cx), ino, parent: to, name: name.clone() }).await
+        };
+        let Err(error) = filled.await else { return Ok(ino) };
+        match self.run(Release { scope: self.scope(&Caller::root()), sid, ino, hold: None }).await {
+            Ok(freed) => watch.removed(to, &name, Removed { ino: None, freed }),
+            Err(left) => tracing::warn!(%ino, error = %left, "a part of a copy is left to the end of the session"),
+        }
+        Err(error)
+    }
+
+    /// Copies one node within the capacity of the volume.
+    async fn copy_node(&self, job: &Copying<'_>, source: (Ino, &Attr), dir: Ino, place: Place) -> MetaResult<Copy> {
+        let ino = Ino(self.inodes.take().await?);
+        self.copy_node_as(job, source, dir, ino, place).await
+    }
+
+    async fn copy_node_as(
         &self,
         job: &Copying<'_>,
         (source, attr): (Ino, &Attr),
         dir: Ino,
+        ino: Ino,
         place: Place,
-    ) -> MetaResult<Option<(Ino, Attr)>> {
-        let _room = self.books.usage.reserve(&self.setting(), room_for(attr))?;
-        let ino = Ino(self.inodes.take().await?);
+    ) -> MetaResult<Copy> {
+        let room = self.books.usage.reserve(&self.setting(), room_for(attr))?;
         let scope = self.scope(job.cx);
         let made = self.run(CloneNode { scope, source, ino, dir, place, how: job.how }).await?;
-        Ok(made.map(|attr| (ino, attr)))
+        drop(room);
+        let (attr, mut rest) = match made {
+            Cloned::Done(attr) => (attr, None),
+            Cloned::Partly(attr, rest) => (attr, Some(rest)),
+            Cloned::Gone => return Ok(Copy::Gone),
+            Cloned::TooLarge => return Ok(Copy::TooLarge),
+        };
+        while let Some(end) = rest {
+            job.walk.progress.go_on()?;
+            rest = self.run(CopyChunks { source, ino, end }).await?;
+        }
+        Ok(Copy::Made(ino, attr))
     }
 
     /// Copies everything in the directory `source` into `copy`.
@@ -174,7 +238,7 @@ impl Client {
             return Ok(());
         }
         let made = self.copy_node(job, (entry.ino, attr), dir, Place::Within(entry.name)).await?;
-        let Some((ino, made)) = made else { return Ok(()) };
+        let Copy::Made(ino, made) = made else { return Ok(()) };
         job.walk.progress.add_first(1);
         if made.is_dir() { self.copy_entries(job, entry.ino, ino).await } else { Ok(()) }
     }
@@ -191,15 +255,17 @@ impl Client {
         self.writable()?;
         let freed = FreedFiles::default();
         let left = self.engine.scan(Scan::Detached { before_secs: before.secs }, None, limit).await?;
+        let mut stuck = Stuck::default();
         for (key, _) in left {
             let Key::Detached(ino) = key else { continue };
             match self.remove_detached(ino, &freed).await {
                 Ok(()) => tracing::info!(%ino, "removed what was left of a copy"),
                 // Somebody else is at it.
                 Err(error) if is(&error, Errno::ENOENT) || is(&error, Errno::ENOTEMPTY) => {}
-                Err(error) => return Err(error),
+                Err(error) => stuck.note(error, || format!("inode {ino}"))?,
             }
         }
+        stuck.report("copies that were not completed cannot be removed");
         Ok(freed.0.into_inner())
     }
 }

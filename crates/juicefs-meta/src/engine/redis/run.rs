@@ -8,10 +8,12 @@ use juicefs_core::{
 };
 use rand::Rng;
 use redis::Value as Reply;
+use tokio::time::Instant;
 
 use super::{
     RedisEngine,
     cache::Asked,
+    chunks::Side,
     fetch::{self, Sight},
     lanes::Lane,
     link::{self, Request},
@@ -21,12 +23,10 @@ use super::{
 use crate::{
     engine::ApplyOutcome,
     layout::redis::{KeySpace, Text, number},
-    record::{Key, Value},
+    record::{CHUNKS_AT_ONCE, Key, Value},
     txn::{Applied, Effect, Effects, Job, Step},
 };
 
-/// How often an operation is judged anew before it gives up.
-const TRIES: u32 = 50;
 /// From this try on an operation waits before it tries again.
 const FREE_TRIES: u32 = 3;
 /// Longest such wait.
@@ -91,8 +91,8 @@ impl RedisEngine {
         // After the node, which is guarded and changes with every chunk that comes.
         for key in wanted {
             if let Key::ChunkIndexes(ino, from, to) = key {
-                let there = Value::ChunkIndexes(self.chunks_between(*ino, *from, *to).await?);
-                sight.read.insert(key.clone(), Some(there));
+                let last = self.chunks_between(*ino, *from..*to, Side::Last, CHUNKS_AT_ONCE).await?;
+                sight.read.insert(key.clone(), Some(Value::ChunkIndexes(last)));
             }
         }
         self.recent.learn(&sight);
@@ -117,13 +117,16 @@ impl RedisEngine {
         Ok(sight)
     }
 
-    /// Runs a job to its end.
+    /// Runs a job to its end. It is judged anew for as long as others change what it read; who has lost often waits for a
+    /// moment that is drawn, so that it is somebody else who loses next.
     pub(super) async fn perform(&self, mut job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
         let mut wanted = job.keys();
         let mut sight = self.predict(&wanted, Sight::default()).await?;
         // Operations of this client that keep meeting each other take turns.
         let mut _turn = None;
-        for tries in 1..=TRIES {
+        let (began, mut tries) = (Instant::now(), 0);
+        loop {
+            tries += 1;
             let Some(effects) = self.judge(job.as_mut(), &mut wanted, &mut sight).await? else { return Ok(job) };
             match self.apply_to(&sight, &effects, Patience::of(job.as_ref())).await? {
                 ApplyOutcome::Applied(applied) => {
@@ -137,13 +140,15 @@ impl RedisEngine {
             {
                 _turn = Some(self.turns.of(key).lock().await);
             }
+            if began.elapsed() >= self.link.options().retry_budget {
+                tracing::warn!(operation = job.name(), tries, "gave up: others keep changing what it reads");
+                return Err(MetaError::Conflict(tries));
+            }
             if tries >= FREE_TRIES {
                 tokio::time::sleep(pause(tries)).await;
             }
             sight = self.look(&wanted).await?;
         }
-        tracing::warn!(operation = job.name(), "gave up after {TRIES} conflicts");
-        Err(MetaError::Conflict(TRIES))
     }
 
     /// Lets a job judge; `None` when it is done without a change.
@@ -368,6 +373,7 @@ fn strings(keys: &KeySpace, wanted: &[Key]) -> Option<Vec<Text>> {
         Key::Node(ino) => Some(keys.node(*ino)),
         Key::Symlink(ino) => Some(keys.symlink(*ino)),
         Key::Counter(counter) => Some(keys.counter(*counter)),
+        Key::Setting => Some(keys.setting()),
         _ => None,
     };
     wanted.iter().map(text).collect()
@@ -375,6 +381,6 @@ fn strings(keys: &KeySpace, wanted: &[Key]) -> Option<Vec<Text>> {
 
 /// How long to wait after so many tries: at random, so that those who met do not meet again.
 fn pause(tries: u32) -> Duration {
-    let most = Duration::from_millis(u64::from(tries * tries)).min(PAUSE_MAX);
+    let most = Duration::from_millis(u64::from(tries.saturating_mul(tries))).min(PAUSE_MAX);
     most.mul_f64(rand::rng().random())
 }

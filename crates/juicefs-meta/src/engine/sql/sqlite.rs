@@ -18,18 +18,20 @@ mod options;
 mod readers;
 mod writer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
     attr::Attr,
     error::{MetaError, MetaResult},
-    ids::Ino,
+    ids::{ChunkIndex, Ino},
     meta::{DirCursor, DirPage},
 };
 
-use self::{connection::Database, jobs::InternalJob, options::Options, readers::Readers, writer::WriterQueue};
+use self::{
+    connection::Database, jobs::InternalJob, link::Fault, options::Options, readers::Readers, writer::WriterQueue,
+};
 use super::super::{ApplyOutcome, Caps, Engine, Scan};
 use crate::{
     record::{Counter, DirStat, Edge, Key, Value},
@@ -73,8 +75,12 @@ impl Engine for SqliteEngine {
         Caps { usage_in_transaction: false, max_compact_records: 1000, lists_by_name: true }
     }
 
+    fn patience(&self) -> Duration {
+        self.database.options().lock_deadline
+    }
+
     async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
-        if !self.database.exists() {
+        if !self.database.exists().map_err(Fault::into_error)? {
             return Ok(None);
         }
         self.readers.read(fetch::setting).await
@@ -85,14 +91,14 @@ impl Engine for SqliteEngine {
     }
 
     async fn is_empty(&self) -> MetaResult<bool> {
-        if !self.database.exists() {
+        if !self.database.exists().map_err(Fault::into_error)? {
             return Ok(true);
         }
         self.readers.read(fetch::is_empty).await
     }
 
     async fn reset(&self) -> MetaResult<()> {
-        if !self.database.exists() {
+        if !self.database.exists().map_err(Fault::into_error)? {
             return Ok(());
         }
         self.writer.change_tables(Database::reset, false).await
@@ -117,6 +123,16 @@ impl Engine for SqliteEngine {
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
         let after = from.map(|cursor| cursor.0).unwrap_or_default();
         self.readers.read(|link| fetch::readdir(link, ino, &after, with_attrs, limit)).await
+    }
+
+    async fn chunk_indexes(
+        &self,
+        ino: Ino,
+        from: ChunkIndex,
+        to: ChunkIndex,
+        limit: usize,
+    ) -> MetaResult<Vec<ChunkIndex>> {
+        self.readers.read(|link| fetch::first_chunks(link, ino, from..to, limit)).await
     }
 
     async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {

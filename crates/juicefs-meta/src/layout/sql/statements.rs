@@ -24,7 +24,9 @@ statements! {
     GetXattr = "SELECT `value` FROM {xattr} WHERE `inode`=?1 AND `name`=?2";
     ListXattrs = "SELECT `name`,`value` FROM {xattr} WHERE `inode`=?1 ORDER BY `name`";
     GetChunk = "SELECT `slices` FROM {chunk} WHERE `inode`=?1 AND `indx`=?2";
-    ListChunkIndexes = "SELECT `indx` FROM {chunk} WHERE `inode`=?1 AND `indx`>=?2 AND `indx`<?3 ORDER BY `indx`";
+    FirstChunkIndexes = "SELECT `indx` FROM {chunk} WHERE `inode`=?1 AND `indx`>=?2 AND `indx`<?3 ORDER BY `indx` LIMIT ?4";
+    LastChunkIndexes = "SELECT `indx` FROM {chunk} WHERE `inode`=?1 AND `indx`>=?2 AND `indx`<?3 \
+        ORDER BY `indx` DESC LIMIT ?4";
     GetSliceRef = "SELECT `refs` FROM {chunk_ref} WHERE `chunkid`=?1 AND `size`=?2";
     ListParents = "SELECT `parent`,count(*) FROM {edge} WHERE `inode`=?1 GROUP BY `parent`";
     GetDirStat = "SELECT `data_length`,`used_space`,`used_inodes` FROM {dir_stats} WHERE `inode`=?1";
@@ -77,12 +79,6 @@ statements! {
 
     InsertNode = "INSERT INTO {=node} ({columns}) VALUES ({values})";
     UpdateNode = "UPDATE {=node} SET {assignments} WHERE `inode`=?1";
-    PatchNlink = "UPDATE {=node} SET `nlink`=`nlink`+?2 WHERE `inode`=?1";
-    PatchNode = "UPDATE {=node} SET `nlink`=`nlink`+?2, \
-        `mtime`=CASE WHEN (`mtime`,`mtimensec`)<(?3,?4) THEN ?3 ELSE `mtime` END, \
-        `mtimensec`=CASE WHEN (`mtime`,`mtimensec`)<(?3,?4) THEN ?4 ELSE `mtimensec` END, \
-        `ctime`=CASE WHEN (`ctime`,`ctimensec`)<(?3,?4) THEN ?3 ELSE `ctime` END, \
-        `ctimensec`=CASE WHEN (`ctime`,`ctimensec`)<(?3,?4) THEN ?4 ELSE `ctimensec` END WHERE `inode`=?1";
     DeleteNode = "DELETE FROM {=node} WHERE `inode`=?1";
     InsertEdge = "INSERT INTO {=edge} (`parent`,`name`,`inode`,`type`) VALUES (?1,?2,?3,?4)";
     UpdateEdge = "UPDATE {=edge} SET `inode`=?3,`type`=?4 WHERE `parent`=?1 AND `name`=?2";
@@ -96,6 +92,8 @@ statements! {
     DeleteXattrs = "DELETE FROM {=xattr} WHERE `inode`=?1";
     AppendSlices = "INSERT INTO {=chunk} (`inode`,`indx`,`slices`) VALUES (?1,?2,?3) ON CONFLICT (`inode`,`indx`) \
         DO UPDATE SET `slices`=CAST(`slices` || excluded.`slices` AS BLOB) RETURNING length(CAST(`slices` AS BLOB))";
+    ReplaceHead = "UPDATE {=chunk} SET `slices`=CAST(?3 || substr(CAST(`slices` AS BLOB),?4) AS BLOB) \
+        WHERE `inode`=?1 AND `indx`=?2 AND length(CAST(`slices` AS BLOB))>=?4-1";
     PutChunk = "INSERT INTO {=chunk} (`inode`,`indx`,`slices`) VALUES (?1,?2,?3) ON CONFLICT (`inode`,`indx`) \
         DO UPDATE SET `slices`=excluded.`slices`";
     DeleteChunk = "DELETE FROM {=chunk} WHERE `inode`=?1 AND `indx`=?2";

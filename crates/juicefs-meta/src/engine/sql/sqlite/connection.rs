@@ -76,9 +76,17 @@ impl Database {
         &self.options
     }
 
-    /// Whether the file is there.
-    pub(super) fn exists(&self) -> bool {
-        self.options.path.exists()
+    /// Whether the file is there. Only that there is no such name means that it is not.
+    pub(super) fn exists(&self) -> Result<bool, Fault> {
+        let path = &self.options.path;
+        path.try_exists()
+            .map_err(|error| self.refusal(format!("cannot look for the database {}: {error}", path.display())))
+    }
+
+    /// Why a connection cannot be had. A database that was in use is there, whatever keeps it from being opened now.
+    fn refusal(&self, sentence: String) -> Fault {
+        let in_use = self.generation.load(Ordering::Acquire) > 0;
+        Fault::Store(if in_use { MetaError::Unavailable(sentence) } else { MetaError::Setting(sentence) })
     }
 
     /// The sentence for a volume that is not there.
@@ -99,7 +107,7 @@ impl Database {
             let sentence = format!("cannot open the database {}: {error}", path.display());
             match Fault::from(error) {
                 Fault::Busy => Fault::Busy,
-                _ => Fault::Store(MetaError::Setting(sentence)),
+                _ => self.refusal(sentence),
             }
         })?;
         conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
@@ -108,7 +116,7 @@ impl Database {
 
     /// A connection that reads.
     pub(super) fn open_reader(&self) -> Result<Link, Fault> {
-        if !self.exists() {
+        if !self.exists()? {
             return Err(Fault::Store(self.unformatted()));
         }
         // A reader also recovers the log after a crash, for which it must write, if it may.
@@ -125,17 +133,14 @@ impl Database {
         if self.options.read_only {
             return Err(Fault::Store(MetaError::Posix(Errno::EROFS)));
         }
-        if !create && !self.exists() {
+        if !create && !self.exists()? {
             return Err(Fault::Store(self.unformatted()));
         }
         let create = if create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
         let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
         conn.busy_timeout(Duration::ZERO)?;
         if conn.is_readonly(rusqlite::MAIN_DB)? {
-            return Err(Fault::Store(MetaError::Setting(format!(
-                "the database {} is not writable",
-                self.options.path.display()
-            ))));
+            return Err(self.refusal(format!("the database {} is not writable", self.options.path.display())));
         }
         self.set_journal(&conn)?;
         conn.pragma_update(None, "synchronous", &self.options.synchronous)?;

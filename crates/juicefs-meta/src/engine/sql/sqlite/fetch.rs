@@ -1,6 +1,6 @@
 //! Records read on any connection.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -26,7 +26,7 @@ use crate::{
             rows::{self, NodeRow, signed},
         },
     },
-    record::{Counter, DelFile, DelaySlices, DirStat, Edge, Key, Session, Value},
+    record::{CHUNKS_AT_ONCE, Counter, DelFile, DelaySlices, DirStat, Edge, Key, Session, Value},
     txn::ReadSet,
 };
 
@@ -90,11 +90,14 @@ pub(super) fn into(link: &Link, keys: &[Key], read: &mut ReadSet) -> Result<(), 
     Ok(())
 }
 
+/// The attributes of an inode.
+pub(super) fn stored_node(link: &Link, ino: Ino) -> Result<Option<Attr>, Fault> {
+    Ok(link.one(Statement::GetNode, [signed(ino.0)], |row| node(row, 0))?.flatten())
+}
+
 fn one(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
     match key {
-        Key::Node(ino) => {
-            Ok(link.one(Statement::GetNode, [signed(ino.0)], |row| node(row, 0))?.flatten().map(Value::Node))
-        }
+        Key::Node(ino) => Ok(stored_node(link, *ino)?.map(Value::Node)),
         Key::Edge(parent, name) => {
             let found = link.one(Statement::GetEdge, params![signed(parent.0), name.as_bytes()], |row| edge(row, 0))?;
             Ok(found.map(Value::Edge))
@@ -118,9 +121,9 @@ fn one(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
             Ok(found.filter(|list| !list.is_empty()).map(Value::Chunk))
         }
         Key::ChunkIndexes(ino, from, to) => {
-            let params = params![signed(ino.0), from, to];
-            let list = link.all(Statement::ListChunkIndexes, params, |row| narrow(int(row, 0)?, "chunk index"))?;
-            Ok(Some(Value::ChunkIndexes(list)))
+            let mut last = indexes(link, Statement::LastChunkIndexes, *ino, *from..*to, CHUNKS_AT_ONCE)?;
+            last.reverse();
+            Ok(Some(Value::ChunkIndexes(last)))
         }
         Key::SliceRef(slice) => {
             let params = params![signed(slice.id.0), slice.size];
@@ -172,8 +175,31 @@ fn upkeep(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
             Ok((!held.is_empty()).then(|| Value::Plocks(held.into_iter().collect())))
         }
         Key::Quota(subject) => quota(link, *subject),
+        Key::Setting => Ok(setting(link)?.map(Value::Bytes)),
         _ => unreachable!("invariant: the other keys are read above"),
     }
+}
+
+fn indexes(
+    link: &Link,
+    statement: Statement,
+    ino: Ino,
+    range: Range<ChunkIndex>,
+    limit: usize,
+) -> Result<Vec<ChunkIndex>, Fault> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let params = params![signed(ino.0), range.start, range.end, limit];
+    link.all(statement, params, |row| narrow(int(row, 0)?, "chunk index"))
+}
+
+/// The first chunks of a range that have a list.
+pub(super) fn first_chunks(
+    link: &Link,
+    ino: Ino,
+    range: Range<ChunkIndex>,
+    limit: usize,
+) -> Result<Vec<ChunkIndex>, Fault> {
+    indexes(link, Statement::FirstChunkIndexes, ino, range, limit)
 }
 
 fn quota(link: &Link, subject: QuotaSubject) -> Result<Option<Value>, Fault> {

@@ -45,7 +45,8 @@ impl From<rusqlite::Error> for Fault {
             ErrorCode::DiskFull => MetaError::Posix(Errno::ENOSPC),
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => MetaError::Posix(Errno::EROFS),
             ErrorCode::OutOfMemory => MetaError::Posix(Errno::ENOMEM),
-            ErrorCode::CannotOpen => MetaError::Setting(
+            // Also for want of file descriptors, which passes.
+            ErrorCode::CannotOpen => MetaError::Unavailable(
                 "SQLite cannot open the database, or the -wal and -shm files beside it, which readers write too; \
                  if nobody writes, add ?immutable=1"
                     .to_owned(),

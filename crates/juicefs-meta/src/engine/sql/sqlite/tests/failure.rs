@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::*;
+use super::{super::link::Fault, *};
 
 fn log_bytes(dir: &TempDir) -> u64 {
     std::fs::metadata(dir.path().join("meta.db-wal")).map_or(0, |meta| meta.len())
@@ -216,4 +216,27 @@ fn another_journal_is_not_waited_for_while_the_file_is_in_use() {
         assert_eq!(mode, "wal");
     });
     assert!(get(&first, Key::Node(Ino(3))).is_some());
+}
+
+/// A database that cannot be looked for: its name leads round in a circle, as it may while a disk or a server hangs.
+#[test]
+fn a_database_that_cannot_be_reached_is_not_taken_for_missing() {
+    let (dir, engine) = fresh();
+    apply(&engine, vec![Effect::PutSetting(Bytes::from_static(b"{}"))]).expect("applied");
+    let (path, away) = (dir.path().join("meta.db"), dir.path().join("away.db"));
+    std::fs::rename(&path, &away).expect("renamed");
+    std::os::unix::fs::symlink("meta.db", &path).expect("linked");
+    let error = wait(engine.load_setting()).expect_err("unreachable");
+    assert!(matches!(error, MetaError::Unavailable(_)), "{error:?}");
+    assert!(matches!(wait(engine.is_empty()), Err(MetaError::Unavailable(_))));
+    assert!(matches!(engine.database.open_reader(), Err(Fault::Store(MetaError::Unavailable(_)))));
+    assert!(matches!(engine.database.open_writer(false), Err(Fault::Store(MetaError::Unavailable(_)))));
+    // Who has never seen it gets a sentence about the address.
+    let stranger = engine_at(&path, "");
+    assert!(matches!(wait(stranger.load_setting()), Err(MetaError::Setting(why)) if why.contains("meta.db")));
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::rename(&away, &path).expect("renamed");
+    assert_eq!(wait(engine.load_setting()).expect("loaded"), Some(Bytes::from_static(b"{}")));
+    std::fs::rename(&path, &away).expect("renamed");
+    assert_eq!(wait(engine.load_setting()).expect("a name that is not there"), None);
 }
