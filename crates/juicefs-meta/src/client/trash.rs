@@ -1,5 +1,7 @@
 //! The trash: which hourly directory removed files go to, and emptying those that are old.
 
+use std::collections::VecDeque;
+
 use juicefs_core::{
     Caller,
     attr::{FileType, Timestamp},
@@ -7,7 +9,7 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{Ino, Name},
     limits::READDIR_PAGE,
-    meta::{DirEntry, Freed, Removed},
+    meta::{DirCursor, DirEntry, Freed, Removed},
 };
 
 use super::Client;
@@ -28,6 +30,66 @@ const CLEAN_PAGE: usize = 256;
 struct Sweep {
     freed: Vec<Freed>,
     left: usize,
+    stuck: Stuck,
+}
+
+/// How far a directory was emptied.
+enum Emptied {
+    /// Nothing is in it.
+    Whole,
+    /// Something is in it that cannot be removed.
+    Partly,
+    /// The limit came first.
+    Limit,
+}
+
+/// A directory that is being emptied.
+struct OpenDirectory {
+    ino: Ino,
+    /// Its own entry.
+    place: Option<(Ino, Name)>,
+    /// Entries that were listed.
+    page: VecDeque<DirEntry>,
+    /// Where the listing goes on; `None` at its end.
+    rest: Option<Option<DirCursor>>,
+    /// Something in it cannot be removed.
+    stuck: bool,
+}
+
+impl OpenDirectory {
+    fn new(ino: Ino, place: Option<(Ino, Name)>) -> Self {
+        Self { ino, place, page: VecDeque::new(), rest: Some(None), stuck: false }
+    }
+}
+
+/// What a round of background work could not do: it goes on past that, and tells of it once.
+#[derive(Debug, Default)]
+pub(super) struct Stuck {
+    count: usize,
+    first: Option<(String, MetaError)>,
+}
+
+impl Stuck {
+    /// Notes a failure that is about one record. One that the next record would meet too is returned.
+    pub(super) fn note(&mut self, error: MetaError, what: impl FnOnce() -> String) -> MetaResult<()> {
+        match error {
+            MetaError::Posix(_) | MetaError::Corrupt { .. } | MetaError::Conflict(_) => {
+                self.count += 1;
+                self.first.get_or_insert_with(|| (what(), error));
+                Ok(())
+            }
+            MetaError::Unavailable(_) | MetaError::Fenced | MetaError::Setting(_) | MetaError::Unsupported(_) => {
+                Err(error)
+            }
+        }
+    }
+
+    /// Says what was left, if anything was.
+    pub(super) fn report(self, what: &str) {
+        if let Some((first, error)) = self.first {
+            tracing::warn!(count = self.count, first, %error, "{what}; they are left to a later round");
+        }
+    }
 }
 
 impl Client {
@@ -59,23 +121,29 @@ impl Client {
     }
 
     /// Empties hourly directories older than `before`, the oldest first, until about `limit` entries are gone. Returns
-    /// data to delete, and whether something is left.
+    /// data to delete, and whether something is left that another call may remove. What cannot be removed is reported and
+    /// left to a later round.
     pub(super) async fn empty_trash(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<Freed>, bool)> {
         self.writable()?;
-        let mut sweep = Sweep { freed: Vec::new(), left: limit.max(1) };
+        let mut sweep = Sweep { freed: Vec::new(), left: limit.max(1), stuck: Stuck::default() };
+        let mut more = false;
         for (hour, name, ino) in self.hourly_directories().await? {
             if hour * 3600 >= before.secs {
                 break;
             }
-            if !self.empty_directory(ino, &mut sweep).await? {
-                return Ok((sweep.freed, true));
-            }
-            match self.remove_trashed(Ino::TRASH_ROOT, &name, FileType::Directory).await {
-                Ok(_) | Err(MetaError::Posix(Errno::ENOENT | Errno::ENOTEMPTY)) => {}
-                Err(error) => return Err(error),
+            match self.empty_directory(ino, &mut sweep).await? {
+                Emptied::Whole => {
+                    self.sweep_entry(Ino::TRASH_ROOT, &name, FileType::Directory, &mut sweep).await?;
+                }
+                Emptied::Partly => {}
+                Emptied::Limit => {
+                    more = true;
+                    break;
+                }
             }
         }
-        Ok((sweep.freed, false))
+        sweep.stuck.report("entries of the trash cannot be removed");
+        Ok((sweep.freed, more))
     }
 
     async fn hourly_directories(&self) -> MetaResult<Vec<(i64, Name, Ino)>> {
@@ -98,45 +166,60 @@ impl Client {
         Ok(found)
     }
 
-    /// Removes what is below `top`, children before their directory; false when the limit came first.
-    async fn empty_directory(&self, top: Ino, sweep: &mut Sweep) -> MetaResult<bool> {
-        let mut open: Vec<(Ino, Option<(Ino, Name)>)> = vec![(top, None)];
-        while let Some((dir, place)) = open.last().cloned() {
-            let page = self.engine.readdir(dir, None, false, CLEAN_PAGE).await?;
-            if page.entries.is_empty() {
-                open.pop();
-                if let Some((parent, name)) = place {
-                    self.sweep_entry(parent, &name, FileType::Directory, sweep).await?;
+    /// Removes what is below `top`, children before their directory.
+    async fn empty_directory(&self, top: Ino, sweep: &mut Sweep) -> MetaResult<Emptied> {
+        let mut open = vec![OpenDirectory::new(top, None)];
+        while let Some(dir) = open.last_mut() {
+            if let Some(DirEntry { name, ino, kind, .. }) = dir.page.pop_front() {
+                if sweep.left == 0 {
+                    return Ok(Emptied::Limit);
+                }
+                let parent = dir.ino;
+                if kind == FileType::Directory && self.has_entries(ino).await? {
+                    open.push(OpenDirectory::new(ino, Some((parent, name))));
+                } else {
+                    let gone = self.sweep_entry(parent, &name, kind, sweep).await?;
+                    dir.stuck |= !gone;
                 }
                 continue;
             }
-            for DirEntry { name, ino, kind, .. } in page.entries {
-                if sweep.left == 0 {
-                    return Ok(false);
-                }
-                if kind == FileType::Directory && self.has_entries(ino).await? {
-                    open.push((ino, Some((dir, name))));
-                } else {
-                    self.sweep_entry(dir, &name, kind, sweep).await?;
-                }
+            if let Some(from) = dir.rest.take() {
+                let page = self.engine.readdir(dir.ino, from, false, CLEAN_PAGE).await?;
+                dir.page = page.entries.into();
+                dir.rest = page.next.map(Some);
+                continue;
+            }
+            let (mut stuck, place) = (dir.stuck, dir.place.take());
+            open.pop();
+            if let (false, Some((parent, name))) = (stuck, place) {
+                stuck = !self.sweep_entry(parent, &name, FileType::Directory, sweep).await?;
+            }
+            match open.last_mut() {
+                Some(above) => above.stuck |= stuck,
+                None if stuck => return Ok(Emptied::Partly),
+                None => {}
             }
         }
-        Ok(true)
+        Ok(Emptied::Whole)
     }
 
     async fn has_entries(&self, ino: Ino) -> MetaResult<bool> {
         Ok(!self.engine.readdir(ino, None, false, 1).await?.entries.is_empty())
     }
 
-    /// Removes one entry; one that is gone, or was restored meanwhile, is none of our business any more.
-    async fn sweep_entry(&self, parent: Ino, name: &Name, kind: FileType, sweep: &mut Sweep) -> MetaResult<()> {
-        sweep.left = sweep.left.saturating_sub(1);
+    /// Removes one entry, and tells whether it went; one that is gone, or was restored meanwhile, is none of our business any
+    /// more.
+    async fn sweep_entry(&self, parent: Ino, name: &Name, kind: FileType, sweep: &mut Sweep) -> MetaResult<bool> {
         match self.remove_trashed(parent, name, kind).await {
             Ok(removed) => sweep.freed.extend(removed.freed),
             Err(MetaError::Posix(Errno::ENOENT | Errno::ENOTEMPTY)) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                sweep.stuck.note(error, || format!("{name} in {parent}"))?;
+                return Ok(false);
+            }
         }
-        Ok(())
+        sweep.left = sweep.left.saturating_sub(1);
+        Ok(true)
     }
 
     async fn remove_trashed(&self, parent: Ino, name: &Name, kind: FileType) -> MetaResult<Removed> {

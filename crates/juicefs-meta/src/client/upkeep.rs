@@ -9,7 +9,7 @@ use juicefs_core::{
     meta::{Freed, Job},
 };
 
-use super::{Client, quotas::TellQuotas, setting, usage::TellUsage};
+use super::{Client, quotas::TellQuotas, setting, trash::Stuck, usage::TellUsage};
 use crate::{
     engine::Scan,
     ops::{
@@ -21,6 +21,8 @@ use crate::{
     txn::Usage,
 };
 
+/// Delayed slices read from the engine at once.
+const DELAYED_PAGE: usize = 1000;
 /// Slice lists of a removed file read at once.
 const CHUNK_PAGE: usize = 256;
 
@@ -39,6 +41,7 @@ impl Client {
         let old = self.setting();
         setting::check_same_volume(&old, &format)?;
         if *old != format {
+            setting::tell_change(&old, &format, self.config.read_only);
             self.format.send_replace(Arc::new(format));
         }
         Ok(())
@@ -157,15 +160,31 @@ impl Client {
         self.run(ForgetSlice { slice }).await
     }
 
-    pub(super) async fn release_delayed(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<SliceKey>> {
+    /// Goes through about `limit` records of delayed slices, past those that cannot be dealt with. Whether there are more
+    /// is told too.
+    pub(super) async fn release_delayed(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<SliceKey>, bool)> {
         self.writable()?;
-        let page = self.engine.scan(Scan::DelaySlices { before_secs: before.secs }, None, limit).await?;
-        let mut dead = Vec::new();
-        for (key, _) in page {
-            if let Key::DelaySlices(id, since_secs) = key {
-                dead.extend(self.run(ReleaseDelayed { id, since_secs }).await?);
+        let page_size = limit.clamp(1, DELAYED_PAGE);
+        let (mut dead, mut left, mut after, mut stuck) = (Vec::new(), limit.max(1), None, Stuck::default());
+        let more = loop {
+            let page = self.engine.scan(Scan::DelaySlices { before_secs: before.secs }, after, page_size).await?;
+            let last = page.len() < page_size;
+            after = page.last().map(|(key, _)| key.clone());
+            for (key, _) in page {
+                let Key::DelaySlices(id, since_secs) = key else { continue };
+                match self.run(ReleaseDelayed { id, since_secs }).await {
+                    Ok(slices) => {
+                        dead.extend(slices);
+                        left = left.saturating_sub(1);
+                    }
+                    Err(error) => stuck.note(error, || format!("those of the compaction that made {id}"))?,
+                }
             }
-        }
-        Ok(dead)
+            if last || left == 0 {
+                break !last;
+            }
+        };
+        stuck.report("delayed slices cannot be released");
+        Ok((dead, more))
     }
 }

@@ -105,10 +105,17 @@ impl Context {
         Ok(())
     }
 
+    /// Empties the trash and lets delayed slices go; a failure of one leaves the other its turn.
     async fn clean_trash(&self, until: Instant) -> MetaResult<()> {
         let days = self.meta.format().trash_days.max(0);
+        let emptied = self.empty_trash(self.before((24 * days + 2) * 3600), until).await;
+        let released = self.release_delayed(self.before(24 * days * 3600), until).await;
+        emptied.and(released)
+    }
+
+    async fn empty_trash(&self, before: Timestamp, until: Instant) -> MetaResult<()> {
         while Instant::now() < until {
-            let (freed, more) = self.meta.clean_trash(self.before((24 * days + 2) * 3600), BATCH).await?;
+            let (freed, more) = self.meta.clean_trash(before, BATCH).await?;
             for file in freed {
                 self.queue_garbage(Garbage::File(file)).await;
             }
@@ -116,13 +123,16 @@ impl Context {
                 break;
             }
         }
+        Ok(())
+    }
+
+    async fn release_delayed(&self, before: Timestamp, until: Instant) -> MetaResult<()> {
         while Instant::now() < until {
-            let slices = self.meta.release_delayed_slices(self.before(24 * days * 3600), BATCH).await?;
-            let full = slices.len() >= BATCH;
+            let (slices, more) = self.meta.release_delayed_slices(before, BATCH).await?;
             for slice in slices {
                 self.queue_garbage(Garbage::Dead(slice)).await;
             }
-            if !full {
+            if !more {
                 break;
             }
         }

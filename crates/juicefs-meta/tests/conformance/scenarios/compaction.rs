@@ -47,11 +47,11 @@ fn the_trash_holds_replaced_slices_back() {
         v.client.flush_stats().await.expect("flushed");
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
         let now = juicefs_core::Clock::now(v.clock.as_ref());
-        assert!(v.client.release_delayed_slices(now, 100).await.expect("released").is_empty(), "too young");
+        assert!(v.client.release_delayed_slices(now, 100).await.expect("released").0.is_empty(), "too young");
         v.clock.advance(Duration::from_secs(1));
         let now = juicefs_core::Clock::now(v.clock.as_ref());
-        assert_eq!(v.client.release_delayed_slices(now, 100).await.expect("released").len(), 20);
-        assert!(v.client.release_delayed_slices(now, 100).await.expect("released").is_empty());
+        assert_eq!(v.client.release_delayed_slices(now, 100).await.expect("released").0.len(), 20);
+        assert!(v.client.release_delayed_slices(now, 100).await.expect("released").0.is_empty());
         assert_eq!(v.client.dead_slices(100).await.expect("scanned").len(), 20);
     });
 }
@@ -116,5 +116,43 @@ fn copies_of_the_head_are_not_mistaken_for_it() {
         assert_eq!((records.len(), records[0].len), (1, size));
         v.client.flush_stats().await.expect("flushed");
         invariants::check(&Snapshot::take(v.engine.as_ref()).await);
+    });
+}
+
+#[test]
+fn delayed_slices_that_are_in_use_do_not_hold_up_the_others() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 1).await;
+        let f = v.file(Ino::ROOT, "f").await;
+        let copy = v.file(Ino::ROOT, "copy").await;
+        let mut compacted = 0;
+        for n in 0..12u64 {
+            v.write(f, n * 10, 10).await.expect("written");
+            v.write(f, n * 10, 5).await.expect("written");
+            // Another file shows what is replaced, but for the last.
+            if n < 11 {
+                v.client.copy_file_range(&root(), f, 0, copy, 0, 1000).await.expect("copied");
+            }
+            compacted += usize::from(compact(&v, f).await.is_some());
+            v.tick();
+        }
+        assert!(compacted > 10);
+        v.clock.advance(Duration::from_secs(10));
+        let now = juicefs_core::Clock::now(v.clock.as_ref());
+        let (mut dead, mut calls) = (0, 0);
+        loop {
+            let (slices, more) = v.client.release_delayed_slices(now, 5).await.expect("released");
+            dead += slices.len();
+            calls += 1;
+            if !more {
+                break;
+            }
+        }
+        assert!(calls > 2 && dead > 0, "{calls} calls, {dead} dead slices");
+        assert_eq!(v.client.dead_slices(1000).await.expect("scanned").len(), dead);
+        v.client.flush_stats().await.expect("flushed");
+        let all = Snapshot::take(v.engine.as_ref()).await;
+        assert!(all.delayed.is_empty());
+        invariants::check(&all);
     });
 }

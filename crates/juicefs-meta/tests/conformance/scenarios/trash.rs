@@ -231,3 +231,38 @@ fn an_open_file_is_kept_by_the_trash_alone() {
         assert!(settled(&v).await.sustained.is_empty());
     });
 }
+
+/// What `ln a b; rm a; chattr +i b` leaves: an entry of the trash whose file may not be changed.
+#[test]
+fn an_entry_that_cannot_be_removed_keeps_nothing_else_in_the_trash() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 1).await;
+        let stuck = v.file(Ino::ROOT, "a").await;
+        v.client.link(&root(), stuck, Ino::ROOT, b"b").await.expect("linked");
+        v.unlink(Ino::ROOT, "a").await.expect("unlinked");
+        for n in 0..300 {
+            v.file(Ino::ROOT, &format!("f{n}")).await;
+            v.unlink(Ino::ROOT, &format!("f{n}")).await.expect("unlinked");
+        }
+        v.clock.advance(Duration::from_secs(3600));
+        v.file(Ino::ROOT, "later").await;
+        v.unlink(Ino::ROOT, "later").await.expect("unlinked");
+        let protect = |flags| SetAttr { flags: Some(flags), ..SetAttr::default() };
+        v.client.setattr(&root(), stuck, protect(flags::IMMUTABLE)).await.expect("set");
+        v.clock.advance(Duration::from_secs(3600));
+        let now = v.clock.now();
+        let mut rounds = 0;
+        while v.client.clean_trash(now, 100).await.expect("cleaned").1 {
+            rounds += 1;
+            assert!(rounds < 10, "it comes to an end");
+        }
+        assert_eq!(trashed(&v).await.len(), 1);
+        let hours = v.client.readdir(Ino::TRASH_ROOT, None, false, 10).await.expect("listed").entries;
+        assert_eq!(hours.iter().map(|hour| hour.ino).collect::<Vec<_>>(), [HOUR]);
+        settled(&v).await;
+        v.client.setattr(&root(), stuck, protect(0)).await.expect("set");
+        assert!(!v.client.clean_trash(now, 100).await.expect("cleaned").1);
+        assert!(v.client.readdir(Ino::TRASH_ROOT, None, false, 10).await.expect("listed").entries.is_empty());
+        settled(&v).await;
+    });
+}
