@@ -134,6 +134,21 @@ impl Client {
         setting::save(engine.as_ref(), format, clock).await
     }
 
+    /// Replaces the stored setting, as [`Client::save_format`] does, if it is still `was`, the text that
+    /// [`Engine::load_setting`] gave when the new one was made. False, and nothing is changed, when somebody else has changed
+    /// it since.
+    ///
+    /// # Errors
+    /// `Setting` when the volume was never formatted.
+    pub async fn replace_format(
+        engine: &Arc<dyn Engine>,
+        was: &Bytes,
+        format: &Format,
+        clock: &dyn Clock,
+    ) -> MetaResult<bool> {
+        setting::replace(engine.as_ref(), was, format, clock).await
+    }
+
     /// Opens a formatted volume. A read-only client writes nothing at all, so that volumes of older versions and stores
     /// without write access can be read.
     ///
@@ -194,9 +209,12 @@ impl Client {
         if ino == Ino::ROOT { self.root } else { ino }
     }
 
-    /// EROFS on a read-only client.
+    /// EROFS on a read-only client, `Unavailable` on a volume that asks for more than this client writes.
     fn writable(&self) -> MetaResult<()> {
-        if self.config.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
+        if self.config.read_only {
+            return Err(Errno::EROFS.into());
+        }
+        setting::check_writable(&self.setting())
     }
 
     /// Finds the directory that is to be the root of the mount, making what is missing of its path.

@@ -28,19 +28,26 @@ pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundin
     if !changes_asked_for(words) {
         return terminal::print(&stored(&engine).await?.redacted().to_json_indented("  ")?).context("print");
     }
-    let old = match load_format(&engine).await {
-        Ok(format) => format,
-        Err(error) => without_removed_secrets(&engine, args).await?.ok_or(error)?,
+    let change = loop {
+        let was = engine.load_setting().await.context("load setting")?.unwrap_or_default();
+        let old = match load_format(&engine).await {
+            Ok(format) => format,
+            Err(error) => without_removed_secrets(&engine, args).await?.ok_or(error)?,
+        };
+        let change = plan(&old, args, here)?;
+        if change.lines.is_empty() && !args.encrypt_secret {
+            terminal::print("Nothing changed.")?;
+            return Ok(());
+        }
+        if !args.force {
+            check(&change, &engine, args.yes).await?;
+        }
+        let stored = Client::replace_format(&engine, &was, &change.format, &SystemClock).await;
+        if stored.context("store the setting")? {
+            break change;
+        }
+        tracing::info!("the setting was changed by another client meanwhile: the change is made to what is stored now");
     };
-    let change = plan(&old, args, here)?;
-    if change.lines.is_empty() && !args.encrypt_secret {
-        terminal::print("Nothing changed.")?;
-        return Ok(());
-    }
-    if !args.force {
-        check(&change, &engine, args.yes).await?;
-    }
-    Client::save_format(&engine, &change.format, &SystemClock).await.context("store the setting")?;
     if !change.lines.is_empty() {
         terminal::print(&change.lines.join("\n"))?;
     }

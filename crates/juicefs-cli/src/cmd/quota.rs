@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use juicefs_core::{Errno, Format, MetaError, SystemClock, quota::Quota, quota::QuotaSubject};
 use juicefs_meta::{Client, Engine, QuotaCheck};
 
@@ -89,10 +90,11 @@ impl Target {
 pub(crate) async fn run(args: &QuotaArgs) -> Result<()> {
     let target = Target::of(args)?;
     let engine = open_engine(&args.meta_url, false).await?;
+    let was = engine.load_setting().await.context("load setting")?.unwrap_or_default();
     let format = load_format(&engine).await?;
     let writes = matches!(args.action, QuotaAction::Set | QuotaAction::Delete) || args.repair;
     if matches!(args.action, QuotaAction::Set) {
-        turn_on(&engine, &format, &target).await?;
+        turn_on(&engine, was, format, &target).await?;
     }
     let client = if writes { open_writer(&engine).await? } else { open_reader(&engine).await? };
     let create = args.create && matches!(args.action, QuotaAction::Set);
@@ -118,21 +120,27 @@ pub(crate) async fn run(args: &QuotaArgs) -> Result<()> {
 }
 
 /// Quotas need what they rest on to be counted: that is turned on with the first one, and everything is counted once.
-async fn turn_on(engine: &Arc<dyn Engine>, format: &Format, target: &Target) -> Result<()> {
+async fn turn_on(engine: &Arc<dyn Engine>, mut was: Bytes, mut format: Format, target: &Target) -> Result<()> {
     let owners = matches!(target, Target::User(_) | Target::Group(_));
-    let wanted = Format {
-        dir_stats: format.dir_stats || !owners,
-        user_group_quota: format.user_group_quota || owners,
-        ..format.clone()
-    };
-    if wanted == *format {
-        return Ok(());
+    loop {
+        let wanted = Format {
+            dir_stats: format.dir_stats || !owners,
+            user_group_quota: format.user_group_quota || owners,
+            ..format.clone()
+        };
+        if wanted == format {
+            return Ok(());
+        }
+        if Client::replace_format(engine, &was, &wanted, &SystemClock).await.context("store the setting")? {
+            if wanted.user_group_quota && !format.user_group_quota {
+                count_owners(engine).await?;
+            }
+            return Ok(());
+        }
+        // Somebody else has changed it meanwhile.
+        was = engine.load_setting().await.context("load setting")?.unwrap_or_default();
+        format = load_format(engine).await?;
     }
-    Client::save_format(engine, &wanted, &SystemClock).await.context("store the setting")?;
-    if wanted.user_group_quota && !format.user_group_quota {
-        count_owners(engine).await?;
-    }
-    Ok(())
 }
 
 /// Counts what every user and group has, on a volume where that was just turned on.

@@ -13,14 +13,20 @@ use crate::{
     txn::{Finished, OperationJob},
 };
 
-/// The stored setting as it is, secrets encrypted.
-async fn load_stored(engine: &dyn Engine) -> MetaResult<Option<Format>> {
-    let json = engine.load_setting().await?.filter(|json| !json.is_empty());
-    json.map(|json| Format::from_json(&json).map_err(setting_error)).transpose()
+/// How often a change is begun anew because the setting was changed by somebody else.
+const TRIES: u32 = 16;
+
+/// The stored setting as it is, secrets encrypted, and its text.
+async fn load_stored(engine: &dyn Engine) -> MetaResult<(Option<Bytes>, Option<Format>)> {
+    let text = engine.load_setting().await?;
+    let format =
+        text.as_ref().filter(|json| !json.is_empty()).map(|json| Format::from_json(json).map_err(setting_error));
+    let format = format.transpose()?;
+    Ok((text, format))
 }
 
 pub(super) async fn load(engine: &dyn Engine) -> MetaResult<Option<Format>> {
-    let mut format = load_stored(engine).await?;
+    let (_, mut format) = load_stored(engine).await?;
     if let Some(format) = &mut format {
         format.decrypt_secrets().map_err(setting_error)?;
     }
@@ -28,33 +34,58 @@ pub(super) async fn load(engine: &dyn Engine) -> MetaResult<Option<Format>> {
 }
 
 pub(super) async fn init(engine: &dyn Engine, format: &Format, force: bool, clock: &dyn Clock) -> MetaResult<Format> {
-    let old = load_stored(engine).await?;
-    let mut format = format.clone();
-    if let Some(old) = &old
-        && !force
-    {
-        check_change(old, &format)?;
-        // A volume's identity never changes by itself; the object store bears it too.
-        format.decrypt_secrets().map_err(setting_error)?;
-        format.uuid.clone_from(&old.uuid);
+    for _ in 0..TRIES {
+        let (was, old) = load_stored(engine).await?;
+        let mut format = format.clone();
+        if let Some(old) = &old
+            && !force
+        {
+            check_change(old, &format)?;
+            // A volume's identity never changes by itself; the object store bears it too.
+            format.decrypt_secrets().map_err(setting_error)?;
+            format.uuid.clone_from(&old.uuid);
+        }
+        engine.prepare().await?;
+        if store(engine, was, old.as_ref(), &format, clock).await? {
+            format.decrypt_secrets().map_err(setting_error)?;
+            return Ok(format);
+        }
     }
-    engine.prepare().await?;
-    store(engine, old.as_ref(), &format, clock).await?;
-    format.decrypt_secrets().map_err(setting_error)?;
-    Ok(format)
+    Err(MetaError::Conflict(TRIES))
 }
 
 pub(super) async fn save(engine: &dyn Engine, format: &Format, clock: &dyn Clock) -> MetaResult<()> {
-    let old = load_stored(engine).await?.ok_or_else(unformatted)?;
-    engine.prepare().await?;
-    store(engine, Some(&old), format, clock).await
+    for _ in 0..TRIES {
+        let (was, _) = load_stored(engine).await?;
+        if replace(engine, &was.unwrap_or_default(), format, clock).await? {
+            return Ok(());
+        }
+    }
+    Err(MetaError::Conflict(TRIES))
 }
 
-async fn store(engine: &dyn Engine, old: Option<&Format>, format: &Format, clock: &dyn Clock) -> MetaResult<()> {
+/// Stores a setting that was made from the text `was`; false when that is not what is stored.
+pub(super) async fn replace(engine: &dyn Engine, was: &Bytes, format: &Format, clock: &dyn Clock) -> MetaResult<bool> {
+    if was.is_empty() {
+        return Err(unformatted());
+    }
+    let old = Format::from_json(was).map_err(setting_error)?;
+    engine.prepare().await?;
+    store(engine, Some(was.clone()), Some(&old), format, clock).await
+}
+
+async fn store(
+    engine: &dyn Engine,
+    was: Option<Bytes>,
+    old: Option<&Format>,
+    format: &Format,
+    clock: &dyn Clock,
+) -> MetaResult<bool> {
     let mut stored = format.clone();
     stored.encrypt_secrets().map_err(setting_error)?;
     let turned_on = |of: fn(&Format) -> bool| old.is_some_and(|old| !of(old)) && of(format);
     let op = StoreSetting {
+        was,
         json: Bytes::from(stored.to_json().map_err(setting_error)?),
         fresh: old.is_none(),
         trash: format.has_trash(),
@@ -63,8 +94,8 @@ async fn store(engine: &dyn Engine, old: Option<&Format>, format: &Format, clock
         now: clock.now(),
     };
     let job = engine.run(OperationJob::new(op)).await?;
-    let Finished { reply: (), .. } = OperationJob::<StoreSetting>::outcome(job)?;
-    Ok(())
+    let Finished { reply, .. } = OperationJob::<StoreSetting>::outcome(job)?;
+    Ok(reply)
 }
 
 /// What an existing volume cannot change.
@@ -92,13 +123,26 @@ fn check_change(old: &Format, new: &Format) -> MetaResult<()> {
 /// Whether this client can use a volume of this setting.
 pub(super) fn check_usable(format: &Format, read_only: bool) -> MetaResult<()> {
     format.check_version().map_err(setting_error)?;
-    if format.change_log && !read_only {
-        return Err(setting_error(
-            "the volume records a change log, which this client does not write; mount it read-only or turn the change \
-             log off with `juicefs config`",
-        ));
+    if format.change_log && !read_only { Err(setting_error(CHANGE_LOG)) } else { Ok(()) }
+}
+
+/// Why nothing may be written to a volume that records a change log.
+const CHANGE_LOG: &str = "the volume records a change log, which this client does not write; mount it read-only or turn the \
+    change log off with `juicefs config`";
+
+/// Whether a client that is at work may go on writing. `Unavailable` when the change log was turned on meanwhile: what it
+/// wrote would be missing there. What waits to be written keeps its place until the log is turned off.
+pub(super) fn check_writable(format: &Format) -> MetaResult<()> {
+    if format.change_log { Err(MetaError::Unavailable(CHANGE_LOG.to_owned())) } else { Ok(()) }
+}
+
+/// Says what a setting that was taken up changes for this client.
+pub(super) fn tell_change(old: &Format, new: &Format, read_only: bool) {
+    match (old.change_log, new.change_log) {
+        (false, true) if !read_only => tracing::error!("nothing is written any more: {CHANGE_LOG}"),
+        (true, false) if !read_only => tracing::info!("the change log was turned off: writing goes on"),
+        _ => {}
     }
-    Ok(())
 }
 
 /// Whether a setting that was just read again still belongs to the volume that was opened.

@@ -17,9 +17,12 @@ pub(crate) const ROOT_MODE: u16 = 0o777;
 /// Mode of the trash root and its hourly directories.
 pub(crate) const TRASH_MODE: u16 = 0o555;
 
-/// Stores a setting; makes what a new volume consists of, and the trash root when there is to be a trash.
+/// Stores a setting; makes what a new volume consists of, and the trash root when there is to be a trash. Nothing changes,
+/// and the reply is false, when what is stored is not what the new setting was made from.
 #[derive(Debug)]
 pub(crate) struct StoreSetting {
+    /// What was stored when the new setting was made.
+    pub(crate) was: Option<Bytes>,
     /// The setting as it is stored.
     pub(crate) json: Bytes,
     /// The volume is new.
@@ -35,21 +38,24 @@ pub(crate) struct StoreSetting {
 }
 
 impl Operation for StoreSetting {
-    type Reply = ();
+    type Reply = bool;
     const NAME: &'static str = "store_setting";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Node(Ino::ROOT), Key::Node(Ino::TRASH_ROOT)]
+        vec![Key::Setting, Key::Node(Ino::ROOT), Key::Node(Ino::TRASH_ROOT)]
     }
 
-    fn decide(&self, read: &ReadSet) -> Decision<()> {
+    fn decide(&self, read: &ReadSet) -> Decision<bool> {
         decision(self.judge(read))
     }
 }
 
 impl StoreSetting {
-    fn judge(&self, read: &ReadSet) -> Verdict<()> {
+    fn judge(&self, read: &ReadSet) -> Verdict<bool> {
         let mut effects = Effects::none();
+        if read.setting() != self.was.as_ref() {
+            return Ok((false, effects));
+        }
         if self.drop_dir_stats {
             effects.push(Effect::DeleteAllDirStats);
         }
@@ -75,7 +81,7 @@ impl StoreSetting {
                 effects.push(Effect::SetCounter(counter, value));
             }
         }
-        Ok(((), effects))
+        Ok((true, effects))
     }
 }
 
@@ -101,20 +107,23 @@ mod tests {
     fn store(fresh: bool) -> StoreSetting {
         let json = Bytes::from_static(b"{}");
         let now = Timestamp::from_secs(7);
-        StoreSetting { json, fresh, trash: true, drop_dir_stats: false, drop_user_group_quotas: false, now }
+        StoreSetting { was: None, json, fresh, trash: true, drop_dir_stats: false, drop_user_group_quotas: false, now }
     }
 
     #[test]
     fn a_new_volume_gets_roots_and_counters_once() {
         let mut read = ReadSet::default();
+        read.insert(Key::Setting, None);
         read.insert(Key::Node(Ino::ROOT), None);
         read.insert(Key::Node(Ino::TRASH_ROOT), None);
-        let Decision::Done((), effects) = store(true).decide(&read) else { panic!("it must succeed") };
+        let Decision::Done(true, effects) = store(true).decide(&read) else { panic!("it must succeed") };
         let nodes = effects.list.iter().filter(|effect| matches!(effect, Effect::InsertNode(..)));
         assert_eq!(nodes.count(), 2);
         assert!(effects.list.contains(&Effect::SetCounter(Counter::NextInode, 2)));
         assert!(effects.list.contains(&Effect::PutDirStat(Ino::ROOT, DirStat::default())));
-        let Decision::Done((), effects) = store(false).decide(&read) else { panic!("it must succeed") };
+        let Decision::Done(true, effects) = store(false).decide(&read) else { panic!("it must succeed") };
         assert!(!effects.list.iter().any(|effect| matches!(effect, Effect::SetCounter(..))));
+        read.insert(Key::Setting, Some(crate::record::Value::Bytes(Bytes::from_static(b"{1}"))));
+        assert_eq!(store(false).decide(&read), Decision::Done(false, Effects::none()));
     }
 }

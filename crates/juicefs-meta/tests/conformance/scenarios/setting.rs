@@ -138,3 +138,44 @@ fn a_directory_can_be_the_root() {
         assert_eq!(refused("missing", true).await, Err(Errno::ENOENT));
     });
 }
+
+#[test]
+fn a_change_of_the_setting_by_somebody_else_is_not_lost() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let was = v.engine.load_setting().await.expect("loaded").expect("there");
+        let theirs = Format { enable_acl: true, ..format(0) };
+        Client::save_format(&v.engine, &theirs, v.clock.as_ref()).await.expect("saved");
+        // Made from what was stored before.
+        let ours = Format { trash_days: 3, ..format(0) };
+        assert!(!Client::replace_format(&v.engine, &was, &ours, v.clock.as_ref()).await.expect("judged"));
+        assert_eq!(Client::load_format(&v.engine).await.expect("loaded"), Some(theirs.clone()));
+        assert!(v.engine.load_setting().await.expect("loaded").expect("there") != was);
+        let was = v.engine.load_setting().await.expect("loaded").expect("there");
+        let both = Format { trash_days: 3, ..theirs };
+        assert!(Client::replace_format(&v.engine, &was, &both, v.clock.as_ref()).await.expect("stored"));
+        assert_eq!(Client::load_format(&v.engine).await.expect("loaded"), Some(both));
+    });
+}
+
+#[test]
+fn a_change_log_that_is_turned_on_stops_those_that_do_not_write_it() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 0).await;
+        let f = v.file(Ino::ROOT, "f").await;
+        let logged = Format { change_log: true, ..format(0) };
+        Client::save_format(&v.engine, &logged, v.clock.as_ref()).await.expect("saved");
+        v.client.refresh().await.expect("taken up");
+        let made = v.client.mknod(&root(), Ino::ROOT, b"g", node(FileType::File, 0o644)).await;
+        assert!(matches!(&made, Err(MetaError::Unavailable(why)) if why.contains("change log")), "{made:?}");
+        let record = juicefs_core::SliceRecord { pos: 0, id: juicefs_core::SliceId(99), size: 1, off: 0, len: 1 };
+        let written = crate::volume::write_slice(&v.client, f, 0, record, juicefs_core::Timestamp::from_secs(1)).await;
+        assert!(matches!(written, Err(MetaError::Unavailable(_))), "what waits to be written keeps its place");
+        assert_eq!(v.attr(f).await.length, 0, "reading goes on");
+        v.client.heartbeat().await.expect("the session lives on");
+        v.client.refresh().await.expect("taken up");
+        Client::save_format(&v.engine, &format(0), v.clock.as_ref()).await.expect("saved");
+        v.client.refresh().await.expect("taken up");
+        v.write(f, 0, 10).await.expect("written");
+    });
+}
