@@ -4,12 +4,14 @@
 //! clock and does no I/O; the time and fresh numbers come with its arguments. Engines run it in whatever atomic way suits
 //! them: inside one of their transactions, or optimistically by checking the read set when the effects are applied.
 
+mod node;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use juicefs_core::{
     acl::AclRule,
-    attr::{Attr, Timestamp},
+    attr::Attr,
     errno::Errno,
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, Name, SessionId, SliceId, SliceKey},
@@ -18,6 +20,7 @@ use juicefs_core::{
     slice::SliceRecord,
 };
 
+pub use self::node::{NodeGuard, NodePatch, Wrote};
 use crate::record::{Counter, DelFile, DelaySlices, DirStat, Edge, Key, Plock, Session, Value};
 
 /// Everything an operation has read, absences included.
@@ -81,6 +84,8 @@ impl ReadSet {
         symlink(ino: Ino) -> Bytes, Key::Symlink(ino), Bytes);
     accessor!(/// Value of an extended attribute.
         xattr(ino: Ino, name: &Name) -> Bytes, Key::Xattr(ino, name.clone()), Bytes);
+    accessor!(/// The setting as it is stored.
+        setting() -> Bytes, Key::Setting, Bytes);
     accessor!(/// An ACL rule.
         acl(id: u32) -> AclRule, Key::Acl(id), Acl);
     accessor!(/// Statistics of a directory.
@@ -140,7 +145,7 @@ impl ReadSet {
         }
     }
 
-    /// The chunks of a range that have a list.
+    /// The chunks of a range that have a list: the last ones, see [`Key::ChunkIndexes`].
     #[must_use]
     pub fn chunk_indexes(&self, ino: Ino, from: ChunkIndex, to: ChunkIndex) -> &[ChunkIndex] {
         match self.get(&Key::ChunkIndexes(ino, from, to)) {
@@ -186,26 +191,6 @@ impl ReadSet {
     }
 }
 
-/// A change of a node that does not depend on what else changed about it: a hot directory does not conflict.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct NodePatch {
-    /// Added to nlink.
-    pub nlink: i32,
-    /// New mtime and ctime; never moves them back.
-    pub touched: Option<Timestamp>,
-}
-
-impl NodePatch {
-    /// Changes attributes as the patch says.
-    pub fn apply(&self, attr: &mut Attr) {
-        attr.nlink = attr.nlink.saturating_add_signed(self.nlink);
-        if let Some(time) = self.touched {
-            attr.mtime = attr.mtime.max(time);
-            attr.ctime = attr.ctime.max(time);
-        }
-    }
-}
-
 /// One change of the stored records.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {
@@ -235,6 +220,8 @@ pub enum Effect {
     DeleteXattrs(Ino),
     /// Appends to a chunk's list, creating it. Its new length is reported in [`Applied::appended`], in effect order.
     AppendSlices(Ino, ChunkIndex, Vec<SliceRecord>),
+    /// Replaces so many records at the start of a chunk's list by others. See [`Effects::heads`].
+    ReplaceHead(Ino, ChunkIndex, usize, Vec<SliceRecord>),
     /// Replaces a chunk's list.
     PutChunk(Ino, ChunkIndex, Vec<SliceRecord>),
     /// Removes a chunk's list.
@@ -321,18 +308,6 @@ pub enum Effect {
     PutSetting(Bytes),
 }
 
-/// What must hold of a fetched node for the decision to stand, when less than "unchanged" is enough.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NodeGuard {
-    /// Type, mode, owner, flags, parent and ACL ids are unchanged: all that permission checks look at. Times and nlink may
-    /// have moved.
-    Permissions,
-    /// The node exists with the same type and parent: where a directory lies in the tree.
-    Place,
-    /// The node exists with the same type.
-    Exists,
-}
-
 /// Everything an operation changes, applied as one.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Effects {
@@ -348,6 +323,8 @@ pub struct Effects {
     pub moved: Vec<Move>,
     /// Nodes whose guard is narrower than "unchanged".
     pub narrowed: Vec<(Ino, NodeGuard)>,
+    /// Chunks of whose list no more is needed than that it still begins with so many of the records that were read.
+    pub heads: Vec<(Ino, ChunkIndex, usize)>,
     /// Quotas of which no more is needed than that their limits are unchanged and their usage is at most this.
     pub rooms: Vec<(QuotaSubject, Usage)>,
     /// The session that wants the changes. An engine applies them only while the record of this session exists, checked
@@ -401,6 +378,28 @@ impl Effects {
     #[must_use]
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// How many records at the start of a chunk's list must be unchanged for the decision to stand; `None` when all.
+    #[must_use]
+    pub fn head(&self, ino: Ino, index: ChunkIndex) -> Option<usize> {
+        self.heads.iter().find(|(other, at, _)| (*other, *at) == (ino, index)).map(|(_, _, records)| *records)
+    }
+
+    /// Whether what was read under `key` and now is `is` still supports the decision.
+    #[must_use]
+    pub fn still_holds(&self, key: &Key, was: Option<&Value>, is: Option<&Value>) -> bool {
+        let narrowed = |ino: &Ino| self.narrowed.iter().find(|(narrowed, _)| narrowed == ino).map(|(_, guard)| *guard);
+        match (key, was, is) {
+            (Key::Node(ino), Some(Value::Node(was)), Some(Value::Node(is))) => {
+                narrowed(ino).map_or(was == is, |guard| guard.holds(was, is))
+            }
+            (Key::Chunk(ino, index), Some(Value::Chunk(was)), Some(Value::Chunk(is))) => {
+                self.head(*ino, *index).map_or(was == is, |records| is.starts_with(&was[..records.min(was.len())]))
+            }
+            (_, Some(Value::Quota(was)), Some(Value::Quota(is))) => self.room_holds(key, was, is),
+            (_, was, is) => was == is,
+        }
     }
 
     /// The usage that a quota may have at most for the decision to stand; `None` when it must be unchanged.

@@ -202,7 +202,7 @@ mod tests {
         looks.remember(reading, Ino(5), &attr(4096));
         tokio::time::advance(SECOND / 2).await;
         let time = Timestamp::from_secs(9);
-        let patch = NodePatch { nlink: 1, touched: Some(time) };
+        let patch = NodePatch::links(1, Some(time));
         looks.begin_change(&[Effect::PatchNode(Ino(5), patch)]).settle();
         let (known, age) = looks.recall(Ino(5), SECOND).expect("known");
         assert_eq!((known.nlink, known.mtime, known.ctime, age), (2, time, time, SECOND / 2));

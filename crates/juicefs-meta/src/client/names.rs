@@ -10,7 +10,7 @@ use juicefs_core::{
     meta::{DirCursor, DirPage, NewNode, OpenFlags, Removed, RenameFlags, Renamed},
 };
 
-use super::{Client, usage::Reservation};
+use super::{Client, run::Tries, usage::Reservation};
 use crate::{
     ops::{
         access::{TRASH_NAME, X, directory, entry_name, new_name, permit},
@@ -28,9 +28,6 @@ use crate::{
 
 /// What a new node takes of the volume.
 const ONE_NODE: Usage = Usage { space: ENTRY_SPACE as i64, inodes: 1 };
-
-/// How often a file that somebody else keeps removing is looked for anew.
-const CREATE_TRIES: u32 = 16;
 
 /// The trash as it shows in the root of the volume.
 fn is_trash_name(parent: Ino, name: &[u8]) -> bool {
@@ -181,7 +178,8 @@ impl Client {
         if node.kind != FileType::File {
             return Err(Errno::EINVAL.into());
         }
-        for _ in 0..CREATE_TRIES {
+        let mut tries = Tries::new(self.engine.patience());
+        while tries.again() {
             let existing = match self.open_new(cx, parent, &name, node.clone(), exclusive).await? {
                 Made { existed: false, ino, attr } => return Ok((ino, attr)),
                 Made { ino, .. } => ino,
@@ -192,7 +190,7 @@ impl Client {
                 opened => return opened.map(|attr| (existing, attr)),
             }
         }
-        Err(MetaError::Conflict(CREATE_TRIES))
+        Err(tries.conflict())
     }
 
     /// Makes a file and counts it as open, or finds the one that has the name.

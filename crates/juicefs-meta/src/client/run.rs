@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use juicefs_core::{
@@ -12,6 +13,8 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{Ino, SessionId},
 };
+
+use tokio::time::Instant;
 
 use super::{
     Client,
@@ -30,12 +33,31 @@ use crate::{
     txn::{Applied, Effect, Effects, Job, Operation, OperationJob, ReadSet, Step, Usage},
 };
 
-/// How often an operation is tried anew because the room that it needs grew meanwhile.
-const GROWTH_TRIES: u32 = 8;
+/// Tries of something that has to be begun anew because others changed meanwhile what it was prepared for: always a first
+/// one, and more for as long as the engine has patience.
+#[derive(Debug)]
+pub(super) struct Tries {
+    count: u32,
+    until: Instant,
+}
 
-/// How often an operation is tried anew because directories that it moves have to be counted: there are two at most,
-/// and somebody else may put others in their place.
-const MEASURE_TRIES: u32 = 8;
+impl Tries {
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { count: 0, until: Instant::now() + patience }
+    }
+
+    /// Whether there is another try.
+    pub(super) fn again(&mut self) -> bool {
+        let again = self.count == 0 || Instant::now() < self.until;
+        self.count += u32::from(again);
+        again
+    }
+
+    /// The failure after all tries.
+    pub(super) fn conflict(&self) -> MetaError {
+        MetaError::Conflict(self.count)
+    }
+}
 
 /// How an operation ended.
 enum Attempt<R> {
@@ -192,13 +214,14 @@ impl Client {
     /// below them has been counted.
     pub(super) async fn run_moving<O: Operation>(&self, op: impl Fn() -> O) -> MetaResult<O::Reply> {
         let mut sizes = HashMap::new();
-        for _ in 0..MEASURE_TRIES {
+        let mut tries = Tries::new(self.engine.patience());
+        while tries.again() {
             match self.attempt(self.writer(), op(), Survey::of(sizes.clone())).await? {
                 Attempt::Done(reply) => return Ok(reply),
                 Attempt::Unmeasured(dir) => drop(sizes.insert(dir, self.size_below(dir).await?)),
             }
         }
-        Err(MetaError::Conflict(MEASURE_TRIES))
+        Err(tries.conflict())
     }
 
     async fn attempt<O: Operation>(
@@ -252,7 +275,8 @@ impl Client {
         }
         let attr = self.node(ino).await?.ok_or(Errno::ENOENT)?;
         let mut wanted = u64::try_from(space_delta(attr.length, new_length(&attr))).unwrap_or(0);
-        for _ in 0..GROWTH_TRIES {
+        let mut tries = Tries::new(self.engine.patience());
+        while tries.again() {
             let room = Usage::of_space(wanted.saturating_sub(claimed));
             let reserved = self.reserve_for(attr.uid, attr.gid, room)?;
             match self.run_for(writer, op(Some(wanted))).await? {
@@ -261,7 +285,7 @@ impl Client {
             }
             drop(reserved);
         }
-        Err(MetaError::Conflict(GROWTH_TRIES))
+        Err(tries.conflict())
     }
 
     /// Puts room of the volume aside for what will belong to this user and group. ENOSPC; EDQUOT comes first.

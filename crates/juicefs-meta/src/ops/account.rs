@@ -43,7 +43,7 @@ pub(crate) fn touch_parent(scope: &Scope, effects: &mut Effects, dir: Ino, attr:
     }
     let age_nanos = scope.now.as_nanos() - attr.mtime.as_nanos();
     if nlink != 0 || age_nanos >= i128::try_from(scope.skip_dir_mtime.as_nanos()).unwrap_or(i128::MAX) {
-        effects.push(Effect::PatchNode(dir, NodePatch { nlink, touched: Some(scope.now) }));
+        effects.push(Effect::PatchNode(dir, NodePatch::links(nlink, Some(scope.now))));
     }
 }
 

@@ -48,18 +48,21 @@ impl CommitCompaction {
         let made = SliceKey { id: self.slice, size: self.plan.size };
         let mut effects = Effects::none();
         let stored = read.chunk(self.ino, self.index);
-        let Some(later) = stored.strip_prefix(self.plan.records.as_slice()) else {
+        // What is written meanwhile comes behind what was read, and stays.
+        let planned = self.plan.records.len();
+        effects.heads.push((self.ino, self.index, planned.min(stored.len())));
+        if !stored.starts_with(&self.plan.records) {
             effects.push(Effect::PutGarbageSlice(made));
             return Ok((Compacted::Lost, effects));
-        };
+        }
         let (kept, replaced) = self.plan.records.split_at(self.plan.skipped);
         let record = SliceRecord { pos: self.plan.pos, id: made.id, size: made.size, off: 0, len: made.size };
         // Slices have no zeros at their ends. What told of a cut goes on telling it, below everything that shows.
         let shows_last_byte = |record: &SliceRecord| record.pos + record.len == CHUNK_SIZE as u32;
         let cut = replaced.iter().any(SliceRecord::tells_cut) && !kept.iter().any(shows_last_byte);
         let mark = cut.then_some(SliceRecord::CUT);
-        let list = kept.iter().copied().chain(mark).chain([record]).chain(later.iter().copied()).collect();
-        effects.push(Effect::PutChunk(self.ino, self.index, list));
+        let head = kept.iter().copied().chain(mark).chain([record]).collect();
+        effects.push(Effect::ReplaceHead(self.ino, self.index, planned, head));
         effects.push(Effect::InsertSliceRef(made));
         let mut dead = Vec::new();
         if self.trash {
@@ -108,16 +111,16 @@ mod tests {
         let stored = [planned[0], planned[1], record(5, 3, 1)];
         let (reply, effects) = commit(&stored, &planned, false);
         assert_eq!(reply, Compacted::Done(vec![SliceKey { id: SliceId(2), size: 10 }]));
-        let list = vec![record(0, 50, 20), stored[2]];
-        assert!(effects.list.contains(&Effect::PutChunk(Ino(9), 0, list)));
+        assert!(effects.list.contains(&Effect::ReplaceHead(Ino(9), 0, 2, vec![record(0, 50, 20)])));
+        assert_eq!(effects.heads, [(Ino(9), 0, 2)]);
     }
 
     #[test]
     fn a_cut_stays_known() {
         let planned = [record(0, 1, 10), record(10, 2, 10), SliceRecord::zeros(15, CHUNK_SIZE as u32 - 15)];
         let (_, effects) = commit(&planned, &planned, false);
-        let list = vec![SliceRecord::CUT, record(0, 50, 15)];
-        assert!(effects.list.contains(&Effect::PutChunk(Ino(9), 0, list)));
+        let head = vec![SliceRecord::CUT, record(0, 50, 15)];
+        assert!(effects.list.contains(&Effect::ReplaceHead(Ino(9), 0, 3, head)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use juicefs_core::{
-    attr::{Attr, Timestamp},
+    attr::Timestamp,
     errno::Errno,
     ids::{ChunkIndex, Ino},
     limits::{CHUNK_SIZE, MAX_FILE_BYTES},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Applied, Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Applied, Decision, Effect, Effects, NodeGuard, NodePatch, Operation, ReadSet, Wrote},
 };
 
 /// Puts new slices into a file, in this order.
@@ -101,8 +101,15 @@ impl Write {
         let chunks = lists.keys().map(|index| (*index, 0)).collect();
         effects.list.extend(lists.into_iter().map(|(index, list)| Effect::AppendSlices(self.ino, index, list)));
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
-        let next = Attr { length, mtime: self.mtime, ctime: self.scope.now, ..attr.clone() };
-        effects.push(Effect::UpdateNode(self.ino, next.clone()));
+        // Writers meet on a file all the time. What lies within it does so when it is longer by then, too; what makes it
+        // longer is counted, and that is right for the length that was read only.
+        let guard = if length > attr.length { NodeGuard::ButTimes } else { NodeGuard::ButGrowth };
+        effects.narrowed.push((self.ino, guard));
+        let wrote = Wrote { mtime: self.mtime, ctime: self.scope.now, end: length };
+        let patch = NodePatch { wrote: Some(wrote), ..NodePatch::default() };
+        effects.push(Effect::PatchNode(self.ino, patch));
+        let mut next = attr.clone();
+        patch.apply(&mut next);
         Ok((Growth::Done(Written { attr: next, offsets, chunks }), effects))
     }
 

@@ -9,12 +9,13 @@ use std::{
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
-    Attr, Caller, Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, SliceRecord, Timestamp,
+    Attr, Caller, ChunkIndex, Errno, FileType, Ino, Meta, MetaError, MetaResult, SetAttr, SliceRecord, Timestamp,
     meta::{DirCursor, DirPage, OpenFlags, RenameFlags},
 };
 use juicefs_meta::{
@@ -47,6 +48,11 @@ pub(crate) struct Optimistic {
 impl Optimistic {
     pub(crate) fn new(inner: Arc<MemEngine>) -> Arc<Self> {
         Arc::new(Self { inner, conflicts: AtomicUsize::new(0), lost: AtomicU32::new(0) })
+    }
+
+    /// How often an operation was judged anew.
+    pub(crate) fn conflicts(&self) -> usize {
+        self.conflicts.load(Ordering::Relaxed)
     }
 
     /// From now on so many of a hundred are lost.
@@ -103,6 +109,9 @@ impl Engine for Optimistic {
     fn caps(&self) -> Caps {
         self.inner.caps()
     }
+    fn patience(&self) -> Duration {
+        self.inner.patience()
+    }
     async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
         self.inner.load_setting().await
     }
@@ -129,6 +138,15 @@ impl Engine for Optimistic {
     }
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
         self.inner.readdir(ino, from, with_attrs, limit).await
+    }
+    async fn chunk_indexes(
+        &self,
+        ino: Ino,
+        from: ChunkIndex,
+        to: ChunkIndex,
+        limit: usize,
+    ) -> MetaResult<Vec<ChunkIndex>> {
+        self.inner.chunk_indexes(ino, from, to, limit).await
     }
     async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {
         self.inner.counter_add(counter, delta).await
@@ -226,6 +244,8 @@ async fn act(client: Arc<Client>, stage: Vec<Ino>, now: Timestamp, act: Act) -> 
             let id = posix(client.new_slice_id().await)?;
             let record = SliceRecord { pos: 6000, id, size: 50, off: 0, len: 50 };
             let written = posix(write_slice(&client, stage[FILE], 0, record, now).await);
+            // Of its length it only says what it is at least.
+            let shown = |attr: &Attr| format!("{:?} {:o} x{}", attr.kind, attr.mode, attr.nlink);
             written.map(|written| format!("{} records {}", shown(&written.attr), written.chunks[0].1))
         }
         Act::Open => {

@@ -3,6 +3,9 @@
 mod appends;
 mod compaction;
 mod content;
+mod contention;
+mod damage;
+mod giants;
 mod limits;
 mod liveness;
 mod locks;

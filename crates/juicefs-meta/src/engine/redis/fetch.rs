@@ -89,6 +89,7 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
             }
         }
         Key::Counter(counter) => request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]),
+        Key::Setting => request.command::<&[u8]>(&[b"GET", keys.setting().as_slice()]),
         Key::Flocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.flocks(*ino).as_slice()]),
         Key::Plocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.plocks(*ino).as_slice()]),
     }
@@ -231,6 +232,7 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
             let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;
             Some(Value::Counter(i64::saturating_add(stored, counter_shift(*counter))))
         }
+        Key::Setting => bytes("setting", next())?.map(Value::Bytes),
         Key::Flocks(_) => {
             let held = by_owner(next(), |stored| parse_flock_letter(&stored))?;
             (!held.is_empty()).then_some(Value::Flocks(held))

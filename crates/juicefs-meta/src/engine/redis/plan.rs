@@ -1,5 +1,7 @@
 //! From what an operation read and wants changed to the steps of a script.
 
+use std::ops::Range;
+
 use juicefs_core::{
     attr::{Attr, Timestamp},
     ids::{SessionId, SliceKey},
@@ -20,7 +22,7 @@ use crate::{
         },
     },
     record::{Counter, DirStat, Key, Value},
-    txn::{Effect, Effects, NodeGuard, NodePatch},
+    txn::{Effect, Effects, NodeGuard, NodePatch, Wrote},
 };
 
 /// How long what a client noted of its changes outlives its last sign of life.
@@ -30,6 +32,10 @@ pub(super) const OUTCOME_SECS: u64 = 24 * 3600;
 const HEAD_BYTES: usize = 11;
 /// Where the parent begins, and with it the rest that they look at.
 const PARENT_AT: usize = 63;
+/// Where the link count begins, behind the times.
+const LINKS_AT: usize = 47;
+/// Where the length is.
+const LENGTH: Range<usize> = 51..59;
 
 fn bytes(bytes: &[u8]) -> Text {
     Text::from_slice(bytes)
@@ -90,6 +96,11 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             plan.push(S::SameField, [keys.xattrs(*ino)], [bytes(name.as_bytes()), bytes(stored)]);
         }
         (Key::Xattr(ino, name), _) => plan.push(S::NoField, [keys.xattrs(*ino)], [bytes(name.as_bytes())]),
+        (Key::Chunk(ino, index), Some(Value::Chunk(list))) if effects.head(*ino, *index).is_some_and(|n| n > 0) => {
+            let head = &list[..effects.head(*ino, *index).map_or(list.len(), |n| n.min(list.len()))];
+            let args = [bytes(&SliceRecord::encode_list(head)), number(head.len() - 1)];
+            plan.push(S::SameHead, [keys.chunk(*ino, *index)], args);
+        }
         (Key::Chunk(ino, index), Some(Value::Chunk(list))) => {
             plan.push(S::SameList, [keys.chunk(*ino, *index)], [bytes(&SliceRecord::encode_list(list))]);
         }
@@ -137,6 +148,8 @@ fn guard(plan: &mut Plan, keys: &KeySpace, sight: &Sight, effects: &Effects, key
             }
         }
         (Key::Parents(ino), _) => plan.push(S::PositiveFields, [keys.parents(*ino)], [number(0)]),
+        (Key::Setting, Some(Value::Bytes(stored))) => plan.push(S::Same, [keys.setting()], [bytes(stored)]),
+        (Key::Setting, _) => plan.push(S::Absent, [keys.setting()], []),
         (Key::Quota(subject), value) => guard_quota(plan, keys, effects, *subject, value),
         (Key::Flocks(ino), Some(Value::Flocks(held))) => {
             let fields = held.iter().map(|(owner, kind)| (*owner, bytes(flock_letter(*kind))));
@@ -168,6 +181,14 @@ fn guard_node(plan: &mut Plan, key: Text, attr: &Attr, stored: &[u8], narrowed: 
         }
         Some(NodeGuard::Place) => {
             plan.push(S::SamePlace, [key], [bytes(&kind), bytes(tail.get(..8).unwrap_or_default())]);
+        }
+        Some(NodeGuard::ButTimes) => {
+            plan.push(S::SameButTimes, [key], [bytes(&stored[..HEAD_BYTES]), bytes(&stored[LINKS_AT..])]);
+        }
+        Some(NodeGuard::ButGrowth) => {
+            let behind = [&stored[LINKS_AT..LENGTH.start], &stored[LENGTH.end..]].concat();
+            let args = [bytes(&stored[..HEAD_BYTES]), bytes(&behind), bytes(&stored[LENGTH])];
+            plan.push(S::SameButGrowth, [key], args);
         }
         Some(NodeGuard::Exists) => plan.push(S::SameKind, [key], [bytes(&kind)]),
     }
@@ -210,7 +231,7 @@ fn apply(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effect) {
         Effect::InsertNode(ino, attr) | Effect::UpdateNode(ino, attr) => {
             plan.push(S::Set, [keys.node(*ino)], [bytes(&encode_attr(attr))]);
         }
-        Effect::PatchNode(ino, patch) => plan.push(S::Patch, [keys.node(*ino)], patch_args(*patch)),
+        Effect::PatchNode(ino, patch) => patch_node(plan, &keys.node(*ino), *patch),
         Effect::DeleteNode(ino) => plan.push(S::Delete, [keys.node(*ino)], []),
         Effect::InsertEdge(ino, name, edge) | Effect::UpdateEdge(ino, name, edge) => {
             plan.push(S::SetField, [keys.entries(*ino)], [bytes(name.as_bytes()), bytes(&encode_edge(*edge))]);
@@ -225,6 +246,10 @@ fn apply(plan: &mut Plan, keys: &KeySpace, outcome: &Text, effect: &Effect) {
         Effect::DeleteXattrs(ino) => plan.push(S::Delete, [keys.xattrs(*ino)], []),
         Effect::AppendSlices(ino, index, list) => {
             plan.push(S::Append, [keys.chunk(*ino, *index)], [bytes(&SliceRecord::encode_list(list))]);
+        }
+        Effect::ReplaceHead(ino, index, count, list) => {
+            let args = [number(count), bytes(&SliceRecord::encode_list(list))];
+            plan.push(S::ReplaceHead, [keys.chunk(*ino, *index)], args);
         }
         Effect::PutChunk(ino, index, list) => {
             plan.push(S::PutList, [keys.chunk(*ino, *index)], [bytes(&SliceRecord::encode_list(list))]);
@@ -256,8 +281,13 @@ fn time(time: Timestamp) -> Text {
     out
 }
 
-fn patch_args(patch: NodePatch) -> [Text; 2] {
-    [number(patch.nlink), patch.touched.map(time).unwrap_or_default()]
+fn patch_node(plan: &mut Plan, key: &Text, NodePatch { nlink, touched, wrote }: NodePatch) {
+    if nlink != 0 || touched.is_some() {
+        plan.push(S::Patch, [key.clone()], [number(nlink), touched.map(time).unwrap_or_default()]);
+    }
+    if let Some(Wrote { mtime, ctime, end }) = wrote {
+        plan.push(S::Wrote, [key.clone()], [time(mtime), time(ctime), bytes(&end.to_be_bytes())]);
+    }
 }
 
 /// The effects that no name or content of a file is about.

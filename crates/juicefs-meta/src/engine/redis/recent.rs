@@ -173,7 +173,9 @@ impl Recent {
                     change_locks(&mut generations, effect);
                     continue;
                 }
-                Effect::PutChunk(ino, index, _) | Effect::DeleteChunk(ino, index) => {
+                Effect::ReplaceHead(ino, index, ..)
+                | Effect::PutChunk(ino, index, _)
+                | Effect::DeleteChunk(ino, index) => {
                     let key = Key::Chunk(*ino, *index);
                     generations.old.remove(&key);
                     generations.young.remove(&key);
@@ -293,7 +295,7 @@ mod tests {
         recent.apply(&[
             Effect::InsertNode(Ino(5), attr.clone()),
             Effect::InsertEdge(Ino::ROOT, name.clone(), edge),
-            Effect::PatchNode(Ino(5), NodePatch { nlink: 1, touched: None }),
+            Effect::PatchNode(Ino(5), NodePatch::links(1, None)),
             Effect::AppendSlices(Ino(5), 0, vec![SliceRecord::zeros(0, 1)]),
         ]);
         assert_eq!(predicted(&recent, Key::Node(Ino(5))), Ok(Some(Value::Node(Attr { nlink: 2, ..attr }))));

@@ -53,6 +53,11 @@ steps! {
         "do local v=c('GET',K1) if not v or byte(v,2)-byte(v,2)%16~=byte(A1) or sub(v,64,71)~=A2 then return 0 end end";
     /// A node has its kind.
     SameKind(1, 1) = "do local v=c('GET',K1) if not v or byte(v,2)-byte(v,2)%16~=byte(A1) then return 0 end end";
+    /// A node is what it was but for its times: what is before and what is behind them.
+    SameButTimes(1, 2) = "do local v=c('GET',K1) if not v or sub(v,1,11)~=A1 or sub(v,48)~=A2 then return 0 end end";
+    /// Likewise, and its length, whose place is left out of what is behind, is at least this.
+    SameButGrowth(1, 3) = "do local v=c('GET',K1) if not v or sub(v,1,11)~=A1 or sub(v,48,51)..sub(v,60)~=A2 \
+        or shorter(sub(v,52,59),A3) then return 0 end end";
     /// A field is what it was.
     SameField(1, 2) = "if c('HGET',K1,A1)~=A2 then return 0 end";
     /// There is no such field.
@@ -68,6 +73,8 @@ steps! {
     FieldCount(1, 1) = "if c('HLEN',K1)~=tonumber(A1) then return 0 end";
     /// A list is what it was.
     SameList(1, 1) = "if table.concat(c('LRANGE',K1,0,-1))~=A1 then return 0 end";
+    /// A list begins with what it was, up to a position.
+    SameHead(1, 2) = "if table.concat(c('LRANGE',K1,0,A2))~=A1 then return 0 end";
     /// A set has the member, or has it not.
     SameMember(1, 2) = "if c('SISMEMBER',K1,A1)~=tonumber(A2) then return 0 end";
     /// A set has so many members.
@@ -94,14 +101,19 @@ steps! {
     /// Changes the link count of a node by a number and moves its times on, unless they are ahead.
     Patch(1, 2) = "do local v=c('GET',K1) local m,e,l=sub(v,24,35),sub(v,36,47),sub(v,48,51) \
         if A2~='' then m=later(m,A2) e=later(e,A2) end \
-        if A1~='0' then l=struct.pack('>I4',math.max(0,struct.unpack('>I4',l)+A1)) end \
+        if A1~='0' then l=struct.pack('>I4',math.min(4294967295,math.max(0,up('>I4',l)+A1))) end \
         c('SET',K1,sub(v,1,23)..m..e..l..sub(v,52)) end";
+    /// The content of a node was written: it has this mtime, a later ctime, and at least this length.
+    Wrote(1, 3) = "do local v=c('GET',K1) local l=sub(v,52,59) if shorter(l,A3) then l=A3 end \
+        c('SET',K1,sub(v,1,23)..A1..later(after(sub(v,36,47)),A2)..sub(v,48,51)..l..sub(v,60)) end";
     /// Adds to the usage of a directory if it has a quota.
     AddDirQuota(3, 3) = "if c('HEXISTS',K1,A1)==1 then c('HINCRBY',K2,A1,A2) c('HINCRBY',K3,A1,A3) end";
     /// Adds to the usage of a user or group, who gets a record without limits if there is none.
     AddOwnerQuota(3, 4) = "c('HSETNX',K1,A1,A4) c('HINCRBY',K2,A1,A2) c('HINCRBY',K3,A1,A3)";
     /// Appends 24-byte records to a list; the new length is part of the answer.
     Append(1, 1) = "do local n for p=1,#A1,24 do n=c('RPUSH',K1,sub(A1,p,p+23)) end r[#r+1]=n end";
+    /// Replaces so many records at the start of a list by others of 24 bytes.
+    ReplaceHead(1, 2) = "c('LTRIM',K1,A1,-1) for p=#A2-23,1,-24 do c('LPUSH',K1,sub(A2,p,p+23)) end";
     /// Replaces a list by 24-byte records.
     PutList(1, 1) = "c('DEL',K1) for p=1,#A1,24 do c('RPUSH',K1,sub(A1,p,p+23)) end";
     /// Adds a member.
@@ -129,6 +141,12 @@ const HEAD: &str = "local c=redis.call local sub,byte,up=string.sub,string.byte,
 /// the server's locale.
 const LATER: &str = "local function later(x,y) if byte(x)>127 then return y end \
     local s,n=up('>I8I4',x) local t,m=up('>I8I4',y) if s<t or s==t and n<m then return y end return x end\n";
+/// Whether a length as nodes store it is less than another; a number of Lua does not hold all of them.
+const SHORTER: &str =
+    "local function shorter(x,y) local a,b=up('>I4I4',x) local p,q=up('>I4I4',y) return a<p or a==p and b<q end\n";
+/// The next time that can be told from one as nodes store it. One before 1970 is earlier than any that is compared with it.
+const AFTER: &str = "local function after(x) if byte(x)>127 then return x end local s,n=up('>I8I4',x) \
+    if n<999999999 then n=n+1 else s,n=s+1,0 end return struct.pack('>I8I4',s,n) end\n";
 /// And ends with.
 const TAIL: &str = "c('SETRANGE',KEYS[1],ARGV[1],ARGV[3]) if #o==0 then c('EXPIRE',KEYS[1],ARGV[4]) end \
     if #r>0 then return r end return 1";
@@ -176,8 +194,14 @@ impl Plan {
 
     fn text(&self) -> String {
         let mut text = String::from(HEAD);
-        if self.steps.contains(&StepKind::Patch) {
-            text.push_str(LATER);
+        for (function, steps) in [
+            (LATER, &[StepKind::Patch, StepKind::Wrote][..]),
+            (AFTER, &[StepKind::Wrote]),
+            (SHORTER, &[StepKind::Wrote, StepKind::SameButGrowth]),
+        ] {
+            if steps.iter().any(|step| self.steps.contains(step)) {
+                text.push_str(function);
+            }
         }
         let (mut keys, mut args, mut at) = (HEAD_KEYS, HEAD_ARGS, 0);
         while at < self.steps.len() {

@@ -237,8 +237,7 @@ async fn guards_hold_effects_back() {
     let mut wanted = effects(vec![Effect::SetCounter(Counter::AclMaxId, 5)]);
     wanted.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
     // A change that the narrower guard allows.
-    put(&theirs, vec![Effect::PatchNode(Ino(2), NodePatch { nlink: 1, touched: Some(Timestamp::from_secs(200)) })])
-        .await;
+    put(&theirs, vec![Effect::PatchNode(Ino(2), NodePatch::links(1, Some(Timestamp::from_secs(200))))]).await;
     assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
     wanted.narrowed = vec![(Ino(2), NodeGuard::Place)];
     assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
@@ -316,7 +315,7 @@ async fn patches_move_times_on_and_never_back() {
     for (was, comes, wanted) in cases {
         let attr = Attr { mtime: was, ctime: was, access_acl: 3, tier: 1, ..directory(2) };
         put(&engine, vec![Effect::InsertNode(Ino(2), attr.clone())]).await;
-        let patch = NodePatch { nlink: -1, touched: Some(comes) };
+        let patch = NodePatch::links(-1, Some(comes));
         put(&engine, vec![Effect::PatchNode(Ino(2), patch)]).await;
         let expected = Attr { mtime: wanted, ctime: wanted, nlink: 1, ..attr };
         assert_eq!(get(&engine, Key::Node(Ino(2))).await, Some(Value::Node(expected)), "{was:?} {comes:?}");
@@ -355,7 +354,7 @@ async fn what_was_seen_saves_round_trips_and_a_wrong_guess_costs_one() {
             let mut wanted = effects(vec![
                 Effect::InsertEdge(Ino(2), Name::from(name), edge(ino)),
                 Effect::InsertNode(Ino(ino), file()),
-                Effect::PatchNode(Ino(2), NodePatch { nlink: 0, touched: Some(Timestamp::from_secs(300)) }),
+                Effect::PatchNode(Ino(2), NodePatch::links(0, Some(Timestamp::from_secs(300)))),
             ]);
             wanted.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
             Step::Apply(wanted)

@@ -344,10 +344,10 @@ async fn ask_nodes(client: &Client, op: &Op, aliases: &Aliases) -> MetaResult<Re
             let size = bytes(len) as u32;
             let record = SliceRecord { pos: bytes(at) as u32, id: SliceId(slice), size, off: 0, len: size };
             let slices = vec![NewSlice::At(0, record)];
-            client
-                .write_slices(client.session(), ino, slices, juicefs_core::Timestamp::from_secs(START_SECS))
-                .await?
-                .attr
+            let mtime = juicefs_core::Timestamp::from_secs(START_SECS);
+            let written = client.write_slices(client.session(), ino, slices, mtime).await?;
+            assert!(written.attr.length >= bytes(at + len), "the length that it tells is the least that there is");
+            return Ok(Reply::Done);
         }
         Op::Append { ino, slice } => {
             let slices = vec![NewSlice::End(SliceKey { id: SliceId(slice), size: bytes(1) as u32 })];

@@ -169,7 +169,9 @@ impl State {
         let (done, node) = match call.op {
             Op::Chmod { ino, mode } => (self.model.chmod(WHO, id(ino)?, mode), ino),
             Op::Truncate { ino, length } => (self.model.truncate(WHO, id(ino)?, length), ino),
-            Op::Write { ino, at, len, slice } => (self.model.write(id(ino)?, at, len, slice), ino),
+            Op::Write { ino, at, len, slice } => {
+                return Some(self.model.write(id(ino)?, at, len, slice).map(|()| Told::Nothing));
+            }
             Op::Append { ino, slice } => (self.model.append(id(ino)?, 1, slice), ino),
             Op::Punch { ino, at, len } => (self.model.fallocate(WHO, id(ino)?, at, len, true, true), ino),
             Op::SetXattr { ino, value } => {

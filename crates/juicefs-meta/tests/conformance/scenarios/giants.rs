@@ -76,7 +76,7 @@ async fn fill(v: &Volume, ino: Ino, chunks: u64, gap: u32) {
             slices.push(NewSlice::At(index, SliceRecord { pos: 0, id, size: 10, off: 0, len: 10 }));
             index += gap + 1;
         }
-        v.client.write_slices(ino, slices, Timestamp::from_secs(1)).await.expect("written");
+        v.client.write_slices(v.client.session(), ino, slices, Timestamp::from_secs(1)).await.expect("written");
     }
 }
 

@@ -381,7 +381,7 @@ fn an_engine_applies_only_what_a_living_session_wants() {
         let f = v.file(Ino::ROOT, "f").await;
         let read = v.engine.fetch(vec![Key::Node(f)]).await.expect("fetched");
         let patch = |writer| {
-            let list = vec![Effect::PatchNode(f, NodePatch { nlink: 1, touched: None })];
+            let list = vec![Effect::PatchNode(f, NodePatch::links(1, None))];
             Effects { list, writer, narrowed: vec![(f, juicefs_meta::txn::NodeGuard::Exists)], ..Effects::none() }
         };
         let alive = v.engine.apply(&read, &patch(Some(sid))).await.expect("applied");

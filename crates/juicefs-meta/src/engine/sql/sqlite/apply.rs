@@ -9,7 +9,7 @@ use juicefs_core::{
 use rusqlite::params;
 
 use super::{
-    fetch::text,
+    fetch::{self, text},
     link::{Fault, Link, int},
 };
 use crate::{
@@ -84,6 +84,12 @@ fn one(link: &Link, effect: &Effect) -> Result<(), Fault> {
             link.execute(Statement::DeleteXattr, params![signed(ino.0), text(name.as_bytes())])?;
         }
         Effect::DeleteXattrs(ino) => drop(link.execute(Statement::DeleteXattrs, [signed(ino.0)])?),
+        Effect::ReplaceHead(ino, index, count, records) => {
+            let head = SliceRecord::encode_list(records);
+            // Positions in SQL begin with 1.
+            let behind = i64::try_from(count * SLICE_RECORD_BYTES).unwrap_or(i64::MAX).saturating_add(1);
+            must_change(link.execute(Statement::ReplaceHead, params![signed(ino.0), index, head, behind])?, effect)?;
+        }
         Effect::PutChunk(ino, index, records) if !records.is_empty() => {
             let list = SliceRecord::encode_list(records);
             link.execute(Statement::PutChunk, params![signed(ino.0), index, list])?;
@@ -196,14 +202,11 @@ fn upkeep(link: &Link, effect: &Effect) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What a patch means is written once, for all engines: the row is read, patched and written.
 fn patch_node(link: &Link, ino: Ino, patch: NodePatch) -> Result<usize, Fault> {
-    match patch.touched {
-        Some(time) => {
-            let (micros, nanos) = rows::encode_time(time);
-            link.execute(Statement::PatchNode, [signed(ino.0), i64::from(patch.nlink), micros, nanos])
-        }
-        None => link.execute(Statement::PatchNlink, [signed(ino.0), i64::from(patch.nlink)]),
-    }
+    let Some(mut attr) = fetch::stored_node(link, ino)? else { return Ok(0) };
+    patch.apply(&mut attr);
+    link.execute(Statement::UpdateNode, rows::encode_node(ino, &attr))
 }
 
 fn set_counter(link: &Link, counter: Counter, value: i64) -> Result<(), Fault> {

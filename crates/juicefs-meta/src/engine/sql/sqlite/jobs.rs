@@ -6,7 +6,7 @@ use juicefs_core::ids::Ino;
 
 use crate::{
     engine::ApplyOutcome,
-    record::{Counter, DirStat, Key, Value},
+    record::{Counter, DirStat, Key},
     txn::{Applied, Effect, Effects, Job, ReadSet, Step},
 };
 
@@ -123,17 +123,7 @@ impl GuardedApply {
     }
 
     fn holds(&self, now: &ReadSet) -> bool {
-        self.read.iter().all(|(key, was)| {
-            let narrowed = match key {
-                Key::Node(ino) => self.effects.narrowed.iter().find(|(narrowed, _)| narrowed == ino),
-                _ => None,
-            };
-            match (narrowed, was, now.get(key)) {
-                (Some((_, guard)), Some(Value::Node(was)), Some(Value::Node(is))) => guard.holds(was, is),
-                (_, Some(Value::Quota(was)), Some(Value::Quota(is))) => self.effects.room_holds(key, was, is),
-                (_, was, is) => was == is,
-            }
-        })
+        self.read.iter().all(|(key, was)| self.effects.still_holds(key, was, now.get(key)))
     }
 }
 

@@ -307,7 +307,7 @@ fn patches_move_times_forward_only() {
     apply(&engine, create(2, "a")).expect("applied");
     let time = |secs, nanos| Timestamp { secs, nanos };
     let patch = |nlink, secs, nanos| {
-        let patch = NodePatch { nlink, touched: Some(time(secs, nanos)) };
+        let patch = NodePatch::links(nlink, Some(time(secs, nanos)));
         apply(&engine, vec![Effect::PatchNode(Ino(2), patch)]).expect("applied");
         match get(&engine, Key::Node(Ino(2))) {
             Some(Value::Node(attr)) => (attr.nlink, attr.mtime, attr.ctime),
@@ -421,7 +421,7 @@ fn guarded_effects_conflict_when_something_changed() {
     let keys = vec![Key::Node(Ino(2)), Key::Edge(Ino(1), "b".into())];
     let read = wait(engine.fetch(keys)).expect("fetched");
     let touched = Some(Timestamp::from_secs(1_800_000_000));
-    apply(&engine, vec![Effect::PatchNode(Ino(2), NodePatch { nlink: 0, touched })]).expect("applied");
+    apply(&engine, vec![Effect::PatchNode(Ino(2), NodePatch::links(0, touched))]).expect("applied");
     let mut effects = Effects { list: create(3, "b"), ..Effects::none() };
     assert_eq!(wait(engine.apply(&read, &effects)).expect("judged"), ApplyOutcome::Conflict);
     effects.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
