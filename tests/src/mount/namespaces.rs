@@ -87,6 +87,6 @@ mod tests {
                      37 35 0:4 / /mnt/other rw - tmpfs tmpfs rw\n\
                      38 35 8:48 / /mnt/disk rw - ext4 /dev/sda rw\n";
         assert_eq!(points_in(table, 48), [PathBuf::from("/mnt/a b")]);
-        assert_eq!(points_in(table, 8), [PathBuf::new(); 0]);
+        assert!(points_in(table, 8).is_empty());
     }
 }

@@ -109,7 +109,7 @@ impl Truncate {
         let cut_at = stored.first().copied().filter(|_| stored.len() >= CHUNKS_AT_ONCE);
         let length = match cut_at {
             Some(index) if self.length > attr.length => {
-                self.hide_whole(&stored, &mut effects);
+                self.hide_whole(stored, &mut effects);
                 let swept = Swept { from: index, attr: attr.clone() };
                 return Ok((Growth::Done(Truncated::Partly(Some(swept))), effects));
             }

@@ -106,7 +106,8 @@ fn a_session_ends_with_all_that_it_keeps_or_not_at_all() {
             let counter = if came_back { &ended } else { &lived };
             counter.set(counter.get() + 1);
             assert_eq!(ender.sessions().await.expect("listed").len(), 2, "the old one or the new one");
-            for ino in unlinked.lock().expect("whole").iter() {
+            let unlinked = unlinked.lock().expect("whole").clone();
+            for ino in &unlinked {
                 let there = posix(v.client.getattr(*ino).await).is_ok();
                 let was_lost = lost.lock().expect("whole").contains(ino);
                 assert_eq!(there, !was_lost, "{ino}: who has it open knows whether it is there");

@@ -505,7 +505,7 @@ async fn a_commit_goes_on_until_its_outcome_is_known() {
     let (driver, rest) = url.split_once("://").expect("a URL");
     let options = "read-timeout=300ms&dial-timeout=300ms";
     let mut address = Address::parse(driver, &format!("{rest}?{options}")).expect("an address");
-    address.options_mut().retry_budget = std::time::Duration::from_secs(1);
+    address.options_mut().retry_budget = Duration::from_secs(1);
     let engine = Arc::new(RedisEngine::new(address, false));
     put(&engine, vec![Effect::InsertNode(Ino(2), file())]).await;
     let record = SliceRecord { pos: 0, id: SliceId(7), size: 9, off: 0, len: 9 };
@@ -520,10 +520,10 @@ async fn a_commit_goes_on_until_its_outcome_is_known() {
     let (patient, other) = (job(true), job(false));
     let gave_up = other.await.expect("no panic");
     assert!(matches!(gave_up, Err(MetaError::Unavailable(_))), "{gave_up:?}");
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!patient.is_finished(), "its outcome is not known");
     server.cont();
-    let outcome = tokio::time::timeout(std::time::Duration::from_secs(20), patient).await;
+    let outcome = tokio::time::timeout(Duration::from_secs(20), patient).await;
     assert!(matches!(outcome, Ok(Ok(Ok(())))), "{outcome:?}");
     let Some(Value::Chunk(records)) = get(&engine, Key::Chunk(Ino(2), 0)).await else { panic!("no list") };
     // The other one may have come through, too; nothing comes more than once.

@@ -212,7 +212,8 @@ fn what_many_chunks_hold_is_copied_in_steps() {
         assert_eq!(shown(&v, file).await, wanted);
         assert_eq!(shown(&v, within).await, wanted);
         assert_eq!(posix(clone(f, b"file").await), Err(Errno::EEXIST));
-        settled(&v, watch.0.lock().drain(..).collect::<Vec<_>>()).await;
+        let freed: Vec<_> = watch.0.lock().drain(..).collect();
+        settled(&v, freed).await;
         // One that is broken off leaves nothing.
         let (watch, progress) = (Watch::default(), Progress::default());
         progress.stop();
