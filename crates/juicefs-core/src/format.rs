@@ -1,6 +1,6 @@
 //! The volume setting (format: metadata.md §1): one JSON object, written by `format` and `config`, read by every client.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -31,7 +31,7 @@ pub struct Tier {
 }
 
 /// The setting of a volume. Field order, names and omissions are those of the stored JSON; unknown keys are kept.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Format {
     /// Volume name, also the prefix of all object keys.
@@ -131,6 +131,22 @@ pub struct Format {
     /// Keys that this client does not know.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+/// As the stored JSON, but without anything secret: what is debugged ends up in logs. Of unknown keys only the names are shown.
+impl fmt::Debug for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.redacted();
+        if let Some((scheme, rest)) = shown.bucket.split_once("://")
+            && let Some((user, host)) = rest.rsplit_once('@')
+        {
+            let name = user.split(':').next().unwrap_or_default();
+            shown.bucket = format!("{scheme}://{name}:{REMOVED}@{host}");
+        }
+        shown.unknown.values_mut().for_each(|value| *value = serde_json::Value::Null);
+        f.write_str("Format ")?;
+        f.write_str(&serde_json::to_string(&shown).map_err(|_| fmt::Error)?)
+    }
 }
 
 fn is_false(value: &bool) -> bool {

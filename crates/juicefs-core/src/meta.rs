@@ -88,6 +88,8 @@ pub struct OpenFlags {
     pub truncate: bool,
     /// The file is opened to be executed.
     pub exec: bool,
+    /// Reading leaves the access time alone, which is for owners to ask for.
+    pub no_atime: bool,
 }
 
 /// An entry of a directory.
@@ -377,10 +379,10 @@ pub trait Meta: Send + Sync {
     async fn truncate(&self, cx: &Caller, ino: Ino, length: u64, opened: bool) -> MetaResult<Attr>;
     /// fallocate(2) on an open file.
     async fn fallocate(&self, cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr>;
-    /// Value of an extended attribute. ENODATA.
-    async fn getxattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes>;
-    /// Names of all extended attributes.
-    async fn listxattr(&self, ino: Ino) -> MetaResult<Vec<Name>>;
+    /// Value of an extended attribute. ENODATA, EACCES when the caller is checked.
+    async fn getxattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<Bytes>;
+    /// Names of the extended attributes, without those that a caller who is checked may not know of.
+    async fn listxattr(&self, cx: &Caller, ino: Ino) -> MetaResult<Vec<Name>>;
     /// Sets an extended attribute; ctime becomes now.
     async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()>;
     /// Removes an extended attribute. ENODATA.
@@ -514,10 +516,26 @@ pub trait Meta: Send + Sync {
     async fn clean_detached(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>>;
     /// What `ino` holds: with `recursive` everything below a directory, else the directory and its own entries. With
     /// `strict` every node is counted instead of trusting the statistics of directories. `progress` counts files and
-    /// bytes. ENOENT, EINTR.
-    async fn summarize(&self, ino: Ino, recursive: bool, strict: bool, progress: &Progress) -> MetaResult<Summary>;
-    /// What `ino` holds, entry by entry. `progress` counts nodes and bytes. ENOENT, EINTR.
-    async fn summarize_tree(&self, ino: Ino, detail: TreeDetail, progress: &Progress) -> MetaResult<TreeSummary>;
+    /// bytes. ENOENT, EINTR; EACCES when the caller is checked and may not read a node that is looked into.
+    async fn summarize(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        recursive: bool,
+        strict: bool,
+        progress: &Progress,
+    ) -> MetaResult<Summary>;
+    /// What `ino` holds, entry by entry. `progress` counts nodes and bytes. Errors as [`Meta::summarize`].
+    async fn summarize_tree(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        detail: TreeDetail,
+        progress: &Progress,
+    ) -> MetaResult<TreeSummary>;
+    /// EACCES unless the caller can walk to `ino` from the root of the mount on one of its paths: for whoever names a node by
+    /// its number, which anybody can guess. ENOENT.
+    async fn reach(&self, cx: &Caller, ino: Ino) -> MetaResult<()>;
     /// Every path of `ino` from the root of the mount; none for a node without name. At most `limit`.
     async fn paths(&self, ino: Ino, limit: usize) -> MetaResult<Vec<Vec<u8>>>;
 }

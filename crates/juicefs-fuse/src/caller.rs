@@ -20,6 +20,8 @@ const GROUPS_CAP: usize = 1024;
 
 /// The inode of the file that takes requests for jobs.
 const CONTROL: u64 = 0x7FFF_FFFF_0000_0002;
+/// The other files that tell about the mount.
+const TELLING: [u64; 3] = [0x7FFF_FFFF_0000_0001, 0x7FFF_FFFF_0000_0003, 0x7FFF_FFFF_0000_0004];
 
 type Groups = SmallVec<[u32; 4]>;
 
@@ -42,6 +44,10 @@ impl Callers {
 
     /// The caller that `header` names.
     pub(crate) fn caller(&self, header: &InHeader) -> Caller {
+        // What tells about the mount is for whoever mounted it, and no part of the volume that squashing keeps them from.
+        if TELLING.contains(&header.nodeid) {
+            return Caller { uid: header.uid, gid: header.gid, pid: header.pid, ..Caller::default() };
+        }
         let squashed = self.all_squash.or(self.root_squash.filter(|_| header.uid == 0));
         if let Some((uid, gid)) = squashed {
             // The groups of the process are those of somebody else now.
@@ -119,6 +125,13 @@ mod tests {
         assert!(!root.caller(&header(1000, 1)).check_permission);
         let all = Callers::new(false, Some((1, 1)), Some((9, 8)));
         assert_eq!((all.caller(&header(0, 1)).uid, all.caller(&header(1000, 1)).gid), (9, 8));
+    }
+
+    #[test]
+    fn whoever_mounted_is_not_squashed_for_what_tells_about_the_mount() {
+        let all = Callers::new(false, None, Some((9, 8)));
+        let uid = |nodeid| all.caller(&InHeader { nodeid, ..header(0, 1) }).uid;
+        assert_eq!((uid(TELLING[0]), uid(TELLING[2]), uid(CONTROL), uid(1)), (0, 0, 9, 9));
     }
 
     #[test]

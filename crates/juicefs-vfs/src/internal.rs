@@ -10,6 +10,7 @@ use juicefs_core::{Attr, Caller, Errno, FileType, Ino, Segments, Timestamp};
 
 use self::access_log::LogReader;
 pub(crate) use self::access_log::{AccessLog, EntryText, Mode, Text};
+use self::control::ReplyRoom;
 pub(crate) use self::control::{Command, Control, Malformed, Reply, Request};
 use crate::{VfsConfig, context::Context, metrics};
 
@@ -27,8 +28,9 @@ pub(crate) enum Node {
 
 impl Node {
     const ALL: [Self; 4] = [Self::AccessLog, Self::Control, Self::Stats, Self::Config];
-    /// Those that a listing of the root shows.
-    const LISTED: [Self; 3] = [Self::AccessLog, Self::Stats, Self::Config];
+    /// Those that a listing of the root shows. The access log never ends, and what copies or searches a whole tree would hang
+    /// on it: who wants it knows its name.
+    const LISTED: [Self; 2] = [Self::Stats, Self::Config];
 
     pub(crate) fn ino(self) -> Ino {
         Ino(FIRST
@@ -92,6 +94,8 @@ pub(crate) struct Internal {
     started: Timestamp,
     config: Bytes,
     trash_shown: bool,
+    /// Room for replies that nobody has read yet.
+    replies: Arc<ReplyRoom>,
 }
 
 impl Internal {
@@ -104,6 +108,7 @@ impl Internal {
             started,
             config: indented(&config.config_json),
             trash_shown: !config.subdir,
+            replies: Arc::default(),
         }
     }
 
@@ -165,15 +170,23 @@ impl Internal {
         if cx.uid == 0 || u16::from(mask) & !granted == 0 { Ok(()) } else { Err(Errno::EACCES) }
     }
 
-    /// Opens an internal file. Only `.control` opens for writing (EACCES otherwise).
-    pub(crate) fn open(&self, ino: Ino, flags: i32) -> Result<Arc<InternalHandle>, Errno> {
+    /// Opens an internal file for somebody whom its mode bits let, which the kernel has not looked at on every mount, and lets
+    /// root pass who is squashed. Only `.control` opens for writing. EACCES.
+    pub(crate) fn open(&self, cx: &Caller, ino: Ino, flags: i32) -> Result<Arc<InternalHandle>, Errno> {
         let node = Node::of(ino).ok_or(Errno::EACCES)?;
+        let attr = self.attr(ino).ok_or(Errno::EACCES)?;
+        let mask = match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => 4,
+            libc::O_WRONLY => 2,
+            _ => 6,
+        };
+        self.access(cx, &attr, mask)?;
         if node != Node::Control && flags & libc::O_ACCMODE != libc::O_RDONLY {
             return Err(Errno::EACCES);
         }
         let content = match node {
             Node::AccessLog => Content::Log(self.log.subscribe()),
-            Node::Control => Content::Control(Arc::default()),
+            Node::Control => Content::Control(Arc::new(Control::new(Arc::clone(&self.replies)))),
             Node::Stats => Content::Stats(OnceLock::new()),
             Node::Config => Content::Fixed(self.config.clone()),
         };
@@ -270,6 +283,23 @@ mod tests {
         assert_eq!(prefixed.find(Ino::ROOT, b".stats"), None);
         assert_eq!(prefixed.find(Ino::ROOT, b".jfs.stats"), Some(Special::File(Node::Stats)));
         assert_eq!(prefixed.find(Ino::ROOT, b".jfs.trash"), None);
+    }
+
+    #[test]
+    fn opening_asks_the_mode_bits() {
+        let internal = Internal::new(&VfsConfig { mount_uid: 7, ..VfsConfig::standard() }, Timestamp::default());
+        let open = |uid, node: Node, flags| {
+            let cx = Caller { uid, gid: 9, ..Caller::default() };
+            internal.open(&cx, node.ino(), flags).map(drop)
+        };
+        for node in [Node::AccessLog, Node::Config] {
+            assert_eq!(open(8, node, libc::O_RDONLY), Err(Errno::EACCES), "{node:?}");
+            assert_eq!((open(7, node, libc::O_RDONLY), open(0, node, libc::O_RDONLY)), (Ok(()), Ok(())), "{node:?}");
+            assert_eq!(open(0, node, libc::O_WRONLY), Err(Errno::EACCES), "{node:?}");
+        }
+        assert_eq!(open(8, Node::Stats, libc::O_RDONLY), Ok(()));
+        assert_eq!(open(8, Node::Stats, libc::O_RDWR), Err(Errno::EACCES));
+        assert_eq!(open(8, Node::Control, libc::O_RDWR), Ok(()));
     }
 
     #[test]

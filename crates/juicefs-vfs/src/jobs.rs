@@ -3,13 +3,14 @@
 
 mod compact;
 mod info;
+mod reach;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
     Caller, ChunkIndex, Errno, Ino, Meta, MetaResult, Name,
-    limits::CHUNK_SIZE,
+    limits::{CHUNK_SIZE, READDIR_PAGE},
     meta::Removed,
     tree::{Cloning, Progress, RemovalWatch, TreeRemoval},
 };
@@ -18,12 +19,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
+use self::info::Info;
 use crate::{
     Vfs,
     departed::Loss,
     dir::Change,
     fault,
-    internal::{Command, Control, Malformed, Reply, Request, is_special},
+    internal::{Command, Control, Malformed, Reply, Request, Special, is_special},
     vfs::Answer,
 };
 
@@ -98,6 +100,9 @@ impl Vfs {
     }
 
     async fn perform(&self, cx: &Caller, command: Command, progress: &Progress) -> Reply {
+        if let Err(errno) = self.may_reach_all(cx, &command).await {
+            return refusal(&command, errno);
+        }
         match command {
             Command::Remove { parent, name, how } => {
                 Reply::Done(self.remove_tree(cx, parent, name, how, progress).await)
@@ -106,10 +111,10 @@ impl Vfs {
                 Reply::Done(self.clone_tree(cx, source, (to, name), how, progress).await)
             }
             Command::Info { ino, recursive, raw, strict, text } => {
-                let info = self.info(ino, recursive, raw, strict, progress).await;
+                let info = self.info(cx, ino, recursive, raw, strict, progress).await;
                 if text { Reply::Text(info.text()) } else { info.json() }
             }
-            Command::Summary { ino, detail } => self.tree_summary(ino, detail, progress).await,
+            Command::Summary { ino, detail } => self.tree_summary(cx, ino, detail, progress).await,
             Command::Compact { ino, workers } => Reply::Done(self.compact_tree(cx, ino, workers, progress).await),
         }
     }
@@ -122,6 +127,9 @@ impl Vfs {
         how: TreeRemoval,
         progress: &Progress,
     ) -> Answer<()> {
+        if self.internal.find(parent, &name) == Some(Special::Trash) {
+            return self.empty_trash(cx, how, progress).await;
+        }
         if self.internal.reserves(parent, &name) || self.internal.attr(parent).is_some() {
             return Err(Errno::EPERM);
         }
@@ -129,6 +137,36 @@ impl Vfs {
         let outcome = self.cx.meta.remove_tree(cx, parent, &name, how, &watch, progress).await;
         self.forget_name(parent, name).await;
         answered("rmr", parent, outcome)
+    }
+
+    /// Removes for good what is in the trash, hour by hour. The trash itself stays. Goes on after an hour that cannot be
+    /// removed; the first error is the answer. EPERM for all but root.
+    async fn empty_trash(&self, cx: &Caller, how: TreeRemoval, progress: &Progress) -> Answer<()> {
+        if cx.uid != 0 {
+            return Err(Errno::EPERM);
+        }
+        let failed = |error| fault::of_meta("rmr", Ino::TRASH_ROOT, &error);
+        let how = TreeRemoval { skip_trash: true, ..how };
+        let (mut outcome, mut from) = (Ok(()), None);
+        loop {
+            let page = self.cx.meta.readdir(Ino::TRASH_ROOT, from, false, READDIR_PAGE).await.map_err(failed)?;
+            for hour in page.entries {
+                progress.go_on()?;
+                let watch = Watch { vfs: self };
+                let name = hour.name.0;
+                let removed = self.cx.meta.remove_tree(cx, Ino::TRASH_ROOT, &name, how, &watch, progress).await;
+                self.forget_name(Ino::TRASH_ROOT, name).await;
+                outcome = outcome.and(match removed.map_err(failed) {
+                    // Somebody else was faster.
+                    Err(Errno::ENOENT) => Ok(()),
+                    removed => removed,
+                });
+            }
+            from = page.next;
+            if from.is_none() {
+                return outcome;
+            }
+        }
     }
 
     async fn clone_tree(
@@ -174,6 +212,18 @@ impl Vfs {
             }),
         );
         let _ = tokio::time::timeout(FORGET_WAIT, forgotten).await;
+    }
+}
+
+/// How a job that may not begin is answered: each kind tells of failures in its own way.
+fn refusal(command: &Command, errno: Errno) -> Reply {
+    match command {
+        Command::Info { ino, text, .. } => {
+            let info = Info::failed(*ino, errno);
+            if *text { Reply::Text(info.text()) } else { info.json() }
+        }
+        Command::Summary { ino, .. } => info::failed_summary(*ino, errno),
+        Command::Remove { .. } | Command::Clone { .. } | Command::Compact { .. } => Reply::Done(Err(errno)),
     }
 }
 

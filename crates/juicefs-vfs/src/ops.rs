@@ -7,6 +7,7 @@ mod flags;
 mod layout;
 mod locks;
 mod names;
+mod set_id;
 mod xattrs;
 
 use juicefs_core::{Errno, limits::MAX_NAME_BYTES};

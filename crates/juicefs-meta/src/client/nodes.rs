@@ -21,10 +21,10 @@ use crate::{
         atime::{TouchAtime, is_due},
         setattr::SetAttributes,
         setting,
-        xattr::{ChangeXattr, xattr_name},
+        xattr::{ChangeXattr, may_get, may_list, xattr_name},
     },
     record::{Counter, Key},
-    txn::Usage,
+    txn::{ReadSet, Usage},
 };
 
 /// Extended attributes read from the engine at once.
@@ -88,15 +88,23 @@ impl Client {
         Ok(attr)
     }
 
-    pub(super) async fn read_xattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
+    pub(super) async fn read_xattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
         let name = xattr_name(name)?;
+        if cx.check_permission {
+            let look = |read: &ReadSet| {
+                may_get(read, cx, read.node(ino).ok_or(Errno::ENOENT)?, name.as_bytes())?;
+                Ok(read.xattr(ino, &name).ok_or(Errno::ENODATA)?.clone())
+            };
+            return self.look(vec![Key::Node(ino), Key::Xattr(ino, name.clone())], look).await;
+        }
         let read = self.engine.fetch(vec![Key::Xattr(ino, name.clone())]).await?;
         Ok(read.xattr(ino, &name).ok_or(Errno::ENODATA)?.clone())
     }
 
-    /// Names of the extended attributes, those that show ACL rules at the end.
-    pub(super) async fn xattr_names(&self, ino: Ino) -> MetaResult<Vec<Name>> {
+    /// Names of the extended attributes that the caller may know of, those that show ACL rules at the end.
+    pub(super) async fn xattr_names(&self, cx: &Caller, ino: Ino) -> MetaResult<Vec<Name>> {
         let mut names = self.stored_xattr_names(ino).await?;
+        names.retain(|name| may_list(cx, name.as_bytes()));
         if self.setting().enable_acl {
             let attr = self.node(ino).await?.ok_or(Errno::ENOENT)?;
             let rules = [(AclKind::Access, attr.access_acl), (AclKind::Default, attr.default_acl)];

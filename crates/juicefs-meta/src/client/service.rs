@@ -211,12 +211,12 @@ impl Meta for Client {
         self.allocate(cx, self.real(ino), mode, off, size).await
     }
 
-    async fn getxattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
-        self.read_xattr(self.real(ino), name).await
+    async fn getxattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
+        self.read_xattr(cx, self.real(ino), name).await
     }
 
-    async fn listxattr(&self, ino: Ino) -> MetaResult<Vec<Name>> {
-        self.xattr_names(self.real(ino)).await
+    async fn listxattr(&self, cx: &Caller, ino: Ino) -> MetaResult<Vec<Name>> {
+        self.xattr_names(cx, self.real(ino)).await
     }
 
     async fn setxattr(&self, cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()> {
@@ -356,12 +356,29 @@ impl Meta for Client {
         self.clean_unattached(before, limit).await
     }
 
-    async fn summarize(&self, ino: Ino, recursive: bool, strict: bool, progress: &Progress) -> MetaResult<Summary> {
-        self.summarize_whole(self.real(ino), recursive, strict, progress).await
+    async fn summarize(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        recursive: bool,
+        strict: bool,
+        progress: &Progress,
+    ) -> MetaResult<Summary> {
+        self.summarize_whole(cx, self.real(ino), recursive, strict, progress).await
     }
 
-    async fn summarize_tree(&self, ino: Ino, detail: TreeDetail, progress: &Progress) -> MetaResult<TreeSummary> {
-        self.summarize_parts(self.real(ino), detail, progress).await
+    async fn summarize_tree(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        detail: TreeDetail,
+        progress: &Progress,
+    ) -> MetaResult<TreeSummary> {
+        self.summarize_parts(cx, self.real(ino), detail, progress).await
+    }
+
+    async fn reach(&self, cx: &Caller, ino: Ino) -> MetaResult<()> {
+        self.may_reach(cx, self.real(ino)).await
     }
 
     async fn paths(&self, ino: Ino, limit: usize) -> MetaResult<Vec<Vec<u8>>> {

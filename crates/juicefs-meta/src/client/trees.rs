@@ -1,6 +1,7 @@
 //! Walks over whole trees: removing them and copying them. Each step is an operation of its own.
 
 mod clone;
+mod reach;
 mod remove;
 mod summary;
 

@@ -17,17 +17,17 @@ use super::{
     Halt, Scope, Verdict,
     access::{R, X, living_directory, may_create, permit},
     account::{count_entry, count_gone, count_new, entry_stat, touch_parent},
-    decision, need,
+    decision,
+    mknod::may_make,
+    need,
 };
 use crate::{
     record::{DirStat, Edge, Key},
     txn::{Decision, Effect, Effects, NodeGuard, NodePatch, Operation, ReadSet},
 };
 
-/// The xattr that gives a program powers; whoever may not set it does not get it by copying.
-const CAPABILITY: &[u8] = b"security.capability";
-/// What the names begin with of xattrs that are root's alone.
-const TRUSTED: &[u8] = b"trusted.";
+/// What the names begin with of xattrs that root alone may set; nobody else gets them by copying.
+const OF_ROOT: [&[u8]; 2] = [b"security.", b"trusted."];
 
 /// Chunks that one operation copies. Each brings its list and its slices with it, which may be many.
 const COPIED_AT_ONCE: usize = 256;
@@ -119,6 +119,9 @@ impl CloneNode {
     }
 
     fn may_read(&self, read: &ReadSet, source: &Attr) -> Result<(), Halt> {
+        if !may_make(&self.scope.caller, source.kind, source.rdev) {
+            return Err(Errno::EPERM.into());
+        }
         let mask = if source.is_dir() {
             R | X
         } else if source.is_file() {
@@ -176,7 +179,7 @@ impl CloneNode {
     /// What belongs to the node: target, extended attributes, and chunks, of which the ones before the returned one are left.
     fn copy_parts(&self, read: &ReadSet, source: &Attr, effects: &mut Effects) -> Result<Option<ChunkIndex>, Halt> {
         let is_root = self.scope.caller.uid == 0;
-        let may_have = |name: &Name| is_root || name.as_bytes() != CAPABILITY && !name.as_bytes().starts_with(TRUSTED);
+        let may_have = |name: &Name| is_root || !OF_ROOT.iter().any(|space| name.as_bytes().starts_with(space));
         for (name, value) in read.xattrs(self.source).iter().filter(|(name, _)| may_have(name)) {
             effects.push(Effect::PutXattr(self.ino, name.clone(), value.clone()));
         }

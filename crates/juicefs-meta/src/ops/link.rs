@@ -1,6 +1,7 @@
 //! One more name for a file (format: metadata.md §6.11).
 
 use juicefs_core::{
+    Caller,
     attr::{Attr, flags},
     errno::Errno,
     ids::{Ino, Name},
@@ -8,9 +9,10 @@ use juicefs_core::{
 
 use super::{
     Halt, Scope, Verdict,
-    access::{X, living_directory, may_create, permit},
+    access::{R, W, X, living_directory, may_create, permit},
     account::{count_entry, entry_stat, touch_parent},
     decision, need,
+    setattr::is_owner,
 };
 use crate::{
     record::{Edge, Key},
@@ -27,6 +29,22 @@ pub(crate) struct Link {
     pub(crate) ino: Ino,
     pub(crate) parent: Ino,
     pub(crate) name: Name,
+}
+
+/// Whether the caller may give the node one more name. Who is not the owner needs the right to read and write a file, and may
+/// not keep set-id programs, as Linux has it (`fs.protected_hardlinks`). EPERM.
+fn may_link(read: &ReadSet, caller: &Caller, node: &Attr) -> Result<(), Halt> {
+    if is_owner(caller, node) {
+        return Ok(());
+    }
+    let keeps_rights = node.mode & 0o4000 != 0 || node.mode & 0o2010 == 0o2010;
+    if !node.is_file() || keeps_rights {
+        return Err(Errno::EPERM.into());
+    }
+    permit(read, caller, node, R | W).map_err(|halt| match halt {
+        Halt::Fail(_) => Errno::EPERM.into(),
+        more @ Halt::More(_) => more,
+    })
 }
 
 impl Operation for Link {
@@ -54,6 +72,7 @@ impl Link {
         if read.edge(self.parent, &self.name).is_some() {
             return Err(Errno::EEXIST.into());
         }
+        may_link(read, caller, node)?;
         may_create(read, caller, parent)?;
         if node.has_flag(flags::APPEND | flags::IMMUTABLE) {
             return Err(Errno::EPERM.into());

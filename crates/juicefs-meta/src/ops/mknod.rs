@@ -17,6 +17,7 @@ use super::{
     account::{count_entry, count_new, entry_stat, touch_parent},
     acl::{RuleIndex, inherit, rule_id},
     decision, need,
+    setattr::is_trusted,
 };
 use crate::{
     record::{DirStat, Edge, Key},
@@ -57,6 +58,16 @@ pub(crate) fn symlink_target(target: &[u8]) -> Result<(), Errno> {
     }
 }
 
+/// Whether the caller may make a node of this kind: devices are for root, but the one that marks a removed name in
+/// overlays is none.
+pub(super) fn may_make(caller: &Caller, kind: FileType, rdev: u32) -> bool {
+    match kind {
+        FileType::BlockDevice => is_trusted(caller),
+        FileType::CharDevice => is_trusted(caller) || rdev == 0,
+        FileType::File | FileType::Directory | FileType::Symlink | FileType::Fifo | FileType::Socket => true,
+    }
+}
+
 impl Operation for Mknod {
     type Reply = Made;
     const NAME: &'static str = "mknod";
@@ -84,6 +95,9 @@ impl Mknod {
         may_create(read, caller, parent)?;
         if existing.is_some() {
             return Err(Errno::EEXIST.into());
+        }
+        if !may_make(caller, self.node.kind, self.node.rdev) {
+            return Err(Errno::EPERM.into());
         }
         let mut effects = Effects::none();
         let attr = new_attr(read, &self.scope, &self.node, (self.parent, parent), &self.rules, &mut effects)?;

@@ -10,10 +10,12 @@ use juicefs_core::{
 use super::{
     Halt,
     access::{R, W, X, permit},
+    setattr::is_owner,
 };
 use crate::txn::ReadSet;
 
-/// Whether `caller` may open the node so. EACCES; EPERM for writing to what is immutable, append-only or in the trash.
+/// Whether `caller` may open the node so. EACCES; EPERM for writing to what is immutable, append-only or in the trash, and for
+/// O_NOATIME on what is somebody else's.
 pub(crate) fn may_open(read: &ReadSet, caller: &Caller, attr: &Attr, open: OpenFlags) -> Result<(), Halt> {
     let mut mask = 0;
     if open.read {
@@ -23,6 +25,9 @@ pub(crate) fn may_open(read: &ReadSet, caller: &Caller, attr: &Attr, open: OpenF
         mask |= W;
     }
     permit(read, caller, attr, mask)?;
+    if open.no_atime && !is_owner(caller, attr) {
+        return Err(Errno::EPERM.into());
+    }
     may_change(attr, open)?;
     Ok(())
 }

@@ -86,13 +86,13 @@ impl SetAttributes {
 
     fn change_owner(&self, current: &Attr, next: &mut Attr) -> Result<(), Errno> {
         let (set, caller) = (&self.set, &self.scope.caller);
+        if (set.uid.is_some() || set.gid.is_some()) && !is_owner(caller, current) {
+            return Err(Errno::EPERM);
+        }
         if current.mode & 0o6000 != 0 && (set.uid.is_some() || set.gid.is_some()) && !current.is_dir() {
             next.mode = without_set_id(caller, current.mode, current.mode);
         }
         if let Some(gid) = set.gid {
-            if !is_owner(caller, current) {
-                return Err(Errno::EPERM);
-            }
             if gid != current.gid && !is_trusted(caller) && !caller.in_group(gid) {
                 return Err(Errno::EPERM);
             }
@@ -122,11 +122,8 @@ impl SetAttributes {
                 if changed != *rule {
                     next.access_acl = rule_id(read, &self.rules, effects, &changed)?;
                 }
-            } else if mode != current.mode {
-                let only_drops_set_id = mode & 0o1777 == current.mode & 0o1777 && mode & !current.mode & 0o6000 == 0;
-                if !is_owner(caller, current) && !only_drops_set_id {
-                    return Err(Errno::EPERM.into());
-                }
+            } else {
+                self.may_set_mode(read, current, mode)?;
                 next.mode = mode;
             }
         }
@@ -135,6 +132,23 @@ impl SetAttributes {
             next.mode &= if executable_by_group { !0o6000 } else { !0o4000 };
         }
         Ok(())
+    }
+
+    /// Whether the caller may give the node this mode. EPERM for all but the owner; but whoever may write to a file takes its
+    /// set-id bits away, which the kernel does on their behalf.
+    fn may_set_mode(&self, read: &ReadSet, current: &Attr, mode: u16) -> Result<(), Halt> {
+        let caller = &self.scope.caller;
+        if is_owner(caller, current) {
+            return Ok(());
+        }
+        let drops = mode & 0o1777 == current.mode & 0o1777 && mode & !current.mode & 0o6000 == 0;
+        if !drops {
+            return Err(Errno::EPERM.into());
+        }
+        permit(read, caller, current, W).map_err(|halt| match halt {
+            Halt::Fail(_) => Errno::EPERM.into(),
+            more @ Halt::More(_) => more,
+        })
     }
 
     /// The asked-for mode, after what a change of owner and a foreign group take from it.
@@ -180,7 +194,7 @@ impl SetAttributes {
 }
 
 /// Root, or somebody whom the kernel has checked.
-pub(super) fn is_trusted(caller: &Caller) -> bool {
+pub(crate) fn is_trusted(caller: &Caller) -> bool {
     !caller.check_permission || caller.uid == 0
 }
 
@@ -239,10 +253,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_changes_the_mode_but_anybody_may_lose_set_id() {
+    fn only_the_owner_changes_the_mode_but_a_writer_takes_set_id_away() {
         assert_eq!(outcome(user(2), file(0o644), mode(0o600)), Err(Errno::EPERM));
         assert_eq!(outcome(user(1), file(0o644), mode(0o600)).map(|a| (a.mode, a.ctime)), Ok((0o600, NOW)));
-        assert_eq!(outcome(user(2), file(0o4755), mode(0o755)).map(|a| a.mode), Ok(0o755));
+        assert_eq!(outcome(user(2), file(0o4757), mode(0o757)).map(|a| a.mode), Ok(0o757));
+        assert_eq!(outcome(user(2), file(0o4755), mode(0o755)), Err(Errno::EPERM));
+        assert_eq!(outcome(user(2), file(0o644), mode(0o644)), Err(Errno::EPERM));
         assert_eq!(outcome(user(2), file(0o755), mode(0o4755)), Err(Errno::EPERM));
     }
 
@@ -263,6 +279,8 @@ mod tests {
         let dir = Attr { kind: juicefs_core::FileType::Directory, ..file(0o6755) };
         assert_eq!(outcome(root, dir, chown.clone()).map(|a| a.mode), Ok(0o6755));
         assert_eq!(outcome(user(1), file(0o644), chown), Err(Errno::EPERM));
+        let to_owner = SetAttr { uid: Some(1), ..SetAttr::default() };
+        assert_eq!(outcome(user(2), file(0o4755), to_owner), Err(Errno::EPERM));
         let own_group = SetAttr { gid: Some(1), ..SetAttr::default() };
         assert_eq!(outcome(user(1), file(0o6744), own_group).map(|a| a.mode), Ok(0o744));
     }

@@ -325,7 +325,7 @@ fn linking() {
     assert_eq!(world.decide(&op), Err(Errno::ENOENT), "no node");
     world.node(SOURCE, Attr { kind: FileType::Directory, ..file(flags::IMMUTABLE, 1) });
     assert_eq!(world.decide(&op), Err(Errno::EPERM), "a directory");
-    let last = Attr { nlink: i32::MAX as u32, ..file(flags::IMMUTABLE, 1) };
+    let last = Attr { nlink: i32::MAX as u32, ..file(flags::IMMUTABLE, USER) };
     world.node(SOURCE, last.clone());
     assert_eq!(world.decide(&op), Err(Errno::ENOENT), "no parent");
     for (attr, errno) in [
@@ -344,8 +344,15 @@ fn linking() {
     assert_eq!(world.decide(&op), Err(Errno::EPERM), "an immutable file");
     world.node(SOURCE, Attr { flags: 0, ..last });
     assert_eq!(world.decide(&op), Err(Errno::EMLINK));
-    world.node(SOURCE, Attr { nlink: 0, ..file(0, 1) });
+    world.node(SOURCE, Attr { nlink: 0, ..file(0, USER) });
     assert_eq!(world.decide(&op), Err(Errno::ENOENT), "removed, and not kept by this session");
-    world.node(SOURCE, file(0, 1));
+    world.node(SOURCE, file(0, USER));
+    assert_eq!(world.decide(&op), Ok(()));
+    let foreign = |mode| Attr { mode, ..file(0, 1) };
+    for mode in [0o644, 0o606 | 0o4000, 0o676 | 0o2000, 0o600] {
+        world.node(SOURCE, foreign(mode));
+        assert_eq!(world.decide(&op), Err(Errno::EPERM), "a foreign file of mode {mode:o}");
+    }
+    world.node(SOURCE, foreign(0o666));
     assert_eq!(world.decide(&op), Ok(()));
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use juicefs_core::{
+    Caller,
     attr::{Attr, flags},
     errno::Errno,
     ids::{Ino, Name},
@@ -9,7 +10,12 @@ use juicefs_core::{
     meta::XattrMode,
 };
 
-use super::{Scope, Verdict, decision};
+use super::{
+    Halt, Scope, Verdict,
+    access::{R, W, permit},
+    decision,
+    setattr::{is_owner, is_trusted},
+};
 use crate::{
     record::Key,
     txn::{Decision, Effect, Effects, Operation, ReadSet},
@@ -29,6 +35,69 @@ pub(crate) fn xattr_name(name: &[u8]) -> Result<Name, Errno> {
     } else {
         Ok(Name::new(name))
     }
+}
+
+/// What the system does with an attribute, by the first part of its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Space {
+    /// `trusted.`: for root alone, who alone sees that it is there.
+    Trusted,
+    /// `security.`: everybody may look, root changes.
+    Security,
+    /// `system.`: everybody may look, owners change.
+    System,
+    /// `user.`: as the content, of files and directories.
+    User,
+    /// As the content.
+    Other,
+}
+
+impl Space {
+    fn of(name: &[u8]) -> Self {
+        match name.split(|byte| *byte == b'.').next() {
+            Some(b"trusted") => Self::Trusted,
+            Some(b"security") => Self::Security,
+            Some(b"system") => Self::System,
+            Some(b"user") => Self::User,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Whether a caller who is checked may learn that a node has an attribute of this name.
+pub(crate) fn may_list(caller: &Caller, name: &[u8]) -> bool {
+    is_trusted(caller) || Space::of(name) != Space::Trusted
+}
+
+/// Whether the caller may read this attribute, as xattr(7) and the kernel have it. EACCES; ENODATA where it cannot be seen.
+pub(crate) fn may_get(read: &ReadSet, caller: &Caller, attr: &Attr, name: &[u8]) -> Result<(), Halt> {
+    if is_trusted(caller) {
+        return Ok(());
+    }
+    match Space::of(name) {
+        Space::Trusted => Err(Errno::ENODATA.into()),
+        Space::User if !attr.is_file() && !attr.is_dir() => Err(Errno::ENODATA.into()),
+        Space::Security | Space::System => Ok(()),
+        Space::User | Space::Other => permit(read, caller, attr, R),
+    }
+}
+
+/// Whether the caller may set this attribute, or remove it. EPERM, EACCES.
+fn may_change(read: &ReadSet, caller: &Caller, attr: &Attr, name: &[u8], removes: bool) -> Result<(), Halt> {
+    if is_trusted(caller) {
+        return Ok(());
+    }
+    let sticky = attr.is_dir() && attr.mode & 0o1000 != 0;
+    let denied = match Space::of(name) {
+        // Whoever writes to a file takes its capabilities away, which the kernel does on their behalf.
+        Space::Security if removes && name == b"security.capability" => false,
+        Space::Trusted | Space::Security => true,
+        Space::System if is_owner(caller, attr) => return Ok(()),
+        Space::System => true,
+        Space::User => !attr.is_file() && !attr.is_dir() || sticky && !is_owner(caller, attr),
+        Space::Other => false,
+    };
+    if denied { Err(Errno::EPERM.into()) } else { permit(read, caller, attr, W) }
 }
 
 /// Sets an extended attribute, or removes it.
@@ -62,6 +131,7 @@ impl ChangeXattr {
         if attr.has_flag(flags::IMMUTABLE | flags::APPEND) {
             return Err(Errno::EPERM.into());
         }
+        may_change(read, &self.scope.caller, attr, self.name.as_bytes(), self.value.is_none())?;
         let exists = read.xattr(self.ino, &self.name).is_some();
         let mut effects = Effects::none();
         match &self.value {

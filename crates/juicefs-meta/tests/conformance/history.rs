@@ -365,7 +365,7 @@ impl Player {
             }
             Step::SetXattr { ino, name, value } => {
                 let ((id, ino), name) = (self.file(*ino)?, format!("user.{}", name_of(*name)));
-                let model = self.model.setxattr(id, &name, value.map(|value| vec![value])).map(|()| 0);
+                let model = self.model.setxattr(who, id, &name, value.map(|value| vec![value])).map(|()| 0);
                 let real = match value {
                     Some(value) => {
                         let value = Bytes::from(vec![*value]);
@@ -564,8 +564,8 @@ impl Player {
             Body::Fifo => {}
         }
         let mut xattrs = BTreeMap::new();
-        for name in client.listxattr(ino).await.expect("listed") {
-            let value = client.getxattr(ino, name.as_bytes()).await.expect("there");
+        for name in client.listxattr(&Caller::root(), ino).await.expect("listed") {
+            let value = client.getxattr(&Caller::root(), ino, name.as_bytes()).await.expect("there");
             xattrs.insert(name.to_string(), value.to_vec());
         }
         assert_eq!(xattrs, model.xattrs, "xattrs of {ino}");

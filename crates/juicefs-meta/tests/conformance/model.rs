@@ -397,6 +397,10 @@ impl Model {
         self.entries(dir)?;
         self.allowed(who, dir, 1)?;
         fail::<()>(self.entries(dir)?.contains_key(name), Errno::EEXIST)?;
+        let node = self.node(id)?;
+        let plain = matches!(node.body, Body::File { .. }) && node.mode & 0o4000 == 0 && node.mode & 0o2010 != 0o2010;
+        let foreign = ![0, node.uid].contains(&who.uid);
+        fail::<()>(foreign && !(plain && self.allowed(who, id, 6).is_ok()), Errno::EPERM)?;
         self.allowed(who, dir, 3)?;
         let now = self.now;
         let node = self.edit(id);
@@ -415,11 +419,12 @@ impl Model {
         if who.uid != 0 && who.gid != node.gid {
             mode &= !0o2000;
         }
+        let drops = mode & 0o1777 == node.mode & 0o1777 && mode & !node.mode & 0o6000 == 0;
+        let writer = drops && self.allowed(who, id, 2).is_ok();
+        fail::<()>(![0, node.uid].contains(&who.uid) && !writer, Errno::EPERM)?;
         if mode == node.mode {
             return Ok(());
         }
-        let drops = mode & 0o1777 == node.mode & 0o1777 && mode & !node.mode & 0o6000 == 0;
-        fail::<()>(![0, node.uid].contains(&who.uid) && !drops, Errno::EPERM)?;
         let now = self.now;
         let node = self.edit(id);
         (node.mode, node.ctime) = (mode, now);
@@ -548,8 +553,12 @@ impl Model {
         Ok(len)
     }
 
-    pub(crate) fn setxattr(&mut self, id: Id, name: &str, value: Option<Vec<u8>>) -> Outcome {
-        self.node(id)?;
+    pub(crate) fn setxattr(&mut self, who: Who, id: Id, name: &str, value: Option<Vec<u8>>) -> Outcome {
+        let node = self.node(id)?;
+        let foreign = ![0, node.uid].contains(&who.uid);
+        let kind = matches!(node.body, Body::File { .. } | Body::Dir { .. });
+        fail::<()>(who.uid != 0 && !kind || node.is_dir() && node.mode & 0o1000 != 0 && foreign, Errno::EPERM)?;
+        self.allowed(who, id, 2)?;
         let now = self.now;
         let node = self.edit(id);
         match value {

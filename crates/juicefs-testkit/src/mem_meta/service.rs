@@ -319,12 +319,12 @@ impl Meta for MemMeta {
         Ok(self.state.lock().fallocate(ino, mode, off, size, self.clock.now())?)
     }
 
-    async fn getxattr(&self, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
+    async fn getxattr(&self, _cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<Bytes> {
         self.note("getxattr", ino)?;
         Ok(self.state.lock().node(ino)?.xattrs.get(name).cloned().ok_or(Errno::ENODATA)?)
     }
 
-    async fn listxattr(&self, ino: Ino) -> MetaResult<Vec<Name>> {
+    async fn listxattr(&self, _cx: &Caller, ino: Ino) -> MetaResult<Vec<Name>> {
         self.note("listxattr", ino)?;
         Ok(self.state.lock().node(ino)?.xattrs.keys().cloned().map(Name).collect())
     }
@@ -547,7 +547,14 @@ impl Meta for MemMeta {
     }
 
     /// One node alone, and slowly when a test holds it up: it goes on until it is stopped or let go.
-    async fn summarize(&self, ino: Ino, _recursive: bool, _strict: bool, progress: &Progress) -> MetaResult<Summary> {
+    async fn summarize(
+        &self,
+        _cx: &Caller,
+        ino: Ino,
+        _recursive: bool,
+        _strict: bool,
+        progress: &Progress,
+    ) -> MetaResult<Summary> {
         let attr = self.getattr(ino).await?;
         self.note("summarize", ino)?;
         while self.held.load(Ordering::Acquire) {
@@ -564,10 +571,20 @@ impl Meta for MemMeta {
         })
     }
 
-    async fn summarize_tree(&self, ino: Ino, detail: TreeDetail, progress: &Progress) -> MetaResult<TreeSummary> {
-        let summary = self.summarize(ino, true, detail.strict, progress).await?;
+    async fn summarize_tree(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        detail: TreeDetail,
+        progress: &Progress,
+    ) -> MetaResult<TreeSummary> {
+        let summary = self.summarize(cx, ino, true, detail.strict, progress).await?;
         let kind = self.getattr(ino).await?.kind;
         Ok(TreeSummary { ino, path: Vec::new(), kind, summary, children: Vec::new() })
+    }
+
+    async fn reach(&self, _cx: &Caller, ino: Ino) -> MetaResult<()> {
+        self.getattr(ino).await.map(drop)
     }
 
     async fn paths(&self, ino: Ino, _limit: usize) -> MetaResult<Vec<Vec<u8>>> {

@@ -1,21 +1,29 @@
 //! The `.control` file: requests written, replies read from the position after them (format: data.md §5.6).
+//!
+//! Everybody may write to it, so that nothing that is written or asked for takes more memory than is said here.
 
+mod incoming;
 mod request;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::Bytes;
 use juicefs_core::{Errno, tree::Progress};
 use parking_lot::Mutex;
 
-pub(crate) use self::request::{Command, Malformed};
+use self::incoming::Incoming;
+pub(crate) use self::{
+    incoming::Request,
+    request::{Command, Malformed},
+};
 
-/// Bytes of command and size before the body.
-const HEADER_BYTES: usize = 8;
-/// A request larger than this is refused.
-const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// Replies read already are dropped once the buffer holds more than this; while nobody reads, no progress is told.
 const KEPT_BYTES: usize = 2 << 20;
+/// Bytes of all replies together that nobody has read yet.
+const MAX_UNREAD_BYTES: usize = 64 << 20;
 /// What a report of progress begins with.
 const PROGRESS: u8 = 0xFE;
 /// What data begin with.
@@ -32,53 +40,75 @@ pub(crate) enum Reply {
     Text(Vec<u8>),
 }
 
-/// A complete request.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) command: u32,
-    pub(crate) body: Vec<u8>,
+/// Room for the replies of all control files of a mount.
+#[derive(Default)]
+pub(crate) struct ReplyRoom {
+    taken_bytes: AtomicUsize,
 }
 
-/// One open control file. Requests and replies share one sequence of bytes, because clients go on reading at the file
+/// The room that a reply has taken, until this is dropped.
+struct Taken {
+    room: Arc<ReplyRoom>,
+    bytes: usize,
+}
+
+impl ReplyRoom {
+    fn take(self: &Arc<Self>, bytes: usize) -> Option<Taken> {
+        let fits = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= MAX_UNREAD_BYTES);
+        self.taken_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Taken { room: Arc::clone(self), bytes })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.room.taken_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// One open control file. Requests and replies share one sequence of positions, because clients go on reading at the file
 /// position where their request ended.
 #[derive(Default)]
 pub(crate) struct Control {
     state: Mutex<State>,
+    room: Arc<ReplyRoom>,
 }
 
 #[derive(Default)]
 struct State {
     /// Position of the first byte of `stream`.
     base: u64,
+    /// The reply, as far as it was not dropped.
     stream: Vec<u8>,
+    taken: Option<Taken>,
     /// The request that is arriving.
-    request: Vec<u8>,
+    incoming: Incoming,
     /// The job that answers the last one.
     running: Option<Arc<Progress>>,
 }
 
 impl Control {
-    /// Takes a piece of a request, and gives the request once it is complete. What is too large is answered here. EBUSY
-    /// while a job runs: its reply comes first.
+    /// A control file whose replies share this room with those of others.
+    pub(super) fn new(room: Arc<ReplyRoom>) -> Self {
+        Self { state: Mutex::default(), room }
+    }
+
+    /// Takes a piece of a request, and gives the request once it is complete. What is too large is answered here. Whoever
+    /// writes has read the reply before, or does not want it: it goes. EBUSY while a job runs: its reply comes first.
     pub(super) fn write(&self, data: &[u8]) -> Result<Option<Request>, Errno> {
         let mut state = self.state.lock();
         if state.running.is_some() {
             return Err(Errno::EBUSY);
         }
-        state.stream.extend_from_slice(data);
-        state.request.extend_from_slice(data);
-        let Some((header, body)) = state.request.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-        let command = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-        let size = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        if size > MAX_REQUEST_BYTES || body.len() > size {
-            state.request.clear();
-            state.finish(&Reply::Done(Err(Errno::EIO)));
-        } else if body.len() == size {
-            let body = body.to_vec();
-            state.request.clear();
-            return Ok(Some(Request { command, body }));
+        state.base += (state.stream.len() + data.len()) as u64;
+        (state.stream, state.taken) = (Vec::new(), None);
+        match state.incoming.take(data) {
+            Ok(request) => Ok(request),
+            Err(errno) => {
+                state.finish(&Reply::Done(Err(errno)));
+                Ok(None)
+            }
         }
-        Ok(None)
     }
 
     /// Notes the job that will answer.
@@ -96,11 +126,20 @@ impl Control {
         }
     }
 
-    /// Ends the reply.
+    /// Ends the reply. What is too large beside what others have not read is EAGAIN instead.
     pub(crate) fn finish(&self, reply: &Reply) {
         let mut state = self.state.lock();
         state.running = None;
-        state.finish(reply);
+        let bytes = match reply {
+            Reply::Done(_) => 0,
+            Reply::Data(bytes) | Reply::Text(bytes) => bytes.len(),
+        };
+        state.taken = self.room.take(bytes);
+        match (&state.taken, reply) {
+            (Some(_), reply) => state.finish(reply),
+            (None, Reply::Text(_)) => state.finish(&Reply::Text(Errno::EAGAIN.to_string().into_bytes())),
+            (None, _) => state.finish(&Reply::Done(Err(Errno::EAGAIN))),
+        }
     }
 
     /// Asks the job to stop: who wanted it is gone.
@@ -173,6 +212,42 @@ mod tests {
         assert_eq!(control.read(38, 100), Ok(Bytes::from_static(&[5])));
         control.finish(&Reply::Data(b"{}".to_vec()));
         assert_eq!(control.read(39, 100), Ok(Bytes::from_static(b"\xFF\0\0\0\x02{}")));
+        assert_eq!(control.read(28, 100), Err(Errno::EIO), "the reply before went with the request after it");
+    }
+
+    /// Whatever is written and never read, a handle keeps next to nothing.
+    #[test]
+    fn what_is_written_takes_no_memory() {
+        let control = Control::default();
+        let mut at = 0;
+        for round in 0..5000u32 {
+            let piece = match round % 4 {
+                // Of a request that is never complete, of one too large, of one too long, of complete ones.
+                0 => request(1002, 1 << 20, &[7; 100_000]),
+                1 => request(1002, u32::MAX, &[7; 1000]),
+                2 => request(1002, 3, &[7; 100_000]),
+                _ => request(4711, 100_000, &[7; 100_000]),
+            };
+            at += piece.len() as u64;
+            let _ = control.write(&piece).expect("taken");
+            let state = control.state.lock();
+            assert!(state.stream.capacity() + state.incoming.kept_bytes() < 4096, "round {round}");
+        }
+        assert!(control.read(at, 100).expect("nothing is below") == Bytes::from_static(&[5]));
+    }
+
+    #[test]
+    fn replies_that_nobody_reads_take_turns() {
+        let room = Arc::new(ReplyRoom::default());
+        let handles: Vec<Control> = (0..4).map(|_| Control::new(Arc::clone(&room))).collect();
+        let large = Reply::Data(vec![b'x'; MAX_UNREAD_BYTES / 3]);
+        handles.iter().for_each(|control| control.finish(&large));
+        assert_eq!(handles[2].read(0, 1), Ok(Bytes::from_static(&[DATA])));
+        assert_eq!(handles[3].read(0, 9), Ok(Bytes::from_static(&[11])), "EAGAIN");
+        drop(handles);
+        let control = Control::new(room);
+        control.finish(&large);
+        assert_eq!(control.read(0, 1), Ok(Bytes::from_static(&[DATA])));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use juicefs_core::{
-    Errno, Ino, MetaError, SliceKey,
+    Caller, Errno, Ino, MetaError, SliceKey,
     format::Tier,
     lock::{FileLocks, LockKind, LockOwner, LockRange, RangeLock},
     slice::{Piece, resolve},
@@ -14,8 +14,6 @@ use serde_json::{Value, json};
 use super::StoredChunks;
 use crate::{Vfs, fault, internal::Reply};
 
-/// Paths of a file with many names that are told.
-const MAX_PATHS: usize = 1024;
 /// Slices or blocks of one file that are told.
 const MAX_PARTS: usize = 1 << 18;
 
@@ -42,18 +40,17 @@ pub(super) struct Info {
 }
 
 impl Vfs {
-    pub(super) async fn info(&self, ino: Ino, recursive: bool, raw: bool, strict: bool, progress: &Progress) -> Info {
-        let mut info = Info {
-            ino,
-            failed: None,
-            summary: Summary::default(),
-            paths: Vec::new(),
-            raw,
-            parts: Vec::new(),
-            locks: FileLocks::default(),
-            tier: Tier::default(),
-        };
-        if let Err(error) = self.learn(&mut info, recursive, strict, progress).await {
+    pub(super) async fn info(
+        &self,
+        cx: &Caller,
+        ino: Ino,
+        recursive: bool,
+        raw: bool,
+        strict: bool,
+        progress: &Progress,
+    ) -> Info {
+        let mut info = Info { raw, ..Info::of(ino) };
+        if let Err(error) = self.learn(cx, &mut info, recursive, strict, progress).await {
             info.failed = Some(fault::of_meta("info", ino, &error));
         }
         info
@@ -61,17 +58,18 @@ impl Vfs {
 
     async fn learn(
         &self,
+        cx: &Caller,
         info: &mut Info,
         recursive: bool,
         strict: bool,
         progress: &Progress,
     ) -> Result<(), MetaError> {
         let meta = &self.cx.meta;
-        info.summary = meta.summarize(info.ino, recursive, strict, progress).await?;
+        info.summary = meta.summarize(cx, info.ino, recursive, strict, progress).await?;
         let attr = meta.getattr(info.ino).await?;
         let tiers = meta.format().tiers.clone().unwrap_or_default();
         info.tier = tiers.get(&attr.tier.to_string()).cloned().unwrap_or(Tier { id: attr.tier, ..Tier::default() });
-        let paths = meta.paths(info.ino, MAX_PATHS).await?;
+        let paths = self.reachable(cx, info.ino).await?;
         info.paths = paths.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
         if attr.is_file() {
             info.locks = meta.locks(info.ino).await?;
@@ -118,17 +116,22 @@ impl Vfs {
         }
     }
 
-    pub(super) async fn tree_summary(&self, ino: Ino, detail: TreeDetail, progress: &Progress) -> Reply {
-        let (errno, tree) = match self.cx.meta.summarize_tree(ino, detail, progress).await {
-            Ok(tree) => (0, tree_json(&tree)),
-            Err(error) => (
-                fault::of_meta("summary", ino, &error).0,
-                json!({ "Inode": ino.0, "Path": "", "Type": 2,
-                "Size": 0, "Files": 0, "Dirs": 0 }),
-            ),
-        };
-        Reply::Data(json!({ "Errno": errno, "Tree": tree }).to_string().into_bytes())
+    pub(super) async fn tree_summary(&self, cx: &Caller, ino: Ino, detail: TreeDetail, progress: &Progress) -> Reply {
+        match self.cx.meta.summarize_tree(cx, ino, detail, progress).await {
+            Ok(tree) => summary_reply(0, &tree_json(&tree)),
+            Err(error) => failed_summary(ino, fault::of_meta("summary", ino, &error)),
+        }
     }
+}
+
+fn summary_reply(errno: i32, tree: &Value) -> Reply {
+    Reply::Data(json!({ "Errno": errno, "Tree": tree }).to_string().into_bytes())
+}
+
+/// The answer for a tree of which nothing is told.
+pub(super) fn failed_summary(ino: Ino, errno: Errno) -> Reply {
+    let nothing = json!({ "Inode": ino.0, "Path": "", "Type": 2, "Size": 0, "Files": 0, "Dirs": 0 });
+    summary_reply(errno.0, &nothing)
 }
 
 fn tree_json(tree: &TreeSummary) -> Value {
@@ -169,6 +172,25 @@ fn list(values: Vec<Value>) -> Value {
 }
 
 impl Info {
+    /// Nothing is known yet.
+    fn of(ino: Ino) -> Self {
+        Self {
+            ino,
+            failed: None,
+            summary: Summary::default(),
+            paths: Vec::new(),
+            raw: false,
+            parts: Vec::new(),
+            locks: FileLocks::default(),
+            tier: Tier::default(),
+        }
+    }
+
+    /// Why nothing is told.
+    pub(super) fn failed(ino: Ino, errno: Errno) -> Self {
+        Self { failed: Some(errno), ..Self::of(ino) }
+    }
+
     pub(super) fn json(&self) -> Reply {
         let Summary { length_bytes, size_bytes, files, dirs } = self.summary;
         let label = if self.raw { "Id" } else { "Key" };

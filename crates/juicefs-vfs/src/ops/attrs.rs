@@ -102,6 +102,9 @@ impl Vfs {
                 Some(_) => return Err(Errno::EBADF),
             };
             let _pass = through.as_ref().map(|handle| handle.in_flight.begin());
+            if through.is_none() {
+                self.drop_set_id(cx, ino).await?;
+            }
             attr = Some(self.set_length(cx, ino, size, through.as_deref()).await?);
         }
         if let (Some(attr), true) = (&attr, set.is_empty()) {

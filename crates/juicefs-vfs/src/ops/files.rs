@@ -43,6 +43,7 @@ fn open_flags(flags: i32) -> OpenFlags {
         append: flags & libc::O_APPEND != 0,
         truncate: flags & libc::O_TRUNC != 0,
         exec: flags & OPEN_EXEC != 0,
+        no_atime: flags & libc::O_NOATIME != 0,
     }
 }
 
@@ -52,7 +53,7 @@ impl Vfs {
     /// EACCES, EROFS, ENOENT; EPERM for files that flags protect.
     pub async fn open(&self, cx: &Caller, ino: Ino, flags: i32) -> Answer<Opened> {
         if self.internal.attr(ino).is_some() {
-            let handle = self.internal.open(ino, flags)?;
+            let handle = self.internal.open(cx, ino, flags)?;
             let logged = !handle.is_log();
             let fh = self.handles.insert(Handle::Internal(handle));
             let answer = Ok(Opened { fh, direct_io: true, ..Opened::default() });
@@ -62,7 +63,12 @@ impl Vfs {
             return answer;
         }
         let begun = Instant::now();
-        let answer = self.open_file(cx, ino, flags).await;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let prepared = if writes { self.drop_set_id(cx, ino).await } else { Ok(()) };
+        let answer = match prepared {
+            Ok(()) => self.open_file(cx, ino, flags).await,
+            Err(errno) => Err(errno),
+        };
         self.done(Op::Open, begun, cx, &answer, |line| match &answer {
             Ok(opened) => write!(line, "({ino},0x{flags:x}) [fh:{}]", opened.fh),
             Err(_) => write!(line, "({ino},0x{flags:x})"),

@@ -90,7 +90,7 @@ impl Vfs {
             }
             match AclKind::of_xattr(name) {
                 Some(kind) => self.acl(ino, kind).await,
-                None => self.ask(MetaOp::GetXattr, ino, self.cx.meta.getxattr(ino, name)).await,
+                None => self.ask(MetaOp::GetXattr, ino, self.cx.meta.getxattr(cx, ino, name)).await,
             }
         }
         .await;
@@ -111,7 +111,7 @@ impl Vfs {
             if is_special(ino) {
                 return Err(Errno::ENODATA);
             }
-            let names = self.ask(MetaOp::ListXattr, ino, self.cx.meta.listxattr(ino)).await?;
+            let names = self.ask(MetaOp::ListXattr, ino, self.cx.meta.listxattr(cx, ino)).await?;
             let mut out = Vec::new();
             for name in names {
                 out.extend_from_slice(name.as_bytes());

@@ -123,7 +123,7 @@ impl Client {
         watch: &dyn RemovalWatch,
     ) -> MetaResult<Ino> {
         let counted = Progress::default();
-        let all = self.summarize_whole(source, true, false, &counted).await?;
+        let all = self.summarize_whole(&Caller::root(), source, true, false, &counted).await?;
         let inodes = all.files + all.dirs;
         job.walk.progress.add_second(inodes);
         // All of it must fit; each node takes its own room when its turn comes.

@@ -1,7 +1,10 @@
 //! What trees hold, from the statistics of directories where they are kept (format: metadata.md §6.22), and where nodes are.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use juicefs_core::{
+    Caller,
     attr::{Attr, FileType},
     errno::Errno,
     error::MetaResult,
@@ -15,7 +18,7 @@ use super::{Walk, is};
 use crate::{
     client::Client,
     ops::{
-        access::TRASH_NAME,
+        access::{R, TRASH_NAME, X},
         account::entry_stat,
         ascent::{Ascent, Step},
     },
@@ -24,11 +27,32 @@ use crate::{
 
 /// Directories looked at side by side.
 const THREADS: usize = 32;
+/// Entries that a summary shows in all, so that what is deep and wide does not fill the memory: below what comes too late
+/// only sums are kept.
+const MAX_ROWS: usize = 1 << 16;
 
 /// A count under way.
 struct Counting<'a> {
     walk: Walk<'a>,
+    caller: &'a Caller,
     strict: bool,
+    /// Entries that are kept to be shown.
+    rows: AtomicUsize,
+}
+
+impl<'a> Counting<'a> {
+    fn new(caller: &'a Caller, strict: bool, progress: &'a Progress) -> Self {
+        Self { walk: Walk::new(THREADS, progress), caller, strict, rows: AtomicUsize::new(0) }
+    }
+}
+
+/// What the entries of a directory hold, of which only some can be shown.
+struct Children {
+    dirs: Vec<TreeSummary>,
+    /// The largest.
+    files: Vec<TreeSummary>,
+    /// All other files.
+    rest: Option<Summary>,
 }
 
 /// A directory itself, without what is in it.
@@ -61,12 +85,14 @@ fn usable(stat: &DirStat) -> Option<(u64, u64, u64)> {
 impl Client {
     pub(in crate::client) async fn summarize_whole(
         &self,
+        cx: &Caller,
         ino: Ino,
         recursive: bool,
         strict: bool,
         progress: &Progress,
     ) -> MetaResult<Summary> {
         let attr = self.attributes(ino).await?;
+        self.may_look_into(cx, ino, &attr).await?;
         let mut sum = of_node(&attr);
         if !attr.is_dir() {
             count(progress, &sum);
@@ -76,13 +102,21 @@ impl Client {
             // What this client has done itself should count.
             self.write_stats(true).await?;
         }
-        let job = Counting { walk: Walk::new(THREADS, progress), strict };
+        let job = Counting::new(cx, strict, progress);
         sum.add(self.count_directory(&job, ino, recursive).await?);
         progress.add_second(ENTRY_SPACE);
         Ok(sum)
     }
 
-    /// What is in a directory, without itself.
+    /// EACCES unless the caller may read the node, and search it if it is a directory.
+    async fn may_look_into(&self, cx: &Caller, ino: Ino, attr: &Attr) -> MetaResult<()> {
+        if !cx.check_permission {
+            return Ok(());
+        }
+        self.check_access(cx, ino, if attr.is_dir() { R | X } else { R }).await
+    }
+
+    /// What is in a directory, without itself. EACCES unless the caller may read it.
     fn count_directory<'a>(
         &'a self,
         job: &'a Counting<'a>,
@@ -98,7 +132,13 @@ impl Client {
             count(job.walk.progress, &sum);
             if recursive && !below.is_empty() {
                 let lent = job.walk.lend(below.len());
-                let steps = stream::iter(below).map(|dir| self.count_directory(job, dir, true));
+                let count_next = |dir| async move {
+                    if job.caller.check_permission {
+                        self.check_access(job.caller, dir, R | X).await?;
+                    }
+                    self.count_directory(job, dir, true).await
+                };
+                let steps = stream::iter(below).map(count_next);
                 let mut steps = steps.buffer_unordered(1 + lent.steps);
                 while let Some(counted) = steps.next().await {
                     match counted {
@@ -160,11 +200,13 @@ impl Client {
 
     pub(in crate::client) async fn summarize_parts(
         &self,
+        cx: &Caller,
         ino: Ino,
         detail: TreeDetail,
         progress: &Progress,
     ) -> MetaResult<TreeSummary> {
         let attr = self.attributes(ino).await?;
+        self.may_look_into(cx, ino, &attr).await?;
         let summary = of_node(&attr);
         count(progress, &summary);
         let tree = TreeSummary { ino, path: Vec::new(), kind: attr.kind, summary, children: Vec::new() };
@@ -174,7 +216,7 @@ impl Client {
         if !detail.strict {
             self.write_stats(true).await?;
         }
-        let job = Counting { walk: Walk::new(THREADS, progress), strict: detail.strict };
+        let job = Counting::new(cx, detail.strict, progress);
         self.fill_summary(&job, tree, detail).await
     }
 
@@ -187,15 +229,18 @@ impl Client {
     ) -> BoxFuture<'a, MetaResult<TreeSummary>> {
         async move {
             job.walk.progress.go_on()?;
-            let Some(depth) = detail.depth.checked_sub(1) else {
+            // The top was looked at before.
+            if job.caller.check_permission && !tree.path.is_empty() {
+                self.check_access(job.caller, tree.ino, R | X).await?;
+            }
+            let full = job.rows.load(Ordering::Relaxed) >= MAX_ROWS;
+            let Some(depth) = detail.depth.checked_sub(1).filter(|_| !full) else {
                 let below = self.count_directory(job, tree.ino, true).await?;
                 tree.summary.add(below);
                 return Ok(tree);
             };
             let detail = TreeDetail { depth, ..detail };
-            let children = self.children_of(job, &tree).await?;
-            let (dirs, mut children): (Vec<_>, Vec<_>) =
-                children.into_iter().partition(|child| child.kind == FileType::Directory);
+            let Children { dirs, files: mut children, rest } = self.children_of(job, &tree, detail).await?;
             let lent = job.walk.lend(dirs.len());
             let steps = stream::iter(dirs).map(|child| self.fill_summary(job, child, detail));
             let mut steps = steps.buffer_unordered(1 + lent.steps);
@@ -203,24 +248,30 @@ impl Client {
                 children.push(filled?);
             }
             children.iter().for_each(|child| tree.summary.add(child.summary));
-            children.sort_by(|a, b| b.summary.size_bytes.cmp(&a.summary.size_bytes).then_with(|| a.path.cmp(&b.path)));
-            fold_small(&tree.path, &mut children, usize::from(detail.entries));
+            rest.iter().for_each(|rest| tree.summary.add(*rest));
+            let rest = keep_largest(job, &mut children, rest, usize::from(detail.entries));
+            children.extend(rest.map(|summary| others(&tree.path, summary)));
             tree.children = children;
             Ok(tree)
         }
         .boxed()
     }
 
-    async fn children_of(&self, job: &Counting<'_>, tree: &TreeSummary) -> MetaResult<Vec<TreeSummary>> {
-        let (mut children, mut from) = (Vec::new(), None);
+    async fn children_of(&self, job: &Counting<'_>, tree: &TreeSummary, detail: TreeDetail) -> MetaResult<Children> {
+        let mut children = Children { dirs: Vec::new(), files: Vec::new(), rest: None };
+        let (shown, mut from) = (usize::from(detail.entries), None);
         loop {
             let page = self.engine.readdir(tree.ino, from, true, READDIR_PAGE).await?;
             for entry in page.entries {
                 let summary = of_entry(&entry);
                 count(job.walk.progress, &summary);
                 let path = joined(&tree.path, entry.name.as_bytes());
-                children.push(TreeSummary { ino: entry.ino, path, kind: entry.kind, summary, children: Vec::new() });
+                let child = TreeSummary { ino: entry.ino, path, kind: entry.kind, summary, children: Vec::new() };
+                job.rows.fetch_add(1, Ordering::Relaxed);
+                let kind = if entry.kind == FileType::Directory { &mut children.dirs } else { &mut children.files };
+                kind.push(child);
             }
+            children.rest = keep_largest(job, &mut children.files, children.rest, shown);
             from = page.next;
             if from.is_none() {
                 return Ok(children);
@@ -305,13 +356,29 @@ fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
-/// Puts all but the first `shown` together.
-fn fold_small(path: &[u8], children: &mut Vec<TreeSummary>, shown: usize) {
-    if children.len() <= shown {
-        return;
-    }
-    let mut rest = Summary::default();
-    children.drain(shown..).for_each(|child| rest.add(child.summary));
-    let path = joined(path, b"...");
-    children.push(TreeSummary { ino: Ino(0), path, kind: FileType::File, summary: rest, children: Vec::new() });
+/// Keeps the `shown` largest in their order, and adds all others to `rest`.
+fn keep_largest(
+    job: &Counting<'_>,
+    children: &mut Vec<TreeSummary>,
+    rest: Option<Summary>,
+    shown: usize,
+) -> Option<Summary> {
+    children.sort_by(|a, b| b.summary.size_bytes.cmp(&a.summary.size_bytes).then_with(|| a.path.cmp(&b.path)));
+    let small = children.drain(shown.min(children.len())..);
+    small.fold(rest, |rest, child| {
+        job.rows.fetch_sub(rows(&child), Ordering::Relaxed);
+        let mut rest = rest.unwrap_or_default();
+        rest.add(child.summary);
+        Some(rest)
+    })
+}
+
+/// How many entries a summary shows, itself included.
+fn rows(tree: &TreeSummary) -> usize {
+    1 + tree.children.iter().filter(|child| child.ino != Ino(0)).map(rows).sum::<usize>()
+}
+
+/// The entry that stands for many.
+fn others(path: &[u8], summary: Summary) -> TreeSummary {
+    TreeSummary { ino: Ino(0), path: joined(path, b"..."), kind: FileType::File, summary, children: Vec::new() }
 }

@@ -253,7 +253,8 @@ fn file(mode: u16) -> NewNode {
     NewNode { umask: 0, ..node(FileType::File, mode) }
 }
 
-const READ_WRITE: OpenFlags = OpenFlags { read: true, write: true, append: false, truncate: false, exec: false };
+const READ_WRITE: OpenFlags =
+    OpenFlags { read: true, write: true, append: false, truncate: false, exec: false, no_atime: false };
 
 /// Does it and notes when and how it ended.
 pub(crate) async fn perform(client: &Client, who: (usize, usize), op: Op, aliases: &Aliases) -> Call {

@@ -175,7 +175,7 @@ impl State {
             Op::Append { ino, slice } => (self.model.append(id(ino)?, 1, slice), ino),
             Op::Punch { ino, at, len } => (self.model.fallocate(WHO, id(ino)?, at, len, true, true), ino),
             Op::SetXattr { ino, value } => {
-                let set = self.model.setxattr(id(ino)?, XATTR, value.map(|value| vec![value]));
+                let set = self.model.setxattr(WHO, id(ino)?, XATTR, value.map(|value| vec![value]));
                 return Some(set.map(|()| Told::Nothing));
             }
             Op::Copy { from, from_at, to, to_at, len } => {

@@ -102,13 +102,13 @@ fn xattrs_live_with_the_node() {
         assert!(after.ctime > before.ctime && after.mtime == before.mtime, "only ctime moves");
         assert_eq!(set(b"1", XattrMode::Create).await, Err(Errno::EEXIST));
         assert_eq!(set(b"", XattrMode::Replace).await, Ok(()));
-        assert_eq!(v.client.getxattr(f, b"user.a").await.expect("there"), Bytes::new());
+        assert_eq!(v.client.getxattr(&Caller::root(), f, b"user.a").await.expect("there"), Bytes::new());
         v.unlink(Ino::ROOT, "g").await.expect("unlinked");
-        let names = v.client.listxattr(f).await.expect("listed");
+        let names = v.client.listxattr(&Caller::root(), f).await.expect("listed");
         assert_eq!(names.iter().map(|n| n.as_bytes()).collect::<Vec<_>>(), [b"user.a"]);
         assert_eq!(posix(v.client.removexattr(&root(), f, b"user.b").await), Err(Errno::ENODATA));
         v.client.removexattr(&root(), f, b"user.a").await.expect("removed");
-        assert_eq!(posix(v.client.getxattr(f, b"user.a").await), Err(Errno::ENODATA));
+        assert_eq!(posix(v.client.getxattr(&Caller::root(), f, b"user.a").await), Err(Errno::ENODATA));
         let bad = |name: Vec<u8>, value: Vec<u8>| {
             let client = &v.client;
             async move { posix(client.setxattr(&root(), f, &name, value.into(), XattrMode::Any).await) }

@@ -113,8 +113,8 @@ async fn content(v: &Volume, top: Ino) -> BTreeMap<String, (Attr, Vec<u8>, Vec<V
             chunks.push(v.client.read_chunk(ino, index).await.expect("read").records);
         }
         let mut xattrs = Vec::new();
-        for name in v.client.listxattr(ino).await.expect("listed") {
-            let value = v.client.getxattr(ino, name.as_bytes()).await.expect("there");
+        for name in v.client.listxattr(&Caller::root(), ino).await.expect("listed") {
+            let value = v.client.getxattr(&Caller::root(), ino, name.as_bytes()).await.expect("there");
             xattrs.push(format!("{name}={}", value.escape_ascii()));
         }
         if attr.is_dir() {
@@ -235,7 +235,7 @@ fn a_stopped_job_ends() {
         assert_eq!(posix(removed), Err(Errno::EINTR));
         let cloned = v.client.clone_tree(&root(), top, (Ino::ROOT, b"copy"), PRESERVE, &told, &progress).await;
         assert_eq!(posix(cloned), Err(Errno::EINTR));
-        let counted = v.client.summarize(top, true, true, &progress).await;
+        let counted = v.client.summarize(&Caller::root(), top, true, true, &progress).await;
         assert_eq!(posix(counted), Err(Errno::EINTR));
         assert_eq!(v.find(Ino::ROOT, "copy").await, Err(Errno::ENOENT));
         let before = content(&v, top).await.len();
@@ -325,6 +325,10 @@ fn what_may_not_be_copied_is_not() {
         v.client.setattr(&root(), secret, closed).await.expect("closed");
         let open = SetAttr { mode: Some(0o777), ..SetAttr::default() };
         v.client.setattr(&root(), Ino::ROOT, open).await.expect("opened");
+        // Devices are for root to make, and so to copy.
+        let device = v.find(top, "device").await.expect("there");
+        assert_eq!(clone(&v, &user(7), device, "copy", PRESERVE).await, Err(Errno::EPERM));
+        v.unlink(top, "device").await.expect("unlinked");
         assert_eq!(clone(&v, &user(7), top, "copy", PRESERVE).await, Err(Errno::EACCES));
         assert_eq!(v.find(Ino::ROOT, "copy").await, Err(Errno::ENOENT));
         let cx = root();
@@ -453,7 +457,7 @@ fn trees_are_counted_from_statistics_and_one_by_one() {
         let progress = Progress::default();
         let count = |ino, recursive, strict| {
             let (v, progress) = (&v, &progress);
-            async move { v.client.summarize(ino, recursive, strict, progress).await.expect("counted") }
+            async move { v.client.summarize(&Caller::root(), ino, recursive, strict, progress).await.expect("counted") }
         };
         let length_bytes = (70 << 20) + 4096 + (1 << 20) + 100 + 100;
         let size_bytes = (70 << 20) + 4096 + (1 << 20) + 9 * 4096;
@@ -468,7 +472,7 @@ fn trees_are_counted_from_statistics_and_one_by_one() {
         assert_eq!((count(empty, true, false).await, count(empty, false, true).await), (one, one));
         let file = v.find(top, "file").await.expect("there");
         assert_eq!(count(file, true, false).await.length_bytes, (70 << 20) + 4096);
-        assert!(posix(v.client.summarize(Ino(4711), true, true, &progress).await).is_err());
+        assert!(posix(v.client.summarize(&Caller::root(), Ino(4711), true, true, &progress).await).is_err());
     });
 }
 
@@ -480,10 +484,10 @@ fn the_largest_parts_come_first_and_the_rest_is_folded() {
         for strict in [false, true] {
             let progress = Progress::default();
             let detail = TreeDetail { depth: 2, entries: 3, strict };
-            let tree = v.client.summarize_tree(top, detail, &progress).await.expect("counted");
+            let tree = v.client.summarize_tree(&Caller::root(), top, detail, &progress).await.expect("counted");
             assert_eq!(
                 tree.summary,
-                v.client.summarize(top, true, strict, &Progress::default()).await.expect("counted")
+                v.client.summarize(&Caller::root(), top, true, strict, &Progress::default()).await.expect("counted")
             );
             let shown: Vec<_> =
                 tree.children.iter().map(|c| (String::from_utf8_lossy(&c.path).into_owned(), c.kind)).collect();
@@ -494,7 +498,7 @@ fn the_largest_parts_come_first_and_the_rest_is_folded() {
             let below: Vec<_> = tree.children[2].children.iter().map(|c| c.path.clone()).collect();
             assert_eq!(below, [&b"deep/deeper"[..], b"deep/file2", b"deep/file2-again"]);
             let flat = TreeDetail { depth: 0, ..detail };
-            let flat = v.client.summarize_tree(top, flat, &progress).await.expect("counted");
+            let flat = v.client.summarize_tree(&Caller::root(), top, flat, &progress).await.expect("counted");
             assert_eq!((flat.summary, flat.children.len()), (tree.summary, 0));
         }
     });

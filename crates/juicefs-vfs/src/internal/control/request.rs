@@ -12,6 +12,10 @@ use super::Request;
 const SKIP_TRASH: u8 = 1;
 /// Bit of the mode of a copy: attributes are preserved.
 const PRESERVE: u8 = 2;
+/// Levels and entries of a summary that can be asked for.
+const MOST_DETAIL: (u8, u8) = (10, 100);
+/// Chunks compacted side by side.
+const MOST_WORKERS: u16 = 100;
 
 /// A job.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,10 +101,11 @@ impl Command {
             }
             1007 => {
                 let ino = body.ino()?;
-                let (depth, entries) = (body.byte_or(3), body.byte_or(10));
+                let depth = body.byte_or(3).min(MOST_DETAIL.0);
+                let entries = body.byte_or(10).min(MOST_DETAIL.1);
                 Self::Summary { ino, detail: TreeDetail { depth, entries, strict: body.byte_or(0) != 0 } }
             }
-            1008 => Self::Compact { ino: body.ino()?, workers: body.word()?.max(1) },
+            1008 => Self::Compact { ino: body.ino()?, workers: body.word()?.clamp(1, MOST_WORKERS) },
             _ => return Err(Malformed::Unknown),
         })
     }
@@ -132,6 +137,14 @@ mod tests {
         let detail = TreeDetail { depth: 3, entries: 10, strict: false };
         assert_eq!(read(1007, &[&seven]), Ok(Command::Summary { ino: Ino(7), detail }));
         assert_eq!(read(1008, &[&seven, &[0, 9]]), Ok(Command::Compact { ino: Ino(7), workers: 9 }));
+    }
+
+    #[test]
+    fn nobody_gets_more_than_there_is() {
+        let seven = 7u64.to_be_bytes();
+        let detail = TreeDetail { depth: 10, entries: 100, strict: true };
+        assert_eq!(read(1007, &[&seven, &[255, 255, 1]]), Ok(Command::Summary { ino: Ino(7), detail }));
+        assert_eq!(read(1008, &[&seven, &[255, 255]]), Ok(Command::Compact { ino: Ino(7), workers: 100 }));
     }
 
     #[test]
