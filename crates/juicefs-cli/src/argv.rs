@@ -237,7 +237,7 @@ pub(crate) fn is_mount_helper(program: &OsStr) -> bool {
 /// # Errors
 /// When an option that needs a value has none.
 pub(crate) fn from_mount_helper(app: &Command, argv: &[OsString]) -> Result<Vec<OsString>, UsageError> {
-    let mut out: Vec<OsString> = vec!["juicefs".into(), "mount".into(), "--background".into()];
+    let mut out: Vec<OsString> = ["juicefs", "mount", "--background", "--via-mount"].map(OsString::from).into();
     let mut kernel = Vec::new();
     let mut positionals = Vec::new();
     let mut words = argv.iter().skip(1);
@@ -266,7 +266,11 @@ fn helper_option(
     out: &mut Vec<OsString>,
     kernel: &mut Vec<String>,
 ) -> Result<(), UsageError> {
-    if matches!(option, "" | "background" | "_netdev" | "nofail" | "rw" | "defaults" | "remount") {
+    if matches!(option, "" | "background" | "_netdev" | "nofail" | "defaults") {
+        return Ok(());
+    }
+    if option == "remount" {
+        out.push("--remount".into());
         return Ok(());
     }
     let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));

@@ -2,20 +2,23 @@
 //! be served by JuiceFS (Go) as well.
 
 use std::{
-    fs::{File, OpenOptions},
+    ffi::OsStr,
+    fs::File,
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use juicefs_core::Errno;
+use rustix::fs::{Mode, OFlags, openat};
 
-use crate::process::absolute;
+use crate::paths::{Dir, Node, Place};
 
 /// The inode of the root directory of every mount.
-const ROOT_INO: u64 = 1;
+pub(crate) const ROOT_INO: u64 = 1;
+/// The inode of the control file of every mount.
+const CONTROL_INO: u64 = 0x7FFF_FFFF_0000_0002;
 /// Names of the control file; the second is what mounts show that keep theirs apart (`--prefix-internal`).
 const NAMES: [&str; 2] = [".jfs.control", ".control"];
 /// The shortest and the longest pause before looking again for a reply.
@@ -51,38 +54,32 @@ pub(crate) struct Control {
     file: File,
 }
 
-/// The inode of a path; a symlink's own.
+/// The inode of a node that a path names, and the mount that it lies in.
+///
+/// A symlink stands for itself, unless it lies outside of every mount: then only what it leads to can be meant.
 ///
 /// # Errors
-/// With the path, when there is nothing.
-pub(crate) fn inode_of(path: &Path) -> Result<u64> {
-    let meta = path.symlink_metadata().with_context(|| format!("{} cannot be looked up", path.display()))?;
-    Ok(meta.ino())
+/// With the path, when there is nothing, or it lies in no mount.
+pub(crate) fn subject(path: &Path) -> Result<(u64, Control)> {
+    let place = Place::of(path)?;
+    let node = place.existing()?;
+    if !node.is_symlink() {
+        return Ok((node.ino, Control::of_node(&place, &node)?));
+    }
+    match Control::of_node(&place, &node) {
+        Ok(control) => Ok((node.ino, control)),
+        Err(_) => subject_of_target(path),
+    }
 }
 
-/// The root of the mount that `path` lies in; the path must be absolute.
+/// [`subject`] for what must be opened, like a directory that is listed: a symlink stands for what it leads to.
 ///
 /// # Errors
-/// When it lies in none, or is not there.
-pub(crate) fn mountpoint_of(path: &Path) -> Result<PathBuf> {
-    for above in path.ancestors() {
-        if inode_of(above)? == ROOT_INO && above.parent().is_some() {
-            return Ok(above.to_owned());
-        }
-    }
-    bail!("{} is not inside JuiceFS", path.display())
-}
-
-/// Directory and name of what a user names, without following it.
-///
-/// # Errors
-/// For a path that ends in no name, such as `/` and `..`.
-pub(crate) fn parent_and_name(path: &Path) -> Result<(PathBuf, Vec<u8>)> {
-    let whole = absolute(path);
-    match (whole.parent(), whole.file_name()) {
-        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.as_encoded_bytes().to_vec())),
-        _ => bail!("{} has no name in a directory", path.display()),
-    }
+/// As [`subject`].
+pub(crate) fn subject_of_target(path: &Path) -> Result<(u64, Control)> {
+    let place = Place::of_target(path)?;
+    let node = place.existing()?;
+    Ok((node.ino, Control::of_node(&place, &node)?))
 }
 
 impl Control {
@@ -90,26 +87,39 @@ impl Control {
     ///
     /// # Errors
     /// When it lies in none.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Dir) -> Result<Self> {
         for name in NAMES {
-            match OpenOptions::new().read(true).write(true).open(dir.join(name)) {
-                Ok(file) => return Ok(Self { file }),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                Err(error) => return Err(error).context(format!("open {}", dir.join(name).display())),
+            let found = match dir.node(OsStr::new(name)) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return Err(error).with_context(|| format!("look into {}", dir.path.display()));
+                }
+                found => found.unwrap_or_default(),
+            };
+            // A file of that name in another file system is anybody's, and nothing is written to it.
+            if !found.is_some_and(|node| node.ino == CONTROL_INO && node.device == dir.device) {
+                continue;
             }
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = openat(dir, name, flags, Mode::empty());
+            let file = opened.with_context(|| format!("open {}", dir.path.join(name).display()))?;
+            return Ok(Self { file: file.into() });
         }
-        bail!("{} is not inside JuiceFS", dir.display())
+        bail!("{} is not inside JuiceFS", dir.path.display())
     }
 
-    /// Opens it for any path: a directory itself, or what lies in one.
+    /// Opens it for what lies at `place`, which its directory tells, but for a mount point.
     ///
     /// # Errors
-    /// As [`Control::open`].
-    pub(crate) fn open_near(path: &Path) -> Result<Self> {
-        if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-            return Self::open(path);
+    /// As [`Control::open`]; also for a file that something else is mounted on.
+    pub(crate) fn of_node(place: &Place, node: &Node) -> Result<Self> {
+        let is_elsewhere = node.device != place.dir.device;
+        if node.is_dir() && (is_elsewhere || node.is_mount_point) {
+            return Self::open(&Dir::open(&place.path())?);
         }
-        Self::open(path.parent().unwrap_or(path))
+        if is_elsewhere {
+            bail!("{} is not inside JuiceFS", place.path().display());
+        }
+        Self::open(&place.dir).with_context(|| place.path().display().to_string())
     }
 
     /// Sends a request and waits for the end of its reply, however long that takes; `report` hears how far it is. Data are
@@ -211,9 +221,15 @@ mod tests {
     #[test]
     fn what_is_no_mount_is_said_so() {
         let dir = tempfile::tempdir().expect("a directory");
-        let error = Control::open(dir.path()).expect_err("no mount").to_string();
+        std::fs::write(dir.path().join(".control"), b"mine").expect("written");
+        std::fs::write(dir.path().join("file"), b"").expect("written");
+        let opened = Dir::open(dir.path()).expect("there");
+        let error = Control::open(&opened).expect_err("no mount").to_string();
         assert!(error.ends_with("is not inside JuiceFS"), "{error}");
-        assert!(mountpoint_of(dir.path()).is_err());
-        assert!(parent_and_name(Path::new("/")).is_err());
+        for path in [dir.path().to_owned(), dir.path().join("file"), "/".into(), dir.path().join("none")] {
+            subject(&path).expect_err("no mount");
+            subject_of_target(&path).expect_err("no mount");
+        }
+        assert_eq!(std::fs::read(dir.path().join(".control")).expect("there"), b"mine");
     }
 }

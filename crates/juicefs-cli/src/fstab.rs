@@ -17,7 +17,7 @@ pub(crate) fn options(words: &[OsString]) -> String {
     for word in words.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy()) {
         let (name, value) = word.split_once('=').map_or((&*word, None), |(name, value)| (name, Some(value)));
         match (name, value) {
-            ("--update-fstab" | "--background" | "--foreground", _) => {}
+            ("--update-fstab" | "--background" | "--foreground" | "--via-mount" | "--force", _) => {}
             ("-o", Some(value)) => options.push(value.to_owned()),
             ("--cache-dir", Some(value)) => options.push(format!("cache-dir={}", absolute_dirs(value))),
             (name, None) => options.extend(name.strip_prefix("--").map(str::to_owned)),
@@ -35,7 +35,7 @@ fn absolute_dirs(value: &str) -> String {
     }
     let dirs: Vec<String> = crate::config::values::directories(value)
         .iter()
-        .map(|dir| crate::process::absolute(dir).to_string_lossy().into_owned())
+        .map(|dir| crate::paths::absolute(dir).to_string_lossy().into_owned())
         .collect();
     dirs.join(":")
 }

@@ -1,8 +1,6 @@
 //! What a mount asks of its own process: descriptors, priority, and not to be killed for memory. All best effort, all
 //! before any thread starts, because threads inherit it.
 
-use std::path::{Path, PathBuf};
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const WANTED_FILES: u64 = 100_000;
@@ -46,36 +44,5 @@ fn set_io_flusher() {
     // SAFETY: takes integers only and touches no memory of ours.
     if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
         tracing::debug!("cannot become an I/O flusher: {}", std::io::Error::last_os_error());
-    }
-}
-
-/// `path` from the root, without touching the file system: `.` and `..` are taken as text, as a shell does.
-pub(crate) fn absolute(path: &Path) -> PathBuf {
-    absolute_from(&std::env::current_dir().unwrap_or_default(), path)
-}
-
-/// [`absolute`] for a process that stands in `cwd`.
-pub(crate) fn absolute_from(cwd: &Path, path: &Path) -> PathBuf {
-    let mut out = if path.is_absolute() { PathBuf::new() } else { cwd.to_owned() };
-    for part in path.components() {
-        match part {
-            std::path::Component::CurDir => {}
-            std::path::Component::ParentDir => drop(out.pop()),
-            other => out.push(other),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_become_absolute() {
-        let here = std::env::current_dir().expect("there is one");
-        assert_eq!(absolute(Path::new("a/./b/../c")), here.join("a/c"));
-        assert_eq!(absolute(Path::new("/a//b/")), PathBuf::from("/a/b"));
-        assert_eq!(absolute(Path::new("/..")), PathBuf::from("/"));
     }
 }

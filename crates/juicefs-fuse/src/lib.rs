@@ -29,6 +29,8 @@ mod toy;
 mod transport;
 mod wire;
 
-pub use mount::{Holder, MountEntry, MountError, MountOptions, abort_path, holders, mounted_at, mounts, unmount_path};
+pub use mount::{
+    Holder, MountEntry, MountError, MountOptions, abort_path, holders, is_option, mounted_at, mounts, unmount_path,
+};
 pub use notify::Notifier;
 pub use session::Mounted;

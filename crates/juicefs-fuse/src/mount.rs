@@ -18,8 +18,8 @@ use std::{
 };
 
 pub use holders::{Holder, holders};
-pub use options::MountOptions;
 pub(crate) use options::Resolved;
+pub use options::{MountOptions, is_option};
 use rustix::{
     io::Errno as IoErrno,
     mount::{UnmountFlags, unmount},
@@ -166,7 +166,7 @@ pub(crate) fn abort_session(entry: &MountEntry) -> Result<(), MountError> {
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     let bytes = path.as_os_str().as_bytes();
-    if bytes.ends_with(b"/..") || bytes.ends_with(b"/.") || path.is_symlink() {
+    if bytes.ends_with(b"/..") || bytes.ends_with(b"/.") || path.read_link().is_ok() {
         return path.canonicalize();
     }
     match (path.parent(), path.file_name()) {

@@ -1,4 +1,4 @@
-//! How fast a metadata engine is below everything else: `metabench URL [THREADS] [FILES]`. Formats a volume at the URL if
+//! How fast a metadata engine is below everything else: `metabench URL [THREADS] [FILES] [SKIP_DIR_MTIME_MS]`. Formats a volume at the URL if
 //! there is none, makes, looks up and removes files from several threads, and prints rates and CPU time per operation.
 
 use std::{
@@ -85,9 +85,10 @@ async fn unlink(client: Arc<Client>, file: usize) {
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let url = args.next().expect("metabench URL [THREADS] [FILES]");
+    let url = args.next().expect("metabench URL [THREADS] [FILES] [SKIP_DIR_MTIME_MS]");
     let threads = args.next().map_or(1, |text| text.parse().expect("a number of threads"));
     let files = args.next().map_or(20_000, |text| text.parse().expect("a number of files"));
+    let skip_ms = args.next().map_or(0, |text| text.parse().expect("milliseconds"));
     let engine = juicefs_meta::open(&url).expect("an engine");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let format = Format {
@@ -102,7 +103,7 @@ fn main() {
     };
     let config = ClientConfig {
         read_only: false,
-        skip_dir_mtime: Duration::from_millis(100),
+        skip_dir_mtime: Duration::from_millis(skip_ms),
         subdir: None,
         heartbeat: Duration::from_secs(12),
         keep_replaced: Duration::ZERO,

@@ -220,21 +220,27 @@ impl Client {
     /// Finds the directory that is to be the root of the mount, making what is missing of its path.
     async fn enter_subdir(&self) -> MetaResult<Ino> {
         match &self.config.subdir {
-            Some(path) => self.enter(path, !self.config.read_only).await,
+            Some(path) => self.enter(path.as_bytes(), !self.config.read_only).await,
             None => Ok(Ino::ROOT),
         }
     }
 
-    /// Finds the directory at a path from the root of the volume, making what is missing of it with `create`.
-    async fn enter(&self, path: &str, create: bool) -> MetaResult<Ino> {
+    /// Finds the directory at a path from the root of the volume, making what is missing of it with `create`. `..` leads to
+    /// where a directory lies, and nowhere from the root.
+    async fn enter(&self, path: &[u8], create: bool) -> MetaResult<Ino> {
         let mut at = Ino::ROOT;
         let cx = Caller::root();
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let (ino, attr) = match self.lookup_entry(&cx, at, name.as_bytes()).await {
+        for name in path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")) {
+            if name == b".." {
+                let above = self.node(at).await?.ok_or(Errno::ENOENT)?.parent;
+                at = if at == Ino::ROOT { at } else { above };
+                continue;
+            }
+            let (ino, attr) = match self.lookup_entry(&cx, at, name).await {
                 Err(MetaError::Posix(Errno::ENOENT)) if create => {
                     let node =
                         NewNode { kind: FileType::Directory, mode: 0o777, umask: 0, rdev: 0, target: Bytes::new() };
-                    self.make_node(&cx, at, name.as_bytes(), node).await?
+                    self.make_node(&cx, at, name, node).await?
                 }
                 found => found?,
             };

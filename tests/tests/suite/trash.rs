@@ -2,10 +2,12 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use e2e::{Mount, Owner, Pattern, Rest, Volume, run, snapshot};
+use e2e::{Mount, Owner, Pattern, Rest, Volume, juicefs, run, snapshot, wait_until};
 
 const KEPT: &[&str] = &["--trash-days", "1"];
 const UNCACHED: &[&str] = &["--attr-cache", "0", "--entry-cache", "0", "--dir-entry-cache", "0"];
@@ -110,6 +112,54 @@ fn what_cannot_be_restored_is_told_and_kept() {
     assert_eq!(in_trash(&mount).len(), 2, "the one whose place is taken and the one whose directory is gone");
     let said = volume.juicefs(&["restore", &volume.meta_url(), "yesterday"]).expect_failure();
     assert!(said.text().contains("there is no \"yesterday\" in the trash"), "{}", said.text());
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+}
+
+/// Users of such volumes know this as the way to free what the trash holds.
+#[test]
+fn rmr_of_the_trash_empties_it_for_root_alone() {
+    let volume = Volume::with(KEPT);
+    fs::set_permissions(volume.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mount = volume.mount_with("mnt", UNCACHED);
+    make_tree(&mount.join("tree"));
+    run("rm", ["-r", &mount.join("tree").to_string_lossy()]).expect_success();
+    let (kept, trash) = (in_trash(&mount).len(), mount.join(".trash").to_string_lossy().into_owned());
+    assert!(kept > 60 && !volume.objects().is_empty());
+    let user = ["--reuid=1001", "--regid=1001", "--clear-groups", &juicefs().to_string_lossy(), "rmr", &trash];
+    run("setpriv", user).expect_failure();
+    assert_eq!(in_trash(&mount).len(), kept);
+    volume.juicefs(&["rmr", &trash]).expect_success();
+    assert!(in_trash(&mount).is_empty() && mount.join(".trash").is_dir());
+    assert!(wait_until(Duration::from_secs(60), || volume.objects().is_empty()), "{:?}", volume.objects());
+    // It is used again.
+    fs::write(mount.join("file"), "content").unwrap();
+    fs::remove_file(mount.join("file")).unwrap();
+    assert_eq!(in_trash(&mount).len(), 1);
+    volume.juicefs(&["rmr", "--skip-trash", &format!("{trash}/")]).expect_success();
+    assert!(in_trash(&mount).is_empty());
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+}
+
+#[test]
+fn what_a_quota_keeps_out_is_told_in_known_words() {
+    let volume = Volume::with(KEPT);
+    let mount = volume.mount_with("mnt", UNCACHED);
+    fs::create_dir(mount.join("dir")).unwrap();
+    for name in ["one", "two"] {
+        fs::write(mount.join("dir").join(name), name).unwrap();
+    }
+    fs::remove_file(mount.join("dir/one")).unwrap();
+    let url = volume.meta_url();
+    volume.juicefs(&["quota", "set", &url, "--path", "/dir", "--inodes", "1"]).expect_success();
+    mount.unmount();
+    let mount = volume.mount_with("mnt", UNCACHED);
+    for hour in hours(&mount) {
+        let said = volume.juicefs(&["restore", &url, &hour, "--put-back"]).expect_failure();
+        assert!(said.text().contains("disk quota exceeded"), "{}", said.text());
+    }
+    assert_eq!(in_trash(&mount).len(), 1);
     mount.unmount();
     volume.assert_sound(Rest::Clean);
 }

@@ -87,15 +87,19 @@ fn the_mount_helper_speaks_mount() {
         ("no-usage-report=true", "--no-usage-report=true u m"),
         ("verbose", "--verbose u m"),
         ("debug", "--debug -o debug u m"),
-        ("_netdev,nofail,rw,defaults,remount,background,attrcacheto=3", "--attr-cache=3 u m"),
+        ("_netdev,nofail,rw,defaults,background,attrcacheto=3", "--attr-cache=3 -o rw u m"),
+        ("remount,ro", "--remount -o ro u m"),
         ("cache-size=204800,allow_other,ro,max_read=99", "--cache-size=204800 -o allow_other,ro,max_read=99 u m"),
     ];
     for (options, wanted) in cases {
         let line = format!("/sbin/mount.juicefs u m -o {options}");
-        assert_eq!(turn(&line), Ok(format!("juicefs mount --background {wanted}")));
+        assert_eq!(turn(&line), Ok(format!("juicefs mount --background --via-mount {wanted}")));
     }
     assert_eq!(turn("/sbin/mount.juicefs u m -o cache-size"), Err(UsageError::MissingValue("cache-size".into())));
-    assert_eq!(turn("/sbin/mount.juicefs u m -n -v -t juicefs"), Ok("juicefs mount --background u m".into()));
+    assert_eq!(
+        turn("/sbin/mount.juicefs u m -n -v -t juicefs"),
+        Ok("juicefs mount --background --via-mount u m".into())
+    );
     assert!(is_mount_helper("/sbin/mount.juicefs".as_ref()) && !is_mount_helper("juicefs".as_ref()));
 }
 

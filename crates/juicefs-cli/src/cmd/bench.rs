@@ -16,7 +16,7 @@ use self::{
     load::{Case, Step},
     report::{Report, Row, Stats},
 };
-use crate::{config::args::BenchArgs, process::absolute, terminal};
+use crate::{config::args::BenchArgs, paths::absolute, terminal};
 
 /// What to run, checked.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ struct Plan {
 pub(crate) fn run(args: &BenchArgs, colors: bool) -> Result<()> {
     let plan = plan(args)?;
     let scratch = Scratch::make(&plan.dir)?;
-    let mountpoint = mount_root(&plan.dir);
+    let mountpoint = mount_root(&plan.dir.canonicalize().unwrap_or_else(|_| plan.dir.clone()));
     if !nix::unistd::geteuid().is_root() {
         terminal::print("Cleaning kernel cache, may ask for root privilege...")?;
     }

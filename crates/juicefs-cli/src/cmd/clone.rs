@@ -1,14 +1,14 @@
 //! `juicefs clone` (cli.md §8.6).
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::stat::{Mode, umask};
 
 use crate::{
     config::args::CloneArgs,
-    control::{Command, Control, inode_of, mountpoint_of, parent_and_name},
-    process::absolute,
+    control::{Command, Control, ROOT_INO},
+    paths::{Dir, Place, ends_in_slash},
     terminal,
 };
 
@@ -20,45 +20,41 @@ const PRESERVE: u8 = 2;
 /// # Errors
 /// When source and target do not lie in one mount, the target exists or lies in the source, or the mount refuses.
 pub(crate) fn run(args: &CloneArgs) -> Result<()> {
-    let source = absolute(&args.source);
-    let source_ino = inode_of(&source)?;
-    let (source_parent, source_name) = parent_and_name(&args.source)?;
-    let target = if args.target.as_os_str().as_encoded_bytes().ends_with(b"/") {
-        args.target.join(os_name(&source_name))
+    let source = Place::of(&args.source)?;
+    let node = source.existing()?;
+    let target = if ends_in_slash(&args.target) {
+        Place { dir: Dir::open(&args.target)?, name: source.name.clone() }
     } else {
-        args.target.clone()
+        Place::of(&args.target)?
     };
-    if target.symlink_metadata().is_ok() {
-        bail!("{} exists already", target.display());
+    if target.node()?.is_some() {
+        bail!("{} exists already", target.path().display());
     }
-    let (parent, name) = parent_and_name(&target)?;
-    let mount = mountpoint_of(&source)?;
-    if mount != mountpoint_of(&parent)? {
-        bail!("{} does not lie in the same mount as {}", target.display(), args.source.display());
+    let mut control = Control::of_node(&source, &node)?;
+    if node.device != target.dir.device {
+        bail!("{} does not lie in the same mount as {}", target.path().display(), args.source.display());
     }
-    if absolute(&target).starts_with(&source) {
-        bail!("{} lies in {}, which is to be copied", target.display(), args.source.display());
+    if node.is_dir() && target.path().starts_with(source.path()) {
+        bail!("{} lies in {}, which is to be copied", target.path().display(), args.source.display());
     }
-    let name_len = u8::try_from(name.len()).with_context(|| format!("the name of {} is too long", target.display()))?;
-    let mut body: Vec<u8> =
-        [source_ino, inode_of(&source_parent)?, inode_of(&parent)?].into_iter().flat_map(u64::to_be_bytes).collect();
+    let name = target.name.as_bytes();
+    let name_len =
+        u8::try_from(name.len()).with_context(|| format!("the name of {} is too long", target.path().display()))?;
+    // What is mounted whole has its directory elsewhere.
+    let source_parent = if node.device == source.dir.device { source.dir.ino } else { ROOT_INO };
+    let mut body: Vec<u8> = [node.ino, source_parent, target.dir.ino].into_iter().flat_map(u64::to_be_bytes).collect();
     body.push(name_len);
-    body.extend_from_slice(&name);
+    body.extend_from_slice(name);
     body.extend_from_slice(&own_umask().to_be_bytes());
     body.extend([if args.preserve { PRESERVE } else { 0 }, args.threads]);
     let bar = terminal::progress("Cloning entries", 0);
-    let copied = Control::open(&mount)?.ask(Command::Clone, &body, |done, total| {
+    let copied = control.ask(Command::Clone, &body, |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish();
-    copied.with_context(|| format!("clone {} to {}", args.source.display(), target.display()))?;
+    copied.with_context(|| format!("clone {} to {}", args.source.display(), target.path().display()))?;
     Ok(())
-}
-
-fn os_name(name: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(name))
 }
 
 /// The umask of this process: asking for it means setting it for a moment, which no other thread notices here.

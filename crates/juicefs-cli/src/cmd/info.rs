@@ -9,8 +9,8 @@ use serde::Deserialize;
 use crate::{
     cmd::each_path,
     config::args::InfoArgs,
-    control::{Command, Control, inode_of},
-    process::absolute,
+    control::{Command, Control, subject},
+    paths::Dir,
     table::{self, Cell},
     terminal,
 };
@@ -96,10 +96,9 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
             let text = path.to_string_lossy();
             let ino = text.parse().ok().filter(|ino| *ino > 0);
             let ino: u64 = ino.with_context(|| format!("{text:?} is no inode number: 1 and more are"))?;
-            (ino, Control::open(Path::new("."))?)
+            (ino, Control::open(&Dir::open(Path::new("."))?)?)
         } else {
-            let whole = absolute(path);
-            (inode_of(&whole)?, Control::open_near(&whole)?)
+            subject(path)?
         };
         let flags = [args.recursive, args.raw, args.strict].map(u8::from);
         let bar = terminal::counter("Counted files");

@@ -4,10 +4,13 @@
 //! [`service::serve`]; nothing here assumes that it does not exist.
 
 mod config_json;
+mod flags;
 mod follow;
 mod mountpoint;
 mod predecessors;
+mod present;
 mod ready;
+mod remount;
 mod service;
 mod session;
 mod settings;
@@ -18,6 +21,7 @@ use std::{ffi::OsString, path::Path};
 
 use anyhow::{Result, bail};
 
+use self::flags::Flags;
 use crate::{
     config::{
         args::MountArgs,
@@ -32,14 +36,19 @@ use crate::{
 /// # Errors
 /// Why there is no mount, for the user.
 pub(crate) fn run(args: &MountArgs, words: &[OsString], here: &Surroundings) -> Result<u8> {
+    let flags = Flags::of_words(words, here);
+    if args.process.remount {
+        remount::run(&args.mountpoint, &flags)?;
+        return Ok(0);
+    }
     let Warned { value: config, warnings } = resolve(args, here)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let options = config.process.update_fstab.then(|| fstab::options(&words[2.min(words.len())..]));
     if !config.process.background {
-        return serve(&config, None, options.as_deref());
+        return serve(&config, &flags, None, options.as_deref());
     }
     match daemon::detach(&config.process.log)? {
-        Side::Background(reporter) => serve(&config, Some(reporter), None),
+        Side::Background(reporter) => serve(&config, &flags, Some(reporter), None),
         Side::Starter(waiter) => {
             report(&config, waiter.wait(config.process.ready_timeout)?)?;
             after_mount(&config, options.as_deref());
@@ -49,10 +58,10 @@ pub(crate) fn run(args: &MountArgs, words: &[OsString], here: &Surroundings) -> 
 }
 
 /// Serves the mount in this process. A reporter gets either the good news or the reason for the failure.
-fn serve(config: &MountConfig, reporter: Option<Reporter>, fstab_options: Option<&str>) -> Result<u8> {
+fn serve(config: &MountConfig, flags: &Flags, reporter: Option<Reporter>, fstab_options: Option<&str>) -> Result<u8> {
     process::prepare(config.process.disable_huge_pages);
     let mut reporter = reporter;
-    let outcome = service::serve(config, |ready| {
+    let outcome = service::serve(config, flags, |ready| {
         tracing::info!("{ready}");
         match reporter.take() {
             Some(reporter) => reporter.ready(ready),

@@ -1,6 +1,6 @@
 //! `juicefs quota`: limits of directories, users and groups (cli.md §5.3).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ffi::OsString, os::unix::ffi::OsStrExt, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::{
 /// Whom a command line names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
-    Path(String),
+    Path(OsString),
     User(u32),
     Group(u32),
     /// Nobody in particular.
@@ -65,10 +65,10 @@ impl Target {
             Self::User(uid) => Some(QuotaSubject::User(*uid)),
             Self::Group(gid) => Some(QuotaSubject::Group(*gid)),
             Self::All => None,
-            Self::Path(path) => match client.resolve_directory(path, create).await {
+            Self::Path(path) => match client.resolve_directory(path.as_bytes(), create).await {
                 Ok(ino) => Some(QuotaSubject::Dir(ino)),
                 Err(MetaError::Posix(Errno::EPERM)) => bail!("no quota for any trash directory"),
-                Err(error) => return Err(error).with_context(|| format!("resolve dir {path}")),
+                Err(error) => return Err(error).with_context(|| format!("resolve dir {}", path.display())),
             },
         })
     }
@@ -76,7 +76,7 @@ impl Target {
     /// How the row of the one that is meant begins.
     fn label(&self) -> String {
         match self {
-            Self::Path(path) => path.clone(),
+            Self::Path(path) => path.to_string_lossy().into_owned(),
             Self::User(id) | Self::Group(id) => id.to_string(),
             Self::All => String::new(),
         }
@@ -186,7 +186,7 @@ async fn name(client: &Client, subject: QuotaSubject) -> Result<String> {
 }
 
 async fn check_directory(client: &Client, args: &QuotaArgs, subject: QuotaSubject) -> Result<BTreeMap<String, Quota>> {
-    let path = args.path.clone().unwrap_or_default();
+    let path = args.path.clone().unwrap_or_default().to_string_lossy().into_owned();
     let check = match client.check_quota(subject, args.repair).await {
         Err(MetaError::Posix(Errno::ENODATA)) => bail!("no quota for path {path}"),
         check => check.context("count the directory")?,

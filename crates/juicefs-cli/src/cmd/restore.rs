@@ -54,7 +54,8 @@ async fn restore(client: &Client, hour: &str, args: &RestoreArgs) -> Result<u64>
             }
             Restored::NeedsPutBack => (&counts.need_put_back, None),
             Restored::Conflict => (&counts.conflicts, Some("its old place is taken".to_owned())),
-            Restored::Refused(errno) => (&counts.failed, Some(errno.to_string())),
+            // In the words that scripts look for: "disk quota exceeded", for instance.
+            Restored::Refused(errno) => (&counts.failed, Some(errno.to_string().to_lowercase())),
             Restored::Nameless => (&counts.failed, Some("its name does not tell where it was".to_owned())),
         };
         count.fetch_add(1, Ordering::Relaxed);

@@ -1,13 +1,14 @@
 //! `juicefs rmr` (cli.md §8.5).
 
-use std::path::Path;
+use std::{os::unix::ffi::OsStrExt, path::Path};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     cmd::each_path,
     config::args::RmrArgs,
-    control::{Command, Control, inode_of, parent_and_name},
+    control::{Command, Control},
+    paths::Place,
     terminal,
 };
 
@@ -36,13 +37,16 @@ pub(crate) fn run(args: &RmrArgs) -> Result<()> {
 }
 
 fn remove(path: &Path, args: &RmrArgs, mut report: impl FnMut(u64)) -> Result<()> {
-    let (parent, name) = parent_and_name(path)?;
-    let parent_ino = inode_of(&parent)?;
+    let place = Place::of(path)?;
+    if place.existing()?.is_mount_point {
+        bail!("{} is a mount point: unmount it first", place.path().display());
+    }
+    let name = place.name.as_bytes();
     let name_len = u8::try_from(name.len()).with_context(|| format!("the name of {} is too long", path.display()))?;
-    let mut body = parent_ino.to_be_bytes().to_vec();
+    let mut body = place.dir.ino.to_be_bytes().to_vec();
     body.push(name_len);
-    body.extend_from_slice(&name);
+    body.extend_from_slice(name);
     body.extend([u8::from(args.skip_trash), args.threads]);
-    Control::open(&parent)?.ask(Command::Remove, &body, |count, _| report(count))?;
+    Control::open(&place.dir)?.ask(Command::Remove, &body, |count, _| report(count))?;
     Ok(())
 }

@@ -6,8 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     config::args::SummaryArgs,
-    control::{Command, Control, inode_of},
-    process::absolute,
+    control::{Command, subject_of_target},
     table::{self, Cell},
     terminal,
 };
@@ -49,10 +48,10 @@ pub(crate) fn run(args: &SummaryArgs) -> Result<()> {
         u8::try_from(wanted).map_or(most, |wanted| wanted.min(most))
     };
     let (depth, entries) = (at_most("depth", args.depth, MOST.0), at_most("entries", args.entries, MOST.1));
-    let whole = absolute(&args.path);
-    let body = [&inode_of(&whole)?.to_be_bytes()[..], &[depth, entries, u8::from(args.strict)]].concat();
+    let (ino, mut control) = subject_of_target(&args.path)?;
+    let body = [&ino.to_be_bytes()[..], &[depth, entries, u8::from(args.strict)]].concat();
     let bar = terminal::counter("Counted entries");
-    let reply = Control::open_near(&whole)?.ask(Command::Summary, &body, |count, _| bar.set_position(count));
+    let reply = control.ask(Command::Summary, &body, |count, _| bar.set_position(count));
     bar.finish_and_clear();
     let answer: Answer = serde_json::from_slice(&reply?).context("the mount's answer is not understood")?;
     if answer.errno != 0 {

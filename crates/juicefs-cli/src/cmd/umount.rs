@@ -3,22 +3,25 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use juicefs_fuse::{MountError, mounts, unmount_path};
+use juicefs_fuse::{MountEntry, MountError, mounts, unmount_path};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde_json::Value;
 
-use crate::{config::args::UmountArgs, process::absolute};
+use crate::{
+    config::args::UmountArgs,
+    paths::{absolute, absolute_from},
+    running::config_of,
+};
 
-/// How long the file system may take to tell who serves it. A mount that hangs does not answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// Links that lead to each other, as many as the kernel follows.
+const MOST_LINKS: usize = 40;
 /// How long the serving process may take to end after the unmount.
 const END_WAIT: Duration = Duration::from_secs(30);
 
@@ -27,12 +30,13 @@ const END_WAIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When it is no mount of ours, or is busy: then with the names of the processes that use it.
 pub(crate) fn run(args: &UmountArgs) -> Result<()> {
-    let path = resolve(&args.mountpoint)?;
-    let here = mounts().context("read the table of mounts")?.into_iter().rfind(|entry| entry.mountpoint == path);
+    let table = mounts().context("read the table of mounts")?;
+    let path = resolve(&args.mountpoint, &table)?;
+    let here = table.into_iter().rfind(|entry| entry.mountpoint == path);
     if here.is_none_or(|entry| !entry.fstype.contains("juicefs")) {
         bail!("{} is not a JuiceFS mount point", args.mountpoint.display());
     }
-    let config = if args.force && !args.flush { None } else { read_config(&path) };
+    let config = if args.force && !args.flush { None } else { config_of(&path) };
     if args.flush {
         flush(config.as_ref())?;
     }
@@ -49,28 +53,22 @@ pub(crate) fn run(args: &UmountArgs) -> Result<()> {
     Ok(())
 }
 
-/// Absolute and without links, but without touching what is mounted there: it may hang.
-fn resolve(path: &Path) -> Result<PathBuf> {
-    let path = absolute(path);
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => {
+/// The mount point that is meant, of those in `table`: absolute and without links, but without touching what is mounted
+/// there, which may hang. Links are read, and only where nothing is mounted.
+fn resolve(path: &Path, table: &[MountEntry]) -> Result<PathBuf> {
+    let mut path = absolute(path);
+    for _ in 0..MOST_LINKS {
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
             let parent = parent.canonicalize().with_context(|| format!("{} cannot be unmounted", path.display()))?;
-            Ok(parent.join(name))
+            path = parent.join(name);
         }
-        _ => Ok(path),
+        if table.iter().any(|entry| entry.mountpoint == path) {
+            break;
+        }
+        let Ok(target) = path.read_link() else { break };
+        path = absolute_from(path.parent().unwrap_or(Path::new("/")), &target);
     }
-}
-
-/// What the mount says about itself, if it answers.
-fn read_config(mountpoint: &Path) -> Option<Value> {
-    let (send, receive) = mpsc::sync_channel(1);
-    let files = [mountpoint.join(".jfs.config"), mountpoint.join(".config")];
-    std::thread::spawn(move || {
-        let text = files.iter().find_map(|file| std::fs::read(file).ok());
-        // Nobody waits any more when this took too long.
-        let _ = send.send(text.and_then(|text| serde_json::from_slice(&text).ok()));
-    });
-    receive.recv_timeout(ANSWER_WAIT).ok().flatten()
+    Ok(path)
 }
 
 /// Waits until no staged block is left in any cache directory of the mount.

@@ -3,7 +3,7 @@
 //!
 //! Flags that an existing volume keeps when they are absent are `Option`s here.
 
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand};
 
 pub(crate) mod groups;
 pub(crate) mod trees;
@@ -15,7 +15,7 @@ pub(crate) use groups::{
 pub(crate) use trees::{CloneArgs, CompactArgs, InfoArgs, RmrArgs, SummaryArgs};
 pub(crate) use volume::{ConfigArgs, FormatArgs, MountArgs};
 
-use crate::config::values::{quota_action, size_g, size_k, size_m};
+use crate::config::values::{bounded, quota_action, size_g, size_k, size_m};
 
 /// A POSIX file system on FUSE that stores data in objects and metadata in a database
 #[derive(Parser, Debug)]
@@ -108,7 +108,7 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     pub(crate) put_back: bool,
     /// Entries moved side by side
-    #[arg(long, default_value_t = 10, value_parser = value_parser!(u16).range(1..), value_name = "N")]
+    #[arg(long, default_value = "10", value_parser = bounded::<1, 65535, u16>, value_name = "N")]
     pub(crate) threads: u16,
 }
 
@@ -133,7 +133,7 @@ pub(crate) struct QuotaArgs {
     pub(crate) meta_url: String,
     /// Full path of the directory within the volume
     #[arg(long, value_name = "PATH")]
-    pub(crate) path: Option<String>,
+    pub(crate) path: Option<std::ffi::OsString>,
     /// Make the directory if it is missing
     #[arg(long)]
     pub(crate) create: bool,

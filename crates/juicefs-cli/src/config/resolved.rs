@@ -46,9 +46,9 @@ impl Surroundings {
         if self.is_root { PathBuf::from(for_root) } else { self.home.join(".juicefs").join(for_users) }
     }
 
-    /// `path` from the root; `.` and `..` are taken as text.
+    /// `path` from the root, without `.` and `..`.
     pub(crate) fn absolute(&self, path: &std::path::Path) -> PathBuf {
-        crate::process::absolute_from(&self.cwd, path)
+        crate::paths::absolute_from(&self.cwd, path)
     }
 
     #[cfg(test)]

@@ -24,6 +24,32 @@ pub(crate) fn size_m(text: &str) -> Result<u64, String> {
     size(text, b'M')
 }
 
+/// A number of something. What lies outside of the bounds is the nearest that lies inside: a script that asks for more threads
+/// than there can be is to run.
+///
+/// # Errors
+/// For what is no number.
+pub(crate) fn bounded<const LEAST: i64, const MOST: i64, N: TryFrom<i64>>(text: &str) -> Result<N, String> {
+    let number = number(text)?.clamp(LEAST.into(), MOST.into());
+    let bounded = i64::try_from(number).ok().and_then(|number| N::try_from(number).ok());
+    bounded.ok_or_else(|| "this number is out of bounds".to_owned())
+}
+
+/// Steps of a removal side by side: below 1 the usual 50, at most 255.
+///
+/// # Errors
+/// For what is no number.
+pub(crate) fn removers(text: &str) -> Result<u8, String> {
+    match number(text)? {
+        ..=0 => Ok(50),
+        more => Ok(u8::try_from(more).unwrap_or(u8::MAX)),
+    }
+}
+
+fn number(text: &str) -> Result<i128, String> {
+    text.trim().parse().map_err(|_| "a whole number is wanted".to_owned())
+}
+
 /// [`size`] in GiB by default.
 pub(crate) fn size_g(text: &str) -> Result<u64, String> {
     size(text, b'G')
@@ -170,6 +196,17 @@ mod tests {
         }
         assert_eq!(bytes_text(1 << 20), "1.0 MiB");
         assert_eq!(bytes_text(128 << 10), "128 KiB");
+    }
+
+    #[test]
+    fn counts_are_brought_within_their_bounds() {
+        let threads = bounded::<1, 255, u8>;
+        assert_eq!([threads("0"), threads("-7"), threads("9"), threads("1000")], [Ok(1), Ok(1), Ok(9), Ok(255)]);
+        assert_eq!([removers("0"), removers("-1"), removers("3"), removers("99999")], [Ok(50), Ok(50), Ok(3), Ok(255)]);
+        assert_eq!(bounded::<0, 0xFFFF_FFFF, u32>("99999999999"), Ok(u32::MAX));
+        for bad in ["", "x", "1.5", "5x"] {
+            assert!(threads(bad).is_err() && removers(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

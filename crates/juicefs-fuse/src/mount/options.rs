@@ -130,6 +130,72 @@ impl MountOptions {
     }
 }
 
+/// Whether one item of `-o` is known: to the kernel, to a mount here, or as a word of /etc/fstab that means nothing to either.
+/// What is not would make the kernel refuse the mount without a word why.
+#[must_use]
+pub fn is_option(item: &str) -> bool {
+    const FLAGS: [&str; 17] = [
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "strictatime",
+        "async",
+        "sync",
+        "dirsync",
+        "norelatime",
+        "nostrictatime",
+    ];
+    const HERE: [&str; 22] = [
+        "",
+        "ro",
+        "rw",
+        "nonempty",
+        "debug",
+        "async_dio",
+        "default_permissions",
+        "max_read",
+        "subtype",
+        "defaults",
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "_netdev",
+        "nofail",
+        "fsname",
+        "writeback_cache",
+        "local_lock",
+    ];
+    const KERNEL: [&str; 12] = [
+        "allow_other",
+        "allow_root",
+        "fd",
+        "rootmode",
+        "user_id",
+        "group_id",
+        "blksize",
+        "context",
+        "fscontext",
+        "defcontext",
+        "rootcontext",
+        "seclabel",
+    ];
+    let name = item.split_once('=').map_or(item, |(name, _)| name);
+    let is_comment = name.starts_with("x-") || name.starts_with("X-") || name == "comment";
+    is_comment || [&FLAGS[..], &HERE, &KERNEL].iter().any(|names| names.contains(&name))
+}
+
 impl Resolved {
     /// Takes one item that goes to mount(2) as a flag, says something here, or goes on to the kernel as it is.
     fn take(&mut self, item: &str) {
@@ -173,10 +239,22 @@ impl Resolved {
                 | "user"
                 | "nouser"
                 | "users"
+                | "owner"
+                | "group"
                 | "_netdev"
-                | "nofail",
+                | "nofail"
+                | "norelatime"
+                | "nostrictatime"
+                | "local_lock"
+                | "comment"
+                // What a mount has already comes back from mount tables.
+                | "fd"
+                | "rootmode"
+                | "user_id"
+                | "group_id",
                 _,
             ) => {}
+            (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
             ("fsname", name) if !name.is_empty() => self.source = name.to_owned(),
             _ => self.data.push(item.to_owned()),
         }
@@ -213,6 +291,20 @@ mod tests {
         assert_eq!(resolved.source, "x,y");
         assert!(resolved.wanted.writeback_cache);
         assert_eq!(resolved.data, ["blksize=512", "max_read=1048576", "default_permissions", "allow_other"]);
+    }
+
+    #[test]
+    fn words_are_known_or_not() {
+        for item in
+            ["ro", "noexec", "max_read=9", "fsname=a", "x-systemd.automount", "_netdev", "user_id=0", "context=a"]
+        {
+            assert!(is_option(item), "{item}");
+        }
+        for item in ["romm", "cache-sise=3", "noexecc", "big_writes"] {
+            assert!(!is_option(item), "{item}");
+        }
+        let resolved = resolve(|o| o.extra = ["x-a=b", "user_id=7", "comment=c", "group"].map(String::from).into());
+        assert_eq!(resolved.data, ["max_read=131072", "default_permissions", "allow_other"]);
     }
 
     #[test]

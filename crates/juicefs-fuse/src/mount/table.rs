@@ -20,6 +20,8 @@ pub struct MountEntry {
     pub fstype: String,
     /// Source, `JuiceFS:<volume>` for our mounts.
     pub source: String,
+    /// Options of this mount, such as `nosuid`, and those of the file system, such as `user_id=0`.
+    pub options: Vec<String>,
 }
 
 impl MountEntry {
@@ -53,8 +55,12 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     let id = text(fields.next()?).parse().ok()?;
     let device = text(fields.nth(1)?);
     let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
+    let own = text(fields.next()?);
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
-    Some(MountEntry { id, device, mountpoint, fstype: text(fields.next()?), source: text(fields.next()?) })
+    let (fstype, source) = (text(fields.next()?), text(fields.next()?));
+    let shared = fields.next().map(text).unwrap_or_default();
+    let options = own.split(',').chain(shared.split(',')).filter(|item| !item.is_empty()).map(str::to_owned).collect();
+    Some(MountEntry { id, device, mountpoint, fstype, source, options })
 }
 
 fn text(field: &[u8]) -> String {
@@ -100,6 +106,7 @@ mod tests {
                 mountpoint: "/mnt/a b".into(),
                 fstype: "fuse.juicefs".into(),
                 source: "JuiceFS:vol".into(),
+                options: ["rw", "nosuid", "rw", "user_id=0"].map(String::from).into(),
             }
         );
         assert_eq!(entry.connection(), Some(53));

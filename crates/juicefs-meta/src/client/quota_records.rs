@@ -67,8 +67,12 @@ impl Client {
     ///
     /// # Errors
     /// ENOENT, ENOTDIR; EPERM in the trash.
-    pub async fn resolve_directory(&self, path: &str, create: bool) -> MetaResult<Ino> {
+    pub async fn resolve_directory(&self, path: &[u8], create: bool) -> MetaResult<Ino> {
         let ino = self.enter(path, create).await?;
+        if create {
+            // Nobody else counts what was made: this client may have no session.
+            self.write_stats(true).await?;
+        }
         if ino.is_trash() { Err(Errno::EPERM.into()) } else { Ok(ino) }
     }
 

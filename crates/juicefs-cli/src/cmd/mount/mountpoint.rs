@@ -1,4 +1,4 @@
-//! The directory that is mounted on: made when missing, freed of a broken mount, and not mounted on twice.
+//! The directory that is mounted on: made when missing and freed of a broken mount.
 
 use std::{
     fs, io,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use juicefs_fuse::{mounted_at, unmount_path};
+use juicefs_fuse::unmount_path;
 
 /// Broken mounts that may lie on top of each other.
 const MOST_BROKEN: usize = 16;
@@ -45,22 +45,6 @@ fn is_broken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ESTALE))
 }
 
-/// Refuses to mount the volume where it is mounted already.
-///
-/// # Errors
-/// With the hint to use `--force`.
-pub(super) fn refuse_second(path: &Path, volume: &str, force: bool) -> Result<()> {
-    let present = mounted_at(path).context("read the table of mounts")?;
-    let Some(present) = present.filter(|entry| entry.fstype == "fuse.juicefs") else {
-        return Ok(());
-    };
-    if present.source == format!("JuiceFS:{volume}") && !force {
-        bail!("{volume} is already mounted at {}: unmount it first, or mount over it with --force", path.display());
-    }
-    tracing::warn!("mounting over {} at {}", present.source, path.display());
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,7 +59,6 @@ mod tests {
         fs::write(dir.path().join("file"), b"").expect("written");
         assert!(prepare(&dir.path().join("file")).expect_err("no directory").to_string().contains("not a directory"));
         assert!(prepare(Path::new("/proc/..")).expect_err("the root").to_string().contains("root"));
-        refuse_second(&real, "vol", false).expect("nothing is mounted there");
     }
 
     #[test]

@@ -10,7 +10,9 @@ use juicefs_meta::Client;
 use juicefs_vfs::Vfs;
 use tokio::runtime::Runtime;
 
-use super::{config_json, follow::Follower, mountpoint, predecessors, ready, session, settings, shutdown};
+use super::{
+    config_json, flags::Flags, follow::Follower, mountpoint, predecessors, present, ready, session, settings, shutdown,
+};
 use crate::{
     cmd::status::SessionRecord,
     config::resolved::MountConfig,
@@ -29,15 +31,22 @@ struct Served {
     ready: String,
 }
 
-/// Serves the mount until it ends; `on_ready` is called once with the message for the user. Returns the exit code.
+/// Serves the mount until it ends; `on_ready` is called once with the message for the user. Returns the exit code. A mount
+/// that is there already, and like this one, is not made again.
 ///
 /// # Errors
 /// Why there is no mount; nothing is left mounted then.
-pub(super) fn serve(config: &MountConfig, on_ready: impl FnOnce(&str)) -> Result<u8> {
+pub(super) fn serve(config: &MountConfig, flags: &Flags, on_ready: impl FnOnce(&str)) -> Result<u8> {
     let rt = runtime::of_mount()?;
     // From here on a signal does not kill the process but ends the mount, even one that is just being made.
     let signals = rt.block_on(async { shutdown::Signals::catch(config.process.background) })?;
-    let served = rt.block_on(assemble(config)).and_then(|assembled| assembled.mount(&rt, config))?;
+    let served = match rt.block_on(assemble(config, flags))? {
+        Begun::Assembled(assembled) => assembled.mount(&rt, config)?,
+        Begun::There(text) => {
+            on_ready(&text);
+            return Ok(0);
+        }
+    };
     on_ready(&served.ready);
     let end = rt.block_on(shutdown::wait(&served.mounted, &served.vfs, signals));
     let code = shutdown::take_down(&rt, &served.vfs, served.mounted, &end);
@@ -59,9 +68,20 @@ struct Assembled {
     config: MountConfig,
 }
 
-async fn assemble(config: &MountConfig) -> Result<Assembled> {
+/// What came of beginning.
+enum Begun {
+    Assembled(Box<Assembled>),
+    /// Such a mount is there already, as this sentence says.
+    There(String),
+}
+
+async fn assemble(config: &MountConfig, flags: &Flags) -> Result<Begun> {
     let engine = open_engine_with(&config.meta_url, config.meta.read_only, config.meta.retries).await?;
     let stored = load_format(&engine).await?;
+    let config = MountConfig { mountpoint: mountpoint::prepare(&config.mountpoint)?, ..config.clone() };
+    if let Some(there) = present::look(&config, flags, &stored)? {
+        return Ok(Begun::There(there));
+    }
     let format = settings::overridden(&stored, &config.overrides)?;
     let storage = open_storage(&format)?;
     if config.data.check_storage {
@@ -70,9 +90,6 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
             .await
             .with_context(|| format!("Storage {place} does not work"))?;
     }
-    let mountpoint = mountpoint::prepare(&config.mountpoint)?;
-    mountpoint::refuse_second(&mountpoint, &format.name, config.process.force)?;
-    let config = MountConfig { mountpoint, ..config.clone() };
     let chunk_config = settings::chunk(&config, &format, storage.cipher)?;
     let meta = Client::open(engine, settings::client(&config)).await.context("open the volume")?;
     let store = Store::open(chunk_config, storage.blocks);
@@ -86,12 +103,13 @@ async fn assemble(config: &MountConfig) -> Result<Assembled> {
         tracing::info!("Create session {sid} OK with version: {}", juicefs_core::version::CLIENT_VERSION);
         sid
     };
-    let config_json = config_json::build(&config, &format, sid)?;
+    let mut config_json = config_json::build(&config, &format, sid)?;
+    flags.show_in(&mut config_json);
     let vfs = Vfs::new(meta.clone(), chunks, Arc::new(SystemClock), settings::vfs(&config, &format, config_json));
     if !config.meta.read_only {
         end_predecessors(&meta, &vfs, &record).await;
     }
-    Ok(Assembled { vfs, follower, format, config })
+    Ok(Begun::Assembled(Box::new(Assembled { vfs, follower, format, config })))
 }
 
 /// Ends the sessions of clients that died on this machine, before anything is served that they had locked. What fails is left

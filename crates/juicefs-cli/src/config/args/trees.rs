@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, value_parser};
+use clap::Args;
+
+use crate::config::values::{bounded, removers};
 
 /// `info`.
 #[derive(Args, Debug, Clone)]
@@ -54,7 +56,7 @@ pub(crate) struct RmrArgs {
     #[arg(long)]
     pub(crate) skip_trash: bool,
     /// Entries removed side by side, 1 to 255
-    #[arg(long, short = 'p', default_value_t = 50, value_parser = value_parser!(u8).range(1..), value_name = "N")]
+    #[arg(long, short = 'p', default_value = "50", value_parser = removers, value_name = "N")]
     pub(crate) threads: u8,
 }
 
@@ -71,7 +73,7 @@ pub(crate) struct CloneArgs {
     #[arg(long, short = 'p')]
     pub(crate) preserve: bool,
     /// Entries copied side by side, 1 to 255
-    #[arg(long, default_value_t = 4, value_parser = value_parser!(u8).range(1..), value_name = "N")]
+    #[arg(long, default_value = "4", value_parser = bounded::<1, 255, u8>, value_name = "N")]
     pub(crate) threads: u8,
 }
 
@@ -82,6 +84,6 @@ pub(crate) struct CompactArgs {
     #[arg(value_name = "PATH", required = true)]
     pub(crate) paths: Vec<PathBuf>,
     /// Chunks compacted side by side, 1 to 65535
-    #[arg(long, short = 'p', default_value_t = 10, value_parser = value_parser!(u16).range(1..), value_name = "N")]
+    #[arg(long, short = 'p', default_value = "10", value_parser = bounded::<1, 65535, u16>, value_name = "N")]
     pub(crate) threads: u16,
 }

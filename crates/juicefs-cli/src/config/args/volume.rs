@@ -138,7 +138,13 @@ pub(crate) struct ProcessArgs {
     /// Log file of the background process [default: /var/log/juicefs.log, ~/.juicefs/juicefs.log for users]
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
-    /// Mount even if the volume is mounted there already
+    /// mount(8) asks: what is mounted there already is no failure
+    #[arg(long, hide = true)]
+    pub(crate) via_mount: bool,
+    /// Change the options of the mount that is there
+    #[arg(long, hide = true)]
+    pub(crate) remount: bool,
+    /// Mount even if something is mounted there already
     #[arg(long)]
     pub(crate) force: bool,
     /// Write a line into /etc/fstab and link /sbin/mount.juicefs

@@ -13,8 +13,12 @@ use crate::config::{
 
 mod data;
 
+/// What `--open-cache-limit` and `--skip-dir-nlink` are when nobody gives them.
+const DEFAULT_OPEN_CACHE_LIMIT: u64 = 10_000;
+const DEFAULT_SKIP_DIR_NLINK: u32 = 20;
+
 /// Everything that a mount decides before it looks at the volume.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MountConfig {
     /// Address of the metadata engine; a relative SQLite path is made absolute.
     pub(crate) meta_url: String,
@@ -34,15 +38,29 @@ pub(crate) struct MountConfig {
     pub(crate) data: DataConfig,
 }
 
+impl MountConfig {
+    /// Whether applications would find no difference between a mount of these settings and one of `other`, wherever they are and
+    /// however their processes run.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let settings = |it: &Self| {
+            let Self { meta_url: _, mountpoint: _, process: _, meta, timeouts, features, overrides, data } = it.clone();
+            (meta, timeouts, features, overrides, data)
+        };
+        settings(self) == settings(other)
+    }
+}
+
 /// How the process runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ProcessConfig {
     /// Go to the background.
     pub(crate) background: bool,
     /// Log file of a background mount.
     pub(crate) log: PathBuf,
-    /// Mount over a mount of the same volume.
+    /// Mount over what is mounted there.
     pub(crate) force: bool,
+    /// mount(8) asks.
+    pub(crate) via_mount: bool,
     /// Keep /etc/fstab up to date.
     pub(crate) update_fstab: bool,
     /// Turn transparent huge pages off.
@@ -52,7 +70,7 @@ pub(crate) struct ProcessConfig {
 }
 
 /// How the metadata is used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MetaConfig {
     /// Directory of the volume that is the root of the mount.
     pub(crate) subdir: Option<String>,
@@ -99,7 +117,7 @@ impl AtimeMode {
 }
 
 /// What the kernel may remember, and how long.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KernelTimeouts {
     /// Attributes.
     pub(crate) attr: Duration,
@@ -114,7 +132,7 @@ pub(crate) struct KernelTimeouts {
 }
 
 /// What the mount offers to applications.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Features {
     /// Internal files are not listed.
     pub(crate) hide_internal: bool,
@@ -160,7 +178,7 @@ pub(crate) struct LocalLocks {
 }
 
 /// Storage settings of this client only.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StorageOverrides {
     /// Kind.
     pub(crate) storage: Option<String>,
@@ -208,6 +226,7 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
                 .as_ref()
                 .map_or_else(|| here.place("/var/log/juicefs.log", "juicefs.log"), |log| here.absolute(log)),
             force: process.force,
+            via_mount: process.via_mount,
             update_fstab: process.update_fstab,
             disable_huge_pages: process.disable_transparent_hugepage,
             ready_timeout: ready_timeout(here, &mut warnings),
@@ -247,12 +266,25 @@ fn check_backup(interval: Option<Duration>, here: &Surroundings) -> Result<()> {
 
 /// What is harmless to leave undone is said once.
 fn note_unbuilt(args: &MountArgs, warnings: &mut Vec<String>) {
-    if args.meta.backup_meta.is_some_and(|interval| !interval.is_zero()) {
-        warnings.push("--backup-meta has no effect yet: metadata is not backed up automatically".to_owned());
-    }
-    if args.metrics.metrics.is_some() {
-        warnings.push("--metrics has no effect yet: metrics are in the file .stats of the mount".to_owned());
-    }
+    let (meta, cache) = (&args.meta, &args.meta_cache);
+    let unbuilt = [
+        (
+            meta.backup_meta.is_some_and(|interval| !interval.is_zero()) || meta.backup_skip_trash,
+            "--backup-meta and --backup-skip-trash have no effect yet: metadata is not backed up automatically",
+        ),
+        (args.metrics.metrics.is_some(), "--metrics has no effect yet: metrics are in the file .stats of the mount"),
+        (args.metrics.custom_labels.is_some(), "--custom-labels has no effect yet: there is no endpoint to label"),
+        (
+            !cache.open_cache.is_zero() || cache.open_cache_limit != DEFAULT_OPEN_CACHE_LIMIT,
+            "--open-cache and --open-cache-limit have no effect: every open asks the metadata engine",
+        ),
+        (
+            meta.skip_dir_nlink != DEFAULT_SKIP_DIR_NLINK,
+            "--skip-dir-nlink has no effect: the link counts of directories are always kept",
+        ),
+        (args.data.tag.is_some(), "--tag has no effect yet: objects are stored without tags"),
+    ];
+    warnings.extend(unbuilt.iter().filter(|(given, _)| *given).map(|(_, text)| (*text).to_owned()));
 }
 
 fn ready_timeout(here: &Surroundings, warnings: &mut Vec<String>) -> Duration {
@@ -279,6 +311,13 @@ pub(crate) fn absolute_meta_url(url: &str, here: &Surroundings) -> String {
 
 fn kernel_options(fuse: &FuseArgs) -> impl Iterator<Item = &str> {
     fuse.options.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|option| !option.is_empty())
+}
+
+/// Words of /etc/fstab that say something to mount(8), and nothing to a mount.
+fn is_remark(option: &str) -> bool {
+    const WORDS: [&str; 10] =
+        ["_netdev", "nofail", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group"];
+    WORDS.contains(&option) || ["x-", "X-", "comment="].iter().any(|start| option.starts_with(start))
 }
 
 fn has_option(fuse: &FuseArgs, name: &str) -> bool {
@@ -313,6 +352,9 @@ fn local_locks(fuse: &FuseArgs) -> Result<LocalLocks> {
 }
 
 fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Result<Features> {
+    if let Some(unknown) = kernel_options(fuse).find(|option| !juicefs_fuse::is_option(option)) {
+        bail!("{unknown:?} in -o is neither an option of the kernel nor a flag of `juicefs mount`: leave it out");
+    }
     let consumed = ["allow_other", "allow_root", "nonempty", "ro", "rw", "debug", "writeback_cache", "async_dio"];
     let largest = juicefs_core::limits::MAX_FUSE_IO_BYTES;
     let max_io = fuse.max_fuse_io.and_then(|size| usize::try_from(size).ok()).unwrap_or(largest).min(largest);
@@ -335,6 +377,7 @@ fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Result<Fe
         kernel_options: kernel_options(fuse)
             .filter(|option| !consumed.contains(option))
             .filter(|option| !option.starts_with("fsname=") && !option.starts_with("local_lock="))
+            .filter(|option| !is_remark(option))
             .map(str::to_owned)
             .collect(),
     })

@@ -28,7 +28,7 @@ pub(crate) enum CachePlace {
 }
 
 /// How data is moved and cached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DataConfig {
     /// Time limit of a download.
     pub(crate) get_timeout: Duration,

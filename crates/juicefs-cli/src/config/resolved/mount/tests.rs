@@ -82,6 +82,12 @@ fn corrections_are_said() {
         ("--free-space-ratio 1.5", "nothing is cached"),
         ("--free-space-ratio -1", "all of the disk"),
         ("--backup-meta 1h", "not backed up"),
+        ("--backup-skip-trash", "--backup-skip-trash"),
+        ("--custom-labels a:b", "--custom-labels"),
+        ("--open-cache 1s", "--open-cache"),
+        ("--open-cache-limit 5", "--open-cache-limit"),
+        ("--skip-dir-nlink 7", "--skip-dir-nlink"),
+        ("--tag a=b", "--tag"),
     ];
     for (line, part) in cases {
         let (_, warnings) = warned(line);
