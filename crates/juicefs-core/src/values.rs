@@ -47,7 +47,7 @@ fn duration_parts(text: &str) -> Option<f64> {
             };
         rest = &rest[letters..];
     }
-    Some(seconds)
+    (!text.is_empty()).then_some(seconds)
 }
 
 /// Parses a size with an optional unit letter; a bare number counts in `unit`. An empty text is 0.

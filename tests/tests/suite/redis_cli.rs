@@ -90,7 +90,7 @@ fn a_database_that_the_server_does_not_have_is_named() {
 fn an_option_that_cannot_be_is_named() {
     let server = RedisServer::new();
     let volume = Volume::unformatted_on(Meta::Sqlite);
-    refused(&volume, &format!("{}?read-timeout=soon", server.url(1)), &["read-timeout", "soon"]);
+    refused(&volume, &format!("{}?read-timeuot=3", server.url(1)), &["read-timeuot", "read-timeout"]);
 }
 
 #[test]
