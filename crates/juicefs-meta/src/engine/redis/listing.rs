@@ -69,7 +69,7 @@ impl RedisEngine {
             return Ok(known);
         }
         if keys.may_move() {
-            return self.find_in_steps(keys, key).await;
+            return self.find_in_steps(keys, parent, name).await;
         }
         let asked = self.cache.get().map(|cache| cache.now());
         let nodes = keys.node_stem();
@@ -92,24 +92,29 @@ impl RedisEngine {
         Ok(Some((edge, attr)))
     }
 
-    /// An entry, and then its node. Nobody can say which key that is before the entry is known, and a script has to be told.
-    async fn find_in_steps(&self, keys: &KeySpace, key: Key) -> MetaResult<Option<(Edge, Option<Attr>)>> {
-        let mut before = None;
-        loop {
-            let asked = self.cache.get().map(|cache| cache.now());
-            let mut request = Request::new();
-            fetch::ask(&mut request, keys, &key);
-            let stored = bytes("entry", self.call_one(&request).await?)?;
-            let edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
-            self.learn(asked, key.clone(), edge.map(Value::Edge));
-            let Some(edge) = edge else { return Ok(None) };
-            let attr = self.look(&[Key::Node(edge.ino)]).await?.read.node(edge.ino).cloned();
-            // A node that is missing may have gone, with the name, since the entry was read.
-            if attr.is_some() || before == Some(edge) {
-                return Ok(Some((edge, attr)));
+    /// An entry, and then its node beside the entry as it is by then. Nobody can say which node that is before the entry is
+    /// known, and a script has to be told; a node alone may be newer than the name that led to it.
+    async fn find_in_steps(
+        &self,
+        keys: &KeySpace,
+        parent: Ino,
+        name: &[u8],
+    ) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+        let key = Key::Edge(parent, Name::new(name));
+        let asked = self.cache.get().map(|cache| cache.now());
+        let mut request = Request::new();
+        fetch::ask(&mut request, keys, &key);
+        let stored = bytes("entry", self.call_one(&request).await?)?;
+        let mut edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
+        self.learn(asked, key.clone(), edge.map(Value::Edge));
+        while let Some(found) = edge {
+            let read = self.look(&[key.clone(), Key::Node(found.ino)]).await?.read;
+            edge = read.edge(parent, &Name::new(name)).copied();
+            if edge == Some(found) {
+                return Ok(Some((found, read.node(found.ino).cloned())));
             }
-            before = Some(edge);
         }
+        Ok(None)
     }
 
     /// What a lookup finds, if that is known without asking.
