@@ -318,9 +318,9 @@ by_default() {
     sources
     build
     unit_tests
-    limit_s=1500
+    limit_s=2000
     stage "end-to-end tests" end_to_end
-    limit_s=600
+    limit_s=900
     stage "a part of the end-to-end tests on Redis" on_redis "${redis_part[@]}"
     stage "a part of the end-to-end tests on a Redis cluster" on_cluster "${cluster_part[@]}"
     if command -v cargo-deny >/dev/null; then

@@ -4,12 +4,13 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::Path,
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use e2e::{Mount, Owner, Pattern, Rest, Volume, drop_kernel_caches, run_in, wait_until};
+use e2e::{Mount, Owner, Pattern, Rest, Volume, drop_kernel_caches, juicefs, run_in, wait_until};
 use juicefs_testkit::s3::{ACCESS_KEY, S3Server, SECRET_KEY};
 
 const MIB: usize = 1 << 20;
@@ -26,6 +27,15 @@ fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
 
 fn config(volume: &Volume, flags: &[&str]) {
     volume.juicefs(&[&["config", &volume.meta_url(), "--yes"], flags].concat()).expect_success();
+}
+
+/// Begins to change the keys after so many seconds. The process is there at once: one that starts while the store refuses
+/// closes the files that it inherits from the workers, and waits for their data.
+fn change_keys(volume: &Volume, (access_key, secret_key): &(String, String), delay_secs: u32) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep \"$0\"; exec \"$@\"", &delay_secs.to_string()]).arg(juicefs());
+    command.args(["config", &volume.meta_url(), "--yes", "--access-key", access_key, "--secret-key", secret_key]);
+    command.envs(volume.variables().iter().cloned()).stdout(Stdio::null()).spawn().unwrap()
 }
 
 /// Writes and reads until it is told to stop; returns how many files were acknowledged.
@@ -70,11 +80,12 @@ fn rotated_keys_are_taken_up_under_load() {
             let new = (format!("key-{round}"), format!("secret/{round}"));
             let refuse_first = round == 4;
             let both = [(old.0.as_str(), old.1.as_str()), (new.0.as_str(), new.1.as_str())];
-            server.set_keys(if refuse_first { &both[1..] } else { &both });
+            server.set_keys(&both);
+            let mut change = change_keys(&volume, &new, if refuse_first { 2 } else { 0 });
             if refuse_first {
-                thread::sleep(Duration::from_secs(2));
+                server.set_keys(&both[1..]);
             }
-            config(&volume, &["--access-key", &new.0, "--secret-key", &new.1]);
+            assert!(change.wait().unwrap().success(), "rotation {round}");
             server.set_keys(&both[1..]);
             assert!(more(8), "no work is done after rotation {round}:\n{}", mnt.log());
             old = new;

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
@@ -79,8 +80,11 @@ fn no_call_fails_while_the_slot_moves() {
         File::create(mount.join(format!("listed/name-{n}"))).unwrap();
     }
     let root = mount.path();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let goes_on = || !stop.load(std::sync::atomic::Ordering::Relaxed);
+    let stop = AtomicBool::new(false);
+    let goes_on = || !stop.load(Ordering::Relaxed);
+    let done: [AtomicU64; 3] = std::array::from_fn(|_| AtomicU64::new(0));
+    let [renamed, written, walked] = &done;
+    let counts = || done.each_ref().map(|count| count.load(Ordering::Relaxed));
     thread::scope(|scope| {
         let renames = scope.spawn(|| {
             let dir = root.join("single");
@@ -91,9 +95,9 @@ fn no_call_fails_while_the_slot_moves() {
                 fs::rename(dir.join(format!("name-{count}")), dir.join(format!("name-{}", count + 1))).unwrap();
                 count += 1;
                 assert_eq!(names(&dir), BTreeSet::from([format!("name-{count}")]));
+                renamed.store(count, Ordering::Relaxed);
             }
             assert_eq!(fs::read(dir.join(format!("name-{count}"))).unwrap(), b"kept");
-            count
         });
         let writes = scope.spawn(|| {
             let dir = root.join("written");
@@ -110,10 +114,10 @@ fn no_call_fails_while_the_slot_moves() {
                     fs::remove_file(&path).unwrap();
                 }
                 count += 1;
+                written.store(count, Ordering::Relaxed);
             }
             let left = names(&dir);
             assert_eq!(left.len(), (0..count).filter(|n| n % 3 != 0).count());
-            count
         });
         let listings = scope.spawn(|| {
             let mut count = 0;
@@ -129,8 +133,8 @@ fn no_call_fails_while_the_slot_moves() {
                 }
                 assert_eq!(found.len(), LISTED + 2, "listing {count}");
                 count += 1;
+                walked.store(count, Ordering::Relaxed);
             }
-            count
         });
         let trouble = || {
             for round in 0..if e2e::full() { 20 } else { 4 } {
@@ -140,17 +144,18 @@ fn no_call_fails_while_the_slot_moves() {
                     thread::sleep(Duration::from_millis(30));
                 }
                 moving.finish();
-                println!("round {round}");
-                // Everybody gets on before it moves again.
-                thread::sleep(Duration::from_secs(1));
+                let before = counts();
+                println!("round {round}: {before:?} renames, writes and listings");
+                let go_on = || counts().iter().zip(before).all(|(now, before)| *now > before);
+                assert!(wait_until(Duration::from_secs(60), go_on), "somebody is stuck: {:?}", counts());
             }
         };
         let troubled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(trouble));
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        let done = [renames, writes, listings].map(|task| task.join().expect("no call failed"));
-        troubled.expect("the slot moves");
-        println!("{done:?} renames, writes and listings");
-        assert!(done.iter().all(|count| *count > 1), "{done:?}");
+        stop.store(true, Ordering::Relaxed);
+        for task in [renames, writes, listings] {
+            task.join().expect("no call failed");
+        }
+        troubled.expect("the slot moves, and everybody gets on");
     });
     mount.unmount();
     volume.assert_sound_in(&mut cluster.nodes()[cluster.owner(slot)].wire(0), &prefix, Rest::Clean);

@@ -80,6 +80,8 @@ struct State {
     base: u64,
     /// The reply, as far as it was not dropped.
     stream: Vec<u8>,
+    /// How much of it was read.
+    read_bytes: usize,
     taken: Option<Taken>,
     /// The request that is arriving.
     incoming: Incoming,
@@ -100,8 +102,9 @@ impl Control {
         if state.running.is_some() {
             return Err(Errno::EBUSY);
         }
-        state.base += (state.stream.len() + data.len()) as u64;
-        (state.stream, state.taken) = (Vec::new(), None);
+        // Where the position of the file is after this write: what was not read did not move it.
+        state.base += (state.read_bytes + data.len()) as u64;
+        (state.stream, state.read_bytes, state.taken) = (Vec::new(), 0, None);
         match state.incoming.take(data) {
             Ok(request) => Ok(request),
             Err(errno) => {
@@ -156,8 +159,10 @@ impl Control {
         let from = from.min(state.stream.len());
         let to = from.saturating_add(size as usize).min(state.stream.len());
         let bytes = Bytes::copy_from_slice(&state.stream[from..to]);
+        state.read_bytes = state.read_bytes.max(to);
         if state.stream.len() > KEPT_BYTES {
             state.stream.drain(..from);
+            state.read_bytes -= from;
             state.base += from as u64;
         }
         Ok(bytes)
