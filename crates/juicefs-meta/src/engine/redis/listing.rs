@@ -92,15 +92,17 @@ impl RedisEngine {
         Ok(Some((edge, attr)))
     }
 
-    /// An entry, and then its node beside the entry as it is by then. Nobody can say which node that is before the entry is
-    /// known, and a script has to be told; a node alone may be newer than the name that led to it.
+    /// An entry, and then its node and the entry once more. Nobody can say which node that is before the entry is known, and a
+    /// script has to be told; a node alone may be newer than the name that led to it. Not in a transaction, which would have
+    /// to wait while the slot moves and one is on either node.
     async fn find_in_steps(
         &self,
         keys: &KeySpace,
         parent: Ino,
         name: &[u8],
     ) -> MetaResult<Option<(Edge, Option<Attr>)>> {
-        let key = Key::Edge(parent, Name::new(name));
+        let name = Name::new(name);
+        let key = Key::Edge(parent, name.clone());
         let asked = self.cache.get().map(|cache| cache.now());
         let mut request = Request::new();
         fetch::ask(&mut request, keys, &key);
@@ -108,10 +110,20 @@ impl RedisEngine {
         let mut edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
         self.learn(asked, key.clone(), edge.map(Value::Edge));
         while let Some(found) = edge {
-            let read = self.look(&[key.clone(), Key::Node(found.ino)]).await?.read;
-            edge = read.edge(parent, &Name::new(name)).copied();
+            let wanted = [Key::Node(found.ino), key.clone()];
+            let asked = self.cache.get().map(|cache| cache.now());
+            let mut request = Request::new();
+            wanted.iter().for_each(|key| fetch::ask(&mut request, keys, key));
+            let mut replies = self.call(&request).await?.into_iter();
+            let mut sight = fetch::Sight::default();
+            for key in wanted {
+                fetch::take(&mut replies, key, &mut sight)?;
+            }
+            self.recent.learn(&sight);
+            self.cache_sight(asked, &sight);
+            edge = sight.read.edge(parent, &name).copied();
             if edge == Some(found) {
-                return Ok(Some((found, read.node(found.ino).cloned())));
+                return Ok(Some((found, sight.read.node(found.ino).cloned())));
             }
         }
         Ok(None)
