@@ -88,6 +88,8 @@ pub struct Client {
     config: ClientConfig,
     /// As last loaded; whoever watches hears of each change.
     format: watch::Sender<Arc<Format>>,
+    /// Held while the setting is loaded, so that what was read before is not taken for what was read after.
+    loading: tokio::sync::Mutex<()>,
     /// The directory that is the root of the mount.
     root: Ino,
     inodes: Arc<lease::Lease>,
@@ -175,6 +177,7 @@ impl Client {
             liveness: liveness::Liveness::default(),
             root: Ino::ROOT,
             format: watch::Sender::new(Arc::new(format)),
+            loading: tokio::sync::Mutex::default(),
             config,
             engine,
         };

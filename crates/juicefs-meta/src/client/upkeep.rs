@@ -33,6 +33,7 @@ impl Client {
     /// `Setting` when the volume is gone or replaced; one that cannot be read says neither, and is `Corrupt`. Those of the
     /// engine.
     pub async fn reload_setting(&self) -> MetaResult<()> {
+        let _loading = self.loading.lock().await;
         let stored = setting::load(self.engine.as_ref()).await.map_err(|error| match error {
             MetaError::Setting(why) => MetaError::Corrupt { what: "volume setting".to_owned(), why },
             other => other,

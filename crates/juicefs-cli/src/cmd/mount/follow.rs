@@ -61,32 +61,30 @@ impl Following {
         // It may have changed since the store was opened.
         setting.mark_changed();
         while setting.changed().await.is_ok() {
-            let stored = Arc::clone(&setting.borrow_and_update());
-            self.take_up(&stored);
+            setting.mark_unchanged();
+            self.take_up();
         }
     }
 
     /// Reads the setting now.
     async fn look(self: Arc<Self>) {
         match self.meta.reload_setting().await {
-            Ok(()) => {
-                let stored = Arc::clone(&self.meta.watch_setting().borrow());
-                self.take_up(&stored);
-            }
+            Ok(()) => self.take_up(),
             // The heartbeat sees it too, and knows what to do.
             Err(error) => tracing::warn!("the setting cannot be read: {error}"),
         }
     }
 
     /// Puts in force what is new in the setting. What cannot be used leaves things as they are.
-    fn take_up(&self, stored: &Format) {
+    fn take_up(&self) {
         let Some(store) = self.store.upgrade() else { return };
-        let format = match settings::overridden(stored, &self.config.overrides) {
+        // One at a time, and the setting is asked for within: the later one must be the one that stays.
+        let mut used = self.used.lock();
+        let stored = Arc::clone(&self.meta.watch_setting().borrow());
+        let format = match settings::overridden(&stored, &self.config.overrides) {
             Ok(format) => format,
             Err(error) => return tracing::error!("the changed setting is not taken up: {error:#}"),
         };
-        // One at a time: the later setting must be the one that stays.
-        let mut used = self.used.lock();
         let (upload, download) = settings::limits(&self.config, &format);
         if settings::limits(&self.config, &used) != (upload, download) {
             tracing::info!(
