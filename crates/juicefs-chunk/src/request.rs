@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Longest wait between tries: so much later, at most, is it noticed that the store is back.
-const MAX_DELAY: Duration = Duration::from_secs(5);
+pub(crate) const MAX_DELAY: Duration = Duration::from_secs(5);
 /// `--io-retries` N is as patient as JuiceFS (Go), which waits 1, 4, 9, ... N² seconds between its tries. Here that is the
 /// time, in first waits of a tenth of a second, before which nothing is given up.
 const PATIENCE_UNIT: u32 = 10;

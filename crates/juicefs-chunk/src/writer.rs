@@ -7,11 +7,12 @@ use std::{collections::VecDeque, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{ChunkError, Lease, SliceId, SliceWriter, limits::CHUNK_SIZE, store::WriteOptions};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::BlockId,
+    request::MAX_DELAY,
     store::{Inner, Started},
     upload::{FailedUpload, UploadJob},
 };
@@ -42,6 +43,23 @@ enum Sent {
     Failed(Box<FailedUpload>),
     /// The task died with the data.
     Lost,
+}
+
+impl Sent {
+    /// Waits for the end of an upload that runs.
+    async fn settle(&mut self, id: SliceId) {
+        if let Self::Running(block, task) = self {
+            let block = *block;
+            *self = match task.await {
+                Ok(Ok(())) => Self::Stored,
+                Ok(Err(failed)) => Self::Failed(failed),
+                Err(e) => {
+                    tracing::error!("the upload of block {} of slice {id} ended early: {e}", block.index);
+                    Self::Lost
+                }
+            };
+        }
+    }
 }
 
 impl Writer {
@@ -106,6 +124,17 @@ impl Writer {
             Started::Done(Err(failed)) => Sent::Failed(failed),
             Started::Running(task) => Sent::Running(block, task),
         }
+    }
+
+    /// Hands a block that failed to upload again. Returns whether there was one.
+    fn start_again(&mut self, at: usize) -> bool {
+        if !matches!(self.sent[at], Sent::Failed(_)) {
+            return false;
+        }
+        if let Sent::Failed(failed) = std::mem::replace(&mut self.sent[at], Sent::Lost) {
+            self.sent[at] = self.start(failed.job);
+        }
+        true
     }
 
     /// What is left to clean up when the slice will not be used: the blocks that are or may come to be in the store.
@@ -206,30 +235,28 @@ impl SliceWriter for Writer {
         }
         let id = self.id.ok_or(ChunkError::Misuse("a slice is finished before it has an id"))?;
         self.closed = true;
+        let begun = Instant::now();
         // What failed before goes up again, beside what still runs and what has not gone yet.
+        let mut earlier = Vec::new();
         for at in 0..self.sent.len() {
-            if let Sent::Failed(_) = self.sent[at]
-                && let Sent::Failed(failed) = std::mem::replace(&mut self.sent[at], Sent::Lost)
-            {
-                self.sent[at] = self.start(failed.job);
+            if !self.start_again(at) && matches!(self.sent[at], Sent::Running(..)) {
+                earlier.push(at);
             }
         }
         while !self.open.is_empty() {
             self.send(id);
         }
+        // How a request ends that began before says nothing about now: it is made again. Not after the longest wait between
+        // tries, for then its last try began since.
+        for at in earlier {
+            self.sent[at].settle(id).await;
+            if begun.elapsed() < MAX_DELAY {
+                self.start_again(at);
+            }
+        }
         let mut result = Ok(());
         for sent in &mut self.sent {
-            if let Sent::Running(block, task) = sent {
-                let block = *block;
-                *sent = match task.await {
-                    Ok(Ok(())) => Sent::Stored,
-                    Ok(Err(failed)) => Sent::Failed(failed),
-                    Err(e) => {
-                        tracing::error!("the upload of block {} of slice {id} ended early: {e}", block.index);
-                        Sent::Lost
-                    }
-                };
-            }
+            sent.settle(id).await;
             match sent {
                 Sent::Stored | Sent::Running(..) => {}
                 Sent::Failed(failed) => result = result.and_then(|()| Err(failed.error.clone())),

@@ -22,6 +22,8 @@ pub enum Fault {
     ErrorBefore(StorageError),
     /// It has its effect, and the answer is lost.
     ErrorAfter(StorageError),
+    /// It fails after so long, and has no effect.
+    ErrorLate(Duration, StorageError),
     /// It takes this much longer.
     Latency(Duration),
     /// It never ends.
@@ -162,6 +164,10 @@ impl FaultStore {
     async fn before(&self, verb: Verb) -> Result<Option<Fault>, StorageError> {
         match self.pick(verb) {
             Some(Fault::ErrorBefore(e)) => Err(e),
+            Some(Fault::ErrorLate(wait, e)) => {
+                tokio::time::sleep(wait).await;
+                Err(e)
+            }
             Some(Fault::Latency(wait)) => {
                 tokio::time::sleep(wait).await;
                 Ok(None)

@@ -203,10 +203,12 @@ impl File {
         let indexes: SmallVec<[ChunkIndex; 4]> = writer.chunks.keys().copied().collect();
         for index in indexes {
             while self.drop_failed_head(writer, index) {}
+            let number = writer.begin_try();
             for slice in writer.chunks.get_mut(&index).into_iter().flatten() {
                 if matches!(slice.phase, Phase::Frozen(_))
                     && let Phase::Frozen(sink) = std::mem::replace(&mut slice.phase, Phase::Uploading)
                 {
+                    slice.tried = number;
                     jobs.push(Job::Upload { index, seq: slice.seq, sink });
                 }
             }
@@ -433,8 +435,11 @@ impl Writer {
         if batch.slices.is_empty() {
             return None;
         }
+        let number = self.begin_try();
         for candidate in &batch.slices {
-            self.set_phase(candidate.index, candidate.seq, Phase::Committing);
+            if let Some(slice) = self.pending_mut(candidate.index, candidate.seq) {
+                (slice.phase, slice.tried) = (Phase::Committing, number);
+            }
         }
         self.committing = Some(Commit::begin(batch.stop.clone()));
         Some(batch)

@@ -8,6 +8,7 @@ mod slice;
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::ControlFlow,
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, Shared};
@@ -23,13 +24,26 @@ use super::claim::Claim;
 
 pub(super) type Drain = Shared<BoxFuture<'static, ()>>;
 
+/// How long a flush may be asked about a try that began before it. In a long outage one try may take minutes: how it ends then
+/// says enough.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
+
 /// How far things are at some moment.
 #[derive(Clone, Copy)]
 pub(super) struct Stand {
     /// The number that the next slice gets: slices below exist.
     pub(super) next_seq: u64,
-    failures: u64,
+    tries: u64,
     late: u64,
+    at: Instant,
+}
+
+impl Stand {
+    /// Whether a failure says something about now: it is that of a try that has begun since, or it came so much later that
+    /// another try would hardly end otherwise.
+    fn is_before(&self, failure: &Failure) -> bool {
+        failure.number > self.tries || failure.at >= self.at + ASKED_WITHIN
+    }
 }
 
 /// A commit under way.
@@ -49,8 +63,8 @@ impl Commit {
 pub(super) struct Writer {
     pub(super) chunks: BTreeMap<ChunkIndex, VecDeque<Slice>>,
     next_seq: u64,
-    /// Uploads of slices, and commits, that failed so far.
-    failures: u64,
+    /// Tries to upload slices, and to commit them, so far: those that begin together count as one.
+    tries: u64,
     /// Commits that took longer than anybody should wait for, so far.
     late: u64,
     /// Appending slices that are pending.
@@ -187,9 +201,15 @@ impl Writer {
         )
     }
 
-    /// What exists and what has failed by now.
+    /// What exists and what has been tried by now.
     pub(super) fn now(&self) -> Stand {
-        Stand { next_seq: self.next_seq, failures: self.failures, late: self.late }
+        Stand { next_seq: self.next_seq, tries: self.tries, late: self.late, at: Instant::now() }
+    }
+
+    /// The number of a try that begins now.
+    pub(super) fn begin_try(&mut self) -> u64 {
+        self.tries += 1;
+        self.tries
     }
 
     /// EIO when a commit has turned out to be late since.
@@ -239,7 +259,8 @@ impl Writer {
 
     /// Freezes every slice that `pick` needs, those included that are to go up, or to be committed, again.
     ///
-    /// Changes nothing and fails when one of them has failed since.
+    /// Changes nothing and fails when a try that began since has failed for one of them. A try that began before says
+    /// nothing about now: whoever mended the store since would hear of the time before.
     pub(super) fn freeze_again(
         &mut self,
         pick: impl Fn(ChunkIndex, &Slice) -> bool,
@@ -247,7 +268,7 @@ impl Writer {
     ) -> Result<(), Errno> {
         let mut failed = Ok(());
         self.visit_needed(&pick, |slice| {
-            if let Some(failure) = slice.failed.filter(|failure| failure.serial > since.failures) {
+            if let Some(failure) = slice.failed.filter(|failure| since.is_before(failure)) {
                 failed = Err(failure.errno);
             }
         });
@@ -258,29 +279,23 @@ impl Writer {
 
     /// Takes note of how the upload of a slice ended.
     pub(super) fn sent(&mut self, index: ChunkIndex, seq: u64, result: Result<SliceId, (Box<dyn SliceWriter>, Errno)>) {
-        let serial = self.failures + 1;
         let Some(slice) = self.pending_mut(index, seq) else { return };
         match result {
             Err(_) if slice.lost => slice.phase = Phase::Failed,
             Ok(id) => (slice.phase, slice.failed) = (Phase::Uploaded(id), None),
-            Err((sink, errno)) => {
-                slice.keep_back(Phase::Stuck(sink), Failure { serial, errno, at: Instant::now() });
-                self.failures = serial;
-            }
+            Err((sink, errno)) => slice.keep_back(Phase::Stuck(sink), errno),
         }
     }
 
     /// The metadata engine did not take a slice.
     pub(super) fn park(&mut self, index: ChunkIndex, seq: u64, id: SliceId, errno: Errno) {
-        let serial = self.failures + 1;
         if let Some(slice) = self.pending_mut(index, seq) {
             if slice.lost {
                 // It goes with its objects when its turn comes.
                 slice.phase = Phase::Uploaded(id);
                 return;
             }
-            slice.keep_back(Phase::Parked(id), Failure { serial, errno, at: Instant::now() });
-            self.failures = serial;
+            slice.keep_back(Phase::Parked(id), errno);
         }
     }
 

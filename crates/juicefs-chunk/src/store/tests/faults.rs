@@ -94,6 +94,37 @@ async fn a_refusal_is_not_repeated_and_a_full_store_is_enospc() {
     assert_eq!(faults.counts.put.load(Relaxed), before + 1);
 }
 
+/// Blocks go up while later ones gather: one that was refused before somebody mended the store, and has not ended, is no
+/// answer to whoever asks afterwards.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_slice_is_not_told_how_an_earlier_request_ended() {
+    let (faults, store) = faulty(uncached("none"));
+    let mut writer = store.writer(WriteOptions::default());
+    writer.set_id(SliceId(1));
+    let data = sample(150_000);
+    writer.write(0, data.clone().into(), store.budget().acquire(150_000).await).expect("written");
+    let refused = StorageError::Permanent("denied".into());
+    faults.fail_always(Some((Verb::Put, Fault::ErrorLate(Duration::from_secs(2), refused.clone()))));
+    writer.flush_to(150_000);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    faults.fail_always(None);
+    writer.finish().await.expect("the store takes it now");
+    assert_eq!(faults.counts.put.load(Relaxed), 5, "two were refused and went up again, one went up once");
+    drop(writer);
+    assert_eq!(get(&store, SliceKey { id: SliceId(1), size: 150_000 }, 0, 150_000).await, data);
+
+    // One that lasts for long has asked the store since.
+    let mut writer = store.writer(WriteOptions::default());
+    writer.set_id(SliceId(2));
+    writer.write(0, data.into(), store.budget().acquire(150_000).await).expect("written");
+    faults.fail_always(Some((Verb::Put, Fault::ErrorLate(Duration::from_secs(8), refused))));
+    writer.flush_to(150_000);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(writer.finish().await.expect_err("denied").errno(), Errno::EIO);
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_request_that_never_ends_meets_its_deadline() {
     let mut config = uncached("none");

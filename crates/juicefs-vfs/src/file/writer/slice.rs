@@ -33,8 +33,8 @@ pub(in crate::file) enum Phase {
 /// An upload of a slice, or its commit, that failed.
 #[derive(Clone, Copy)]
 pub(in crate::file) struct Failure {
-    /// Its number among the failures of the file.
-    pub(super) serial: u64,
+    /// That of the try that failed.
+    pub(super) number: u64,
     pub(super) errno: Errno,
     pub(super) at: Instant,
 }
@@ -60,6 +60,8 @@ pub(in crate::file) struct Slice {
     /// When the application wrote last.
     pub(in crate::file) mtime: Timestamp,
     pub(in crate::file) phase: Phase,
+    /// The number of the try that it is in, or was in last.
+    pub(in crate::file) tried: u64,
     /// A handle whose data it has was lost: it must not be committed, and is gone for everybody.
     pub(in crate::file) lost: bool,
     /// The last upload or commit, if it failed.
@@ -133,6 +135,7 @@ impl Slice {
             touched: part.now,
             mtime: part.mtime,
             phase: Phase::Open(sink),
+            tried: 0,
             failed: None,
             from: SmallVec::new(),
         };
@@ -212,9 +215,10 @@ impl Slice {
     }
 
     /// It did not go on, and stays as it is until somebody closes it anew. Its writers hear of it.
-    pub(super) fn keep_back(&mut self, phase: Phase, failure: Failure) {
-        (self.phase, self.failed) = (phase, Some(failure));
-        self.from.iter().for_each(|handle| handle.note(failure.errno));
+    pub(super) fn keep_back(&mut self, phase: Phase, errno: Errno) {
+        self.phase = phase;
+        self.failed = Some(Failure { number: self.tried, errno, at: Instant::now() });
+        self.from.iter().for_each(|handle| handle.note(errno));
     }
 }
 
