@@ -73,19 +73,24 @@ impl HttpTransport for Endpoint {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
-        let text = if method == Method::HEAD { Bytes::new() } else { beginning(body).await };
+        let text = if method == Method::HEAD { Bytes::new() } else { beginning(body).await? };
         Err(Refusal::read(&parts, &text).into())
     }
 }
 
-/// The first bytes of the body of a refusal; what cannot be read is not needed.
-async fn beginning(mut body: HttpBody) -> Bytes {
+/// The first bytes of the body of a refusal.
+///
+/// One that breaks off is no refusal: the status alone does not tell keys that were replaced from a right that is missing,
+/// nor a missing bucket from a missing object. That is the answer of a server that closes before a body has come which it
+/// does not want.
+async fn beginning(mut body: HttpBody) -> opendal::Result<Bytes> {
     let mut text = Vec::new();
-    while text.len() < REFUSAL_BYTES
-        && let Ok(part) = body.read().await
-        && !part.is_empty()
-    {
+    while text.len() < REFUSAL_BYTES {
+        let part = body.read().await?;
+        if part.is_empty() {
+            break;
+        }
         text.extend_from_slice(&part.to_bytes());
     }
-    text.into()
+    Ok(text.into())
 }

@@ -5,6 +5,7 @@ use juicefs_core::{Format, ObjectStorage, Segments, StorageError};
 
 use super::*;
 
+mod broken_off;
 mod listing;
 mod s3;
 
