@@ -171,7 +171,10 @@ impl<O: Operations> Dispatcher<O> {
             }
             opcode::DESTROY => Answer::Empty,
             // INIT was answered before the readers started; the kernel never sends a second one.
-            opcode::INIT => return Err(Errno::EIO),
+            opcode::INIT => {
+                tracing::error!("the kernel sent a second INIT");
+                return Err(Errno::EIO);
+            }
             opcode::ACCESS if self.settings.default_permissions => return Err(Errno::ENOSYS),
             opcode::GETXATTR | opcode::SETXATTR | opcode::LISTXATTR | opcode::REMOVEXATTR if !self.settings.xattr => {
                 return Err(Errno::ENOSYS);

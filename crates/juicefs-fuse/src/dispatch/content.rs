@@ -111,7 +111,10 @@ impl<O: Operations> Call<'_, O> {
             if wide {
                 return Ok(Answer::fixed(&CopyFileRangeOut { bytes_copied }));
             }
-            let size = u32::try_from(bytes_copied).map_err(|_| Errno::EIO)?;
+            let Ok(size) = u32::try_from(bytes_copied) else {
+                tracing::error!(node = node.0, bytes_copied, len, "a copy was longer than asked for");
+                return Err(Errno::EIO);
+            };
             Ok(Answer::fixed(&WriteOut { size, padding: 0 }))
         }))
     }

@@ -10,7 +10,7 @@ use juicefs_core::{
     ids::Ino,
 };
 
-use super::Client;
+use super::{Client, run::missing};
 use crate::{
     engine::Scan,
     ops::set_acl::SetAcl,
@@ -32,7 +32,7 @@ impl Client {
         if id == 0 {
             return Err(Errno::ENODATA.into());
         }
-        Ok(self.rule(id).await?.ok_or(Errno::EIO)?.as_ref().clone())
+        Ok(self.rule(id).await?.ok_or_else(|| missing("the ACL rule of a node", ino))?.as_ref().clone())
     }
 
     pub(super) async fn change_acl(

@@ -13,7 +13,7 @@ use juicefs_core::{
     meta::{VolumeUsage, XattrMode},
 };
 
-use super::{AtimeMode, Client};
+use super::{AtimeMode, Client, run::missing};
 use crate::{
     engine::Scan,
     ops::{
@@ -62,7 +62,7 @@ impl Client {
         if attr.kind != FileType::Symlink {
             return Err(Errno::EINVAL.into());
         }
-        let target = read.symlink(ino).ok_or(Errno::EIO)?.clone();
+        let target = read.symlink(ino).ok_or_else(|| missing("the target of a symbolic link", ino))?.clone();
         self.touch_atime(ino, Some(attr)).await;
         Ok(target)
     }

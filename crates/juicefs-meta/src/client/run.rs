@@ -59,6 +59,21 @@ impl Tries {
     }
 }
 
+/// Logs what only a damaged volume can answer. It is told here and not where it arises, for what an operation was judged on may
+/// have been out of date; this is how it ended.
+fn told(what: &'static str, error: MetaError) -> MetaError {
+    if matches!(error, MetaError::Posix(Errno::EIO)) {
+        tracing::error!("{what} ended in EIO: a record that another one names is missing, the volume is damaged");
+    }
+    error
+}
+
+/// EIO, for a record of `ino` that must be there and is not.
+pub(super) fn missing(what: &'static str, ino: Ino) -> Errno {
+    tracing::error!(%ino, "{what} is missing, the volume is damaged");
+    Errno::EIO
+}
+
 /// How an operation ended.
 enum Attempt<R> {
     Done(R),
@@ -249,7 +264,10 @@ impl Client {
         match booked.refusal {
             Some(Refusal::Unmeasured(dir)) => Ok(Attempt::Unmeasured(dir)),
             Some(_) => Err(Errno::EDQUOT.into()),
-            None => Ok(Attempt::Done(OperationJob::<O>::outcome(booked.job)?.reply)),
+            None => {
+                let outcome = OperationJob::<O>::outcome(booked.job).map_err(|error| told(O::NAME, error))?;
+                Ok(Attempt::Done(outcome.reply))
+            }
         }
     }
 
@@ -313,7 +331,7 @@ impl Client {
         loop {
             match judge(&read) {
                 Ok(found) => return Ok(found),
-                Err(Halt::Fail(errno)) => return Err(errno.into()),
+                Err(Halt::Fail(errno)) => return Err(told("a check", errno.into())),
                 Err(Halt::More(keys)) => read.extend(self.engine.fetch(keys).await?),
             }
         }
