@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, BufRead, BufReader, Write},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -29,13 +29,41 @@ fn config(volume: &Volume, flags: &[&str]) {
     volume.juicefs(&[&["config", &volume.meta_url(), "--yes"], flags].concat()).expect_success();
 }
 
-/// Begins to change the keys after so many seconds. The process is there at once: one that starts while the store refuses
-/// closes the files that it inherits from the workers, and waits for their data.
-fn change_keys(volume: &Volume, (access_key, secret_key): &(String, String), delay_secs: u32) -> Child {
-    let mut command = Command::new("sh");
-    command.args(["-c", "sleep \"$0\"; exec \"$@\"", &delay_secs.to_string()]).arg(juicefs());
-    command.args(["config", &volume.meta_url(), "--yes", "--access-key", access_key, "--secret-key", secret_key]);
-    command.envs(volume.variables().iter().cloned()).stdout(Stdio::null()).spawn().unwrap()
+/// A process that changes the keys of a volume. It is there before any file is open: one that is started later closes the
+/// files that it inherits from the workers, and waits for their data as long as the store refuses.
+struct KeyChanger {
+    shell: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl KeyChanger {
+    fn start(volume: &Volume) -> Self {
+        let each = "sleep \"$delay\"; \"$0\" config \"$1\" --yes --access-key \"$access\" --secret-key \"$secret\" >&2 </dev/null";
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("while read -r delay access secret; do {each}; echo $?; done")]);
+        command.arg(juicefs()).arg(volume.meta_url()).envs(volume.variables().iter().cloned());
+        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (orders, answers) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
+        Self { shell, orders, answers: BufReader::new(answers) }
+    }
+
+    /// Begins to change the keys after so many seconds.
+    fn begin(&mut self, (access_key, secret_key): &(String, String), delay_secs: u32) {
+        writeln!(self.orders, "{delay_secs} {access_key} {secret_key}").unwrap();
+    }
+
+    /// Waits until the keys are changed; whether they are.
+    fn is_done(&mut self) -> bool {
+        let mut status = String::new();
+        self.answers.read_line(&mut status).unwrap();
+        status.trim() == "0"
+    }
+
+    fn end(mut self) {
+        drop(self.orders);
+        self.shell.wait().unwrap();
+    }
 }
 
 /// Writes and reads until it is told to stop; returns how many files were acknowledged.
@@ -44,10 +72,12 @@ fn work_until(stop: &AtomicBool, mnt: &Mount, worker: u64, done: &AtomicU64) -> 
     let path = |file: u64| mnt.join(format!("file-{worker}-{file}"));
     let content = |file: u64| data(worker * 100_000 + file, MIB / 2 + 1000);
     while !stop.load(Ordering::Relaxed) {
-        write_synced(&path(files), &content(files)).unwrap();
+        write_synced(&path(files), &content(files))
+            .unwrap_or_else(|e| panic!("file {worker}-{files}: {e}\n{}", mnt.log()));
         drop_kernel_caches(1);
         let older = files * 7 / 11;
-        assert!(fs::read(path(older)).unwrap() == content(older), "file {worker}-{older}");
+        let seen = fs::read(path(older)).unwrap_or_else(|e| panic!("file {worker}-{older}: {e}\n{}", mnt.log()));
+        assert!(seen == content(older), "file {worker}-{older}");
         files += 1;
         done.fetch_add(1, Ordering::Relaxed);
     }
@@ -62,6 +92,7 @@ fn rotated_keys_are_taken_up_under_load() {
     volume.format(&["--trash-days", "0", "--block-size", "1M"]).expect_success();
     let server = volume.object_server();
     let mnt = volume.mount_with("mnt", &["--cache-size", "0", "--heartbeat", "60"]);
+    let mut changer = KeyChanger::start(&volume);
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let more = |files: u64| {
         let wanted = done.load(Ordering::Relaxed) + files;
@@ -81,11 +112,11 @@ fn rotated_keys_are_taken_up_under_load() {
             let refuse_first = round == 4;
             let both = [(old.0.as_str(), old.1.as_str()), (new.0.as_str(), new.1.as_str())];
             server.set_keys(&both);
-            let mut change = change_keys(&volume, &new, if refuse_first { 2 } else { 0 });
+            changer.begin(&new, if refuse_first { 2 } else { 0 });
             if refuse_first {
                 server.set_keys(&both[1..]);
             }
-            assert!(change.wait().unwrap().success(), "rotation {round}");
+            assert!(changer.is_done(), "rotation {round}");
             server.set_keys(&both[1..]);
             assert!(more(8), "no work is done after rotation {round}:\n{}", mnt.log());
             old = new;
@@ -93,6 +124,7 @@ fn rotated_keys_are_taken_up_under_load() {
         stop.store(true, Ordering::Relaxed);
         workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
     });
+    changer.end();
     assert!(!mnt.log().contains("secret/"), "{}", mnt.log());
     mnt.unmount();
     volume.assert_sound(Rest::Clean);

@@ -14,12 +14,14 @@ use std::{
     time::Duration,
 };
 
-use e2e::{BLOCK_SIZE_BYTES, Mount, Owner, Pattern, Rest, Volume, full, judge_block, seed_of};
+use e2e::{BLOCK_SIZE_BYTES, Mount, Owner, Pattern, Rest, Volume, full, judge_block, seed_of, wait_until};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const WRITERS: u64 = 8;
 const SLOTS_PER_WRITER: u64 = 4;
 const SLOT_BLOCKS: usize = 48;
+/// Files that a client must have acknowledged before it is killed.
+const LEAST_FILES: usize = 8;
 
 /// What the writers know that the file system promised. It lies outside the mount, so the crash cannot touch it.
 #[derive(Debug, Default)]
@@ -225,14 +227,16 @@ fn round(volume: &Volume, flags: &[&str], run: u64, manifest: &Arc<Manifest>, lo
         })
         .collect();
     thread::sleep(load);
+    // On a busy machine that takes longer, and a round without files would prove nothing.
+    let acknowledged = || manifest.whole.lock().unwrap().len() - before;
+    assert!(wait_until(Duration::from_secs(60), || acknowledged() >= LEAST_FILES), "{} files only", acknowledged());
     let wreck = mount.kill();
     for writer in writers {
         writer.join().unwrap();
     }
     wreck.clear();
-    let acknowledged = manifest.whole.lock().unwrap().len() - before;
     assert_eq!(manifest.cut_off.swap(0, Ordering::Relaxed), WRITERS, "the kill came when not all writers ran");
-    acknowledged
+    acknowledged()
 }
 
 fn crash_rounds(name: &str, volume: &Volume, flags: &[&str], rounds: u64) {
@@ -243,7 +247,6 @@ fn crash_rounds(name: &str, volume: &Volume, flags: &[&str], rounds: u64) {
         let load = Duration::from_millis(rng.random_range(700..2500));
         let acknowledged = round(volume, flags, run, &manifest, load);
         println!("round {number}: {acknowledged} files acknowledged in {load:?}");
-        assert!(acknowledged >= 8, "a vacuous round: {acknowledged} files in {load:?}");
         // First with the caches that the dead client left, then from the object store alone.
         let mount = volume.mount_with("mnt", flags);
         let faults = check(&mount, run, &manifest);
@@ -295,7 +298,7 @@ fn writeback_rounds(name: &str, volume: &Volume, rounds: u64) {
         let waiting = (mount.stat("staging_blocks"), mount.stat("staging_block_bytes"));
         assert!(waiting.0 > 0.0 && waiting.1 > waiting.0, "{waiting:?} blocks and bytes wait");
         let is_old = || mount.stat("staging_oldest_seconds") > 0.0;
-        assert!(e2e::wait_until(Duration::from_secs(20), is_old), "what was staged before the crash has no age");
+        assert!(wait_until(Duration::from_secs(20), is_old), "what was staged before the crash has no age");
         mount.unmount();
     }
     let mount = volume.mount_with("mnt", &["--writeback"]);
@@ -366,7 +369,7 @@ fn orphans_of_a_dead_session_are_removed() {
     mount.kill().clear();
     drop(file);
     let mount = volume.mount_with("mnt", &["--heartbeat", "1"]);
-    let gone = e2e::wait_until(Duration::from_secs(60), || volume.objects().is_empty());
+    let gone = wait_until(Duration::from_secs(60), || volume.objects().is_empty());
     assert!(gone, "the objects of the orphan are still there: {:?}", volume.objects());
     mount.unmount();
 }
