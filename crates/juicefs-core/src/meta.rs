@@ -120,6 +120,8 @@ pub struct DirPage {
     /// The place that was asked for means nothing any more, since the directory is on another server now: this is the first page
     /// again.
     pub anew: bool,
+    /// All entries of the listing come in the order of their names, so that none comes twice unless the listing begins anew.
+    pub by_name: bool,
 }
 
 /// Use and limits of the volume (or of the innermost quota directory).
@@ -332,7 +334,8 @@ pub trait Meta: Send + Sync {
     async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> MetaResult<()>;
     /// Target of a symlink. EINVAL for another kind.
     async fn readlink(&self, ino: Ino) -> MetaResult<Bytes>;
-    /// A page of entries after `from` (`None`: the start), without `.` and `..`. ENOENT, ENOTDIR.
+    /// A page of entries after `from` (`None`: the start), without `.` and `..`. ENOENT, ENOTDIR. Who wants each name once reads
+    /// by a [`crate::Listing`].
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage>;
     /// Volume use and limits as statfs shows them for the mount.
     async fn statfs(&self, ino: Ino) -> MetaResult<VolumeUsage>;

@@ -13,6 +13,7 @@ use juicefs_core::{
     attr::Attr,
     error::MetaResult,
     ids::{ChunkIndex, Ino, SessionId},
+    listing::Directories,
     meta::{DirCursor, DirPage},
 };
 
@@ -132,7 +133,7 @@ pub trait Engine: Send + Sync {
 
     /// Entry and attributes in one round trip; attributes are `None` when the node is missing.
     async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(crate::record::Edge, Option<Attr>)>>;
-    /// A page of a directory after `from`, entries present throughout a listing exactly once.
+    /// A page of a directory after `from`. It may repeat names, as [`DirPage`] says: read by a [`juicefs_core::Listing`].
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage>;
     /// The first `limit` chunks with `from <= index < to` that have a list, ascending. Costs about what the file holds, not
     /// what it spans; an engine without an index of chunks asks for each or looks at all that is stored, whichever is less.
@@ -153,4 +154,11 @@ pub trait Engine: Send + Sync {
     async fn add_dir_stats(&self, deltas: Vec<(Ino, crate::record::DirStat)>) -> MetaResult<Vec<Ino>>;
     /// Closes connections after finishing what is queued.
     async fn close(&self);
+}
+
+#[async_trait]
+impl Directories for dyn Engine + '_ {
+    async fn page(&self, dir: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
+        self.readdir(dir, from, with_attrs, limit).await
+    }
 }

@@ -15,3 +15,5 @@ pub mod redis;
 mod process;
 
 pub mod s3;
+
+pub mod unsteady;

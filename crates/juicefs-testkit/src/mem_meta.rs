@@ -5,6 +5,7 @@
 //! no quota and one client.
 
 mod content;
+mod listing;
 mod locks;
 mod service;
 mod session;
@@ -27,6 +28,8 @@ use juicefs_core::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::unsteady::Unsteady;
+
 type Fault = Box<dyn FnMut(&'static str, Ino) -> Option<MetaError> + Send>;
 
 /// The tree.
@@ -41,6 +44,7 @@ pub struct MemMeta {
     held: AtomicBool,
     waiting: AtomicUsize,
     commits_held: watch::Sender<bool>,
+    listings: Mutex<Option<Unsteady>>,
 }
 
 /// Counts one that waits, until it is dropped.
@@ -113,6 +117,7 @@ impl MemMeta {
             held: AtomicBool::default(),
             waiting: AtomicUsize::default(),
             commits_held: watch::Sender::new(false),
+            listings: Mutex::default(),
         })
     }
 
@@ -120,6 +125,11 @@ impl MemMeta {
     /// nothing is done.
     pub fn fail(&self, fault: impl FnMut(&'static str, Ino) -> Option<MetaError> + Send + 'static) {
         *self.fault.lock() = Some(Box::new(fault));
+    }
+
+    /// Lists directories like this from now on.
+    pub fn list(&self, how: Unsteady) {
+        *self.listings.lock() = Some(how);
     }
 
     /// Bytes that are claimed for what files grew by.

@@ -9,8 +9,8 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
-    Caller, ChunkIndex, Errno, Ino, Meta, MetaResult, Name,
-    limits::{CHUNK_SIZE, READDIR_PAGE},
+    Caller, ChunkIndex, Errno, Ino, Listing, Meta, MetaResult, Name,
+    limits::CHUNK_SIZE,
     meta::Removed,
     tree::{Cloning, Progress, RemovalWatch, TreeRemoval},
 };
@@ -147,10 +147,9 @@ impl Vfs {
         }
         let failed = |error| fault::of_meta("rmr", Ino::TRASH_ROOT, &error);
         let how = TreeRemoval { skip_trash: true, ..how };
-        let (mut outcome, mut from) = (Ok(()), None);
-        loop {
-            let page = self.cx.meta.readdir(Ino::TRASH_ROOT, from, false, READDIR_PAGE).await.map_err(failed)?;
-            for hour in page.entries {
+        let (mut outcome, mut listing) = (Ok(()), Listing::of(Ino::TRASH_ROOT));
+        while let Some(hours) = listing.next(self.cx.meta.as_ref()).await.map_err(failed)? {
+            for hour in hours {
                 progress.go_on()?;
                 let watch = Watch { vfs: self };
                 let name = hour.name.0;
@@ -162,11 +161,8 @@ impl Vfs {
                     removed => removed,
                 });
             }
-            from = page.next;
-            if from.is_none() {
-                return outcome;
-            }
         }
+        outcome
     }
 
     async fn clone_tree(

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use juicefs_core::{
-    Attr, Clock, Format, Ino, Meta, SystemClock, Timestamp,
-    meta::{DirCursor, SessionInfo, VolumeUsage},
+    Clock, Format, Ino, Listing, Meta, SystemClock, Timestamp,
+    meta::{SessionInfo, VolumeUsage},
 };
 use juicefs_meta::Client;
 use serde::{Deserialize, Serialize};
@@ -150,17 +150,7 @@ fn stat(usage: VolumeUsage, more: Option<Pending>) -> Stat {
 async fn pending(client: &Arc<Client>) -> Result<Pending> {
     let mut out = Pending::default();
     if client.getattr(Ino::TRASH_ROOT).await.is_ok() {
-        let mut dirs = vec![Ino::TRASH_ROOT];
-        while let Some(dir) = dirs.pop() {
-            for (ino, attr) in listing(client, dir).await? {
-                if attr.is_dir() {
-                    dirs.push(ino);
-                } else {
-                    out.trash_file_count += 1;
-                    out.trash_file_size += attr.length;
-                }
-            }
-        }
+        (out.trash_file_count, out.trash_file_size) = files_below(client.as_ref(), Ino::TRASH_ROOT).await?;
     }
     let now: Timestamp = SystemClock.now();
     for file in client.deleted_files(now, usize::MAX).await.context("list deleted files")? {
@@ -174,23 +164,31 @@ async fn pending(client: &Arc<Client>) -> Result<Pending> {
     Ok(out)
 }
 
-async fn listing(client: &Arc<Client>, dir: Ino) -> Result<Vec<(Ino, Attr)>> {
-    let mut out = Vec::new();
-    let mut from: Option<DirCursor> = None;
-    loop {
-        let page =
-            client.readdir(dir, from, true, juicefs_core::limits::READDIR_PAGE).await.context("list the trash")?;
-        out.extend(page.entries.into_iter().filter_map(|entry| Some((entry.ino, entry.attr?))));
-        match page.next {
-            Some(next) => from = Some(next),
-            None => return Ok(out),
+/// How many names below a directory are no directories, and how long what they name is.
+async fn files_below(meta: &dyn Meta, top: Ino) -> Result<(u64, u64)> {
+    let (mut dirs, mut count, mut length) = (vec![top], 0, 0);
+    while let Some(dir) = dirs.pop() {
+        let mut listing = Listing::of(dir).with_attrs();
+        while let Some(entries) = listing.next(meta).await.context("list the trash")? {
+            for entry in entries {
+                match entry.attr {
+                    Some(attr) if attr.is_dir() => dirs.push(entry.ino),
+                    Some(attr) => {
+                        count += 1;
+                        length += attr.length;
+                    }
+                    None => {}
+                }
+            }
         }
     }
+    Ok((count, length))
 }
 
 #[cfg(test)]
 mod tests {
-    use juicefs_core::SessionId;
+    use juicefs_core::{Caller, FileType, SessionId, meta::NewNode};
+    use juicefs_testkit::{mem_meta::MemMeta, unsteady::Unsteady};
 
     use super::*;
 
@@ -222,5 +220,25 @@ mod tests {
         assert_eq!(value["Stat"].as_object().map(serde_json::Map::len), Some(4));
         let more = serde_json::to_value(stat(usage, Some(Pending::default()))).expect("writable");
         assert_eq!(more["TrashFileCount"], 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_trash_is_counted_once() {
+        for anew_after in 0..4 {
+            let meta = MemMeta::new(Arc::new(SystemClock));
+            let node = |kind| NewNode { kind, mode: 0o755, umask: 0, rdev: 0, target: bytes::Bytes::new() };
+            for n in 0..9 {
+                let name = format!("hour{n}");
+                let made = meta.mknod(&Caller::root(), Ino::ROOT, name.as_bytes(), node(FileType::Directory)).await;
+                let dir = made.expect("made").0;
+                for m in 0..7 {
+                    let name = format!("file{m}");
+                    let made = meta.mknod(&Caller::root(), dir, name.as_bytes(), node(FileType::File)).await;
+                    meta.truncate(&Caller::root(), made.expect("made").0, 10, true).await.expect("grown");
+                }
+            }
+            meta.list(Unsteady { page_len: 3, anew_after });
+            assert_eq!(files_below(meta.as_ref(), Ino::ROOT).await.expect("counted"), (63, 630), "{anew_after}");
+        }
     }
 }

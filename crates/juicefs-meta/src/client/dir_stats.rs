@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use juicefs_core::{
     error::MetaResult,
     ids::{Ino, SessionId},
-    limits::READDIR_PAGE,
+    listing::Listing,
 };
 use parking_lot::Mutex;
 
@@ -169,20 +169,11 @@ impl Drop for Announced {
 /// Statistics over the entries that a directory has now.
 async fn count(engine: &dyn Engine, ino: Ino) -> MetaResult<DirStat> {
     let mut sum = DirStat::default();
-    let mut from = None;
-    loop {
-        let page = engine.readdir(ino, from, true, READDIR_PAGE).await?;
-        for entry in &page.entries {
-            let stat = entry_stat(entry.attr.as_ref());
-            sum.length += stat.length;
-            sum.space += stat.space;
-            sum.inodes += stat.inodes;
-        }
-        from = page.next;
-        if from.is_none() {
-            return Ok(sum);
-        }
+    let mut listing = Listing::of(ino).with_attrs();
+    while let Some(entries) = listing.next(engine).await? {
+        sum = entries.iter().fold(sum, |sum, entry| plus(sum, entry_stat(entry.attr.as_ref())));
     }
+    Ok(sum)
 }
 
 /// Stores statistics that were counted, if the directory is still there.

@@ -7,6 +7,7 @@ use juicefs_core::{
     error::{MetaError, MetaResult},
     ids::{Ino, Name},
     limits::{ENTRY_SPACE, MAX_NAME_BYTES},
+    listing::Listing,
     meta::{DirCursor, DirPage, NewNode, OpenFlags, Removed, RenameFlags, Renamed},
 };
 
@@ -84,10 +85,11 @@ impl Client {
         limit: usize,
     ) -> MetaResult<DirPage> {
         let starts = from.is_none();
-        let mut page = self.engine.readdir(ino, from, with_attrs, limit).await?;
-        if self.config.sort_dir && !self.engine.caps().lists_by_name {
-            self.sort_listing(ino, &mut page, with_attrs, limit).await?;
-        }
+        let page = if self.config.sort_dir && !self.engine.caps().lists_by_name {
+            self.sorted_listing(ino, with_attrs, limit).await?
+        } else {
+            self.engine.readdir(ino, from, with_attrs, limit).await?
+        };
         if starts && page.entries.is_empty() {
             let attr = self.attributes(ino).await?;
             if !attr.is_dir() {
@@ -100,16 +102,13 @@ impl Client {
         Ok(page)
     }
 
-    /// Reads the rest of a directory and puts all of it in the order of its names.
-    async fn sort_listing(&self, ino: Ino, page: &mut DirPage, with_attrs: bool, limit: usize) -> MetaResult<()> {
-        while let Some(from) = page.next.take() {
-            let more = self.engine.readdir(ino, Some(from), with_attrs, limit).await?;
-            page.entries.extend(more.entries);
-            page.next = more.next;
-        }
-        page.entries.sort_by(|a, b| a.name.cmp(&b.name));
-        page.entries.dedup_by(|a, b| a.name == b.name);
-        Ok(())
+    /// A directory as one page, in the order of its names: no place in it is ever asked for.
+    async fn sorted_listing(&self, ino: Ino, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
+        let listing = Listing::of(ino).by(limit);
+        let listing = if with_attrs { listing.with_attrs() } else { listing };
+        let mut entries = listing.rest(self.engine.as_ref()).await?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(DirPage { entries, by_name: true, ..DirPage::default() })
     }
 
     /// Whether a name can be made in `parent` at all.

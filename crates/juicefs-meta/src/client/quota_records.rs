@@ -7,7 +7,7 @@ use juicefs_core::{
     errno::Errno,
     error::{MetaError, MetaResult},
     ids::Ino,
-    limits::READDIR_PAGE,
+    listing::Listing,
     meta::VolumeUsage,
     quota::{Quota, QuotaSubject},
 };
@@ -273,18 +273,13 @@ impl Client {
     async fn walk(&self, mut dirs: Vec<Ino>, mut visit: impl FnMut(Ino, Option<&Attr>)) -> MetaResult<()> {
         let mut seen: HashSet<Ino> = dirs.iter().copied().collect();
         while let Some(dir) = dirs.pop() {
-            let mut from = None;
-            loop {
-                let page = self.engine.readdir(dir, from, true, READDIR_PAGE).await?;
-                for entry in page.entries {
+            let mut listing = Listing::of(dir).with_attrs();
+            while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+                for entry in entries {
                     visit(entry.ino, entry.attr.as_ref());
                     if entry.kind == FileType::Directory && seen.insert(entry.ino) {
                         dirs.push(entry.ino);
                     }
-                }
-                from = page.next;
-                if from.is_none() {
-                    break;
                 }
             }
         }

@@ -9,8 +9,8 @@ use juicefs_core::{
     errno::Errno,
     error::{MetaError, MetaResult},
     ids::{Ino, Name},
-    limits::READDIR_PAGE,
-    meta::{DirEntry, RenameFlags},
+    listing::Listing,
+    meta::RenameFlags,
 };
 
 use super::Client;
@@ -45,7 +45,7 @@ impl Client {
     ) -> MetaResult<()> {
         self.writable()?;
         let (edge, _) = self.engine.lookup(Ino::TRASH_ROOT, hour.as_bytes()).await?.ok_or(Errno::ENOENT)?;
-        let entries = self.trashed(edge.ino).await?;
+        let entries = Listing::of(edge.ino).rest(self.engine.as_ref()).await?;
         let directories: HashSet<Ino> =
             entries.iter().filter(|entry| entry.kind == FileType::Directory).map(|entry| entry.ino).collect();
         let wanted = |parent: &Ino| put_back || directories.contains(parent);
@@ -63,18 +63,6 @@ impl Client {
             .try_collect::<()>()
             .await?;
         self.flush_stats().await
-    }
-
-    async fn trashed(&self, hour: Ino) -> MetaResult<Vec<DirEntry>> {
-        let (mut entries, mut from) = (Vec::new(), None);
-        loop {
-            let page = self.engine.readdir(hour, from, false, READDIR_PAGE).await?;
-            entries.extend(page.entries);
-            from = page.next;
-            if from.is_none() {
-                return Ok(entries);
-            }
-        }
     }
 
     async fn move_back(&self, hour: Ino, trashed: &Name, parent: Ino, name: &[u8]) -> MetaResult<Restored> {

@@ -8,8 +8,8 @@ use juicefs_core::{
     errno::Errno,
     error::{MetaError, MetaResult},
     ids::{Ino, Name},
-    limits::READDIR_PAGE,
-    meta::{DirCursor, DirEntry, Freed, Removed},
+    listing::Listing,
+    meta::{DirEntry, Freed, Removed},
 };
 
 use super::Client;
@@ -50,15 +50,15 @@ struct OpenDirectory {
     place: Option<(Ino, Name)>,
     /// Entries that were listed.
     page: VecDeque<DirEntry>,
-    /// Where the listing goes on; `None` at its end.
-    rest: Option<Option<DirCursor>>,
+    /// Gives all others.
+    listing: Listing,
     /// Something in it cannot be removed.
     stuck: bool,
 }
 
 impl OpenDirectory {
     fn new(ino: Ino, place: Option<(Ino, Name)>) -> Self {
-        Self { ino, place, page: VecDeque::new(), rest: Some(None), stuck: false }
+        Self { ino, place, page: VecDeque::new(), listing: Listing::of(ino).by(CLEAN_PAGE), stuck: false }
     }
 }
 
@@ -148,18 +148,10 @@ impl Client {
 
     async fn hourly_directories(&self) -> MetaResult<Vec<(i64, Name, Ino)>> {
         let mut found = Vec::new();
-        let mut from = None;
-        loop {
-            let page = self.engine.readdir(Ino::TRASH_ROOT, from, false, READDIR_PAGE).await?;
-            for entry in page.entries {
-                match parse_hourly(&entry.name) {
-                    Some(hour) => found.push((hour, entry.name, entry.ino)),
-                    None => tracing::warn!(name = %entry.name, "an entry of the trash is no hour"),
-                }
-            }
-            from = page.next;
-            if from.is_none() {
-                break;
+        for entry in Listing::of(Ino::TRASH_ROOT).rest(self.engine.as_ref()).await? {
+            match parse_hourly(&entry.name) {
+                Some(hour) => found.push((hour, entry.name, entry.ino)),
+                None => tracing::warn!(name = %entry.name, "an entry of the trash is no hour"),
             }
         }
         found.sort_by_key(|(_, _, ino)| *ino);
@@ -183,10 +175,8 @@ impl Client {
                 }
                 continue;
             }
-            if let Some(from) = dir.rest.take() {
-                let page = self.engine.readdir(dir.ino, from, false, CLEAN_PAGE).await?;
-                dir.page = page.entries.into();
-                dir.rest = page.next.map(Some);
+            if let Some(entries) = dir.listing.next(self.engine.as_ref()).await? {
+                dir.page = entries.into();
                 continue;
             }
             let (mut stuck, place) = (dir.stuck, dir.place.take());
@@ -204,7 +194,8 @@ impl Client {
     }
 
     async fn has_entries(&self, ino: Ino) -> MetaResult<bool> {
-        Ok(!self.engine.readdir(ino, None, false, 1).await?.entries.is_empty())
+        let first = Listing::of(ino).by(1).next(self.engine.as_ref()).await?;
+        Ok(first.is_some_and(|entries| !entries.is_empty()))
     }
 
     /// Removes one entry, and tells whether it went; one that is gone, or was restored meanwhile, is none of our business any

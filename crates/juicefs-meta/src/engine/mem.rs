@@ -134,7 +134,7 @@ impl Engine for MemEngine {
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
         let store = self.store.lock();
         let after = from.map(|cursor| Name(cursor.0));
-        let mut page = DirPage::default();
+        let mut page = DirPage { by_name: true, ..DirPage::default() };
         for (name, edge) in store.edges(ino, after.as_ref()) {
             if page.entries.len() == limit.max(1) {
                 page.next = page.entries.last().map(|last: &DirEntry| DirCursor(last.name.0.clone()));

@@ -13,4 +13,5 @@ mod locks;
 mod model;
 mod scenarios;
 mod snapshot;
+mod unsteady;
 mod volume;

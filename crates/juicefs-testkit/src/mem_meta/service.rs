@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    ops::{Bound, Range},
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -13,16 +13,17 @@ use juicefs_core::{
     Attr, Caller, ChunkIndex, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, Name, SessionId, SetAttr,
     SetTime, SliceId, SliceKey, Timestamp,
     acl::{AclKind, AclRule},
+    listing::Directories,
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
     meta::{
-        ChunkRecords, Compacted, Copied, DirCursor, DirEntry, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice,
-        OpenFlags, Removed, RenameFlags, Renamed, SessionInfo, SessionLoss, VolumeUsage, Written, XattrMode,
+        ChunkRecords, Compacted, Copied, DirCursor, DirPage, FallocateMode, Freed, Job, NewNode, NewSlice, OpenFlags,
+        Removed, RenameFlags, Renamed, SessionInfo, SessionLoss, VolumeUsage, Written, XattrMode,
     },
     slice::{CompactionPlan, plan_compaction},
     tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
-use super::{MemMeta, Waiting, locks::whole, tree::check_new_name};
+use super::{MemMeta, Waiting, listing::Plain, locks::whole, tree::check_new_name};
 
 #[async_trait]
 impl Meta for MemMeta {
@@ -152,23 +153,11 @@ impl Meta for MemMeta {
 
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
         self.note("readdir", ino)?;
-        let state = self.state.lock();
-        let after = from.map_or(Bound::Unbounded, |cursor| Bound::Excluded(cursor.0));
-        let mut rest = state.dir(ino)?.entries.range((after, Bound::Unbounded));
-        let mut page = DirPage::default();
-        for (name, ino) in rest.by_ref().take(limit) {
-            let attr = &state.node(*ino)?.attr;
-            page.entries.push(DirEntry {
-                name: Name(name.clone()),
-                ino: *ino,
-                kind: attr.kind,
-                attr: with_attrs.then(|| attr.clone()),
-            });
+        let how = *self.listings.lock();
+        match how {
+            Some(how) => how.page(&Plain(self), ino, from, with_attrs, limit).await,
+            None => Plain(self).page(ino, from, with_attrs, limit).await,
         }
-        if rest.next().is_some() {
-            page.next = page.entries.last().map(|entry| DirCursor(entry.name.0.clone()));
-        }
-        Ok(page)
     }
 
     async fn statfs(&self, _ino: Ino) -> MetaResult<VolumeUsage> {
@@ -520,7 +509,7 @@ impl Meta for MemMeta {
                 self.rmdir(cx, parent, name.as_bytes(), how.skip_trash).await?
             } else {
                 todo.push((parent, name, true));
-                let page = self.readdir(ino, None, false, usize::MAX).await?;
+                let page = Plain(self).page(ino, None, false, usize::MAX).await?;
                 todo.extend(page.entries.into_iter().map(|entry| (ino, entry.name, false)));
                 continue;
             };

@@ -1,11 +1,7 @@
 //! Joins the slices of every chunk of a tree.
 
 use futures_util::{StreamExt, stream};
-use juicefs_core::{
-    Caller, ChunkIndex, Errno, FileType, Ino,
-    limits::{CHUNK_SIZE, READDIR_PAGE},
-    tree::Progress,
-};
+use juicefs_core::{Caller, ChunkIndex, Errno, FileType, Ino, Listing, limits::CHUNK_SIZE, tree::Progress};
 use parking_lot::Mutex;
 
 use super::StoredChunks;
@@ -35,19 +31,14 @@ impl Vfs {
             dirs.push(ino);
         }
         while let Some(dir) = dirs.pop() {
-            let mut from = None;
-            loop {
+            let mut listing = Listing::of(dir).with_attrs();
+            while let Some(entries) = listing.next(meta.as_ref()).await.map_err(failed)? {
                 progress.go_on()?;
-                let page = meta.readdir(dir, from, true, READDIR_PAGE).await.map_err(failed)?;
-                let below = page.entries.iter().filter(|entry| entry.kind == FileType::Directory);
+                let below = entries.iter().filter(|entry| entry.kind == FileType::Directory);
                 dirs.extend(below.map(|entry| entry.ino));
-                let files = page.entries.iter().filter_map(|entry| Some((entry.ino, entry.attr.as_ref()?)));
+                let files = entries.iter().filter_map(|entry| Some((entry.ino, entry.attr.as_ref()?)));
                 let files = files.filter(|(_, attr)| attr.is_file()).map(|(ino, attr)| (ino, attr.length));
                 outcome = outcome.and(self.compact_files(files, workers, progress).await);
-                from = page.next;
-                if from.is_none() {
-                    break;
-                }
             }
         }
         outcome

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{ChunkError, Errno, Ino};
-use juicefs_testkit::mem_meta::MemMeta;
+use juicefs_testkit::{mem_meta::MemMeta, unsteady::Unsteady};
 use juicefs_vfs::VfsConfig;
 use parking_lot::Mutex;
 
@@ -216,4 +216,25 @@ async fn compaction_that_is_asked_for_happens_at_once() {
     assert_eq!(control.reply().await, (vec![(1, 1)], vec![Errno::EIO.0 as u8]));
     m.chunks.heal();
     assert_eq!(m.read(ino, fh, 0, 20).await.expect("read"), [[7; 10], [0; 10]].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_is_compacted_once_whatever_the_listing_repeats() {
+    for anew_after in 0..4 {
+        let m = Mount::new();
+        for n in 0..9u8 {
+            let (ino, fh) = m.create(&format!("f{n}")).await;
+            for piece in 0..2u64 {
+                m.write(ino, fh, piece * 100, &[n; 100]).await.expect("written");
+                m.flush(ino, fh).await.expect("flushed");
+            }
+            m.close(ino, fh).await.expect("closed");
+        }
+        m.meta.list(Unsteady { page_len: 3, anew_after });
+        let mut control = Control::open(&m).await;
+        control.ask(1008, &[&Ino::ROOT.0.to_be_bytes()[..], &[0, 4]].concat()).await.expect("written");
+        let (reports, answer) = control.reply().await;
+        assert_eq!((reports.last(), answer), (Some(&(9, 9)), vec![0]), "anew after {anew_after}");
+        assert_eq!(m.meta.live_slices().len(), 9);
+    }
 }

@@ -8,7 +8,7 @@ use juicefs_core::{
     errno::Errno,
     error::MetaResult,
     ids::{Ino, Name},
-    limits::READDIR_PAGE,
+    listing::Listing,
     meta::{DirEntry, Freed, Removed},
     tree::{Cloning, Progress, RemovalWatch},
 };
@@ -208,11 +208,10 @@ impl Client {
     /// Copies everything in the directory `source` into `copy`.
     fn copy_entries<'a>(&'a self, job: &'a Copying<'a>, source: Ino, copy: Ino) -> BoxFuture<'a, MetaResult<()>> {
         async move {
-            let mut from = None;
-            loop {
-                let page = self.engine.readdir(source, from, true, READDIR_PAGE).await?;
-                let lent = job.walk.lend(page.entries.len());
-                let steps = stream::iter(page.entries).map(|entry| async move {
+            let mut listing = Listing::of(source).with_attrs();
+            while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+                let lent = job.walk.lend(entries.len());
+                let steps = stream::iter(entries).map(|entry| async move {
                     let outcome = self.copy_entry(job, entry, copy).await;
                     job.walk.note(outcome)
                 });
@@ -222,11 +221,8 @@ impl Client {
                     outcome = outcome.and(done);
                 }
                 outcome?;
-                from = page.next;
-                if from.is_none() {
-                    return Ok(());
-                }
             }
+            Ok(())
         }
         .boxed()
     }

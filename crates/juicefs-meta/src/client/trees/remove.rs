@@ -7,7 +7,7 @@ use juicefs_core::{
     errno::Errno,
     error::MetaResult,
     ids::{Ino, Name},
-    limits::READDIR_PAGE,
+    listing::Listing,
     meta::{DirEntry, Removed},
     tree::{Progress, RemovalWatch, TreeRemoval},
 };
@@ -79,11 +79,12 @@ impl Client {
             for _ in 0..EMPTYING_TRIES {
                 let mut gone = true;
                 while gone {
-                    let page = self.engine.readdir(dir, None, false, READDIR_PAGE).await?;
-                    if page.entries.is_empty() || !job.walk.goes_on()? {
+                    // Always what is there now: so nothing has to be remembered of what went.
+                    let entries = Listing::of(dir).next(self.engine.as_ref()).await?.unwrap_or_default();
+                    if entries.is_empty() || !job.walk.goes_on()? {
                         return Ok(());
                     }
-                    gone = self.remove_entries(job, dir, page.entries).await?;
+                    gone = self.remove_entries(job, dir, entries).await?;
                 }
             }
             // Entries that are listed and cannot be found.

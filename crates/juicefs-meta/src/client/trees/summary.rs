@@ -9,7 +9,8 @@ use juicefs_core::{
     errno::Errno,
     error::MetaResult,
     ids::Ino,
-    limits::{ENTRY_SPACE, READDIR_PAGE},
+    limits::ENTRY_SPACE,
+    listing::Listing,
     meta::DirEntry,
     tree::{Progress, Summary, TreeDetail, TreeSummary},
 };
@@ -169,33 +170,26 @@ impl Client {
     }
 
     async fn directories_in(&self, dir: Ino) -> MetaResult<Vec<Ino>> {
-        let (mut found, mut from) = (Vec::new(), None);
-        loop {
-            let page = self.engine.readdir(dir, from, false, READDIR_PAGE).await?;
-            let dirs = page.entries.iter().filter(|entry| entry.kind == FileType::Directory);
+        let (mut found, mut listing) = (Vec::new(), Listing::of(dir));
+        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+            let dirs = entries.iter().filter(|entry| entry.kind == FileType::Directory);
             found.extend(dirs.map(|entry| entry.ino));
-            from = page.next;
-            if from.is_none() {
-                return Ok(found);
-            }
         }
+        Ok(found)
     }
 
     async fn counted_entries(&self, dir: Ino) -> MetaResult<(Summary, Vec<Ino>)> {
-        let (mut sum, mut below, mut from) = (Summary::default(), Vec::new(), None);
-        loop {
-            let page = self.engine.readdir(dir, from, true, READDIR_PAGE).await?;
-            for entry in &page.entries {
+        let (mut sum, mut below) = (Summary::default(), Vec::new());
+        let mut listing = Listing::of(dir).with_attrs();
+        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+            for entry in &entries {
                 sum.add(of_entry(entry));
                 if entry.kind == FileType::Directory {
                     below.push(entry.ino);
                 }
             }
-            from = page.next;
-            if from.is_none() {
-                return Ok((sum, below));
-            }
         }
+        Ok((sum, below))
     }
 
     pub(in crate::client) async fn summarize_parts(
@@ -259,10 +253,9 @@ impl Client {
 
     async fn children_of(&self, job: &Counting<'_>, tree: &TreeSummary, detail: TreeDetail) -> MetaResult<Children> {
         let mut children = Children { dirs: Vec::new(), files: Vec::new(), rest: None };
-        let (shown, mut from) = (usize::from(detail.entries), None);
-        loop {
-            let page = self.engine.readdir(tree.ino, from, true, READDIR_PAGE).await?;
-            for entry in page.entries {
+        let mut listing = Listing::of(tree.ino).with_attrs();
+        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+            for entry in entries {
                 let summary = of_entry(&entry);
                 count(job.walk.progress, &summary);
                 let path = joined(&tree.path, entry.name.as_bytes());
@@ -271,12 +264,9 @@ impl Client {
                 let kind = if entry.kind == FileType::Directory { &mut children.dirs } else { &mut children.files };
                 kind.push(child);
             }
-            children.rest = keep_largest(job, &mut children.files, children.rest, shown);
-            from = page.next;
-            if from.is_none() {
-                return Ok(children);
-            }
+            children.rest = keep_largest(job, &mut children.files, children.rest, usize::from(detail.entries));
         }
+        Ok(children)
     }
 
     pub(in crate::client) async fn paths_of(&self, ino: Ino, limit: usize) -> MetaResult<Vec<Vec<u8>>> {
@@ -333,16 +323,15 @@ impl Client {
 
     /// The `names` names that a directory has for a node.
     async fn names_in(&self, dir: Ino, ino: Ino, names: u64) -> MetaResult<Vec<Vec<u8>>> {
-        let (mut found, mut from) = (Vec::new(), None);
-        loop {
-            let page = self.engine.readdir(dir, from, false, READDIR_PAGE).await?;
-            let mine = page.entries.iter().filter(|entry| entry.ino == ino);
+        let (mut found, mut listing) = (Vec::new(), Listing::of(dir));
+        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+            let mine = entries.iter().filter(|entry| entry.ino == ino);
             found.extend(mine.map(|entry| entry.name.as_bytes().to_vec()));
-            from = page.next;
-            if from.is_none() || found.len() as u64 >= names {
-                return Ok(found);
+            if found.len() as u64 >= names {
+                break;
             }
         }
+        Ok(found)
     }
 }
 

@@ -7,6 +7,7 @@ use juicefs_core::{
     attr::{Attr, FileType},
     error::MetaResult,
     ids::{Ino, Name},
+    listing::Listing,
     meta::{DirCursor, DirEntry, DirPage},
 };
 use redis::Value as Reply;
@@ -21,6 +22,7 @@ use super::{
     script::Script,
 };
 use crate::{
+    engine::Engine,
     layout::{
         binary::{decode_attr, decode_edge},
         redis::KeySpace,
@@ -159,16 +161,13 @@ impl RedisEngine {
         let mut loaded = 0;
         let mut directories = VecDeque::from([root]);
         while let Some(directory) = directories.pop_front() {
-            let mut from = None;
-            while loaded < wanted {
-                let page = self.list(directory, from, true, PAGE_MAX).await?;
-                loaded += page.entries.len() as u64;
-                let below = page.entries.iter().filter(|entry| entry.kind == FileType::Directory);
+            let mut listing = Listing::of(directory).with_attrs().by(PAGE_MAX);
+            while loaded < wanted
+                && let Some(entries) = listing.next(self as &dyn Engine).await?
+            {
+                loaded += entries.len() as u64;
+                let below = entries.iter().filter(|entry| entry.kind == FileType::Directory);
                 directories.extend(below.map(|entry| entry.ino));
-                from = page.next;
-                if from.is_none() {
-                    break;
-                }
             }
         }
         Ok(())
@@ -191,7 +190,7 @@ impl RedisEngine {
                 let mut part = || parts.next().unwrap_or(Reply::Nil);
                 let (pairs, nodes) = (fetch::pairs("entries", part())?, fetch::list("nodes", part())?);
                 let entries = self.entries_of(ino, asked, pairs, nodes)?;
-                return Ok(DirPage { entries, next: None, anew: false });
+                return Ok(DirPage { entries, next: None, anew: false, by_name: false });
             }
         }
         let mut cursor = from.as_ref().map_or_else(Cursor::start, Cursor::resume);
@@ -200,7 +199,7 @@ impl RedisEngine {
             if !pairs.is_empty() {
                 let nodes = if with_attrs { self.nodes_of(keys, &pairs).await? } else { Vec::new() };
                 let entries = self.entries_of(ino, asked, pairs, nodes)?;
-                return Ok(DirPage { entries, next: cursor.pause(), anew: cursor.is_anew() });
+                return Ok(DirPage { entries, next: cursor.pause(), anew: cursor.is_anew(), by_name: false });
             }
         }
         Ok(DirPage::default())

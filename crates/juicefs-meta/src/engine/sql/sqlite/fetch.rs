@@ -297,7 +297,7 @@ pub(super) fn readdir(link: &Link, ino: Ino, after: &[u8], attrs: bool, limit: u
         Ok(DirEntry { name, ino, kind, attr })
     })?;
     let next = entries.last().filter(|_| entries.len() == limit).map(|last| DirCursor(last.name.0.clone()));
-    Ok(DirPage { entries, next, anew: false })
+    Ok(DirPage { entries, next, anew: false, by_name: true })
 }
 
 /// Records of one kind after a key.
