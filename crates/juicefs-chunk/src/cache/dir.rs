@@ -65,7 +65,8 @@ pub(super) struct State {
 /// Where a directory has a block.
 pub(super) enum InDir {
     Pending(Bytes),
-    File,
+    /// In a file, which is needed as much as this.
+    File(Need),
     /// The index is not complete yet: the file may be there.
     Perhaps,
     No,
@@ -157,18 +158,16 @@ impl CacheDir {
         if let Some(bytes) = state.pending.get(&id) {
             return InDir::Pending(bytes.clone());
         }
-        if state.index.touch(id, self.now()) {
-            InDir::File
-        } else if state.index.is_complete() {
-            InDir::No
-        } else {
-            InDir::Perhaps
+        match state.index.touch(id, self.now()) {
+            Some(is_staged) => InDir::File(Need::of(is_staged)),
+            None if state.index.is_complete() => InDir::No,
+            None => InDir::Perhaps,
         }
     }
 
     /// How much an operation on this block is needed.
     pub(super) fn need(&self, id: BlockId) -> Need {
-        if self.is_staged(id) { Need::Only } else { Need::Spare }
+        Need::of(self.is_staged(id))
     }
 
     /// What the directory lies on.
@@ -357,7 +356,7 @@ impl CacheDir {
         }
         state.pending.remove(&id);
         let may_be_there = state.index.remove(id) || !state.index.is_complete();
-        may_be_there.then_some(if is_staged { Need::Only } else { Need::Spare })
+        may_be_there.then_some(Need::of(is_staged))
     }
 
     /// Deletes the files of a block that was forgotten. Waits for the disk.

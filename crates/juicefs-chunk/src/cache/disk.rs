@@ -212,12 +212,12 @@ impl DiskCache {
     }
 
     fn find_in(&self, dir: &CacheDir, id: BlockId) -> Found {
-        match dir.find(id) {
+        let need = match dir.find(id) {
             InDir::Pending(bytes) => return Found::Memory(bytes),
             InDir::No => return Found::Nothing,
-            InDir::File | InDir::Perhaps => {}
-        }
-        let need = dir.need(id);
+            InDir::File(need) => need,
+            InDir::Perhaps => Need::Spare,
+        };
         if dir.gate.state() == DiskState::Down && need == Need::Spare {
             return Found::Nothing;
         }

@@ -1,12 +1,16 @@
 //! One cached block as a file (format: data.md §4.3): the plain bytes, then a CRC-32C per 32 KiB of them.
 //!
 //! Whatever does not fit — length, checksum, a read that ends early — makes the file no copy of its block. The caller
-//! drops it and fetches the block; damage is never served.
+//! drops it and fetches the block; damage is never served. What was compared lately, and is still where it was, is not
+//! compared again (`verified`).
+
+mod verified;
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
+use self::verified::Verified;
 use crate::{
     config::ChecksumLevel,
     pool::PoolBuf,
@@ -27,6 +31,7 @@ struct OpenFile {
     size: usize,
     /// Checksum of each piece; `None` when the file has none or they are not to be looked at.
     sums: Option<Box<[u32]>>,
+    verified: Verified,
     level: ChecksumLevel,
     medium: Medium,
 }
@@ -47,7 +52,7 @@ impl CachedFile {
                 Some(parse_sums(&bytes))
             }
         };
-        Ok(Self(Arc::new(OpenFile { file, size, sums, level, medium })))
+        Ok(Self::with(file, size, sums, level, medium))
     }
 
     /// The same without waiting; `None` when the kernel would have to ask the disk.
@@ -71,7 +76,12 @@ impl CachedFile {
                 Some(parse_sums(&bytes))
             }
         };
-        Ok(Some(Self(Arc::new(OpenFile { file, size, sums, level, medium }))))
+        Ok(Some(Self::with(file, size, sums, level, medium)))
+    }
+
+    fn with(file: File, size: usize, sums: Option<Box<[u32]>>, level: ChecksumLevel, medium: Medium) -> Self {
+        let verified = Verified::none_of(sums.as_ref().map_or(0, |sums| sums.len()));
+        Self(Arc::new(OpenFile { file, size, sums, verified, level, medium }))
     }
 
     /// Notes on the disk that it is used `now`, about once a day: reading does not. Waits for the disk.
@@ -81,25 +91,29 @@ impl CachedFile {
 
     /// Tells the kernel that all of it will be read soon.
     pub(crate) fn will_need(&self) {
+        self.0.verified.forget();
         // Only a hint.
         let _ = rustix::fs::fadvise(&self.0.file, 0, None, rustix::fs::Advice::WillNeed);
     }
 
-    /// Memory that reading `[off, off + len)` takes.
+    /// Memory that reading `[off, off + len)` takes at most.
     pub(crate) fn read_bytes(&self, off: u32, len: u32) -> usize {
         let (start, end) = self.0.span(off, len);
         end - start
     }
 
-    /// Reads and verifies a range if it lies in the page cache; `None` when it would wait or is not as it should be.
+    /// Reads a range if it lies in the page cache, and verifies it unless that was done lately; `None` when it would wait or
+    /// is not as it should be.
     pub(crate) fn read_now(&self, off: u32, len: u32) -> Option<Bytes> {
-        let (start, end) = self.0.span(off, len);
+        let is_verified = self.0.is_verified(off, len);
+        let (start, end) =
+            if is_verified { (off as usize, off as usize + len as usize) } else { self.0.span(off, len) };
         let mut buf = PoolBuf::with_capacity(end - start);
         read_at_hand(&self.0.file, buf.as_mut_vec(), end - start, start as u64, self.0.medium);
         if buf.len() < end - start {
             return None;
         }
-        self.0.take(buf, start, off, len).ok()
+        if is_verified { Some(Bytes::from_owner(buf)) } else { self.0.take(buf, start, off, len).ok() }
     }
 
     /// Reads and verifies a range. Waits for the disk.
@@ -110,6 +124,8 @@ impl CachedFile {
     pub(crate) fn read(&self, off: u32, len: u32) -> io::Result<Bytes> {
         let (start, end) = self.0.span(off, len);
         let mut buf = PoolBuf::with_capacity(end - start);
+        // The kernel may read more than this from the disk, and with that what it had dropped since it was verified.
+        self.0.verified.forget();
         sys::read_rest(&self.0.file, buf.as_mut_vec(), end - start, start as u64)?;
         let done = self.0.take(buf, start, off, len);
         done.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
@@ -117,6 +133,12 @@ impl CachedFile {
 }
 
 impl OpenFile {
+    /// Whether all pieces that `[off, off + len)` touches match their checksums, as was seen lately.
+    fn is_verified(&self, off: u32, len: u32) -> bool {
+        let (start, end) = (off as usize, off as usize + len as usize);
+        self.sums.is_some() && self.verified.all(start / PIECE_BYTES..end.div_ceil(PIECE_BYTES))
+    }
+
     /// What must be read to answer and verify `[off, off + len)`.
     fn span(&self, off: u32, len: u32) -> (usize, usize) {
         let (start, end) = (off as usize, off as usize + len as usize);
@@ -147,6 +169,7 @@ impl OpenFile {
             if crc32c::crc32c(piece) != *sum {
                 return Err(format!("checksum of bytes {from}..{to} does not match"));
             }
+            self.verified.note(index);
         }
         Ok(())
     }

@@ -39,6 +39,12 @@ pub(super) enum Need {
     Only,
 }
 
+impl Need {
+    pub(super) fn of(is_staged: bool) -> Self {
+        if is_staged { Self::Only } else { Self::Spare }
+    }
+}
+
 /// One directory's way to its disk.
 #[derive(Debug)]
 pub(super) struct Gate {

@@ -80,12 +80,11 @@ impl Index {
         self.by_block.contains_key(&id)
     }
 
-    /// Notes a use; whether the block is here.
-    pub(super) fn touch(&mut self, id: BlockId, now: u32) -> bool {
-        let Some(at) = self.by_block.get(&id) else { return false };
-        let slot = &mut self.slots[*at as usize];
+    /// Notes a use; whether the block waits for its upload. `None` when it is not here.
+    pub(super) fn touch(&mut self, id: BlockId, now: u32) -> Option<bool> {
+        let slot = &mut self.slots[*self.by_block.get(&id)? as usize];
         slot.atime = slot.atime.max(now);
-        true
+        Some(slot.staged)
     }
 
     /// Adds a block, or brings what is known of it up to date.
@@ -271,7 +270,7 @@ mod tests {
         for n in 0..10 {
             index.insert(id(n), 100 + n as u32, false);
         }
-        assert!(index.touch(id(0), 500));
+        assert_eq!(index.touch(id(0), 500), Some(false));
         let mut gone = index.evict(u64::MAX, 3);
         gone.sort_unstable();
         assert_eq!(gone, (1..8).map(id).collect::<Vec<_>>());
@@ -333,7 +332,7 @@ mod tests {
             for (n, op, atime) in ops {
                 match op {
                     0 => prop_assert_eq!(index.remove(id(n)), model.remove(&n).is_some()),
-                    1 => prop_assert_eq!(index.touch(id(n), atime), model.contains_key(&n)),
+                    1 => prop_assert_eq!(index.touch(id(n), atime), model.get(&n).copied()),
                     _ => {
                         index.insert(id(n), atime, op == 3);
                         model.insert(n, op == 3);

@@ -160,3 +160,49 @@ fn a_use_is_noted_once_a_day_and_never_by_reading() {
         assert_eq!(used() != hours_ago(at), is_noted, "used {at} hours ago, written {written}");
     }
 }
+
+fn flip(path: &Path, at: usize) {
+    let file = File::options().read(true).write(true).open(path).expect("opened");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).expect("read");
+    file.write_all_at(&[byte[0] ^ 4], at as u64).expect("written");
+}
+
+/// ADR 0014: what was compared counts while the kernel holds it, for a minute, and in the same opening.
+#[test]
+fn what_was_verified_counts_until_the_disk_is_asked_a_minute_passes_or_it_is_opened_again() {
+    const SIZE: usize = 100 << 10;
+    const EXTEND: ChecksumLevel = ChecksumLevel::Extend;
+    let dir = tempfile::tempdir().expect("a directory");
+    let sound = data(SIZE);
+    for forgotten_by in ["the disk", "a hint", "time", "opening"] {
+        let path = file_of(&dir, &sound);
+        let file = open(&path, SIZE, EXTEND).expect("opened");
+        // Damage before the first read of a piece is always seen.
+        flip(&path, 40_000);
+        assert_eq!(file.read_now(50_000, 10), None);
+        assert_eq!(file.read_now(100, 10).expect("sound"), sound[100..110]);
+        // Of what was compared only what is asked for is read: damage elsewhere in the piece, in the same minute, is not met.
+        flip(&path, 20_000);
+        assert_eq!(file.read_now(300, 4096).expect("at hand"), sound[300..4396]);
+        // What lies partly in a piece that was not compared is compared whole.
+        assert_eq!(file.read_now(32_000, 2000), None);
+        let file = match forgotten_by {
+            "the disk" => {
+                assert_eq!(file.read(70_000, 10).expect("another piece"), sound[70_000..70_010]);
+                file
+            }
+            "a hint" => {
+                file.will_need();
+                file
+            }
+            "time" => {
+                file.0.verified.end_period(Duration::from_secs(61));
+                file
+            }
+            _ => open(&path, SIZE, EXTEND).expect("opened"),
+        };
+        assert_eq!(file.read_now(300, 4096), None, "forgotten by {forgotten_by}");
+        assert_eq!(file.read(300, 4096).expect_err("damage").kind(), io::ErrorKind::InvalidData);
+    }
+}
