@@ -181,7 +181,9 @@ impl Inner {
     fn beyond_the_cache(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         self.counters.cache_miss.hit(piece.len as usize);
         if let Some(flight) = self.flights.of(piece.block) {
-            return Source::Join(flight);
+            let is_random = matches!(purpose, ReadPurpose::Random | ReadPurpose::RandomInSmall);
+            let goes_before = is_random && piece.len < piece.block.size.div_ceil(2) && self.behind.has(piece.block);
+            return if goes_before { Source::Part } else { Source::Join(flight) };
         }
         if self.wants_part(piece, purpose) { Source::Part } else { Source::Whole }
     }
@@ -221,7 +223,8 @@ impl Inner {
         match purpose {
             ReadPurpose::Sequential | ReadPurpose::ReadAhead => false,
             ReadPurpose::Once => true,
-            ReadPurpose::Random => match self.reuse.count(piece.block) {
+            ReadPurpose::RandomInSmall if size > SMALL_BLOCK_BYTES && self.fetch_behind(piece.block) => true,
+            ReadPurpose::Random | ReadPurpose::RandomInSmall => match self.reuse.count(piece.block) {
                 2.. if size <= SMALL_BLOCK_BYTES => false,
                 REUSE_READS.. => {
                     self.prefetch_reused(piece.block);

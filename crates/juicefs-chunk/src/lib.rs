@@ -4,6 +4,7 @@
 //! implements [`juicefs_core::ChunkStore`]. Bytes travel as shared `Bytes` and are taken from one
 //! [`juicefs_core::Budget`].
 
+mod behind;
 mod block;
 mod body;
 mod cache;

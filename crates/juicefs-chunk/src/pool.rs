@@ -4,8 +4,8 @@
 //! therefore kept when they are dropped, up to [`IDLE_CAP_BYTES`] in all, and [`trim`]med when nobody wanted them for a
 //! while. What may be held in buffers at all is the business of the budget, not of this list.
 //!
-//! Of smaller ones each thread keeps the last for itself: the answer to a READ of 128 KiB is as large as what the allocator
-//! asks the kernel for and gives back each time, and it is mostly made and sent on one thread.
+//! Of smaller ones each thread keeps the last for itself: the answer to a READ of 128 KiB is as large as what an allocator
+//! may ask the kernel for and give back each time, and it is mostly made and sent on one thread.
 
 use std::{
     cell::Cell,

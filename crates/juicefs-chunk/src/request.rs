@@ -35,6 +35,7 @@ pub(crate) struct Requests {
     pub(crate) uploads: Semaphore,
     max_uploads: usize,
     pub(crate) downloads: Semaphore,
+    max_downloads: usize,
     deletes: Semaphore,
     get_timeout: Duration,
     put_timeout: Duration,
@@ -66,6 +67,7 @@ impl Requests {
             uploads: Semaphore::new(config.max_uploads),
             max_uploads: config.max_uploads,
             downloads: Semaphore::new(config.max_downloads),
+            max_downloads: config.max_downloads,
             deletes: Semaphore::new(config.max_deletes),
             get_timeout: config.get_timeout,
             put_timeout: config.put_timeout,
@@ -97,6 +99,16 @@ impl Requests {
     /// Blocks on their way up.
     pub(crate) fn uploading(&self) -> usize {
         self.max_uploads.saturating_sub(self.uploads.available_permits())
+    }
+
+    /// Requests for data under way or about to begin.
+    pub(crate) fn downloading(&self) -> usize {
+        self.max_downloads.saturating_sub(self.downloads.available_permits())
+    }
+
+    /// Whether `--download-limit` is in force.
+    pub(crate) fn is_download_limited(&self) -> bool {
+        self.download_limit.is_limited()
     }
 
     /// Second GETs sent, and those that answered first.

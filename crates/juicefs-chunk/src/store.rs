@@ -26,6 +26,7 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    behind::{self, Behind},
     block::{self, BlockId},
     body::BodyForm,
     cache::{Cache, Keep},
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) reuse: ReuseTable,
     /// Slots of background fetches of whole blocks.
     pub(crate) prefetches: Arc<Semaphore>,
+    pub(crate) behind: Behind,
     pub(crate) body: BodyForm,
     /// Slots of compressing and encrypting, and of the way back: it takes a processor each, and memory beside the budget.
     pub(crate) codecs: Arc<Semaphore>,
@@ -95,6 +97,7 @@ impl Store {
             flights: Flights::default(),
             reuse: ReuseTable::default(),
             prefetches: Arc::new(Semaphore::new(config.prefetch)),
+            behind: Behind::default(),
             codecs: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
             body: BodyForm { compression: config.compression, cipher: config.cipher.clone() },
             counters,
@@ -224,6 +227,10 @@ impl ChunkStore for Store {
         for piece in block::pieces(slice, self.inner.config.block_size, off, len).unwrap_or_default() {
             self.inner.prefetch(piece.block);
         }
+    }
+
+    fn small_file_bytes(&self) -> u64 {
+        behind::small_file_bytes(&self.inner.config)
     }
 
     fn at_hand(&self, slice: SliceKey, off: u32, len: u32) -> bool {

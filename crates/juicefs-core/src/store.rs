@@ -18,6 +18,9 @@ pub enum ReadPurpose {
     /// An application waits for exactly this range, at an unpredicted place.
     #[default]
     Random,
+    /// The same in a file that is small beside the cache ([`ChunkStore::small_file_bytes`]) and read again and again: the rest
+    /// of its blocks may be fetched behind it.
+    RandomInSmall,
     /// An application reads on: whole blocks are worth fetching and keeping.
     Sequential,
     /// Nobody waits yet: give way when memory is short.
@@ -155,6 +158,11 @@ pub trait ChunkStore: Send + Sync {
     /// nothing: [`ChunkStore::prefetch`] is all that it needs. A guess, made without waiting.
     fn at_hand(&self, _slice: SliceKey, _off: u32, _len: u32) -> bool {
         false
+    }
+    /// Length up to which a file is small beside the cache, in bytes, so that whole blocks of it are worth having for random
+    /// reads; 0 where they never are.
+    fn small_file_bytes(&self) -> u64 {
+        0
     }
     /// The objects that hold `[off, off + len)` of a slice; none where nothing is kept in objects.
     fn objects(&self, _slice: SliceKey, _off: u32, _len: u32) -> Vec<ObjectPart> {

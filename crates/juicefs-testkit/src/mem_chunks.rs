@@ -42,6 +42,8 @@ struct Shared {
     gets: AtomicU64,
     deletes: AtomicU64,
     prefetches: AtomicU64,
+    small_file_bytes: AtomicU64,
+    reads_in_small: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -63,6 +65,8 @@ impl MemChunks {
                 gets: AtomicU64::new(0),
                 deletes: AtomicU64::new(0),
                 prefetches: AtomicU64::new(0),
+                small_file_bytes: AtomicU64::new(0),
+                reads_in_small: AtomicU64::new(0),
                 closed: AtomicBool::new(false),
             }),
         })
@@ -121,6 +125,17 @@ impl MemChunks {
     #[must_use]
     pub fn prefetches(&self) -> u64 {
         self.shared.prefetches.load(Ordering::SeqCst)
+    }
+
+    /// Says up to which length files are small from now on.
+    pub fn set_small_file_bytes(&self, bytes: u64) {
+        self.shared.small_file_bytes.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Reads at random places of small files.
+    #[must_use]
+    pub fn reads_in_small(&self) -> u64 {
+        self.shared.reads_in_small.load(Ordering::SeqCst)
     }
 
     /// Ids of all slices that have a block here.
@@ -182,9 +197,12 @@ impl ChunkStore for MemChunks {
         &self.shared.budget
     }
 
-    async fn read(&self, slice: SliceKey, off: u32, len: u32, _purpose: ReadPurpose) -> Result<Segments, ChunkError> {
+    async fn read(&self, slice: SliceKey, off: u32, len: u32, purpose: ReadPurpose) -> Result<Segments, ChunkError> {
         if off.checked_add(len).is_none_or(|end| end > slice.size) {
             return Err(ChunkError::Misuse("read beyond the slice"));
+        }
+        if purpose == ReadPurpose::RandomInSmall {
+            self.shared.reads_in_small.fetch_add(1, Ordering::SeqCst);
         }
         let latency = *self.shared.get_latency.lock();
         if !latency.is_zero() {
@@ -211,6 +229,10 @@ impl ChunkStore for MemChunks {
 
     fn prefetch(&self, _slice: SliceKey, _off: u32, _len: u32) {
         self.shared.prefetches.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn small_file_bytes(&self) -> u64 {
+        self.shared.small_file_bytes.load(Ordering::SeqCst)
     }
 
     fn writer(&self, _options: WriteOptions) -> Box<dyn SliceWriter> {

@@ -24,6 +24,9 @@ const STREAMS: usize = 2;
 /// A read of this size at offset 0 is taken for the beginning of a sequential one.
 const START_BYTES: u64 = 16 << 10;
 
+/// Reads of a handle after which it is taken for one that reads again and again.
+const FEW_READS: u64 = 3;
+
 /// The read-ahead state of a handle.
 #[derive(Default)]
 pub(crate) struct Ahead {
@@ -142,7 +145,13 @@ impl Ahead {
         if state.streams[at].window > 0 && end < length {
             state.fetch_on(file, at, end, length, block, epoch);
         }
-        let purpose = if sequential { ReadPurpose::Sequential } else { ReadPurpose::Random };
+        let purpose = match sequential {
+            true => ReadPurpose::Sequential,
+            false if state.clock > FEW_READS && length <= file.cx.chunks.small_file_bytes() => {
+                ReadPurpose::RandomInSmall
+            }
+            false => ReadPurpose::Random,
+        };
         (purpose, held)
     }
 }

@@ -70,6 +70,24 @@ async fn random_reads_fetch_nothing_ahead() {
     assert!(m.chunks.gets() <= 102, "{} reads of blocks", m.chunks.gets());
 }
 
+/// The store is told of random reads in a file that is small beside its cache, once there were a few through one descriptor.
+#[tokio::test]
+async fn the_store_is_told_of_random_reads_in_small_files() {
+    let m = Mount::sized(VfsConfig::standard(), 64 << 10, 64 << 20);
+    m.chunks.set_small_file_bytes(2 << 20);
+    for (name, size, told) in [("small", 2 << 20, 7), ("large", (2 << 20) + 1, 0)] {
+        let (ino, fh) = m.create(name).await;
+        m.write(ino, fh, 0, &pattern(9, size)).await.expect("write");
+        m.close(ino, fh).await.expect("close");
+        let before = m.chunks.reads_in_small();
+        let fh = m.open(ino, libc::O_RDONLY).await.fh;
+        for at in [20_u64, 3, 17, 30, 9, 25, 1, 12, 28, 6] {
+            m.read(ino, fh, at * (64 << 10) + 5000, 100).await.expect("read");
+        }
+        assert_eq!(m.chunks.reads_in_small() - before, told, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_fetched_ahead_is_void_after_a_write() {
     let m = Mount::sized(VfsConfig::standard(), 64 << 10, 64 << 20);
