@@ -11,7 +11,7 @@ use juicefs_chunk::{
     open_storage,
 };
 use juicefs_core::{
-    ChunkStore, Format, Lease, ObjectStorage, Segments, SliceId, SliceKey,
+    ChunkStore, Format, Lease, ObjectStorage, Segments, Share, SliceId, SliceKey,
     store::{ReadPurpose, WriteOptions},
 };
 use opendal::{Operator, services::Fs};
@@ -101,7 +101,7 @@ async fn slices(dir: &Path, mib: usize, compression: &str) {
         let mut writer = store.writer(WriteOptions::default());
         writer.set_id(SliceId(id));
         for at in 0..64_u32 {
-            let lease = store.budget().acquire(1 << 20).await;
+            let lease = store.budget().acquire(Share::Write, 1 << 20).await;
             writer.write(at << 20, page.clone(), lease).expect("written");
             writer.flush_to(writer.len());
         }

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use juicefs_core::Share;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -97,7 +98,7 @@ impl Inner {
             return false;
         }
         let fetching = Fetching { inner: Arc::clone(self), id };
-        let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id)) else { return false };
+        let Some(lease) = self.budget.try_acquire(Share::Ahead, self.fetch_bytes(id)) else { return false };
         self.tasks.spawn_on(
             async move {
                 let (inner, begun) = (&fetching.inner, Instant::now());

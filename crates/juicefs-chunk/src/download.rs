@@ -7,7 +7,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use juicefs_core::{ChunkError, Lease, Segments, SliceKey, StorageError, store::ReadPurpose};
+use juicefs_core::{ChunkError, Lease, Segments, Share, SliceKey, StorageError, store::ReadPurpose};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -16,7 +16,7 @@ use crate::{
     block::{self, BlockId, Piece},
     body::join,
     cache::{Found, Keep, OnDisk},
-    lease::{LeaseCell, leased},
+    lease::leased,
     store::{Inner, Started},
 };
 
@@ -94,6 +94,16 @@ impl ReuseTable {
     }
 }
 
+/// What memory is taken for by a read from these sources. One that stays on this machine does not wait for others that wait
+/// for the store.
+fn share_of(sources: &[(Piece, Source)], purpose: ReadPurpose) -> Share {
+    if purpose == ReadPurpose::ReadAhead {
+        return Share::Ahead;
+    }
+    let is_local = sources.iter().all(|(_, source)| matches!(source, Source::Here(_) | Source::Disk(_)));
+    if is_local { Share::Disk } else { Share::Fetch }
+}
+
 /// Where the bytes of a piece come from.
 enum Source {
     /// They are here.
@@ -125,7 +135,8 @@ impl Inner {
             pieces.into_iter().map(|piece| (piece, self.source(piece, purpose))).collect();
         self.open_files(&mut sources, purpose).await?;
         let need = sources.iter().map(|(piece, source)| self.source_bytes(*piece, source)).sum();
-        let mut lease = if need == 0 { Lease::empty() } else { self.lease_for(need, purpose).await };
+        let mut lease =
+            if need == 0 { Lease::empty() } else { self.lease_for(need, share_of(&sources, purpose)).await };
         // Start all that must be fetched before waiting for any of it.
         let mut parts: SmallVec<[Option<Fetch>; 2]> = SmallVec::new();
         for (piece, source) in &mut sources {
@@ -283,14 +294,9 @@ impl Inner {
         };
         let plain = plain.map_err(|e| self.unreadable(id, e))?;
         drop(lease.split(lease.bytes().saturating_sub(plain.len())));
-        if keep == Keep::No {
-            return Ok(leased(plain, lease));
-        }
-        let cell = LeaseCell::new(lease);
-        let plain = cell.attach(plain);
+        // The cache counts what it has. Whoever reads may hold the bytes for longer than it does.
         self.cache.insert(id, &plain, keep).await;
-        cell.release();
-        Ok(plain)
+        Ok(leased(plain, lease))
     }
 
     /// Logs why a block cannot be read. Of one that is nowhere but on a disk here it is no news that the store lacks it:
@@ -363,7 +369,7 @@ impl Inner {
                 self.counters.cache_miss.hit(piece.len as usize);
                 drop(lease);
                 // Taking whatever is free keeps this rare path from waiting while other pieces of the read hold memory.
-                let lease = self.budget.try_acquire(self.fetch_bytes(piece.block)).unwrap_or_default();
+                let lease = self.budget.try_acquire(Share::Fetch, self.fetch_bytes(piece.block)).unwrap_or_default();
                 let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
                 let block = self.join_or_fetch(piece.block, keep, lease).await?;
                 Ok(block.slice(piece.off as usize..(piece.off + piece.len) as usize))
@@ -381,7 +387,7 @@ impl Inner {
                 let inner = Arc::clone(self);
                 self.tasks.spawn_on(async move { inner.cache.warm(id).await }, &self.handle);
             }
-        } else if let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id)) {
+        } else if let Some(lease) = self.budget.try_acquire(Share::Ahead, self.fetch_bytes(id)) {
             self.spawn_fetch(id, Keep::Normal, lease, None);
         }
     }
@@ -389,7 +395,7 @@ impl Inner {
     /// The same for a block of which parts were read several times, within the slots of `--prefetch`.
     fn prefetch_reused(self: &Arc<Self>, id: BlockId) {
         let Ok(slot) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
-        let Some(lease) = self.budget.try_acquire(self.fetch_bytes(id)) else { return };
+        let Some(lease) = self.budget.try_acquire(Share::Ahead, self.fetch_bytes(id)) else { return };
         self.spawn_fetch(id, Keep::Forced, lease, Some(slot));
     }
 

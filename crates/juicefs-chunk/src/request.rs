@@ -1,6 +1,14 @@
 //! Requests to the object store: deadlines, retries, slots and counters. Nothing else in the data path calls the store.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures_util::poll;
 use juicefs_core::{ObjectStorage, Segments, StorageError, buffer::segments_len};
@@ -28,6 +36,10 @@ const MAX_KEYS_DELAY: Duration = Duration::from_secs(1);
 /// A request that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(10);
 
+/// How long what changes the store may still take when the data path closes. It is better finished: what has become of it
+/// otherwise is not known. Of a store that is away nothing is expected.
+const CLOSING_GRACE: Duration = Duration::from_secs(3);
+
 /// The store of a volume with the rules of one mount.
 #[derive(Debug)]
 pub(crate) struct Requests {
@@ -47,6 +59,10 @@ pub(crate) struct Requests {
     upload_limit: Limit,
     download_limit: Limit,
     counters: Arc<Counters>,
+    /// Cancelled when the data path closes.
+    closing: CancellationToken,
+    /// A request was given up since, so that no other has to wait as long.
+    is_hopeless: AtomicBool,
 }
 
 /// One kind of request, for retries and counters.
@@ -61,7 +77,13 @@ struct Kind<'a> {
 }
 
 impl Requests {
-    pub(crate) fn new(config: &ChunkConfig, storage: Arc<dyn ObjectStorage>, counters: Arc<Counters>) -> Self {
+    /// Requests to `storage`. When `closing` is cancelled downloads end at once, and others soon.
+    pub(crate) fn new(
+        config: &ChunkConfig,
+        storage: Arc<dyn ObjectStorage>,
+        counters: Arc<Counters>,
+        closing: CancellationToken,
+    ) -> Self {
         Self {
             current: Current::new(storage, config.local_store),
             uploads: Semaphore::new(config.max_uploads),
@@ -78,6 +100,8 @@ impl Requests {
             upload_limit: Limit::of_mbps(config.upload_limit_mbps),
             download_limit: Limit::of_mbps(config.download_limit_mbps),
             counters,
+            closing,
+            is_hopeless: AtomicBool::new(false),
         }
     }
 
@@ -148,7 +172,9 @@ impl Requests {
                 None => once(held.storage).await,
             }
         };
-        let body = self.retry(&kind, key, &CancellationToken::new(), attempt).await?;
+        // Nobody waits for what is read any more.
+        let work = self.retry(&kind, key, &self.closing, attempt);
+        let body = self.until_closed(Duration::ZERO, work).await?;
         if exact_bytes.is_none() {
             // Nobody knew how much it would be: what comes next waits for it.
             self.download_limit.take(segments_len(&body)).await;
@@ -163,7 +189,7 @@ impl Requests {
         let (deadline, patience) = (self.put_timeout, self.patience);
         let kind = Kind { verb: "PUT", deadline, patience, counter: &self.counters.put, takes };
         let attempt = |held: Held| async move { held.storage.put(key, body.clone()).await.map(|()| ((), bytes)) };
-        self.retry(&kind, key, stop, attempt).await
+        self.until_closed(CLOSING_GRACE, self.retry(&kind, key, stop, attempt)).await
     }
 
     /// Deletes an object; a missing one is success.
@@ -179,7 +205,27 @@ impl Requests {
                 Err(e) => Err(e),
             }
         };
-        self.retry(&kind, key, &CancellationToken::new(), attempt).await
+        self.until_closed(CLOSING_GRACE, self.retry(&kind, key, &self.closing, attempt)).await
+    }
+
+    /// Runs a request, and drops it `grace` after the data path began to close.
+    async fn until_closed<T>(
+        &self,
+        grace: Duration,
+        request: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        let over = async {
+            self.closing.cancelled().await;
+            if !grace.is_zero() && !self.is_hopeless.load(Relaxed) {
+                tokio::time::sleep(grace).await;
+                self.is_hopeless.store(true, Relaxed);
+            }
+        };
+        tokio::select! {
+            biased;
+            done = request => done,
+            () = over => Err(StorageError::Transient("the mount ends".to_owned())),
+        }
     }
 
     async fn retry<T, F: Future<Output = Result<(T, usize), StorageError>>>(

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use juicefs_core::{Segments, StorageError, Timestamp, store::StagingStats};
+use juicefs_core::{Segments, Share, StorageError, Timestamp, store::StagingStats};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
@@ -335,7 +335,7 @@ impl Inner {
         if !self.staging.is_known(id) {
             return Ok(());
         }
-        let lease = self.budget.acquire(id.size as usize).await;
+        let lease = self.budget.acquire(Share::Background, id.size as usize).await;
         let bytes = match self.cache.read_staged(id).await {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {

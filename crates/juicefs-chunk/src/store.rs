@@ -1,9 +1,9 @@
 //! The data path of one mount: slices in, slices out.
 //!
 //! A read looks in memory, then on disk, then fetches (`download`); one fetch per block is under way at a time. A
-//! write collects blocks and hands them to `upload` (`writer`). All memory for data comes from one budget. A read takes
-//! what it needs from it in one go before it waits for anything else, so readers that each hold some of it can not
-//! wait for one another.
+//! write collects blocks and hands them to `upload` (`writer`). All memory for data comes from one budget, each kind of
+//! work from its share. A read takes what it needs from it in one go before it waits for anything else, so readers that each
+//! hold some of it can not wait for one another.
 //!
 //! Futures of this module may be polled on any thread: whatever needs the runtime is started on the runtime that
 //! [`Store::open`] was called in, after a first poll in place. So what is answered by memory, or by the page cache of a
@@ -19,7 +19,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use juicefs_core::{
-    Budget, ChunkError, ChunkStore, Lease, ObjectStorage, Segments, SliceKey, SliceWriter,
+    Budget, ChunkError, ChunkStore, Lease, ObjectStorage, Segments, Share, SliceKey, SliceWriter,
     store::{CachePresence, ChunkStats, ObjectPart, ReadPurpose, WriteOptions},
 };
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle};
@@ -89,10 +89,11 @@ impl Store {
         let config = config.corrected();
         let counters = Arc::<Counters>::default();
         let cache = Cache::open(&config, &counters);
+        let closing = CancellationToken::new();
         let inner = Inner {
             budget: Budget::new(config.buffer_bytes),
             staging: Staging::new(&config, cache.can_stage()),
-            requests: Requests::new(&config, storage, Arc::clone(&counters)),
+            requests: Requests::new(&config, storage, Arc::clone(&counters), closing.clone()),
             cache,
             flights: Flights::default(),
             reuse: ReuseTable::default(),
@@ -103,7 +104,7 @@ impl Store {
             counters,
             handle: Handle::current(),
             tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            closing,
             config,
         };
         tracing::debug!("data path over {} is open", inner.requests.describe());
@@ -252,7 +253,7 @@ impl ChunkStore for Store {
         stream::iter(self.blocks(slice).map(Ok))
             .try_for_each_concurrent(SLICE_CONCURRENCY, |id| async move {
                 if !self.inner.cache.contains(id) {
-                    let lease = self.inner.budget.acquire(self.inner.fetch_bytes(id)).await;
+                    let lease = self.inner.budget.acquire(Share::Background, self.inner.fetch_bytes(id)).await;
                     self.inner.join_or_fetch(id, Keep::Forced, lease).await?;
                 }
                 Ok(())
@@ -332,14 +333,12 @@ impl Inner {
     }
 
     /// Takes memory for a read. Read-ahead gives way to everybody who waits for memory.
-    pub(crate) async fn lease_for(&self, bytes: usize, purpose: ReadPurpose) -> Lease {
-        if purpose != ReadPurpose::ReadAhead {
-            return self.budget.acquire(bytes).await;
+    pub(crate) async fn lease_for(&self, bytes: usize, share: Share) -> Lease {
+        if share != Share::Ahead {
+            return self.budget.acquire(share, bytes).await;
         }
         loop {
-            if self.budget.waiting() == 0
-                && let Some(lease) = self.budget.try_acquire(bytes)
-            {
+            if let Some(lease) = self.budget.try_acquire(share, bytes) {
                 return lease;
             }
             let pause = {

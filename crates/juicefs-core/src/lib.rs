@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod attr;
+pub mod budget;
 pub mod buffer;
 pub mod caller;
 pub mod clock;
@@ -25,7 +26,8 @@ pub mod values;
 pub mod version;
 
 pub use attr::{Attr, FileType, SetAttr, SetTime, Timestamp};
-pub use buffer::{Budget, Lease, Segments};
+pub use budget::{Budget, Lease, Share};
+pub use buffer::Segments;
 pub use caller::Caller;
 pub use clock::{Clock, SystemClock};
 pub use errno::Errno;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use crate::{
     attr::Timestamp,
-    buffer::{Budget, Lease, Segments},
+    budget::{Budget, Lease},
+    buffer::Segments,
     error::{ChunkError, StorageError},
     ids::{SliceId, SliceKey},
 };
@@ -180,7 +181,8 @@ pub trait ChunkStore: Send + Sync {
     async fn presence(&self, slice: SliceKey) -> CachePresence;
     /// Counters since the mount.
     fn stats(&self) -> ChunkStats;
-    /// Finishes uploads and cache writes under way and joins all tasks. Writers must be finished before.
+    /// Finishes cache writes under way and joins all tasks. Writers must be finished before. Downloads end at once with an
+    /// error, and what changes the store has a few seconds: a store that is away does not hold this up.
     async fn shutdown(&self);
 }
 

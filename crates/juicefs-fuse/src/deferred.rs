@@ -1,59 +1,128 @@
-//! Requests that could not be answered at once: how many there may be, and how the kernel takes one back.
+//! Requests that could not be answered at once: how much data they have in memory, and how the kernel takes one back.
 //!
-//! Readers block in [`Deferred::enter`] when the bound is reached; deferred requests end without any reader, so that
-//! cannot be a deadlock.
+//! Readers never wait here. There are as many requests as threads that wait for them, which cost more than these; what they
+//! would write is bounded: once it is too much, readers leave it where it is (`parked.rs`).
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
+use juicefs_core::limits::MAX_FUSE_IO_BYTES;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Requests deferred at once.
-const REQUESTS_MAX: usize = 4096;
 /// Interrupts remembered whose request is not deferred, or not yet.
 const EARLY_MAX: usize = 64;
 
 /// The deferred requests of one mount.
 #[derive(Debug)]
 pub(crate) struct Deferred {
-    /// Most bytes of their payloads. One request above it is let in when nothing else holds payload.
+    /// From this on readers take no more data. Each of them may have taken one request before it sees that.
     payload_bytes_max: usize,
     state: Mutex<State>,
+    /// Bytes of the payloads; changed under the lock of `state` only.
+    payload_bytes: AtomicUsize,
     left: Condvar,
+    /// The session is over: nobody waits for answers any more.
+    over: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct State {
     running: HashMap<u64, CancellationToken>,
-    payload_bytes: usize,
+    /// Parked writes that wait until their data may come.
+    parked: VecDeque<(usize, oneshot::Sender<Payload>)>,
     early: VecDeque<u64>,
 }
 
 impl Deferred {
-    /// None yet; their payloads will have at most this many bytes.
+    /// None yet; their payloads will have about this many bytes at most.
     pub(crate) fn new(payload_bytes_max: usize) -> Self {
-        Self { payload_bytes_max, state: Mutex::default(), left: Condvar::new() }
+        Self {
+            payload_bytes_max,
+            state: Mutex::default(),
+            payload_bytes: AtomicUsize::new(0),
+            left: Condvar::new(),
+            over: CancellationToken::new(),
+        }
     }
 
-    /// Admits request `unique` with a payload of `bytes`; waits while there are too many.
+    /// Takes in request `unique` with a payload of `bytes`.
     pub(crate) fn enter(self: &Arc<Self>, unique: u64, bytes: usize) -> Slot {
         let interrupted = CancellationToken::new();
         let mut state = self.state.lock();
-        while state.running.len() >= REQUESTS_MAX
-            || (state.payload_bytes > 0 && bytes > 0 && state.payload_bytes + bytes > self.payload_bytes_max)
-        {
-            self.left.wait(&mut state);
-        }
-        if state.early.contains(&unique) {
+        if self.is_over() || state.early.contains(&unique) {
             interrupted.cancel();
         }
-        state.payload_bytes += bytes;
         state.running.insert(unique, interrupted.clone());
+        let payload = self.count(bytes);
         drop(state);
-        Slot { deferred: Arc::clone(self), unique, bytes, interrupted }
+        Slot { deferred: Arc::clone(self), unique, payload, interrupted }
+    }
+
+    /// Under the lock of `state`.
+    fn count(self: &Arc<Self>, bytes: usize) -> Payload {
+        self.payload_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Payload { deferred: Arc::clone(self), bytes }
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        let held = self.payload_bytes.load(Ordering::Relaxed);
+        held == 0 || held + bytes <= self.payload_bytes_max
+    }
+
+    /// Whether the data of one more write may be too much.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.fits(MAX_FUSE_IO_BYTES)
+    }
+
+    /// Waits until it is not full any more: for a reader that cannot leave data where it is.
+    pub(crate) fn wait_for_room(&self) {
+        let mut state = self.state.lock();
+        while self.is_full() && !self.is_over() {
+            self.left.wait(&mut state);
+        }
+    }
+
+    /// Waits until a parked write may have its `bytes` in memory. In the order in which they were parked. Cancel safe.
+    pub(crate) async fn payload(self: &Arc<Self>, bytes: usize) -> Payload {
+        let granted = {
+            let mut state = self.state.lock();
+            if state.parked.is_empty() && self.fits(bytes) {
+                return self.count(bytes);
+            }
+            let (grant, granted) = oneshot::channel();
+            state.parked.push_back((bytes, grant));
+            granted
+        };
+        // The sender goes with the grant only.
+        granted.await.unwrap_or_else(|_| Payload { deferred: Arc::clone(self), bytes: 0 })
+    }
+
+    /// Lets parked writes have their data that fits now.
+    fn serve(self: &Arc<Self>) {
+        let mut grants = Vec::new();
+        let mut state = self.state.lock();
+        while let Some((bytes, grant)) = state.parked.front() {
+            if !grant.is_closed() && !self.fits(*bytes) {
+                break;
+            }
+            let Some((bytes, grant)) = state.parked.pop_front() else { break };
+            if !grant.is_closed() {
+                grants.push((grant, self.count(bytes)));
+            }
+        }
+        drop(state);
+        for (grant, payload) in grants {
+            // Whose caller was killed meanwhile gives it back.
+            drop(grant.send(payload));
+        }
     }
 
     /// The kernel wants request `unique` to end soon. When it is not here it is being answered by its reader or is
@@ -72,15 +141,26 @@ impl Deferred {
 
     /// Nobody waits for an answer any more: whatever can end early does.
     pub(crate) fn interrupt_all(&self) {
+        self.over.cancel();
         self.state.lock().running.values().for_each(CancellationToken::cancel);
+        self.left.notify_all();
     }
 
-    /// Waits until none is left.
-    pub(crate) fn wait_idle(&self) {
+    /// Whether [`Deferred::interrupt_all`] was called.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Waits until none is left, but no longer than `patience`. How many are.
+    pub(crate) fn wait_idle(&self, patience: Duration) -> usize {
+        let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         while !state.running.is_empty() {
-            self.left.wait(&mut state);
+            if self.left.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
         }
+        state.running.len()
     }
 
     /// How many there are.
@@ -89,30 +169,55 @@ impl Deferred {
     }
 }
 
+/// Data of a request that is held in memory; counted until dropped.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    deferred: Arc<Deferred>,
+    bytes: usize,
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            let state = self.deferred.state.lock();
+            self.deferred.payload_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            let waits = !state.parked.is_empty();
+            drop(state);
+            self.deferred.left.notify_all();
+            if waits {
+                self.deferred.serve();
+            }
+        }
+    }
+}
+
 /// The place of one deferred request; given back on drop.
 #[derive(Debug)]
 pub(crate) struct Slot {
     deferred: Arc<Deferred>,
     unique: u64,
-    bytes: usize,
+    /// What of it is in memory.
+    pub(crate) payload: Payload,
     /// Cancelled when the kernel sent an INTERRUPT.
     pub(crate) interrupted: CancellationToken,
 }
 
+impl Slot {
+    /// Whether nobody waits for the answer, for the session is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deferred.is_over()
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut state = self.deferred.state.lock();
-        state.running.remove(&self.unique);
-        state.payload_bytes -= self.bytes;
-        drop(state);
+        self.deferred.state.lock().running.remove(&self.unique);
         self.deferred.left.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{thread, time::Duration};
-
     use super::*;
 
     #[test]
@@ -126,21 +231,38 @@ mod tests {
         assert!(slot.interrupted.is_cancelled());
     }
 
-    #[test]
-    fn payload_is_bounded_and_waiting_ends_when_one_leaves() {
-        let deferred = Arc::new(Deferred::new(1 << 20));
-        let first = deferred.enter(1, 1 << 20);
-        let second = deferred.enter(2, 0);
-        let waiting = thread::spawn({
+    #[tokio::test]
+    async fn parked_writes_come_in_their_order_as_others_leave() {
+        let deferred = Arc::new(Deferred::new(3 << 20));
+        assert!(!deferred.is_full());
+        let slots: Vec<_> = (1..=3).map(|unique| deferred.enter(unique, 1 << 20)).collect();
+        assert!(deferred.is_full());
+        // A reader that had it already: it does not wait.
+        let over = deferred.enter(4, 1 << 20);
+        let parked = |bytes| {
             let deferred = Arc::clone(&deferred);
-            move || drop(deferred.enter(3, 1))
-        });
-        thread::sleep(Duration::from_millis(20));
-        assert!(!waiting.is_finished());
-        drop(first);
-        waiting.join().expect("the thread ends");
-        assert_eq!(deferred.len(), 1);
-        drop(second);
-        deferred.wait_idle();
+            tokio::spawn(async move { deferred.payload(bytes).await })
+        };
+        let (first, killed, second) = (parked(2 << 20), parked(1 << 20), parked(1));
+        tokio::task::yield_now().await;
+        killed.abort();
+        drop(slots);
+        let first = first.await.expect("no panic");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!second.is_finished() && deferred.is_full(), "its turn has not come");
+        drop(over);
+        drop((second.await.expect("no panic"), first));
+        assert!(killed.await.is_err() && !deferred.is_full());
+        assert_eq!((deferred.len(), deferred.wait_idle(Duration::from_millis(10))), (0, 0));
+    }
+
+    #[test]
+    fn what_does_not_end_in_time_is_counted() {
+        let deferred = Arc::new(Deferred::new(1 << 20));
+        let slot = deferred.enter(1, 0);
+        assert_eq!(deferred.wait_idle(Duration::from_millis(10)), 1);
+        deferred.interrupt_all();
+        assert!(slot.interrupted.is_cancelled() && slot.is_over());
+        assert!(deferred.enter(2, 0).interrupted.is_cancelled(), "what comes later, too");
     }
 }

@@ -32,7 +32,8 @@ use crate::{
     let_go::{LetGo, Nodes},
     notify::Notifier,
     ops::Operations,
-    page_buf::PageBuf,
+    page_buf::{PageBuf, PageBufPool},
+    parked::Parked,
     reply::{Answer, Device, Reply},
     request::{Args, Request},
 };
@@ -113,22 +114,33 @@ struct Call<'a, O> {
 impl<O: Operations> Dispatcher<O> {
     /// Serves one request that was read from `device`. Returns its buffer when the payload did not go on with it.
     ///
-    /// Returns when the request is answered or deferred; blocks only while too many are deferred. The thread must be
-    /// in the context of the runtime.
+    /// Returns when the request is answered or deferred, and waits for nothing. The thread must be in the context of the
+    /// runtime.
     pub(crate) fn serve(&self, mut request: Request, device: &Arc<Device>) -> Option<PageBuf> {
         let header = request.header;
         let reply = Reply::new(header.unique, Arc::clone(device));
-        let begun = catch_unwind(AssertUnwindSafe(|| self.begin(&mut request)));
+        let begun = self.begin_caught(&mut request);
         let buf = request.into_buf();
         match begun {
-            Ok(Begun::Finished(answer)) => reply.send(answer),
-            Ok(Begun::Waiting(work, waits)) => self.defer(header, work, waits, reply),
-            Err(_) => {
-                tracing::error!(opcode = header.opcode, node = header.nodeid, "a handler panicked: EIO");
-                reply.send(Err(Errno::EIO));
-            }
+            Begun::Finished(answer) => reply.send(answer),
+            Begun::Waiting(work, waits) => self.defer(header, work, waits, reply),
         }
         buf
+    }
+
+    /// Serves a write that was read from `device` and left in its pipe, once there is room for its data.
+    pub(crate) fn park(self: &Arc<Self>, parked: Parked, device: &Arc<Device>, pool: &Arc<PageBufPool>) {
+        let slot = self.deferred.enter(parked.header.unique, 0);
+        let reply = Reply::new(parked.header.unique, Arc::clone(device));
+        drop(self.rt.spawn(serve_parked(Arc::clone(self), parked, Arc::clone(pool), reply, slot)));
+    }
+
+    fn begin_caught(&self, request: &mut Request) -> Begun {
+        let header = request.header;
+        catch_unwind(AssertUnwindSafe(|| self.begin(request))).unwrap_or_else(|_| {
+            tracing::error!(opcode = header.opcode, node = header.nodeid, "a handler panicked: EIO");
+            Begun::Finished(Err(Errno::EIO))
+        })
     }
 
     fn begin(&self, request: &mut Request) -> Begun {
@@ -258,6 +270,50 @@ impl<O: Operations> Dispatcher<O> {
     }
 }
 
+/// Serves a parked write. A caller that is killed while it waits is let go, and nothing was written.
+async fn serve_parked<O: Operations>(
+    dispatcher: Arc<Dispatcher<O>>,
+    parked: Parked,
+    pool: Arc<PageBufPool>,
+    reply: Reply,
+    mut slot: Slot,
+) {
+    let (header, since) = (parked.header, Instant::now());
+    tokio::select! {
+        biased;
+        payload = dispatcher.deferred.payload(parked.len()) => slot.payload = payload,
+        () = interrupted(&slot, &header, since) => {
+            drop(parked);
+            reply.send(Err(Errno::EINTR));
+            return;
+        }
+    }
+    let taken = pool.take().and_then(|mut buf| {
+        parked.copy_to(&mut buf)?;
+        Ok(buf)
+    });
+    let request = match taken {
+        Ok(buf) => Request::new(buf, header.len as usize).map_err(|(why, _)| std::io::Error::other(format!("{why:?}"))),
+        Err(error) => Err(error),
+    };
+    let mut request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::error!(%error, "a write that waited cannot be read");
+            reply.send(Err(Errno::EIO));
+            return;
+        }
+    };
+    match dispatcher.begin_caught(&mut request) {
+        Begun::Finished(answer) => reply.send(answer),
+        Begun::Waiting(work, Waits { changes, .. }) => {
+            drop(request);
+            let fate = Fate { changes, let_go: Arc::clone(&dispatcher.let_go) };
+            finish(dispatcher.ops.clone(), header, work, fate, reply, slot).await;
+        }
+    }
+}
+
 /// What happens to deferred work that outlives its caller.
 struct Fate {
     changes: Option<Nodes>,
@@ -308,12 +364,12 @@ async fn finish_waiting(mut work: Work, stop: CancellationToken, reply: Reply, s
     reply.send(answer);
 }
 
-/// Ends when the request is to be given up: at once if its caller was killed; for any other signal only work that looks,
-/// and not before [`INTERRUPT_AFTER`]. A second signal is not announced, hence the look once a second.
+/// Ends when the request is to be given up: at once if its caller was killed or the session is over; for any other signal
+/// only work that looks, and not before [`INTERRUPT_AFTER`]. A second signal is not announced, hence the look once a second.
 async fn interrupted(slot: &Slot, header: &InHeader, since: Instant) {
     slot.interrupted.cancelled().await;
     loop {
-        if is_dying(header.pid) || (only_looks(header.opcode) && since.elapsed() >= INTERRUPT_AFTER) {
+        if slot.is_over() || is_dying(header.pid) || (only_looks(header.opcode) && since.elapsed() >= INTERRUPT_AFTER) {
             return;
         }
         tokio::time::sleep(INTERRUPT_AFTER.saturating_sub(since.elapsed()).max(Duration::from_millis(100))).await;

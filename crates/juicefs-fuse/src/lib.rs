@@ -21,6 +21,7 @@ mod mount;
 mod notify;
 mod ops;
 mod page_buf;
+mod parked;
 mod reply;
 mod request;
 mod session;

@@ -29,6 +29,7 @@ use crate::{
     notify::Notifier,
     ops::Operations,
     page_buf::PageBufPool,
+    parked::Park,
     reply::{Device, Reply, write_message},
     request::Request,
     transport::{
@@ -118,7 +119,7 @@ impl Mounted {
         });
         let ended = CancellationToken::new();
         let readers = options.threads.unwrap_or_else(default_readers);
-        let threads = DevTransport::new(device, readers, Arc::clone(&pool))
+        let threads = DevTransport::new(device, readers, Arc::clone(&pool), Park::new(resolved.wanted.max_io_bytes))
             .start(&dispatcher, &ended)
             .map_err(MountError::Start)?;
         drop(rt.spawn(trim(pool, ended.clone())));
@@ -196,19 +197,20 @@ impl Mounted {
         self.ended.cancelled().await;
     }
 
-    /// Waits until the session has ended and every request that was taken has been served to its end. Blocks the
-    /// thread: not for use in a task. Afterwards the VFS gets no more calls from here.
+    /// Waits until the session has ended and every request that was taken has been served to its end, the latter for
+    /// `patience` at most. Returns how many requests are still under way: without any the VFS gets no more calls from here.
+    /// What only looks, and writes that nobody acknowledged, are dropped. Blocks the thread: not for use in a task.
     ///
     /// # Errors
     /// [`MountError::Start`] when a reader ended by a panic; the rest was waited for all the same.
-    pub fn wait(self) -> Result<(), MountError> {
+    pub fn wait(self, patience: Duration) -> Result<usize, MountError> {
         let mut panicked = 0;
         for thread in std::mem::take(&mut *self.threads.lock()) {
             panicked += usize::from(thread.join().is_err());
         }
-        // Locks would be waited for as long as others hold them.
+        // Locks would be waited for as long as others hold them, and reads for as long as a store is away.
         self.deferred.interrupt_all();
-        self.deferred.wait_idle();
+        let left = self.deferred.wait_idle(patience);
         self.notifier.end();
         if let Some(thread) = self.notify_thread.lock().take() {
             panicked += usize::from(thread.join().is_err());
@@ -216,7 +218,7 @@ impl Mounted {
         if panicked > 0 {
             return Err(MountError::Start(std::io::Error::other(format!("{panicked} threads panicked"))));
         }
-        Ok(())
+        Ok(left)
     }
 }
 
@@ -248,7 +250,7 @@ fn handshake(device: &Arc<Device>, pool: &Arc<PageBufPool>, wanted: Wanted) -> R
         }
         let request = match receive(device, buf).map_err(MountError::Start)? {
             Arrived::Request(request) => request,
-            Arrived::Nothing(back) => {
+            Arrived::Nothing(back) | Arrived::Parked(_, back) => {
                 buf = back;
                 continue;
             }

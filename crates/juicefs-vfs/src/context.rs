@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use juicefs_core::{ChunkStore, Clock, Ino, Lease, Meta, MetaResult, stamps::Stamps};
+use juicefs_core::{ChunkStore, Clock, Ino, Lease, Meta, MetaResult, Share, stamps::Stamps};
 
 use crate::{
     VfsConfig,
@@ -81,18 +81,18 @@ impl Context {
     /// Takes memory for data that an application writes, waiting for it if need be.
     pub(crate) async fn memory(&self, bytes: usize) -> Lease {
         let budget = self.chunks.budget();
-        if let Some(lease) = budget.try_acquire(bytes) {
+        if let Some(lease) = budget.try_acquire(Share::Write, bytes) {
             return lease;
         }
         self.metrics.write_pressure.memory_full.fetch_add(1, Ordering::Relaxed);
         self.dirty.relieve(budget, bytes);
-        budget.acquire(bytes).await
+        budget.acquire(Share::Write, bytes).await
     }
 
     /// Makes room for a read of `bytes` when dirty data holds the memory. Never waits.
     pub(crate) fn make_room(&self, bytes: usize) {
         let budget = self.chunks.budget();
-        if budget.used_bytes() + bytes > budget.cap_bytes() {
+        if budget.used_bytes() + bytes > budget.cap_bytes() / 2 && !budget.has_room(Share::Fetch, bytes) {
             self.dirty.relieve(budget, bytes);
         }
     }

@@ -178,6 +178,13 @@ impl Vfs {
         futures_util::future::join_all(flushes).await.into_iter().collect()
     }
 
+    /// A number that grows whenever something that was written has been stored, on the local disk included.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        let stats = self.cx.chunks.stats();
+        stats.put.count.wrapping_add(stats.staging.written_bytes)
+    }
+
     /// Waits until this mount can no longer serve its volume (the setting is gone or replaced) and returns the sentence
     /// that says why. The program should flush nothing, unmount and exit.
     pub async fn fatal(&self) -> String {

@@ -21,6 +21,7 @@ mod encryption;
 mod faults;
 mod fencing;
 mod file_flags;
+mod full_buffers;
 mod full_disk;
 mod golden;
 mod interop;

@@ -27,8 +27,15 @@ pub(super) struct Index {
     /// Number of the scan that last saw each entry.
     scan: u32,
     scanned: bool,
-    /// While a scan is under way: what was forgotten since it began, which it may have seen before.
-    forgotten: Option<HashSet<BlockId>>,
+    /// While a scan is under way: what happened since it began to what it may have seen before.
+    meanwhile: Option<Meanwhile>,
+}
+
+#[derive(Debug, Default)]
+struct Meanwhile {
+    forgotten: HashSet<BlockId>,
+    /// Found to be in the store by now, so that what the scan saw of them as staged is over.
+    unstaged: HashSet<BlockId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +59,7 @@ impl Index {
             oldest: BinaryHeap::new(),
             scan: 0,
             scanned: false,
-            forgotten: None,
+            meanwhile: None,
         }
     }
 
@@ -89,8 +96,11 @@ impl Index {
 
     /// Adds a block, or brings what is known of it up to date.
     pub(super) fn insert(&mut self, id: BlockId, atime: u32, staged: bool) {
-        if let Some(forgotten) = &mut self.forgotten {
-            forgotten.remove(&id);
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.forgotten.remove(&id);
+            if staged {
+                meanwhile.unstaged.remove(&id);
+            }
         }
         let scan = self.scan;
         if let Some(at) = self.by_block.get(&id) {
@@ -117,17 +127,35 @@ impl Index {
         }
     }
 
-    /// Adds a block that a scan has seen, unless it was forgotten since: its file is gone by now.
+    /// Adds a block that a scan has seen, unless it was forgotten since: its file is gone by now. Whether it is staged is
+    /// known better if it was staged, or uploaded, since the scan began.
     pub(super) fn insert_scanned(&mut self, id: BlockId, atime: u32, staged: bool) {
-        if !self.forgotten.as_ref().is_some_and(|forgotten| forgotten.contains(&id)) {
-            self.insert(id, atime, staged);
+        let (mut is_gone, mut is_uploaded) = (false, false);
+        if let Some(meanwhile) = &self.meanwhile {
+            is_gone = meanwhile.forgotten.contains(&id);
+            is_uploaded = meanwhile.unstaged.contains(&id);
+        }
+        if !is_gone {
+            let slot = self.by_block.get(&id).map(|at| self.slots[*at as usize]);
+            let was_staged_since = slot.is_some_and(|slot| slot.staged && slot.scan == self.scan);
+            self.insert(id, atime, was_staged_since || (staged && !is_uploaded));
+        }
+    }
+
+    /// A block is in the store, and its staged file is gone.
+    pub(super) fn unstage(&mut self, id: BlockId, now: u32) {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.unstaged.insert(id);
+        }
+        if self.is_staged(id) {
+            self.insert(id, now, false);
         }
     }
 
     /// Forgets a block; whether it was here.
     pub(super) fn remove(&mut self, id: BlockId) -> bool {
-        if let Some(forgotten) = &mut self.forgotten {
-            forgotten.insert(id);
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.forgotten.insert(id);
         }
         let Some(at) = self.by_block.remove(&id) else { return false };
         let slot = self.slots.swap_remove(at as usize);
@@ -149,12 +177,12 @@ impl Index {
     /// A scan of the directory begins: everything inserted from now on was seen by it.
     pub(super) fn begin_scan(&mut self) {
         self.scan = self.scan.wrapping_add(1);
-        self.forgotten = Some(HashSet::new());
+        self.meanwhile = Some(Meanwhile::default());
     }
 
     /// The scan is over: what it did not see is gone.
     pub(super) fn end_scan(&mut self) {
-        self.forgotten = None;
+        self.meanwhile = None;
         let scan = self.scan;
         // A staged block may lack the name that a scan sees.
         let gone = self.slots.iter().filter(|slot| slot.scan != scan && !slot.staged).map(|slot| slot.id);
@@ -322,6 +350,33 @@ mod tests {
         assert!(index.is_complete() && index.contains(id(1)) && index.contains(id(3)) && !index.contains(id(2)));
         assert_eq!(index.expire(50), [], "the time of use in memory survives the scan");
         assert_eq!(index.expire(51), [id(1)]);
+    }
+
+    /// The scan looks at a file, then the file's second name goes with its upload, or comes with its staging, and only then the
+    /// scan tells what it saw.
+    #[test]
+    fn a_scan_does_not_bring_back_what_was_staged_before_nor_hide_what_is_staged_now() {
+        let mut index = Index::new(Eviction::TwoRandom);
+        index.insert(id(1), 50, true);
+        index.begin_scan();
+        index.unstage(id(1), 60);
+        index.unstage(id(2), 60);
+        index.insert(id(3), 60, true);
+        for n in [1, 2] {
+            index.insert_scanned(id(n), 50, true);
+        }
+        index.insert_scanned(id(3), 50, false);
+        index.end_scan();
+        let staged: Vec<_> = (1..4).filter(|n| index.is_staged(id(*n))).collect();
+        assert_eq!((staged, index.len(), index.used_bytes()), (vec![3], 3, 2 * 5096));
+        // What another client of the directory has uploaded, and a block that is staged anew.
+        index.begin_scan();
+        index.unstage(id(1), 70);
+        index.insert(id(1), 70, true);
+        index.insert_scanned(id(1), 50, true);
+        index.insert_scanned(id(3), 50, false);
+        index.end_scan();
+        assert!(index.is_staged(id(1)) && !index.is_staged(id(3)));
     }
 
     proptest! {

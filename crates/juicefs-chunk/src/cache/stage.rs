@@ -104,13 +104,10 @@ impl CacheDir {
 
     /// The block is in the store: from now on its file is an ordinary copy.
     pub(super) fn unstage(&self, id: BlockId) -> io::Result<()> {
-        {
-            let mut state = self.state.lock();
-            if state.index.is_staged(id) {
-                state.index.insert(id, self.now(), false);
-            }
-        }
-        remove_if_there(&self.staged_path(id))
+        // First, so that a scan which begins after the index knows sees the file without its second name.
+        let removed = remove_if_there(&self.staged_path(id));
+        self.state.lock().index.unstage(id, self.now());
+        removed
     }
 
     /// Opens a staged block to be uploaded. All checksums that it has will be compared.

@@ -35,7 +35,7 @@ pub(crate) async fn put(store: &Store, id: u64, data: &[u8]) -> SliceKey {
     let mut writer = store.writer(WriteOptions::default());
     writer.set_id(SliceId(id));
     for (at, part) in data.chunks(100_000).enumerate() {
-        let lease = store.budget().acquire(part.len()).await;
+        let lease = store.budget().acquire(Share::Write, part.len()).await;
         writer.write(at as u32 * 100_000, Bytes::copy_from_slice(part), lease).expect("written");
         writer.flush_to(writer.len());
     }

@@ -173,7 +173,7 @@ fn copy(data: &[u8]) -> PoolBuf {
 
 #[cfg(test)]
 mod tests {
-    use juicefs_core::Budget;
+    use juicefs_core::{Budget, Share};
     use proptest::prelude::*;
 
     use super::*;
@@ -198,7 +198,7 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let mut buffer = BlockBuffer::new(4 << 20);
         for _ in 0..1000 {
-            let lease = budget.try_acquire(1000).expect("free");
+            let lease = budget.try_acquire(Share::Write, 1000).expect("free");
             buffer.write(0, Bytes::from(vec![2; 1000]), false, lease);
         }
         assert_eq!(budget.used_bytes(), 1000);

@@ -55,7 +55,7 @@ impl Kernel {
     /// Sends and takes the one answer: error and body.
     fn ask(&self, opcode: u32, node: u64, args: &[u8]) -> (i32, Vec<u8>) {
         self.send(opcode, 77, node, args);
-        self.dispatcher.deferred.wait_idle();
+        self.dispatcher.deferred.wait_idle(Duration::from_secs(60));
         let (unique, error, body) = message(&self.socket).expect("an answer");
         assert_eq!(unique, 77);
         assert_eq!(message(&self.socket), None, "only one");
@@ -188,12 +188,12 @@ fn who_waits_for_a_lock_is_let_go_by_any_signal_and_by_the_end() {
         kernel.send(opcode::SETLKW, unique, 1, &lock(libc::F_WRLCK, flags));
         assert_eq!((message(&kernel.socket), kernel.dispatcher.deferred.len()), (None, 1));
         kernel.send(opcode::INTERRUPT, 99, 1, bytes_of(&InterruptIn { unique }));
-        kernel.dispatcher.deferred.wait_idle();
+        kernel.dispatcher.deferred.wait_idle(Duration::from_secs(60));
         assert_eq!(message(&kernel.socket), Some((unique, -libc::EINTR, vec![])));
     }
     kernel.send(opcode::SETLKW, 9, 1, &lock(libc::F_WRLCK, 0));
     kernel.dispatcher.deferred.interrupt_all();
-    kernel.dispatcher.deferred.wait_idle();
+    kernel.dispatcher.deferred.wait_idle(Duration::from_secs(60));
     assert_eq!(message(&kernel.socket), Some((9, -libc::EINTR, vec![])));
 }
 
@@ -240,7 +240,7 @@ proptest! {
         let silent = [opcode::FORGET, opcode::BATCH_FORGET, opcode::INTERRUPT, opcode::NOTIFY_REPLY].contains(&code);
         KERNEL.with(|kernel| {
             kernel.send(code, 99, node, &args);
-            kernel.dispatcher.deferred.wait_idle();
+            kernel.dispatcher.deferred.wait_idle(Duration::from_secs(60));
             let answer = message(&kernel.socket);
             prop_assert_eq!(answer.as_ref().map(|a| a.0), (!silent).then_some(99));
             prop_assert_eq!(message(&kernel.socket), None);

@@ -5,7 +5,10 @@ use std::{io, path::PathBuf};
 use rustix::mount::MountFlags;
 
 use super::MountError;
-use crate::init::{self, Wanted};
+use crate::{
+    init::{self, Wanted},
+    parked,
+};
 
 /// Options of a mount. All are explicit: whoever builds them has decided each.
 #[derive(Clone, Debug)]
@@ -102,7 +105,8 @@ impl MountOptions {
             data: Vec::new(),
             default_permissions: self.default_permissions && self.all_squash.is_none(),
             wanted: Wanted {
-                max_io_bytes: init::io_bytes(self.max_io_bytes),
+                // A request must fit into the pipe in which it may have to wait.
+                max_io_bytes: init::io_bytes(self.max_io_bytes.min(parked::largest_io_bytes())),
                 writeback_cache: self.writeback_cache,
                 acl: self.enable_acl,
                 own_umask: self.umask.is_some(),
@@ -285,12 +289,12 @@ mod tests {
         let resolved = resolve(|o| {
             o.extra = items.map(String::from).into();
             o.allow_other = false;
-            o.max_io_bytes = 1 << 20;
+            o.max_io_bytes = 1 << 19;
         });
         assert_eq!(resolved.flags, MountFlags::NODEV | MountFlags::NOEXEC);
         assert_eq!(resolved.source, "x,y");
         assert!(resolved.wanted.writeback_cache);
-        assert_eq!(resolved.data, ["blksize=512", "max_read=1048576", "default_permissions", "allow_other"]);
+        assert_eq!(resolved.data, ["blksize=512", "max_read=524288", "default_permissions", "allow_other"]);
     }
 
     #[test]

@@ -159,6 +159,6 @@ fn measure_requests() {
         println!("readers: {threads:?}");
         measure(dir.path());
         mounted.unmount(false).expect("nobody uses it");
-        mounted.wait().expect("no thread panicked");
+        mounted.wait(Duration::from_secs(60)).expect("no thread panicked");
     }
 }

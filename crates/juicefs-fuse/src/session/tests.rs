@@ -56,7 +56,7 @@ impl Bench {
     fn end(mut self) -> Runtime {
         let mounted = self.mounted.take().expect("it is mounted");
         mounted.unmount(false).expect("nobody uses it");
-        mounted.wait().expect("no thread panicked");
+        mounted.wait(Duration::from_secs(60)).expect("no thread panicked");
         assert!(mounted_at(self.dir.path()).expect("procfs").is_none());
         let rt = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         std::mem::replace(&mut self.rt, rt)
@@ -195,7 +195,7 @@ fn a_busy_mount_names_its_holder_and_ends_lazily() {
     bench.mounted().unmount(true).expect("lazily");
     file.write_all_at(b"still served", 0).expect("a write");
     drop(file);
-    bench.mounted.take().expect("a mount").wait().expect("the session ended with its last user");
+    bench.mounted.take().expect("a mount").wait(Duration::from_secs(60)).expect("the session ended with its last user");
 }
 
 fn wait_until(mut what: impl FnMut() -> bool) {
@@ -278,7 +278,7 @@ fn an_aborted_session_ends_while_it_is_used() {
     assert_eq!(file.sync_all().expect_err("it is dead").raw_os_error(), Some(libc::ENOTCONN));
     assert!(mounted_at(bench.dir.path()).expect("procfs").is_none());
     mounted.unmount(false).expect("it is gone already");
-    mounted.wait().expect("the readers ended");
+    mounted.wait(Duration::from_secs(60)).expect("the readers ended");
 }
 
 /// The VFS itself, over stores in memory.

@@ -20,6 +20,7 @@ use crate::{
     dispatch::Dispatcher,
     ops::Operations,
     page_buf::{PageBuf, PageBufPool},
+    parked::{Came, Park, Parked, Room},
     reply::{Device, Reply},
     request::{Malformed, Request},
 };
@@ -30,12 +31,15 @@ const DEVICE: &str = "/dev/fuse";
 pub(crate) struct DevTransport {
     devices: Vec<Arc<Device>>,
     pool: Arc<PageBufPool>,
+    park: Arc<Park>,
 }
 
 /// What a `read` brought.
 pub(crate) enum Arrived {
     /// A request.
     Request(Request),
+    /// A write that stays in its pipe.
+    Parked(Parked, PageBuf),
     /// Something that is not one; it was answered if it can be.
     Nothing(PageBuf),
     /// The kernel ended the session.
@@ -43,8 +47,8 @@ pub(crate) enum Arrived {
 }
 
 impl DevTransport {
-    /// `threads` readers on the connection of `first`, with buffers from `pool`.
-    pub(crate) fn new(first: Arc<Device>, threads: usize, pool: Arc<PageBufPool>) -> Self {
+    /// `threads` readers on the connection of `first`, with buffers from `pool`, which leave in the `park` what is too much.
+    pub(crate) fn new(first: Arc<Device>, threads: usize, pool: Arc<PageBufPool>, park: Park) -> Self {
         let mut devices = vec![Arc::clone(&first)];
         while devices.len() < threads.max(1) {
             let device = clone_device(&first).map(Arc::new).unwrap_or_else(|error| {
@@ -54,7 +58,7 @@ impl DevTransport {
             });
             devices.push(device);
         }
-        Self { devices, pool }
+        Self { devices, pool, park: Arc::new(park) }
     }
 }
 
@@ -67,9 +71,10 @@ impl Transport for DevTransport {
         let last = Arc::new(EndMark(ended.clone()));
         let start = |(i, device): (usize, Arc<Device>)| {
             let (dispatcher, pool, last) = (Arc::clone(dispatcher), Arc::clone(&self.pool), Arc::clone(&last));
+            let park = Arc::clone(&self.park);
             thread::Builder::new().name(format!("fuse-{i}")).spawn(move || {
                 let _last = last;
-                if let Err(error) = run(&dispatcher, &device, &pool) {
+                if let Err(error) = run(&dispatcher, &device, &pool, &park) {
                     tracing::error!(%error, "a reader of /dev/fuse ended");
                 }
             })
@@ -87,12 +92,27 @@ impl Drop for EndMark {
     }
 }
 
-fn run<O: Operations>(dispatcher: &Dispatcher<O>, device: &Arc<Device>, pool: &Arc<PageBufPool>) -> io::Result<()> {
+fn run<O: Operations>(
+    dispatcher: &Arc<Dispatcher<O>>,
+    device: &Arc<Device>,
+    pool: &Arc<PageBufPool>,
+    park: &Park,
+) -> io::Result<()> {
     let _context = dispatcher.rt.enter();
     let mut buf = take(pool);
+    let mut spare = None;
     loop {
-        buf = match receive(device, buf)? {
+        let arrived = if dispatcher.deferred.is_full() {
+            receive_apart(dispatcher, device, buf, park, &mut spare)?
+        } else {
+            receive(device, buf)?
+        };
+        buf = match arrived {
             Arrived::Request(request) => dispatcher.serve(request, device).unwrap_or_else(|| take(pool)),
+            Arrived::Parked(parked, buf) => {
+                dispatcher.park(parked, device, pool);
+                buf
+            }
             Arrived::Nothing(buf) => buf,
             Arrived::End => return Ok(()),
         };
@@ -112,16 +132,51 @@ fn take(pool: &Arc<PageBufPool>) -> PageBuf {
 
 /// Waits for one message.
 pub(crate) fn receive(device: &Arc<Device>, mut buf: PageBuf) -> io::Result<Arrived> {
-    let len = loop {
-        match rustix::io::read(device, buf.request_room()) {
-            Ok(len) => break len,
+    Ok(match message(|| rustix::io::read(device, buf.request_room()))? {
+        Some(len) => request(device, buf, len),
+        None => Arrived::End,
+    })
+}
+
+/// The same while too much is in memory that is to be written. `spare` is a room of an earlier call.
+fn receive_apart<O: Operations>(
+    dispatcher: &Dispatcher<O>,
+    device: &Arc<Device>,
+    mut buf: PageBuf,
+    park: &Park,
+    spare: &mut Option<Room>,
+) -> io::Result<Arrived> {
+    let Some(room) = spare.take().or_else(|| park.room()) else {
+        dispatcher.deferred.wait_for_room();
+        return receive(device, buf);
+    };
+    let max_bytes = buf.request_room().len();
+    let Some(len) = message(|| room.receive(device, max_bytes))? else { return Ok(Arrived::End) };
+    Ok(match room.sort(len, &mut buf)? {
+        Came::Write(parked) => Arrived::Parked(parked, buf),
+        Came::Other(room) => {
+            *spare = Some(room);
+            request(device, buf, len)
+        }
+    })
+}
+
+/// The length of the next message; `None` at the end of the session.
+fn message(mut read: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match read() {
+            Ok(len) => return Ok(Some(len)),
             // ENOENT: the request was given up while it was read.
             Err(IoErrno::INTR | IoErrno::AGAIN | IoErrno::NOENT) => {}
-            Err(IoErrno::NODEV | IoErrno::CONNABORTED) => return Ok(Arrived::End),
+            Err(IoErrno::NODEV | IoErrno::CONNABORTED) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-    };
-    Ok(match Request::new(buf, len) {
+    }
+}
+
+/// What the message of `len` bytes in `buf` is.
+fn request(device: &Arc<Device>, buf: PageBuf, len: usize) -> Arrived {
+    match Request::new(buf, len) {
         Ok(request) => Arrived::Request(request),
         Err((malformed, buf)) => {
             tracing::error!(len, ?malformed, "a message from the kernel is not a request");
@@ -130,7 +185,7 @@ pub(crate) fn receive(device: &Arc<Device>, mut buf: PageBuf) -> io::Result<Arri
             }
             Arrived::Nothing(buf)
         }
-    })
+    }
 }
 
 /// One more description of the same connection, with its own list of requests under way.

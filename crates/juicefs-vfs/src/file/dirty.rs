@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use juicefs_core::Budget;
+use juicefs_core::{Budget, Share};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ impl DirtyFiles {
         }
     }
 
-    /// Closes open slices, the largest files first, when they hold so much of the budget that waiting for uploads under
+    /// Closes open slices, the largest files first, when they hold so much of what writers have of the budget that waiting for uploads under
     /// way would not free `need` bytes soon.
     pub(crate) fn relieve(&self, budget: &Budget, need: usize) {
         let sized = |file: Arc<File>| {
@@ -55,7 +55,7 @@ impl DirtyFiles {
         };
         let mut open: Vec<_> = self.list().into_iter().map(sized).collect();
         let total: usize = open.iter().map(|(bytes, _)| bytes).sum();
-        if total < budget.used_bytes() / 2 {
+        if total < budget.used_by(Share::Write) / 2 {
             return;
         }
         open.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use juicefs_core::{
-    ChunkError, ChunkIndex, Errno, Ino, MetaError, Segments, SliceKey, SliceWriter,
+    ChunkError, ChunkIndex, Errno, Ino, MetaError, Segments, Share, SliceKey, SliceWriter,
     limits::CHUNK_SIZE,
     meta::Compacted,
     slice::{CompactionPlan, Piece},
@@ -216,7 +216,7 @@ impl Context {
             while done < piece.len {
                 if at % block == 0 {
                     // A whole block at once: holding part of one while waiting for more could block everybody.
-                    lease = self.chunks.budget().acquire(block.min(plan.size - at) as usize).await;
+                    lease = self.chunks.budget().acquire(Share::Background, block.min(plan.size - at) as usize).await;
                 }
                 let part = (piece.len - done).min(block - at % block);
                 for bytes in self.read_piece(piece, done, part).await? {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use juicefs_core::{ChunkError, ChunkStore, Errno, StorageError};
+use juicefs_core::{ChunkError, ChunkStore, Errno, Share, StorageError};
 use juicefs_vfs::VfsConfig;
 
 use crate::mount::{BLOCK, Mount};
@@ -23,7 +23,7 @@ async fn a_write_that_outlives_its_handle_comes_before_a_later_truncate() {
     m.write(ino, fh, 0, b"old").await.expect("write");
     assert_eq!(m.flush(ino, fh).await, Ok(()));
     // Others have all memory, and the writer is killed while it waits for some: its handle is closed.
-    let all = m.chunks.budget().acquire(BUDGET).await;
+    let all = m.chunks.budget().acquire(Share::Write, BUDGET).await;
     let (writer, closer, cutter) = (Arc::clone(&m), Arc::clone(&m), Arc::clone(&m));
     let write = tokio::spawn(async move { writer.write(ino, fh, 0, &[1; 3 * BLOCK]).await });
     others().await;
@@ -47,7 +47,7 @@ async fn a_write_that_outlives_its_handle_comes_before_a_later_truncate() {
 async fn a_write_that_is_dropped_while_it_waits_has_no_effect() {
     let m = Mount::with(VfsConfig::standard(), BUDGET);
     let (ino, fh) = m.create("a").await;
-    let all = m.chunks.budget().acquire(BUDGET).await;
+    let all = m.chunks.budget().acquire(Share::Write, BUDGET).await;
     let write = tokio::time::timeout(Duration::from_millis(20), m.write(ino, fh, 0, b"never")).await;
     assert!(write.is_err(), "{write:?}");
     assert_eq!(m.close(ino, fh).await, Ok(()), "nothing is waited for");
@@ -60,7 +60,7 @@ async fn a_write_that_is_dropped_while_it_waits_has_no_effect() {
 async fn a_close_waits_a_while_for_what_another_thread_writes_and_the_end_of_the_handle_always() {
     let m = Arc::new(Mount::with(VfsConfig::standard(), BUDGET));
     let (ino, fh) = m.create("a").await;
-    let all = m.chunks.budget().acquire(BUDGET).await;
+    let all = m.chunks.budget().acquire(Share::Write, BUDGET).await;
     let (writer, closer) = (Arc::clone(&m), Arc::clone(&m));
     let write = tokio::spawn(async move { writer.write(ino, fh, 0, b"late").await });
     others().await;

@@ -30,7 +30,7 @@ async fn tries_store_the_same_body() {
     let store = Store::open(encrypted("none", "aes256gcm-rsa"), Arc::clone(&faults) as Arc<dyn ObjectStorage>);
     let mut writer = store.writer(WriteOptions::default());
     writer.set_id(SliceId(1));
-    writer.write(0, sample(90).into(), store.budget().acquire(90).await).expect("written");
+    writer.write(0, sample(90).into(), store.budget().acquire(Share::Write, 90).await).expect("written");
     faults.fail_next(Verb::Put, Fault::ErrorAfter(StorageError::Permanent("the answer is lost".into())));
     assert_eq!(writer.finish().await.expect_err("reported").errno(), Errno::EIO);
     let first = storage.get(KEY, None).await.expect("stored").concat();

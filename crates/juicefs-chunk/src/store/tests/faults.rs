@@ -69,7 +69,7 @@ async fn a_refusal_is_not_repeated_and_a_full_store_is_enospc() {
     let mut writer = store.writer(WriteOptions::default());
     writer.set_id(SliceId(1));
     let data = sample(150_000);
-    writer.write(0, data.clone().into(), store.budget().acquire(150_000).await).expect("written");
+    writer.write(0, data.clone().into(), store.budget().acquire(Share::Write, 150_000).await).expect("written");
     faults.fail_always(Some((Verb::Put, Fault::ErrorBefore(StorageError::NoSpace("full".into())))));
     writer.flush_to(150_000);
     for tries in [3, 6] {
@@ -102,7 +102,7 @@ async fn the_end_of_a_slice_is_not_told_how_an_earlier_request_ended() {
     let mut writer = store.writer(WriteOptions::default());
     writer.set_id(SliceId(1));
     let data = sample(150_000);
-    writer.write(0, data.clone().into(), store.budget().acquire(150_000).await).expect("written");
+    writer.write(0, data.clone().into(), store.budget().acquire(Share::Write, 150_000).await).expect("written");
     let refused = StorageError::Permanent("denied".into());
     faults.fail_always(Some((Verb::Put, Fault::ErrorLate(Duration::from_secs(2), refused.clone()))));
     writer.flush_to(150_000);
@@ -116,7 +116,7 @@ async fn the_end_of_a_slice_is_not_told_how_an_earlier_request_ended() {
     // One that lasts for long has asked the store since.
     let mut writer = store.writer(WriteOptions::default());
     writer.set_id(SliceId(2));
-    writer.write(0, data.into(), store.budget().acquire(150_000).await).expect("written");
+    writer.write(0, data.into(), store.budget().acquire(Share::Write, 150_000).await).expect("written");
     faults.fail_always(Some((Verb::Put, Fault::ErrorLate(Duration::from_secs(8), refused))));
     writer.flush_to(150_000);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -223,7 +223,9 @@ async fn an_abandoned_slice_leaves_nothing() {
     let start = |id| {
         let mut writer = store.writer(WriteOptions::default());
         writer.set_id(SliceId(id));
-        writer.write(0, sample(200_000).into(), store.budget().try_acquire(200_000).expect("free")).expect("written");
+        writer
+            .write(0, sample(200_000).into(), store.budget().try_acquire(Share::Write, 200_000).expect("free"))
+            .expect("written");
         writer.flush_to(200_000);
         writer
     };
@@ -307,4 +309,23 @@ async fn data_survives_a_storm() {
     for (seed, codec, algorithm) in [(4, "none", "aes256gcm-rsa"), (5, "lz4", "chacha20-rsa")] {
         storm(seed, encrypted(codec, algorithm)).await;
     }
+}
+
+#[tokio::test]
+async fn reads_end_with_the_data_path() {
+    let (faults, store) = faulty(uncached("none"));
+    let slice = put(&store, 1, &sample(60_000)).await;
+    store.evict(slice).await;
+    faults.fail_always(Some((Verb::Get, Fault::Latency(Duration::from_secs(3600)))));
+    let (reader, other) = (Arc::clone(&store), Arc::clone(&store));
+    let whole = tokio::spawn(async move { reader.read(slice, 0, 60_000, ReadPurpose::Sequential).await });
+    let part = tokio::spawn(async move { other.read(slice, 0, 10, ReadPurpose::Random).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let ended = tokio::time::timeout(Duration::from_secs(2), async {
+        store.shutdown().await;
+        (whole.await.expect("no panic"), part.await.expect("no panic"))
+    });
+    let (whole, part) = ended.await.expect("it does not wait for the store");
+    assert!(whole.is_err() && part.is_err());
+    assert_eq!(store.budget().used_bytes(), 0);
 }

@@ -39,7 +39,7 @@ async fn run(ops: Vec<Op>, config: ChunkConfig) {
                     model.resize(off + len, 0);
                 }
                 model[off..off + len].copy_from_slice(&data);
-                let lease = store.budget().acquire(len).await;
+                let lease = store.budget().acquire(Share::Write, len).await;
                 writer.write(off as u32, data.into(), lease).expect("above what is sealed");
                 assert_eq!(writer.len() as usize, model.len());
             }

@@ -191,7 +191,8 @@ async fn reading_once_keeps_nothing_and_holds_its_memory() {
 async fn read_ahead_gives_way_and_prefetch_does_not_wait() {
     let (faults, store) = counted(large_blocks(CachePlace::Memory));
     let slice = put(&store, 1, &sample(8 << 20)).await;
-    let all = store.budget().acquire(store.budget().cap_bytes()).await;
+    let fetches = store.budget().acquire(Share::Fetch, usize::MAX).await;
+    let all = (store.budget().acquire(Share::Write, usize::MAX).await, fetches);
     store.prefetch(slice, 0, 8 * MIB);
     let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead);
     assert!(tokio::time::timeout(Duration::from_millis(30), ahead).await.is_err());
@@ -273,4 +274,44 @@ async fn cached_reads_need_no_runtime() {
         }
     });
     assert_eq!(thread.join().expect("no panic"), data[300_000..304_096]);
+}
+
+#[tokio::test]
+async fn a_whole_block_counts_as_long_as_somebody_holds_a_part_of_it() {
+    let (_, store) = counted(large_blocks(CachePlace::Memory));
+    let slice = put(&store, 1, &sample(4 << 20)).await;
+    store.evict(slice).await;
+    let got = store.read(slice, 0, MIB, ReadPurpose::ReadAhead).await.expect("read");
+    assert_eq!((store.stats().cached_blocks, store.budget().used_bytes()), (1, 4 << 20));
+    store.evict(slice).await;
+    assert_eq!(store.budget().used_bytes(), 4 << 20, "the window has it still");
+    drop(got);
+    assert_eq!(store.budget().used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_read_from_disk_waits_neither_for_writers_nor_for_fetches() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut config = large_blocks(CachePlace::Disk(vec![root.path().to_owned()]));
+    config.cache.memory_bytes = 0;
+    let (_, store) = counted(config);
+    let data = sample(1 << 20);
+    let (cached, other) = (put(&store, 1, &data).await, put(&store, 2, &data).await);
+    store.evict(other).await;
+    store.fill(cached).await.expect("filled");
+    let writes = store.budget().acquire(Share::Write, usize::MAX).await;
+    let fetches = store.budget().acquire(Share::Fetch, usize::MAX).await;
+    let writer = store.budget().acquire(Share::Write, 1);
+    let fetch = store.read(other, 0, MIB, ReadPurpose::Sequential);
+    let waiting = tokio::time::timeout(Duration::from_millis(50), async { tokio::join!(writer, fetch) });
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(store.budget().waiting(), 2);
+        get(&store, cached, 0, MIB).await
+    };
+    let (waited, got) = tokio::join!(waiting, tokio::time::timeout(Duration::from_millis(40), read));
+    assert!(waited.is_err(), "there is no room for these");
+    assert!(got.expect("at once") == data);
+    drop((writes, fetches));
+    assert!(get(&store, other, 0, MIB).await == data);
 }

@@ -76,7 +76,7 @@ async fn a_store_that_stays_away_is_an_error_that_another_try_heals() {
     server.kill();
     let mut writer = store.writer(WriteOptions::default());
     writer.set_id(SliceId(1));
-    let lease = store.budget().acquire(data.len()).await;
+    let lease = store.budget().acquire(Share::Write, data.len()).await;
     writer.write(0, Bytes::copy_from_slice(&data), lease).expect("written");
     assert_eq!(writer.finish().await.expect_err("away").errno(), Errno::EIO);
     server.restart();

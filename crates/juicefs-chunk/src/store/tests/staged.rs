@@ -259,3 +259,28 @@ async fn what_was_packed_for_the_store_is_not_staged() {
     drop(writer);
     store.shutdown().await;
 }
+
+/// Uploads that hang hold a part of the memory, and what can be staged finds room all the same. Nor do they hold up the end.
+#[tokio::test]
+async fn uploads_that_hang_leave_room_for_what_is_staged() {
+    let root = tempfile::tempdir().expect("a directory");
+    let objects = mem();
+    let faults = FaultStore::new(Arc::clone(&objects), 1);
+    faults.fail_always(Some((Verb::Put, Fault::Latency(Duration::from_secs(3600)))));
+    let mut config = staging_config(root.path(), writeback());
+    (config.block_size, config.buffer_bytes, config.max_uploads) = (1 << 20, 0, 100);
+    let store = open(config, &faults);
+    let (cap, data) = (store.budget().cap_bytes(), sample(6 << 20));
+    let all = async {
+        for id in 1..=8 {
+            put(&store, id, &data).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("nothing waits for the store");
+    assert!(cap < 48 << 20 && store.budget().used_by(Share::Background) <= cap / 4);
+    until("uploads hang", || store.budget().used_by(Share::Background) > 0).await;
+    let begun = Instant::now();
+    store.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!((staged_files(root.path()).len(), store.budget().used_bytes()), (48, 0));
+}

@@ -219,7 +219,9 @@ async fn staged_file(data: &[u8], level: ChecksumLevel, tier: u8) {
     let store = open(&config);
     let mut writer = store.writer(WriteOptions { tier, ..WriteOptions::default() });
     writer.set_id(SliceId(1));
-    writer.write(0, Bytes::copy_from_slice(data), store.budget().acquire(data.len()).await).expect("written");
+    writer
+        .write(0, Bytes::copy_from_slice(data), store.budget().acquire(Share::Write, data.len()).await)
+        .expect("written");
     writer.finish().await.expect("staged");
     drop(writer);
     let slice = SliceKey { id: SliceId(1), size: data.len() as u32 };

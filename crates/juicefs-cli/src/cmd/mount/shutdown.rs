@@ -1,9 +1,12 @@
 //! How a mount ends: by a signal, by somebody's umount, or because its volume is gone.
 //!
-//! Whatever the way, what was written is flushed before the process ends; only a flush that takes too long is given up,
-//! loudly.
+//! Whatever the way, what was written is flushed before the process ends; only a flush that goes nowhere is given up, loudly.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use juicefs_fuse::{MountError, Mounted};
@@ -14,10 +17,17 @@ use tokio::{
     time::timeout,
 };
 
-/// How long an unmount after a signal may take before it is forced.
+/// How long the users of a mount may take to end after a signal before it is broken off, and how long nothing may be stored
+/// before a flush is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long closing may take once nobody uses the mount any more: long enough for a slow store with retries.
+/// How long each further step may take when a mount is broken off.
+const BREAKING: Duration = Duration::from_secs(5);
+/// And when it is known that nothing moves.
+const HUNG: Duration = Duration::from_secs(1);
+/// How long a flush may take that does store something all the time.
 const CLOSING: Duration = Duration::from_secs(600);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 /// The exit code that tells a supervisor to stop: the volume is gone, or the end was forced.
 pub(super) const EXIT_STOP: u8 = 11;
 
@@ -83,47 +93,110 @@ pub(super) async fn wait(mounted: &Mounted, vfs: &Vfs, mut signals: Signals) -> 
 
 /// Ends the mount and everything below it. Returns the exit code.
 pub(super) fn take_down(rt: &Runtime, vfs: &Arc<Vfs>, mounted: Mounted, end: &End) -> u8 {
-    if let End::Fatal(reason) = end {
-        tracing::error!("{reason}: unmounting {}", mounted.mountpoint().display());
-        detach(&mounted);
-        give_up(&mounted);
-        // What is not flushed yet belongs to a volume that is not there any more: it must not go into another one.
-        return EXIT_STOP;
-    }
-    let forced = match end {
-        End::Signal(name) => {
-            tracing::info!("{name}: unmounting {}", mounted.mountpoint().display());
-            flush(rt, vfs);
+    let is_hung = match end {
+        End::Fatal(reason) => {
+            tracing::error!("{reason}: unmounting {}", mounted.mountpoint().display());
             detach(&mounted);
-            !ends_in_time(rt, vfs, &mounted)
+            give_up(&mounted);
+            // What is not flushed yet belongs to a volume that is not there any more: it must not go into another one.
+            return EXIT_STOP;
         }
-        End::Unmounted | End::Fatal(_) => {
+        End::Signal(name) => {
+            let begun = Instant::now();
+            tracing::info!("{name}: unmounting {}", mounted.mountpoint().display());
+            let is_hung = !flush(rt, vfs, PATIENCE);
+            detach(&mounted);
+            let left = PATIENCE.saturating_sub(begun.elapsed()).max(HUNG);
+            if !ends_within(rt, &mounted, left) {
+                tracing::error!("{} is still in use: breaking it off", mounted.mountpoint().display());
+                // With what was written meanwhile, if it goes anywhere.
+                let is_hung = is_hung || !flush(rt, vfs, BREAKING);
+                give_up(&mounted);
+                close(rt, vfs, mounted, if is_hung { HUNG } else { BREAKING });
+                return EXIT_STOP;
+            }
+            is_hung
+        }
+        End::Unmounted => {
             tracing::info!("{} was unmounted", mounted.mountpoint().display());
-            false
+            // What is left was written by processes that are gone: nobody hears of it but the log.
+            !flush(rt, vfs, PATIENCE)
         }
     };
-    // After an abort readers end at once; a session that will not even abort is left to the end of the process.
-    let joined = rt.block_on(async { timeout(PATIENCE, mounted.ended()).await.is_ok() });
-    if joined && let Err(error) = mounted.wait() {
-        tracing::error!("the mount ended badly: {error}");
+    if is_hung {
+        close(rt, vfs, mounted, HUNG);
+        return EXIT_STOP;
     }
-    let limit = if *end == End::Unmounted { CLOSING } else { PATIENCE };
-    let closed = rt.block_on(async { timeout(limit, vfs.shutdown()).await });
-    match closed {
-        Ok(Ok(())) if !forced => return 0,
-        Ok(Ok(())) => {}
-        Ok(Err(errno)) => tracing::error!("closing the volume: {errno}; data that was not yet flushed may be lost"),
-        Err(_) => tracing::error!("closing the volume takes longer than {limit:?}: data may be lost"),
-    }
-    if forced { EXIT_STOP } else { 1 }
+    close(rt, vfs, mounted, PATIENCE)
 }
 
-fn flush(rt: &Runtime, vfs: &Arc<Vfs>) {
-    match rt.block_on(async { timeout(PATIENCE, vfs.flush_all()).await }) {
-        Ok(Ok(())) => {}
-        Ok(Err(errno)) => tracing::error!("flushing before the unmount: {errno}"),
-        Err(_) => tracing::error!("flushing before the unmount takes longer than {PATIENCE:?}"),
+/// Closes what nobody uses any more. Returns the exit code. Each step may take as long as `patience`.
+fn close(rt: &Runtime, vfs: &Arc<Vfs>, mounted: Mounted, patience: Duration) -> u8 {
+    let mut is_whole = true;
+    // After an abort readers end at once; a session that will not even abort is left to the end of the process.
+    if ends_within(rt, &mounted, patience) {
+        match mounted.wait(patience) {
+            Ok(0) => {}
+            Ok(left) => {
+                tracing::error!("{left} requests are still under way after {patience:?}, and are given up");
+                is_whole = false;
+            }
+            Err(error) => tracing::error!("the mount ended badly: {error}"),
+        }
     }
+    match while_it_moves(rt, vfs, patience, vfs.shutdown()) {
+        Some(Ok(())) if is_whole => 0,
+        Some(Ok(())) => EXIT_STOP,
+        Some(Err(errno)) => {
+            tracing::error!("closing the volume: {errno}; data that was not yet flushed may be lost");
+            if is_whole { 1 } else { EXIT_STOP }
+        }
+        None => {
+            tracing::error!("closing the volume does not come to its end: data that was not yet flushed is lost");
+            EXIT_STOP
+        }
+    }
+}
+
+/// Whether everything was flushed, or refused, before nothing had moved for `patience`.
+fn flush(rt: &Runtime, vfs: &Arc<Vfs>, patience: Duration) -> bool {
+    match while_it_moves(rt, vfs, patience, vfs.flush_all()) {
+        Some(Ok(())) => true,
+        Some(Err(errno)) => {
+            tracing::error!("flushing before the end of the mount: {errno}");
+            true
+        }
+        None => {
+            tracing::error!("flushing before the end of the mount: nothing was stored for {patience:?}");
+            false
+        }
+    }
+}
+
+/// Does `work` as long as written data is stored meanwhile. `None` when that has stood still for `patience`, or it takes
+/// longer than [`CLOSING`].
+fn while_it_moves<T>(rt: &Runtime, vfs: &Vfs, patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+    rt.block_on(async {
+        let mut work = pin!(work);
+        let begun = Instant::now();
+        let (mut stored, mut moved) = (vfs.stored(), begun);
+        loop {
+            if let Ok(done) = timeout(LOOK, &mut work).await {
+                return Some(done);
+            }
+            let now = Instant::now();
+            if std::mem::replace(&mut stored, vfs.stored()) != stored {
+                moved = now;
+            }
+            if now - moved >= patience || now - begun >= CLOSING {
+                return None;
+            }
+        }
+    })
+}
+
+fn ends_within(rt: &Runtime, mounted: &Mounted, limit: Duration) -> bool {
+    rt.block_on(async { timeout(limit, mounted.ended()).await.is_ok() })
 }
 
 /// Takes the mount out of the name space; lazily when somebody still uses it.
@@ -138,17 +211,6 @@ fn detach(mounted: &Mounted) {
         }
         Err(error) => tracing::error!("{error}"),
     }
-}
-
-/// Gives the users of a detached mount time to end; then breaks it off, with what they wrote so far flushed.
-fn ends_in_time(rt: &Runtime, vfs: &Arc<Vfs>, mounted: &Mounted) -> bool {
-    if rt.block_on(async { timeout(PATIENCE, mounted.ended()).await.is_ok() }) {
-        return true;
-    }
-    tracing::error!("{} is still in use after {PATIENCE:?}: breaking it off", mounted.mountpoint().display());
-    flush(rt, vfs);
-    give_up(mounted);
-    false
 }
 
 /// Breaks the connection to the kernel, so that nobody hangs on a mount that is not served.
