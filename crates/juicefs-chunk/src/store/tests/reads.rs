@@ -191,8 +191,9 @@ async fn reading_once_keeps_nothing_and_holds_its_memory() {
 async fn read_ahead_gives_way_and_prefetch_does_not_wait() {
     let (faults, store) = counted(large_blocks(CachePlace::Memory));
     let slice = put(&store, 1, &sample(8 << 20)).await;
+    // All that fetches can have, and what is kept for writes.
     let fetches = store.budget().acquire(Share::Fetch, usize::MAX).await;
-    let all = (store.budget().acquire(Share::Write, usize::MAX).await, fetches);
+    let all = (store.budget().acquire(Share::Write, store.budget().cap_bytes() / 4).await, fetches);
     store.prefetch(slice, 0, 8 * MIB);
     let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead);
     assert!(tokio::time::timeout(Duration::from_millis(30), ahead).await.is_err());
@@ -299,8 +300,9 @@ async fn a_read_from_disk_waits_neither_for_writers_nor_for_fetches() {
     let (cached, other) = (put(&store, 1, &data).await, put(&store, 2, &data).await);
     store.evict(other).await;
     store.fill(cached).await.expect("filled");
+    // All that writes can have, and what is kept for fetches.
     let writes = store.budget().acquire(Share::Write, usize::MAX).await;
-    let fetches = store.budget().acquire(Share::Fetch, usize::MAX).await;
+    let fetches = store.budget().acquire(Share::Fetch, store.budget().cap_bytes() / 4).await;
     let writer = store.budget().acquire(Share::Write, 1);
     let fetch = store.read(other, 0, MIB, ReadPurpose::Sequential);
     let waiting = tokio::time::timeout(Duration::from_millis(50), async { tokio::join!(writer, fetch) });
