@@ -187,13 +187,18 @@ async fn reading_once_keeps_nothing_and_holds_its_memory() {
     assert_eq!(store.budget().used_bytes(), 0);
 }
 
+/// All that writes can have, and what is kept for fetches: nothing is left that is common.
+async fn all_but_disk(store: &Store) -> (Lease, Lease) {
+    let budget = store.budget();
+    let writes = budget.acquire(Share::Write, usize::MAX).await;
+    (writes, budget.acquire(Share::Fetch, budget.cap_bytes() / 4).await)
+}
+
 #[tokio::test]
 async fn read_ahead_gives_way_and_prefetch_does_not_wait() {
     let (faults, store) = counted(large_blocks(CachePlace::Memory));
     let slice = put(&store, 1, &sample(8 << 20)).await;
-    // All that fetches can have, and what is kept for writes.
-    let fetches = store.budget().acquire(Share::Fetch, usize::MAX).await;
-    let all = (store.budget().acquire(Share::Write, store.budget().cap_bytes() / 4).await, fetches);
+    let all = all_but_disk(&store).await;
     store.prefetch(slice, 0, 8 * MIB);
     let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead);
     assert!(tokio::time::timeout(Duration::from_millis(30), ahead).await.is_err());
@@ -300,20 +305,21 @@ async fn a_read_from_disk_waits_neither_for_writers_nor_for_fetches() {
     let (cached, other) = (put(&store, 1, &data).await, put(&store, 2, &data).await);
     store.evict(other).await;
     store.fill(cached).await.expect("filled");
-    // All that writes can have, and what is kept for fetches.
-    let writes = store.budget().acquire(Share::Write, usize::MAX).await;
-    let fetches = store.budget().acquire(Share::Fetch, store.budget().cap_bytes() / 4).await;
+    let all = all_but_disk(&store).await;
     let writer = store.budget().acquire(Share::Write, 1);
     let fetch = store.read(other, 0, MIB, ReadPurpose::Sequential);
-    let waiting = tokio::time::timeout(Duration::from_millis(50), async { tokio::join!(writer, fetch) });
     let read = async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        assert_eq!(store.budget().waiting(), 2);
+        while store.budget().waiting() < 2 {
+            tokio::task::yield_now().await;
+        }
         get(&store, cached, 0, MIB).await
     };
-    let (waited, got) = tokio::join!(waiting, tokio::time::timeout(Duration::from_millis(40), read));
-    assert!(waited.is_err(), "there is no room for these");
-    assert!(got.expect("at once") == data);
-    drop((writes, fetches));
+    let got = tokio::select! {
+        _ = writer => panic!("there is no room for a write"),
+        _ = fetch => panic!("there is no room for a fetch"),
+        got = tokio::time::timeout(Duration::from_secs(20), read) => got,
+    };
+    assert!(got.expect("it waits for nobody") == data);
+    drop(all);
     assert!(get(&store, other, 0, MIB).await == data);
 }
