@@ -4,7 +4,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
@@ -24,12 +23,6 @@ fn hours(mount: &Mount) -> Vec<String> {
 fn in_trash(mount: &Mount) -> Vec<PathBuf> {
     let entries = |hour: String| fs::read_dir(mount.join(".trash").join(hour)).unwrap();
     hours(mount).into_iter().flat_map(entries).map(|entry| entry.unwrap().path()).collect()
-}
-
-/// Waits until the mount has told what it counted. A client tells its changes of statistics within a second; another one that
-/// counts a directory anew before that counts them too, and they come on top.
-fn wait_until_told() {
-    thread::sleep(Duration::from_millis(2500));
 }
 
 /// Directories within directories, files, a link; with a name that has what separates the parts of names in the trash.
@@ -54,7 +47,6 @@ fn a_removed_tree_is_put_back() {
     run("rm", ["-r", &mount.join("tree").to_string_lossy()]).expect_success();
     assert!(!mount.join("tree").exists());
     let removed = in_trash(&mount).len();
-    wait_until_told();
     for hour in hours(&mount) {
         let said = volume.juicefs(&["restore", &volume.meta_url(), &hour, "--put-back"]).expect_success();
         assert!(said.stdout.contains(" restored, 0 conflicts, 0 failed"), "{}", said.text());
@@ -78,7 +70,6 @@ fn a_tree_stands_in_the_trash_again_until_it_is_put_back() {
     let mut all: Vec<&str> = hours.iter().map(String::as_str).collect();
     let url = volume.meta_url();
     all.splice(0..0, ["restore", &url]);
-    wait_until_told();
     let said = volume.juicefs(&all).expect_success();
     assert!(said.stdout.contains(" need --put-back, 0 conflicts, 0 failed"), "{}", said.text());
     // Only what had another place than the tree is left beside it, if the hour did not end within the removal.

@@ -41,6 +41,8 @@ struct Page {
 pub(super) struct Announced {
     books: Arc<Books>,
     deltas: Vec<(Ino, DirStat)>,
+    /// Directories whose records go.
+    gone: Vec<Ino>,
 }
 
 fn plus(a: DirStat, b: DirStat) -> DirStat {
@@ -48,9 +50,9 @@ fn plus(a: DirStat, b: DirStat) -> DirStat {
 }
 
 impl DirStatBook {
-    /// Says that an operation is about to change statistics by `deltas`. It has to be said before the change can be seen in
-    /// the store, so that nobody counts it there and adds it once more.
-    pub(super) fn announce(books: &Arc<Books>, deltas: Vec<(Ino, DirStat)>) -> Announced {
+    /// Says that an operation is about to change statistics by `deltas`, and to delete the records of `gone`. It has to be said
+    /// before the change can be seen in the store, so that nobody counts it there and adds it once more.
+    pub(super) fn announce(books: &Arc<Books>, deltas: Vec<(Ino, DirStat)>, gone: Vec<Ino>) -> Announced {
         if !deltas.is_empty() {
             let mut pages = books.dir_stats.pages.lock();
             for (ino, _) in &deltas {
@@ -59,7 +61,7 @@ impl DirStatBook {
                 page.begun += 1;
             }
         }
-        Announced { books: Arc::clone(books), deltas }
+        Announced { books: Arc::clone(books), deltas, gone }
     }
 
     /// Ends what was announced, done or not.
@@ -75,6 +77,23 @@ impl DirStatBook {
                 page.pending = plus(page.pending, *delta);
             } else if page.under_way == 0 && page.pending == DirStat::default() && !page.again {
                 pages.remove(ino);
+            }
+        }
+    }
+
+    /// Forgets what was done in directories whose records went. A directory that the trash gives back has none until somebody
+    /// counts it, and that count sees what was done: told afterwards it would come on top.
+    fn forget(&self, gone: &[Ino]) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut pages = self.pages.lock();
+        for ino in gone {
+            if let Some(page) = pages.get_mut(ino) {
+                (page.pending, page.again) = (DirStat::default(), false);
+                if page.under_way == 0 {
+                    pages.remove(ino);
+                }
             }
         }
     }
@@ -157,6 +176,7 @@ impl Announced {
     /// The changes are done.
     pub(super) fn settle(mut self) {
         self.books.dir_stats.end(&std::mem::take(&mut self.deltas), true);
+        self.books.dir_stats.forget(&self.gone);
     }
 }
 
@@ -247,9 +267,9 @@ mod tests {
         apply(&engine, vec![Effect::InsertNode(DIR, Attr { kind: FileType::Directory, nlink: 2, ..Attr::default() })])
             .await;
         create(&engine, 10).await;
-        DirStatBook::announce(&books, vec![(DIR, ONE)]).settle();
+        DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]).settle();
         // The second one is in the store, and its operation has not heard of that yet.
-        let second = DirStatBook::announce(&books, vec![(DIR, ONE)]);
+        let second = DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]);
         create(&engine, 11).await;
         books.dir_stats.flush(&engine, None).await.expect("flushed");
         second.settle();
@@ -264,10 +284,10 @@ mod tests {
     async fn what_is_taken_back_counts_nowhere() {
         let (engine, books) = (MemEngine::new(), books());
         apply(&engine, vec![Effect::PutDirStat(DIR, ONE)]).await;
-        drop(DirStatBook::announce(&books, vec![(DIR, ONE)]));
+        drop(DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]));
         books.dir_stats.flush(&engine, None).await.expect("flushed");
         assert_eq!(stored(&engine).await, Some(ONE));
-        DirStatBook::announce(&books, vec![(DIR, ONE)]).settle();
+        DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]).settle();
         books.dir_stats.flush(&engine, None).await.expect("flushed");
         assert_eq!(stored(&engine).await, Some(DirStat { space: 8192, inodes: 2, ..ONE }));
         assert!(books.dir_stats.pages.lock().is_empty());

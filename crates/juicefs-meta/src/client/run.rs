@@ -153,7 +153,11 @@ impl<O: Operation> Job for Booked<O> {
             }
             self.changing = Some(self.looks.begin_change(&effects.list));
             self.usage = effects.usage;
-            self.dir_stats = Some(DirStatBook::announce(&self.books, effects.dir_stats.clone()));
+            let gone = effects.list.iter().filter_map(|effect| match effect {
+                Effect::DeleteDirStat(ino) => Some(*ino),
+                _ => None,
+            });
+            self.dir_stats = Some(DirStatBook::announce(&self.books, effects.dir_stats.clone(), gone.collect()));
         }
         step
     }

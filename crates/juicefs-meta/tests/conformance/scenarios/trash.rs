@@ -11,7 +11,7 @@ use juicefs_core::{
 use crate::{
     invariants,
     snapshot::Snapshot,
-    volume::{Kind, START_SECS, Volume, node, on_all, posix, root, user},
+    volume::{Kind, START_SECS, Volume, config, node, on_all, posix, root, user},
 };
 
 const HOUR: Ino = Ino(Ino::TRASH_ROOT.0 + 1);
@@ -112,6 +112,25 @@ fn root_moves_things_back() {
         assert!(trashed(&v).await.is_empty());
         v.file(d, "new").await;
         settled(&v).await;
+    });
+}
+
+/// What one client has not told of a directory goes with its record: whoever puts it back counts it anew, and sees all of that.
+#[test]
+fn what_another_client_puts_back_is_counted_once() {
+    on_all(|kind: Kind| async move {
+        let v = Volume::new(kind, 1).await;
+        let d = v.mkdir(Ino::ROOT, "d").await;
+        let files = [v.file(d, "f").await, v.file(d, "g").await];
+        settled(&v).await;
+        v.unlink(d, "f").await.expect("unlinked");
+        v.unlink(d, "g").await.expect("unlinked");
+        v.client.rmdir(&root(), Ino::ROOT, b"d", false).await.expect("removed");
+        let other = v.second(config(&v.clock)).await;
+        other.restore("2023-11-14-22", true, 1, &|_, _| ()).await.expect("put back");
+        other.close_session().await.expect("closed");
+        assert_eq!([v.find(d, "f").await, v.find(d, "g").await], files.map(Ok));
+        assert_eq!(settled(&v).await.dir_stats[&d].inodes, 2);
     });
 }
 
