@@ -24,6 +24,7 @@ use juicefs_meta::{
     record::{Counter, DirStat, Edge, Key, Value},
     txn::{Effects, Job, ReadSet, Step},
 };
+use juicefs_testkit::unsteady::Unsteady;
 use proptest::prelude::*;
 
 use crate::{
@@ -40,6 +41,8 @@ async fn pause() {
 /// The in-memory engine, used through `fetch` and `apply` only.
 pub(crate) struct Optimistic {
     inner: Arc<MemEngine>,
+    /// How it lists directories; `None`: by name, each once.
+    listing: Option<Unsteady>,
     conflicts: AtomicUsize,
     /// Of a hundred operations or looks, so many end with "unavailable", whether or not they were done.
     lost: AtomicU32,
@@ -47,7 +50,16 @@ pub(crate) struct Optimistic {
 
 impl Optimistic {
     pub(crate) fn new(inner: Arc<MemEngine>) -> Arc<Self> {
-        Arc::new(Self { inner, conflicts: AtomicUsize::new(0), lost: AtomicU32::new(0) })
+        Self::with(inner, None)
+    }
+
+    /// Lists directories as an engine without order may.
+    pub(crate) fn unsteady(inner: Arc<MemEngine>, listing: Unsteady) -> Arc<Self> {
+        Self::with(inner, Some(listing))
+    }
+
+    fn with(inner: Arc<MemEngine>, listing: Option<Unsteady>) -> Arc<Self> {
+        Arc::new(Self { inner, listing, conflicts: AtomicUsize::new(0), lost: AtomicU32::new(0) })
     }
 
     /// How often an operation was judged anew.
@@ -107,7 +119,8 @@ impl Engine for Optimistic {
         self.inner.describe()
     }
     fn caps(&self) -> Caps {
-        self.inner.caps()
+        let caps = self.inner.caps();
+        Caps { lists_by_name: caps.lists_by_name && self.listing.is_none(), ..caps }
     }
     fn patience(&self) -> Duration {
         self.inner.patience()
@@ -137,7 +150,11 @@ impl Engine for Optimistic {
         self.inner.lookup(parent, name).await
     }
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
-        self.inner.readdir(ino, from, with_attrs, limit).await
+        let inner: &dyn Engine = self.inner.as_ref();
+        match self.listing {
+            Some(listing) => listing.page(inner, ino, from, with_attrs, limit).await,
+            None => inner.readdir(ino, from, with_attrs, limit).await,
+        }
     }
     async fn chunk_indexes(
         &self,

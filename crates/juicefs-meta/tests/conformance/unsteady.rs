@@ -7,94 +7,20 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use juicefs_core::{
-    Attr, Caller, ChunkIndex, Clock, FileType, Format, Ino, Meta, MetaResult, Name, QuotaSubject,
-    meta::{DirCursor, DirPage, Removed},
+    Caller, Clock, FileType, Format, Ino, Meta, Name, QuotaSubject,
+    meta::Removed,
     tree::{Cloning, Progress, RemovalWatch, TreeDetail, TreeRemoval, TreeSummary},
 };
-use juicefs_meta::{
-    Client, Engine, Restored,
-    engine::{ApplyOutcome, Caps, Scan, mem::MemEngine},
-    record::{Counter, DirStat, Edge, Key, Value},
-    txn::{Effects, Job, ReadSet},
-};
+use juicefs_meta::{Client, Engine, Restored, engine::mem::MemEngine, record::Key};
 use juicefs_testkit::unsteady::Unsteady;
 
 use crate::{
+    interleaving::Optimistic,
     invariants,
     snapshot::Snapshot,
     volume::{Volume, block_on, config, format, posix, root},
 };
-
-/// The in-memory engine with listings of its own kind.
-struct UnsteadyEngine {
-    inner: Arc<MemEngine>,
-    how: Unsteady,
-}
-
-#[async_trait]
-impl Engine for UnsteadyEngine {
-    fn describe(&self) -> String {
-        format!("{:?}", self.how)
-    }
-    fn caps(&self) -> Caps {
-        Caps { lists_by_name: false, ..self.inner.caps() }
-    }
-    fn patience(&self) -> Duration {
-        self.inner.patience()
-    }
-    async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
-        self.inner.load_setting().await
-    }
-    async fn prepare(&self) -> MetaResult<()> {
-        self.inner.prepare().await
-    }
-    async fn is_empty(&self) -> MetaResult<bool> {
-        self.inner.is_empty().await
-    }
-    async fn reset(&self) -> MetaResult<()> {
-        self.inner.reset().await
-    }
-    async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
-        self.inner.run(job).await
-    }
-    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
-        self.inner.fetch(keys).await
-    }
-    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
-        self.inner.apply(read, effects).await
-    }
-    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
-        self.inner.lookup(parent, name).await
-    }
-    async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
-        let inner: &dyn Engine = self.inner.as_ref();
-        self.how.page(inner, ino, from, with_attrs, limit).await
-    }
-    async fn chunk_indexes(
-        &self,
-        ino: Ino,
-        from: ChunkIndex,
-        to: ChunkIndex,
-        limit: usize,
-    ) -> MetaResult<Vec<ChunkIndex>> {
-        self.inner.chunk_indexes(ino, from, to, limit).await
-    }
-    async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {
-        self.inner.counter_add(counter, delta).await
-    }
-    async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>> {
-        self.inner.scan(scan, after, limit).await
-    }
-    async fn add_dir_stats(&self, deltas: Vec<(Ino, DirStat)>) -> MetaResult<Vec<Ino>> {
-        self.inner.add_dir_stats(deltas).await
-    }
-    async fn close(&self) {
-        self.inner.close().await;
-    }
-}
 
 /// Directories of the tree have 7 and 9 entries: these are pages whose last one is full, or not, and new beginnings after the
 /// first page, in the middle, before the last page, and before one that is empty.
@@ -119,7 +45,7 @@ impl Stage {
     async fn new(how: Option<Unsteady>, format: &Format) -> Self {
         let below = Arc::new(MemEngine::new());
         let engine: Arc<dyn Engine> = match how {
-            Some(how) => Arc::new(UnsteadyEngine { inner: Arc::clone(&below), how }),
+            Some(how) => Optimistic::unsteady(Arc::clone(&below), how),
             None => Arc::clone(&below) as Arc<dyn Engine>,
         };
         Self { v: Volume::on(engine, format).await, below }

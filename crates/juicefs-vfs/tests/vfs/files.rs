@@ -190,31 +190,21 @@ async fn what_the_store_did_not_take_is_kept_until_it_does() {
 async fn a_flush_is_not_told_how_a_try_ended_that_began_before_it() {
     let m = Mount::new();
     let (ino, fh) = m.create("a").await;
-    let refuse_once = |m: &Mount| {
+    // After a long time it is one: nobody waits twice for a store that stays away.
+    for (latency_secs, told) in [(2, Ok(())), (60, Err(Errno::EIO))] {
         let mut left = 1;
         m.chunks.fail_puts(move |_| {
             left -= 1;
             (left >= 0).then(lost)
         });
-    };
-    refuse_once(&m);
-    m.chunks.set_put_latency(Duration::from_secs(2));
-    m.write(ino, fh, 0, b"data").await.expect("accepted");
-    let mut before = Box::pin(m.flush(ino, fh));
-    assert!(before.as_mut().now_or_never().is_none(), "the upload has begun");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let (before, after) = tokio::join!(before, m.flush(ino, fh));
-    assert_eq!((before, after), (Err(Errno::EIO), Ok(())));
-
-    // After a long time it is one: nobody waits twice for a store that stays away.
-    refuse_once(&m);
-    m.chunks.set_put_latency(Duration::from_secs(60));
-    m.write(ino, fh, 0, b"more").await.expect("accepted");
-    let mut before = Box::pin(m.flush(ino, fh));
-    assert!(before.as_mut().now_or_never().is_none(), "the upload has begun");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let (before, after) = tokio::join!(before, m.flush(ino, fh));
-    assert_eq!((before, after), (Err(Errno::EIO), Err(Errno::EIO)));
+        m.chunks.set_put_latency(Duration::from_secs(latency_secs));
+        m.write(ino, fh, 0, b"data").await.expect("accepted");
+        let mut before = Box::pin(m.flush(ino, fh));
+        assert!(before.as_mut().now_or_never().is_none(), "the upload has begun");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (before, after) = tokio::join!(before, m.flush(ino, fh));
+        assert_eq!((before, after), (Err(Errno::EIO), told), "{latency_secs} s");
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,15 @@ fn uncached(codec: &str) -> ChunkConfig {
     ChunkConfig { io_retries: 3, ..config(codec) }
 }
 
+/// A slice with this data, of which nothing has gone up.
+async fn written(store: &Store, id: u64, data: &[u8]) -> Box<dyn SliceWriter> {
+    let mut writer = store.writer(WriteOptions::default());
+    writer.set_id(SliceId(id));
+    let lease = store.budget().acquire(Share::Write, data.len()).await;
+    writer.write(0, data.to_vec().into(), lease).expect("written");
+    writer
+}
+
 #[tokio::test]
 async fn faults_that_pass_are_not_seen() {
     let (faults, store) = faulty(uncached("lz4"));
@@ -66,10 +75,8 @@ async fn a_missing_block_is_an_error_after_one_request() {
 #[tokio::test]
 async fn a_refusal_is_not_repeated_and_a_full_store_is_enospc() {
     let (faults, store) = faulty(uncached("none"));
-    let mut writer = store.writer(WriteOptions::default());
-    writer.set_id(SliceId(1));
     let data = sample(150_000);
-    writer.write(0, data.clone().into(), store.budget().acquire(Share::Write, 150_000).await).expect("written");
+    let mut writer = written(&store, 1, &data).await;
     faults.fail_always(Some((Verb::Put, Fault::ErrorBefore(StorageError::NoSpace("full".into())))));
     writer.flush_to(150_000);
     for tries in [3, 6] {
@@ -99,10 +106,8 @@ async fn a_refusal_is_not_repeated_and_a_full_store_is_enospc() {
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_slice_is_not_told_how_an_earlier_request_ended() {
     let (faults, store) = faulty(uncached("none"));
-    let mut writer = store.writer(WriteOptions::default());
-    writer.set_id(SliceId(1));
     let data = sample(150_000);
-    writer.write(0, data.clone().into(), store.budget().acquire(Share::Write, 150_000).await).expect("written");
+    let mut writer = written(&store, 1, &data).await;
     let refused = StorageError::Permanent("denied".into());
     faults.fail_always(Some((Verb::Put, Fault::ErrorLate(Duration::from_secs(2), refused.clone()))));
     writer.flush_to(150_000);
@@ -114,9 +119,7 @@ async fn the_end_of_a_slice_is_not_told_how_an_earlier_request_ended() {
     assert_eq!(get(&store, SliceKey { id: SliceId(1), size: 150_000 }, 0, 150_000).await, data);
 
     // One that lasts for long has asked the store since.
-    let mut writer = store.writer(WriteOptions::default());
-    writer.set_id(SliceId(2));
-    writer.write(0, data.into(), store.budget().acquire(Share::Write, 150_000).await).expect("written");
+    let mut writer = written(&store, 2, &data).await;
     faults.fail_always(Some((Verb::Put, Fault::ErrorLate(Duration::from_secs(8), refused))));
     writer.flush_to(150_000);
     tokio::time::sleep(Duration::from_secs(1)).await;
