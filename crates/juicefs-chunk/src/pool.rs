@@ -3,21 +3,13 @@
 //! Fresh memory of some MiB costs a page fault per 4 KiB, as much as copying into it. Buffers from 256 KiB up are
 //! therefore kept when they are dropped, up to [`IDLE_CAP_BYTES`] in all, and [`trim`]med when nobody wanted them for a
 //! while. What may be held in buffers at all is the business of the budget, not of this list.
-//!
-//! Of smaller ones each thread keeps the last for itself: the answer to a READ of 128 KiB is as large as what an allocator
-//! may ask the kernel for and give back each time, and it is mostly made and sent on one thread.
 
-use std::{
-    cell::Cell,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-/// Smaller buffers are not shared between threads.
+/// Smaller buffers are left to the allocator.
 const MIN_BYTES: usize = 256 << 10;
-/// Still smaller ones are left to the allocator.
-const MIN_OWN_BYTES: usize = 64 << 10;
 /// Most memory kept for reuse.
 const IDLE_CAP_BYTES: usize = 24 << 20;
 
@@ -25,12 +17,7 @@ static IDLE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 /// Fewest idle buffers seen since the last [`trim`]: those were not needed.
 static LEAST_IDLE: AtomicUsize = AtomicUsize::new(0);
 
-thread_local! {
-    /// The buffer of [`MIN_OWN_BYTES`] up to [`MIN_BYTES`] that this thread dropped last.
-    static OWN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// A buffer that goes back to the list, or to the thread, when it is dropped.
+/// A buffer that goes back to the list when it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct PoolBuf {
     bytes: Vec<u8>,
@@ -98,15 +85,10 @@ impl AsRef<[u8]> for PoolBuf {
 
 impl Drop for PoolBuf {
     fn drop(&mut self) {
-        if self.bytes.capacity() < MIN_OWN_BYTES {
+        if self.bytes.capacity() < MIN_BYTES {
             return;
         }
         let bytes = std::mem::take(&mut self.bytes);
-        if bytes.capacity() < MIN_BYTES {
-            // A thread that ends keeps nothing.
-            let _ = OWN.try_with(|own| own.set(bytes));
-            return;
-        }
         let mut idle = IDLE.lock();
         let held: usize = idle.iter().map(Vec::capacity).sum();
         if held + bytes.capacity() <= IDLE_CAP_BYTES {
@@ -116,16 +98,11 @@ impl Drop for PoolBuf {
 }
 
 fn reuse(len: usize) -> Option<Vec<u8>> {
-    // What is held for long must not hold much more than was asked for.
-    let fits = |bytes: &Vec<u8>| bytes.capacity() >= len && bytes.capacity() <= len.saturating_mul(2);
-    if len < MIN_OWN_BYTES {
+    if len < MIN_BYTES {
         return None;
     }
-    if len < MIN_BYTES {
-        let own = OWN.try_with(Cell::take).ok()?;
-        return fits(&own).then_some(own);
-    }
     let mut idle = IDLE.lock();
+    let fits = |bytes: &Vec<u8>| bytes.capacity() >= len && bytes.capacity() <= len.saturating_mul(2);
     let at = idle.iter().rposition(fits)?;
     let bytes = idle.swap_remove(at);
     LEAST_IDLE.fetch_min(idle.len(), Ordering::Relaxed);
@@ -158,22 +135,5 @@ mod tests {
         assert_eq!(PoolBuf::stale(10).len(), 10);
         trim();
         trim();
-    }
-
-    #[test]
-    fn a_thread_uses_its_last_buffer_of_a_read_again() {
-        let mut first = PoolBuf::with_capacity(128 << 10);
-        first.append(&[7; 1000]);
-        let place = first.as_ptr();
-        drop(first);
-        // Too small, and too large, for what is asked next.
-        assert_ne!(PoolBuf::stale(1000).as_ptr(), place);
-        let again = PoolBuf::with_capacity(100 << 10);
-        assert_eq!((again.as_ptr(), again.len()), (place, 0));
-        let beside = PoolBuf::with_capacity(128 << 10);
-        assert_ne!(beside.as_ptr(), place);
-        drop((again, beside));
-        assert!(PoolBuf::stale(200 << 10).iter().all(|byte| *byte == 0), "new memory");
-        assert!(OWN.take().capacity() >= 200 << 10);
     }
 }
