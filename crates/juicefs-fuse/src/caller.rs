@@ -91,6 +91,14 @@ pub(crate) fn is_dying(pid: u32) -> bool {
     pid != 0 && status(pid).is_some_and(|text| parse_killed(&text))
 }
 
+/// Whether the task `pid` was ended by a signal and closes its files on its way out.
+///
+/// `/proc/PID/stat` would say so, but must not be read here: that waits for whoever executes another program, and he may
+/// wait for the answer to the request that this is asked for, as he closes files.
+pub(crate) fn is_killed(pid: u32) -> bool {
+    pid != 0 && status(pid).is_some_and(|text| parse_ended_by_signal(&text))
+}
+
 /// `/proc/PID/status`, `None` when there is no such task or it is not shown to us.
 fn status(pid: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/status")).ok()
@@ -107,6 +115,16 @@ fn parse_groups(status: &str) -> Groups {
 fn parse_killed(status: &str) -> bool {
     let pending = field(status, "SigPnd").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
     pending & (1 << (libc::SIGKILL - 1)) != 0
+}
+
+/// Whether this is the status of a task that is exiting because of a signal: it has no memory any more, and a signal that
+/// ends processes is still pending for its process.
+fn parse_ended_by_signal(status: &str) -> bool {
+    const ENDING: [libc::c_int; 5] = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE];
+    let set = |name| field(status, name).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    let ending = ENDING.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
+    let pending = (set("SigPnd") | set("ShdPnd")) & !set("SigBlk") & !set("SigIgn") & !set("SigCgt");
+    field(status, "VmSize").is_none() && pending & ending != 0
 }
 
 #[cfg(test)]
@@ -142,6 +160,19 @@ mod tests {
         assert!(!callers.caller(&header(0, own)).check_permission, "root may do everything");
         let expected = parse_groups(&fs::read_to_string("/proc/self/status").expect("procfs"));
         assert_eq!(callers.caller(&header(7, own)).groups, expected);
+    }
+
+    #[test]
+    fn only_who_goes_because_of_a_signal_was_killed() {
+        let status = |pending: u64, caught: u64| {
+            format!("Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t{pending:016x}\nSigCgt:\t{caught:016x}\n")
+        };
+        assert!(parse_ended_by_signal(&status(0x100, 0)) && parse_ended_by_signal(&status(0x4000, 0)));
+        let lives = format!("VmSize:\t   12 kB\n{}", status(0x100, 0));
+        for text in [lives, status(0, 0), status(0x4000, 0x4000), status(0x1_0000, 0)] {
+            assert!(!parse_ended_by_signal(&text), "{text}");
+        }
+        assert!(!is_killed(std::process::id()));
     }
 
     #[test]

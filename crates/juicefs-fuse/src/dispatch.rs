@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     abi::{EntryOut, InHeader, InterruptIn, OpenOut, WriteIn, opcode, split},
-    caller::{Callers, is_dying},
+    caller::{Callers, is_dying, is_killed},
     deferred::{Deferred, Slot},
     let_go::{LetGo, Nodes},
     notify::Notifier,
@@ -367,9 +367,19 @@ async fn finish_waiting(mut work: Work, stop: CancellationToken, reply: Reply, s
 /// Ends when the request is to be given up: at once if its caller was killed or the session is over; for any other signal
 /// only work that looks, and not before [`INTERRUPT_AFTER`]. A second signal is not announced, hence the look once a second.
 async fn interrupted(slot: &Slot, header: &InHeader, since: Instant) {
+    // Whoever was killed closes his files on his way out, and may have no signal pending any more that would be announced.
+    let goes = || header.opcode == opcode::FLUSH && is_killed(header.pid);
+    while header.opcode == opcode::FLUSH
+        && tokio::time::timeout(INTERRUPT_AFTER, slot.interrupted.cancelled()).await.is_err()
+    {
+        if goes() {
+            return;
+        }
+    }
     slot.interrupted.cancelled().await;
     loop {
-        if slot.is_over() || is_dying(header.pid) || (only_looks(header.opcode) && since.elapsed() >= INTERRUPT_AFTER) {
+        let looked_enough = only_looks(header.opcode) && since.elapsed() >= INTERRUPT_AFTER;
+        if slot.is_over() || looked_enough || is_dying(header.pid) || goes() {
             return;
         }
         tokio::time::sleep(INTERRUPT_AFTER.saturating_sub(since.elapsed()).max(Duration::from_millis(100))).await;

@@ -135,8 +135,9 @@ fn a_cached_read_does_not_wait_for_writers() {
     look(&mnt, &cached);
     writers.kill();
     drop(readers);
+    // Those whose data was taken close their files on their way out, and the store does not take that now.
+    assert!(wait_until(Duration::from_secs(10), || writers.all_ended()), "killed writers live on");
     proxy.calm();
-    assert!(wait_until(NEVER, || writers.all_ended()), "killed writers live on");
     mnt.unmount();
     volume.assert_sound(Rest::Clean);
 }
