@@ -12,6 +12,7 @@ use juicefs_core::{
     meta::{NewNode, OpenFlags},
 };
 use juicefs_meta::{AtimeMode, Client, ClientConfig};
+use tokio::runtime::Handle;
 
 fn cpu_micros() -> f64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -24,21 +25,26 @@ fn cpu_micros() -> f64 {
     micros(usage.ru_utime) + micros(usage.ru_stime)
 }
 
+/// What an engine runs its connections on, as in a mount.
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
 /// Runs `op` for every file from `threads` threads and prints what it took.
-fn measure<F>(client: &Arc<Client>, label: &str, threads: usize, files: usize, op: fn(Arc<Client>, usize) -> F)
-where
+fn measure<F>(
+    (runtime, client): (&Handle, &Arc<Client>),
+    label: &str,
+    threads: usize,
+    files: usize,
+    op: fn(Arc<Client>, usize) -> F,
+) where
     F: Future<Output = ()> + 'static,
 {
     let barrier = Arc::new(Barrier::new(threads + 1));
     let workers: Vec<_> = (0..threads)
         .map(|thread| {
-            let (client, barrier) = (Arc::clone(client), Arc::clone(&barrier));
+            let (runtime, client, barrier) = (runtime.clone(), Arc::clone(client), Arc::clone(&barrier));
             std::thread::spawn(move || {
-                let runtime = runtime();
                 barrier.wait();
                 for file in (thread..files).step_by(threads) {
                     runtime.block_on(op(Arc::clone(&client), file));
@@ -121,10 +127,11 @@ fn main() {
         client.new_session("{}".into()).await.expect("a session");
         client
     });
-    measure(&client, "create", threads, files, create);
-    measure(&client, "lookup", threads, files, lookup);
-    measure(&client, "mixed", threads, files, mixed);
-    measure(&client, "unlink", threads, files, unlink);
+    let bench = (runtime.handle(), &client);
+    measure(bench, "create", threads, files, create);
+    measure(bench, "lookup", threads, files, lookup);
+    measure(bench, "mixed", threads, files, mixed);
+    measure(bench, "unlink", threads, files, unlink);
     runtime.block_on(client.close_session()).expect("closed");
     runtime.block_on(client.engine().close());
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
