@@ -16,6 +16,7 @@ mod hedge;
 mod lease;
 mod limit;
 mod pool;
+mod read;
 mod request;
 mod staging;
 mod sys;

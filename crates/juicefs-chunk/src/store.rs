@@ -1,6 +1,6 @@
 //! The data path of one mount: slices in, slices out.
 //!
-//! A read looks in memory, then on disk, then fetches (`download`); one fetch per block is under way at a time. A
+//! A read looks in memory, then on disk (`read`), then fetches (`download`); one fetch per block is under way at a time. A
 //! write collects blocks and hands them to `upload` (`writer`). All memory for data comes from one budget, each kind of
 //! work from its share. A read takes what it needs from it in one go before it waits for anything else, so readers that each
 //! hold some of it can not wait for one another.
@@ -14,13 +14,14 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use juicefs_core::{
     Budget, ChunkError, ChunkStore, Lease, ObjectStorage, Segments, Share, SliceKey, SliceWriter,
-    store::{CachePresence, ChunkStats, ObjectPart, ReadPurpose, WriteOptions},
+    store::{CachePresence, ChunkStats, ObjectPart, ReadPurpose, Stretch, WriteOptions},
 };
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,7 +34,8 @@ use crate::{
     config::{ChunkConfig, is_local},
     counters::Counters,
     current::Renewal,
-    download::{Flights, ReuseTable},
+    download::Flights,
+    read::ReuseTable,
     request::Requests,
     staging::Staging,
     writer::Writer,
@@ -69,6 +71,10 @@ pub(crate) struct Inner {
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: CancellationToken,
 }
+
+/// How often read-ahead looks whether there is memory, and the time between.
+const AHEAD_TRIES: u32 = 4;
+const AHEAD_PAUSE: Duration = Duration::from_millis(5);
 
 /// Work after its first poll.
 pub(crate) enum Started<T> {
@@ -214,6 +220,10 @@ impl ChunkStore for Store {
         self.inner.read(slice, off, len, purpose).await
     }
 
+    async fn read_all(&self, stretches: &[Stretch], purpose: ReadPurpose) -> Result<Vec<Segments>, ChunkError> {
+        self.inner.read_all(stretches, purpose).await
+    }
+
     fn objects(&self, slice: SliceKey, off: u32, len: u32) -> Vec<ObjectPart> {
         let pieces = block::pieces(slice, self.inner.config.block_size, off, len).unwrap_or_default();
         let parts = pieces.into_iter().map(|piece| {
@@ -332,21 +342,23 @@ impl Inner {
         }
     }
 
-    /// Takes memory for a read. Read-ahead gives way to everybody who waits for memory.
-    pub(crate) async fn lease_for(&self, bytes: usize, share: Share) -> Lease {
+    /// Takes memory for a read. Read-ahead gives way to everybody who waits for memory, and gives up soon: who waits for what it
+    /// was to bring can have memory of his own.
+    pub(crate) async fn lease_for(&self, bytes: usize, share: Share) -> Result<Lease, ChunkError> {
         if share != Share::Ahead {
-            return self.budget.acquire(share, bytes).await;
+            return Ok(self.budget.acquire(share, bytes).await);
         }
-        loop {
+        for _ in 0..AHEAD_TRIES {
             if let Some(lease) = self.budget.try_acquire(share, bytes) {
-                return lease;
+                return Ok(lease);
             }
             let pause = {
                 let _inside = self.handle.enter();
-                tokio::time::sleep(std::time::Duration::from_millis(5))
+                tokio::time::sleep(AHEAD_PAUSE)
             };
             pause.await;
         }
+        Err(ChunkError::NoMemory)
     }
 }
 

@@ -95,6 +95,9 @@ pub enum ChunkError {
     /// The caller broke the contract of a slice (order, bounds); a bug, answered as EIO.
     #[error("slice misuse: {0}")]
     Misuse(&'static str),
+    /// Memory is short, and nobody waits for what was to be read: only for [`crate::store::ReadPurpose::ReadAhead`].
+    #[error("there is no memory to read ahead")]
+    NoMemory,
     /// The store is shutting down.
     #[error("the data path is closed")]
     Closed,
@@ -106,6 +109,7 @@ impl ChunkError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Storage(StorageError::NoSpace(_)) => Errno::ENOSPC,
+            Self::NoMemory => Errno(libc::ENOMEM),
             Self::Storage(
                 StorageError::NotFound(_)
                 | StorageError::Transient(_)

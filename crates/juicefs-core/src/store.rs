@@ -24,7 +24,7 @@ pub enum ReadPurpose {
     RandomInSmall,
     /// An application reads on: whole blocks are worth fetching and keeping.
     Sequential,
-    /// Nobody waits yet: give way when memory is short.
+    /// Nobody waits yet: give way, and give up, when memory is short.
     ReadAhead,
     /// Read once to be written elsewhere (compaction): do not fill the caches.
     Once,
@@ -141,6 +141,17 @@ pub struct ObjectPart {
     pub len: u32,
 }
 
+/// `[off, off + len)` of a slice, within it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// The slice.
+    pub slice: SliceKey,
+    /// First byte within it.
+    pub off: u32,
+    /// Bytes.
+    pub len: u32,
+}
+
 /// Slices as whoever assembles files sees them. Holes (id 0) never come here.
 #[async_trait]
 pub trait ChunkStore: Send + Sync {
@@ -153,6 +164,11 @@ pub trait ChunkStore: Send + Sync {
     /// Every byte was verified as far as its source carries a checksum. Fails when a block is missing or corrupt or the
     /// store stays unreachable through all retries. Cancel safe.
     async fn read(&self, slice: SliceKey, off: u32, len: u32, purpose: ReadPurpose) -> Result<Segments, ChunkError>;
+    /// Reads several stretches, each as [`ChunkStore::read`] does; one answer for each, in their order.
+    ///
+    /// Whoever needs more than one at a time asks here: memory is taken for all of them together. Reads that had a part of
+    /// what they need in hand and waited for the rest could all wait for each other.
+    async fn read_all(&self, stretches: &[Stretch], purpose: ReadPurpose) -> Result<Vec<Segments>, ChunkError>;
     /// Suggests that a range will be read soon; may do nothing. Never blocks.
     fn prefetch(&self, slice: SliceKey, off: u32, len: u32);
     /// Whether a read of this range would be answered from this machine now, so that holding it in memory beforehand gains

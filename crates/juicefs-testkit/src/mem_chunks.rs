@@ -14,7 +14,7 @@ use bytes::Bytes;
 use juicefs_core::{
     Budget, ChunkError, ChunkStore, Lease, Segments, SliceId, SliceKey, SliceWriter, StorageError,
     limits::CHUNK_SIZE,
-    store::{CachePresence, ChunkStats, OpStats, ReadPurpose, WriteOptions},
+    store::{CachePresence, ChunkStats, OpStats, ReadPurpose, Stretch, WriteOptions},
 };
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
@@ -38,6 +38,7 @@ struct Shared {
     put_latency: Mutex<Duration>,
     get_latency: Mutex<Duration>,
     puts_held: watch::Sender<bool>,
+    ahead_held: watch::Sender<bool>,
     puts: AtomicU64,
     gets: AtomicU64,
     deletes: AtomicU64,
@@ -61,6 +62,7 @@ impl MemChunks {
                 put_latency: Mutex::default(),
                 get_latency: Mutex::default(),
                 puts_held: watch::Sender::new(false),
+                ahead_held: watch::Sender::new(false),
                 puts: AtomicU64::new(0),
                 gets: AtomicU64::new(0),
                 deletes: AtomicU64::new(0),
@@ -101,6 +103,11 @@ impl MemChunks {
     /// Holds all uploads back, or lets them go.
     pub fn hold_puts(&self, held: bool) {
         self.shared.puts_held.send_replace(held);
+    }
+
+    /// Holds all read-ahead back, or lets it go.
+    pub fn hold_ahead(&self, held: bool) {
+        self.shared.ahead_held.send_replace(held);
     }
 
     /// Uploads of blocks that succeeded.
@@ -208,6 +215,9 @@ impl ChunkStore for MemChunks {
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
+        if purpose == ReadPurpose::ReadAhead {
+            let _ = self.shared.ahead_held.subscribe().wait_for(|held| !held).await;
+        }
         let mut out = Segments::new();
         let (mut at, end) = (off as usize, (off + len) as usize);
         while at < end {
@@ -225,6 +235,11 @@ impl ChunkStore for MemChunks {
             at += take;
         }
         Ok(out)
+    }
+
+    async fn read_all(&self, stretches: &[Stretch], purpose: ReadPurpose) -> Result<Vec<Segments>, ChunkError> {
+        let reads = stretches.iter().map(|part| self.read(part.slice, part.off, part.len, purpose));
+        futures_util::future::try_join_all(reads).await
     }
 
     fn prefetch(&self, _slice: SliceKey, _off: u32, _len: u32) {

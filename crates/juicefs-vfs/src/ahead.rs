@@ -9,11 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{
-    FutureExt,
-    future::{AbortHandle, BoxFuture, Shared},
-};
-use juicefs_core::{Errno, Segments, store::ReadPurpose};
+use futures_util::{FutureExt, future::AbortHandle};
+use juicefs_core::{Errno, Joint, Segments, Share, store::ReadPurpose};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -58,7 +55,7 @@ struct Stream {
 /// How long a read waits for a stretch before it looks whether memory is short.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-type Arriving = Shared<BoxFuture<'static, Option<Segments>>>;
+type Arriving = Joint<Option<Segments>>;
 
 /// A stretch that is fetched or there; never crosses a block edge of the file.
 struct Fetch {
@@ -121,7 +118,8 @@ impl Ahead {
             0 => 8 * block,
             bytes => bytes as u64,
         }
-        .min(file.cx.ahead_limit() as u64);
+        // One reader leaves room for others, and for blocks of which only a part lies in its window.
+        .min(file.cx.ahead_limit() as u64 / 2);
         let length = file.length();
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -247,18 +245,20 @@ impl Fetch {
         file.cx.tasks.spawn("read-ahead", async move {
             let _ = work.await;
         });
-        let data = receive.map(|answer| answer.ok().flatten()).boxed().shared();
+        let data = Joint::new(async move { receive.await.ok().flatten() });
         Some(Self { start, end, epoch, data, abort, cx: Arc::clone(&file.cx) })
     }
 }
 
 /// Waits for a stretch. `None` when it failed, and when it may be long in coming because memory is short: guesses give way
-/// then, but an application that waits must not.
+/// then, but an application that waits must not. It must not wait for memory that guesses take either: all of that may be
+/// in windows whose readers wait like this one.
 async fn arrival(cx: &Context, mut data: Arriving) -> Option<Segments> {
     if let Some(there) = (&mut data).now_or_never() {
         return there;
     }
-    while cx.chunks.budget().waiting() == 0 {
+    let (budget, block) = (cx.chunks.budget(), cx.chunks.block_size());
+    while budget.waiting() == 0 && budget.has_room(Share::Ahead, block) {
         if let Ok(there) = tokio::time::timeout(PATIENCE, &mut data).await {
             return there;
         }

@@ -105,7 +105,10 @@ impl Context {
     /// Reserves read-ahead memory unless that would crowd out what applications wait for.
     pub(crate) fn reserve_ahead(&self, bytes: usize) -> bool {
         let budget = self.chunks.budget();
-        if budget.waiting() > 0 || budget.used_bytes() + bytes > budget.cap_bytes() / 4 * 3 {
+        if budget.waiting() > 0
+            || budget.used_bytes() + bytes > budget.cap_bytes() / 4 * 3
+            || !budget.has_room(Share::Ahead, bytes)
+        {
             return false;
         }
         let limit = self.ahead_limit();

@@ -21,6 +21,8 @@ pub(crate) fn of_chunk(what: &'static str, ino: Ino, error: &ChunkError) -> Errn
         ChunkError::Storage(_) | ChunkError::Corrupt { .. } | ChunkError::Misuse(_) => {
             tracing::error!(%ino, %error, "{what} failed");
         }
+        // It says nothing about the data; whoever wants it reads it himself.
+        ChunkError::NoMemory => tracing::debug!(%ino, "{what}: {error}"),
         ChunkError::Closed => tracing::warn!(%ino, "{what} after the data path was closed"),
     }
     error.errno()

@@ -1,13 +1,15 @@
-//! The memory of a client is bounded, whatever is asked of it.
+//! The memory of a client is bounded, whatever is asked of it, and nobody waits for good for some.
 
 use std::{
     fs::{self, File},
     io::Write,
-    sync::Barrier,
+    path::PathBuf,
+    sync::{Barrier, mpsc},
     thread,
+    time::Duration,
 };
 
-use e2e::{Owner, Pattern, Rest, Volume, children_of, full};
+use e2e::{Mount, Owner, Pattern, Rest, Volume, children_of, full};
 
 const MIB: usize = 1 << 20;
 const WRITERS: u64 = 200;
@@ -81,6 +83,58 @@ fn two_hundred_writers_share_the_buffers() {
         let seen = fs::read(mount.join(format!("f{number}"))).unwrap();
         assert!(seen == content(number, length), "file {number} is damaged");
     }
+    mount.unmount();
+    volume.assert_sound(Rest::Clean);
+}
+
+/// Writes a file of slices of these lengths in bytes.
+fn write_slices(mount: &Mount, name: &str, number: u64, lengths: &[usize]) -> PathBuf {
+    let (path, data) = (mount.join(name), content(number, lengths.iter().sum()));
+    let (mut file, mut rest) = (File::create(&path).unwrap(), &data[..]);
+    for length in lengths {
+        let (slice, others) = rest.split_at(*length);
+        file.write_all(slice).unwrap();
+        file.sync_all().unwrap();
+        rest = others;
+    }
+    path
+}
+
+/// Reads files at once, each from its beginning to its end. One that hangs is left to itself.
+fn read_all_at_once(files: Vec<(u64, PathBuf)>) {
+    let (count, (done, read)) = (files.len(), mpsc::channel());
+    for (number, path) in files {
+        let done = done.clone();
+        thread::spawn(move || {
+            let seen = fs::read(&path).unwrap();
+            done.send((seen == content(number, seen.len()), path)).unwrap();
+        });
+    }
+    for at in 0..count {
+        let (is_whole, path) = read
+            .recv_timeout(Duration::from_secs(90))
+            .unwrap_or_else(|_| panic!("{} of {count} reads wait for good", count - at));
+        assert!(is_whole, "{} is not what was written", path.display());
+    }
+}
+
+/// What is read ahead lies in blocks of which only a part is wanted, and takes memory for the whole of them. (A client whose
+/// objects are files has little of it.)
+#[test]
+fn readers_do_not_wait_for_what_others_read_ahead() {
+    let volume = Volume::with(&["--trash-days", "0"]);
+    let mount = volume.mount();
+    // So many small slices that they are compacted while the file is read, and again as its views go.
+    let mut lengths = vec![49 * MIB];
+    lengths.extend((1..12).map(|n| n * 70_001));
+    write_slices(&mount, "compacted", 0, &lengths);
+    for number in 1..=10 {
+        write_slices(&mount, &format!("beside-{number}"), number, &[5 * MIB + 1, 5 * MIB, 5 * MIB, 3 * MIB]);
+    }
+    mount.unmount();
+    let mount = volume.mount_with("mnt", &["--cache-size", "0"]);
+    read_all_at_once(vec![(0, mount.join("compacted"))]);
+    read_all_at_once((1..=10).map(|number| (number, mount.join(format!("beside-{number}")))).collect());
     mount.unmount();
     volume.assert_sound(Rest::Clean);
 }

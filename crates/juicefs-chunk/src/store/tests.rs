@@ -16,7 +16,7 @@ pub(crate) fn format(compression: &str) -> Format {
 
 pub(crate) fn config(compression: &str) -> ChunkConfig {
     ChunkConfig {
-        retry_delay: std::time::Duration::from_millis(1),
+        retry_delay: Duration::from_millis(1),
         ..ChunkConfig::for_format(&format(compression)).expect("a config")
     }
 }

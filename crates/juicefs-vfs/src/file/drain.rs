@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use juicefs_core::{
-    ChunkIndex, Errno, MetaError, SessionId, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp,
+    ChunkIndex, Errno, Joint, MetaError, SessionId, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp,
     limits::CHUNK_SIZE,
     meta::{NewSlice, Written},
 };
@@ -166,7 +166,7 @@ impl File {
     fn drain(self: &Arc<Self>, writer: &mut Writer) -> Drain {
         self.more.notify_one();
         let file = Arc::clone(self);
-        writer.drain.get_or_insert_with(move || file.run_drain().boxed().shared()).clone()
+        writer.drain.get_or_insert_with(move || Joint::new(file.run_drain())).clone()
     }
 
     /// Takes every step that can be taken until none is left.

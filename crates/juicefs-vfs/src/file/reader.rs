@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use juicefs_core::{ChunkError, Errno, Segments, StorageError, store::ReadPurpose};
+use juicefs_core::{
+    ChunkError, Errno, Segments, StorageError,
+    buffer::segments_len,
+    store::{ReadPurpose, Stretch},
+};
+use smallvec::SmallVec;
 
 use super::{File, view::Extent};
 use crate::fault;
 
-/// Stretches of one read that are fetched side by side.
-const PARALLEL: usize = 16;
 /// Attempts at a block that is missing or damaged while the slice list stays the same.
 const ATTEMPTS: u32 = 4;
 
@@ -29,7 +31,8 @@ impl File {
     /// Reads `[off, off + len)` of the committed content; zeros where nothing was written.
     ///
     /// A block that is gone because the chunk was compacted meanwhile is looked for again through a fresh list. EBADF when
-    /// the inode is gone, EIO when data stays missing, corrupt or unreachable. Cancel safe.
+    /// the inode is gone, EIO when data stays missing, corrupt or unreachable, ENOMEM for read-ahead that finds no memory. Cancel
+    /// safe.
     pub(crate) async fn read_committed(
         self: &Arc<Self>,
         off: u64,
@@ -41,6 +44,7 @@ impl File {
             let extents = self.extents(off, len).await.map_err(gone)?;
             let error = match self.fetch(&extents, purpose).await {
                 Ok(segments) => return Ok(segments),
+                Err(error @ ChunkError::NoMemory) => return Err(fault::of_chunk("read", self.ino, &error)),
                 Err(error) => error,
             };
             attempt += 1;
@@ -52,7 +56,7 @@ impl File {
             let hopeless = match &error {
                 ChunkError::Storage(StorageError::NotFound(_)) | ChunkError::Corrupt { .. } => attempt >= ATTEMPTS,
                 // The store tried again and again before it gave up.
-                ChunkError::Storage(_) | ChunkError::Misuse(_) | ChunkError::Closed => true,
+                ChunkError::Storage(_) | ChunkError::Misuse(_) | ChunkError::NoMemory | ChunkError::Closed => true,
             };
             if hopeless {
                 return Err(fault::of_chunk("read", self.ino, &error));
@@ -80,40 +84,49 @@ impl File {
         at_hand
     }
 
-    /// Fetches stretches in order, several at a time.
+    /// Fetches stretches in order. Memory for all of them is taken at once, or reads would wait for each other.
     async fn fetch(&self, extents: &[Extent], purpose: ReadPurpose) -> Result<Segments, ChunkError> {
         if let [one] = extents {
             return self.fetch_one(*one, purpose).await;
         }
-        stream::iter(extents.iter().copied().map(|extent| self.fetch_one(extent, purpose)))
-            .buffered(PARALLEL)
-            .try_fold(Segments::new(), |mut all, part| async move {
-                all.extend(part);
-                Ok(all)
-            })
-            .await
+        let stored = extents.iter().filter_map(|extent| extent.stretch());
+        let mut parts = self.cx.chunks.read_all(&stored.collect::<SmallVec<[_; 4]>>(), purpose).await?.into_iter();
+        let mut out = Segments::new();
+        for extent in extents {
+            match extent.stretch() {
+                None => push_zeros(&mut out, extent.len()),
+                Some(stretch) => out.extend(whole(stretch, parts.next().unwrap_or_default())?),
+            }
+        }
+        Ok(out)
     }
 
     async fn fetch_one(&self, extent: Extent, purpose: ReadPurpose) -> Result<Segments, ChunkError> {
-        match extent {
-            Extent::Zeros { len } => {
+        match extent.stretch() {
+            None => {
                 let mut out = Segments::new();
-                push_zeros(&mut out, len);
+                push_zeros(&mut out, extent.len());
                 Ok(out)
             }
-            Extent::Data { key, off, len } => {
-                let segments = self.cx.chunks.read(key, off, len, purpose).await?;
-                let got = juicefs_core::buffer::segments_len(&segments);
-                if got != len as usize {
-                    return Err(ChunkError::Corrupt {
-                        key: format!("slice {} of {} bytes", key.id, key.size),
-                        why: format!("{got} bytes at {off} instead of {len}"),
-                    });
-                }
-                Ok(segments)
+            Some(stretch) => {
+                let Stretch { slice, off, len } = stretch;
+                whole(stretch, self.cx.chunks.read(slice, off, len, purpose).await?)
             }
         }
     }
+}
+
+/// `segments`, if they are as long as they should be.
+fn whole(stretch: Stretch, segments: Segments) -> Result<Segments, ChunkError> {
+    let Stretch { slice, off, len } = stretch;
+    let got = segments_len(&segments);
+    if got == len as usize {
+        return Ok(segments);
+    }
+    Err(ChunkError::Corrupt {
+        key: format!("slice {} of {} bytes", slice.id, slice.size),
+        why: format!("{got} bytes at {off} instead of {len}"),
+    })
 }
 
 /// A file whose inode is gone reads as a handle that no longer works.

@@ -2,14 +2,11 @@
 
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, WeakShared},
-};
 use juicefs_core::{
-    ChunkIndex, Errno, Ino, MetaError, Piece, SliceKey, SliceRecord,
+    ChunkIndex, Errno, Ino, Joint, MetaError, Piece, SliceKey, SliceRecord, WeakJoint,
     limits::CHUNK_SIZE,
     slice::{plan_compaction, resolve},
+    store::Stretch,
 };
 use smallvec::SmallVec;
 
@@ -38,6 +35,14 @@ impl Extent {
             Self::Data { len, .. } => u64::from(*len),
         }
     }
+
+    /// What is to be read of a slice; `None` for zeros.
+    pub(super) fn stretch(&self) -> Option<Stretch> {
+        match *self {
+            Self::Zeros { .. } => None,
+            Self::Data { key, off, len } => Some(Stretch { slice: key, off, len }),
+        }
+    }
 }
 
 /// The views of a file's chunks.
@@ -50,10 +55,8 @@ pub(super) struct Views {
     entries: usize,
     /// Lists that are being asked for, with the generation of the question: reads beside each other ask once. The question
     /// belongs to those who wait: one that nobody polls any more would keep for ever what it holds of the engine.
-    asked: HashMap<ChunkIndex, (u64, WeakShared<Asked>)>,
+    asked: HashMap<ChunkIndex, (u64, WeakJoint<Result<View, Errno>>)>,
 }
-
-type Asked = BoxFuture<'static, Result<View, Errno>>;
 
 /// The list of a chunk and what it shows.
 #[derive(Clone)]
@@ -125,9 +128,8 @@ impl File {
             let generation = views.generation;
             let asked = views.asked.get(&index).filter(|(since, _)| *since == generation);
             let asked = asked.and_then(|(_, asked)| asked.upgrade()).unwrap_or_else(|| {
-                let asked = ask(Arc::clone(&self.cx), self.ino, index).boxed().shared();
-                // Only what has ended cannot be downgraded.
-                views.asked.extend(asked.downgrade().map(|asked| (index, (generation, asked))));
+                let asked = Joint::new(ask(Arc::clone(&self.cx), self.ino, index));
+                views.asked.insert(index, (generation, asked.downgrade()));
                 asked
             });
             (generation, asked)

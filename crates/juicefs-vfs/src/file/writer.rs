@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, Shared};
-use juicefs_core::{ChunkError, ChunkIndex, Errno, SliceId, SliceKey, SliceWriter, Timestamp, limits::CHUNK_SIZE};
+use juicefs_core::{
+    ChunkError, ChunkIndex, Errno, Joint, SliceId, SliceKey, SliceWriter, Timestamp, limits::CHUNK_SIZE,
+};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ pub(super) use self::slice::{Failure, Phase, Slice};
 use self::slice::{Part, Taken};
 use super::claim::Claim;
 
-pub(super) type Drain = Shared<BoxFuture<'static, ()>>;
+pub(super) type Drain = Joint<()>;
 
 /// How long a flush may be asked about a try that began before it. In a long outage one try may take minutes: how it ends then
 /// says enough.

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use juicefs_core::{ChunkError, ChunkStore, StorageError};
+use juicefs_core::{ChunkError, ChunkStore, Share, StorageError};
 use juicefs_vfs::VfsConfig;
 
 use crate::mount::{BLOCK, Mount, at_once, pattern};
@@ -53,6 +53,34 @@ async fn a_sequential_reader_finds_the_next_blocks_there() {
     assert!(instant > 100, "only {instant} of 128 reads were ready");
     // Every block was read about once: nothing is fetched twice.
     assert!(m.chunks.gets() < 64 + 20, "{} reads of blocks", m.chunks.gets());
+}
+
+/// What read-ahead waits for may be what the windows of other readers have, who wait likewise.
+#[tokio::test(start_paused = true)]
+async fn an_application_does_not_wait_for_memory_that_guesses_take() {
+    let m = Mount::sized(VfsConfig::standard(), 64 << 10, 64 << 20);
+    let (ino, fh) = m.create("file").await;
+    let data = pattern(9, 1 << 20);
+    m.write(ino, fh, 0, &data).await.expect("write");
+    m.close(ino, fh).await.expect("close");
+    let fh = m.open(ino, libc::O_RDONLY).await.fh;
+    m.chunks.hold_ahead(true);
+    let budget = m.chunks.budget().clone();
+    let windows = budget.try_acquire(Share::Ahead, usize::MAX).expect("nobody has any");
+    for (at, expected) in data.chunks(32 << 10).enumerate() {
+        let read = m.read(ino, fh, (at * (32 << 10)) as u64, 32 << 10);
+        let got = tokio::time::timeout(Duration::from_secs(5), read).await;
+        assert_eq!(got.expect("it waits for read-ahead").expect("read"), expected);
+    }
+    // Where there is memory it is better to wait for what is on its way.
+    drop(windows);
+    let fh = m.open(ino, libc::O_RDONLY).await.fh;
+    m.read(ino, fh, 0, 32 << 10).await.expect("read");
+    let waits = m.read(ino, fh, 64 << 10, 32 << 10);
+    let waits = tokio::time::timeout(Duration::from_secs(5), waits).await;
+    assert!(waits.is_err());
+    m.chunks.hold_ahead(false);
+    assert_eq!(m.read(ino, fh, 64 << 10, 10).await.expect("read"), data[64 << 10..][..10]);
 }
 
 #[tokio::test]

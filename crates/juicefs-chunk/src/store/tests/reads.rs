@@ -200,8 +200,8 @@ async fn read_ahead_gives_way_and_prefetch_does_not_wait() {
     let slice = put(&store, 1, &sample(8 << 20)).await;
     let all = all_but_disk(&store).await;
     store.prefetch(slice, 0, 8 * MIB);
-    let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead);
-    assert!(tokio::time::timeout(Duration::from_millis(30), ahead).await.is_err());
+    let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead).await;
+    assert!(matches!(ahead, Err(ChunkError::NoMemory)), "{ahead:?}");
     assert_eq!(faults.counts.get.load(Relaxed), 0);
     drop(all);
     let ahead = store.read(slice, 0, MIB, ReadPurpose::ReadAhead).await.expect("read");
@@ -322,4 +322,85 @@ async fn a_read_from_disk_waits_neither_for_writers_nor_for_fetches() {
     assert!(got.expect("it waits for nobody") == data);
     drop(all);
     assert!(get(&store, other, 0, MIB).await == data);
+}
+
+fn several(slices: &[SliceKey]) -> Vec<Stretch> {
+    slices.iter().map(|slice| Stretch { slice: *slice, off: 10, len: slice.size - 10 }).collect()
+}
+
+/// Files whose reads need blocks of several slices, more of them than memory has room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn reads_of_several_slices_do_not_wait_for_one_another() {
+    let mut config = ChunkConfig { buffer_bytes: 1, ..large_blocks(CachePlace::None) };
+    config.cache.memory_bytes = 0;
+    let (faults, store) = counted(config);
+    let data = sample(4 << 20);
+    assert!(store.budget().limit_bytes(Share::Fetch) < 12 * data.len(), "each reader could have one block and more");
+    let mut slices = Vec::new();
+    for id in 1..=36 {
+        slices.push(put(&store, id, &data).await);
+    }
+    faults.fail_always(Some((Verb::Get, Fault::Latency(Duration::from_millis(5)))));
+    let reads = slices.chunks(3).map(|slices| {
+        let (store, stretches, data) = (Arc::clone(&store), several(slices), data.clone());
+        tokio::spawn(async move {
+            let parts = store.read_all(&stretches, ReadPurpose::Sequential).await.expect("read");
+            assert!(parts.len() == 3 && parts.iter().all(|part| part.concat() == data[10..]));
+        })
+    });
+    let reads = tokio::time::timeout(Duration::from_secs(60), join_all(reads.collect::<Vec<_>>())).await;
+    for read in reads.expect("they wait for one another") {
+        read.expect("no panic");
+    }
+    assert_eq!(store.budget().used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn who_waits_for_memory_holds_no_block_that_another_fetched() {
+    let mut config = large_blocks(CachePlace::None);
+    config.cache.memory_bytes = 0;
+    let (faults, store) = counted(config);
+    let data = sample(4 << 20);
+    let slices = [put(&store, 1, &data).await, put(&store, 2, &data).await];
+    let _writes = store.budget().acquire(Share::Write, usize::MAX).await;
+    let fetches = store.budget().limit_bytes(Share::Fetch).min(store.budget().cap_bytes() / 4);
+    let rest = store.budget().acquire(Share::Fetch, fetches - (4 << 20)).await;
+    faults.fail_next(Verb::Get, Fault::Latency(Duration::from_millis(50)));
+    let (first, stretches) = (Arc::clone(&store), several(&slices));
+    let fetch = tokio::spawn(async move { first.read(slices[0], 0, MIB, ReadPurpose::Sequential).await.map(drop) });
+    settle("the fetch", || store.budget().used_by(Share::Fetch) == fetches).await;
+    let joins = store.read_all(&stretches, ReadPurpose::Sequential);
+    let joins = tokio::time::timeout(Duration::from_secs(20), joins);
+    let room = async {
+        settle("a read that waits", || store.budget().waiting() == 1).await;
+        // The block of the first slice has come and gone: the read that wants it too has got memory for the second one.
+        settle("its turn", || store.budget().waiting() == 0).await;
+    };
+    let (joined, ()) = tokio::join!(joins, room);
+    let parts = joined.expect("it waits for what it holds").expect("read");
+    assert!(parts.iter().all(|part| part.concat() == data[10..]));
+    fetch.await.expect("no panic").expect("read");
+    drop((parts, rest));
+    assert_eq!(store.budget().used_by(Share::Fetch), 0);
+}
+
+#[tokio::test]
+async fn a_read_of_more_blocks_than_memory_takes_them_one_by_one() {
+    for codec in ["none", "lz4"] {
+        let mut config = ChunkConfig { block_size: 4 << 20, buffer_bytes: 1, ..config(codec) };
+        (config.cache.place, config.cache.memory_bytes) = (CachePlace::None, 0);
+        let (faults, store) = counted(config);
+        let data = sample(4 << 20);
+        let mut slices = Vec::new();
+        for id in 1..=12 {
+            slices.push(put(&store, id, &data).await);
+        }
+        assert!(store.budget().limit_bytes(Share::Fetch) < 12 * data.len());
+        let parts = store.read_all(&several(&slices), ReadPurpose::Sequential).await.expect("read");
+        assert!(parts.len() == 12 && parts.iter().all(|part| part.concat() == data[10..]));
+        assert_eq!(faults.counts.get.load(Relaxed), 12);
+        assert_eq!(store.budget().used_bytes(), 0, "what is held is a copy");
+        let beyond = Stretch { slice: slices[0], off: 1, len: slices[0].size };
+        assert!(store.read_all(&[beyond], ReadPurpose::Once).await.is_err());
+    }
 }
