@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::version::{CLIENT_VERSION, Version};
+
+mod secrets;
+
+use secrets::SecretCipher;
 
 /// Highest metadata version that this client understands.
 pub const META_VERSION: i64 = 1;
@@ -258,15 +259,15 @@ impl Format {
     /// Encrypts the secrets for storing, if there are any and they are not yet.
     ///
     /// # Errors
-    /// `Secret` when the cipher of the volume is not available here.
+    /// `Secret` when sealing fails, which is not met.
     pub fn encrypt_secrets(&mut self) -> Result<(), FormatError> {
         if self.key_encrypted || self.secrets_mut().iter().all(|s| s.is_empty()) {
             return Ok(());
         }
-        let key = self.secret_cipher()?;
+        let cipher = self.secret_cipher()?;
         for secret in self.secrets_mut() {
             if !secret.is_empty() {
-                *secret = seal(&key, secret)?;
+                *secret = cipher.seal(secret)?;
             }
         }
         self.key_encrypted = true;
@@ -281,45 +282,22 @@ impl Format {
         if !self.key_encrypted {
             return Ok(());
         }
-        let key = self.secret_cipher()?;
+        let cipher = self.secret_cipher()?;
         for secret in self.secrets_mut() {
             if secret == REMOVED {
                 return Err(FormatError::SecretRemoved);
             }
             if !secret.is_empty() {
-                *secret = open(&key, secret)?;
+                *secret = cipher.open(secret)?;
             }
         }
         self.key_encrypted = false;
         Ok(())
     }
 
-    fn secret_cipher(&self) -> Result<LessSafeKey, FormatError> {
-        if self.encrypt_algo == "sm4gcm" {
-            return Err(FormatError::Secret("SM4 is not supported"));
-        }
-        let key = UnboundKey::new(&AES_128_GCM, &Md5::digest(self.uuid.as_bytes()))
-            .map_err(|_| FormatError::Secret("no key from the UUID"))?;
-        Ok(LessSafeKey::new(key))
+    fn secret_cipher(&self) -> Result<SecretCipher, FormatError> {
+        SecretCipher::of_volume(&self.encrypt_algo, &self.uuid)
     }
-}
-
-fn seal(key: &LessSafeKey, secret: &str) -> Result<String, FormatError> {
-    let nonce: [u8; NONCE_LEN] = rand::random();
-    let mut sealed = secret.as_bytes().to_vec();
-    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed)
-        .map_err(|_| FormatError::Secret("sealing failed"))?;
-    Ok(BASE64.encode([nonce.as_slice(), &sealed].concat()))
-}
-
-fn open(key: &LessSafeKey, text: &str) -> Result<String, FormatError> {
-    let bytes = BASE64.decode(text).map_err(|_| FormatError::Secret("not base64"))?;
-    let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>().ok_or(FormatError::Secret("too short"))?;
-    let mut sealed = sealed.to_vec();
-    let plain = key
-        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut sealed)
-        .map_err(|_| FormatError::Secret("wrong UUID or damaged"))?;
-    String::from_utf8(plain.to_vec()).map_err(|_| FormatError::Secret("not text"))
 }
 
 #[cfg(test)]
