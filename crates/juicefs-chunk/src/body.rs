@@ -97,10 +97,12 @@ pub(crate) fn copy(body: &[Bytes]) -> PoolBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cipher::tests::cipher;
+    use crate::cipher::tests::{cipher, sm2_cipher};
 
     fn forms() -> Vec<BodyForm> {
-        let ciphers = [None, Some(cipher("aes256gcm-rsa")), Some(cipher("chacha20-rsa"))];
+        let encrypted =
+            [cipher("aes256gcm-rsa"), cipher("chacha20-rsa"), sm2_cipher("chacha20-rsa"), sm2_cipher("sm4gcm")];
+        let ciphers: Vec<_> = std::iter::once(None).chain(encrypted.map(Some)).collect();
         let codecs = [Compression::None, Compression::Lz4, Compression::Zstd];
         let with =
             |cipher: &Option<Arc<Cipher>>| codecs.map(|compression| BodyForm { compression, cipher: cipher.clone() });

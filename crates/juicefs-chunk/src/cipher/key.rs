@@ -1,28 +1,26 @@
 //! The private key of a volume: from its PEM file to wrapping and unwrapping data keys.
 
-use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey};
+mod rsa;
+mod sm2;
+
 use juicefs_core::format::REMOVED;
 use pem::Pem;
 use pkcs8::{
-    EncryptedPrivateKeyInfoRef, ObjectIdentifier, PrivateKeyInfoRef,
-    der::{
-        Decode, Encode, Reader, SliceReader,
-        asn1::{AnyRef, OctetStringRef, UintRef},
-    },
-    pkcs5,
+    ObjectIdentifier, PrivateKeyInfoRef,
+    der::{Decode, asn1::AnyRef},
     spki::AlgorithmIdentifier,
 };
 use thiserror::Error;
 
-use super::legacy;
-
-/// The label of OAEP, part of the format.
-const LABEL: &[u8] = b"keys";
-/// Sizes of keys that the library works with.
-const KEY_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+use self::{rsa::RsaKey, sm2::Sm2Key};
+use super::{legacy, pbes};
 
 /// What is an RSA key in PKCS#8.
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// What is a key on an elliptic curve in PKCS#8, SM2 or not.
+const CURVE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+/// What is an SM2 key and its curve.
+const SM2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.156.10197.1.301");
 
 /// Why a private key cannot be used. The sentences are for the user.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -45,31 +43,32 @@ pub enum KeyError {
     )]
     Protection(String),
     /// Another kind of key, or no private key at all.
-    #[error("it holds no RSA private key but {0}; other kinds are not supported")]
-    NotRsa(String),
+    #[error("it holds no RSA or SM2 private key but {0}; other kinds are not supported")]
+    Kind(String),
+    /// An SM2 key in a form that no client reads.
+    #[error("the SM2 key is not in PKCS#8; `openssl pkcs8 -topk8` converts it")]
+    Sec1,
     /// Too small to be safe, or too large.
-    #[error("the RSA key has {0} bits; supported are {min} to {max}", min = KEY_BITS.start(), max = KEY_BITS.end())]
+    #[error("the RSA key has {0} bits; supported are {min} to {max}", min = rsa::KEY_BITS.start(), max = rsa::KEY_BITS.end())]
     Size(usize),
     /// It does not decode.
     #[error("the private key is damaged: {0}")]
     Damaged(String),
 }
 
-/// An RSA key that wraps data keys.
-pub struct VolumeKey {
-    private: OaepPrivateDecryptingKey,
-    public: OaepPublicEncryptingKey,
-}
-
-impl std::fmt::Debug for VolumeKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "VolumeKey({} bits)", self.private.key_size_bits())
-    }
+/// A key that wraps data keys.
+#[derive(Debug)]
+pub enum VolumeKey {
+    /// Wraps with OAEP.
+    Rsa(RsaKey),
+    /// Wraps with the public key encryption of SM2.
+    Sm2(Sm2Key),
 }
 
 impl VolumeKey {
-    /// Reads the first PEM block of a file: PKCS#1 or PKCS#8, either plain or protected by `passphrase` (PBES2 with PBKDF2
-    /// or scrypt; the traditional `DEK-Info`). A passphrase for a key without one is ignored, as is an empty one.
+    /// Reads the first PEM block of a file: PKCS#1 (RSA) or PKCS#8 (RSA and SM2), either plain or protected by `passphrase`
+    /// (PBES2 with PBKDF2 or scrypt; the traditional `DEK-Info`). A passphrase for a key without one is ignored, as is an
+    /// empty one.
     ///
     /// # Errors
     /// With a sentence for the user.
@@ -88,54 +87,70 @@ impl VolumeKey {
     }
 
     fn from_der(der: &[u8], label: &str) -> Result<Self, KeyError> {
-        let pkcs1 = match PrivateKeyInfoRef::from_der(der) {
-            Ok(info) if info.algorithm.oid == RSA => info.private_key.as_bytes(),
-            Ok(info) => return Err(KeyError::NotRsa(format!("a private key of the algorithm {}", info.algorithm.oid))),
-            Err(_) if matches!(label, "RSA PRIVATE KEY" | "PRIVATE KEY") || is_pkcs1(der) => der,
-            Err(_) if label == "ENCRYPTED PRIVATE KEY" => return Err(KeyError::Damaged("not PKCS#8".to_owned())),
-            Err(_) => return Err(KeyError::NotRsa(format!("a block {label:?}"))),
-        };
-        let bits = modulus_bits(pkcs1).map_err(damaged)?;
-        if !KEY_BITS.contains(&bits) {
-            return Err(KeyError::Size(bits));
+        if let Ok(info) = PrivateKeyInfoRef::from_der(der) {
+            return Self::from_pkcs8(&info.algorithm, info.private_key.as_bytes());
         }
-        let algorithm = AlgorithmIdentifier { oid: RSA, parameters: Some(AnyRef::NULL) };
-        let inner = OctetStringRef::new(pkcs1).map_err(damaged)?;
-        let pkcs8 = PrivateKeyInfoRef::new(algorithm, inner).to_der().map_err(damaged)?;
-        let key = PrivateDecryptingKey::from_pkcs8(&pkcs8).map_err(damaged)?;
-        let public = OaepPublicEncryptingKey::new(key.public_key()).map_err(damaged)?;
-        Ok(Self { private: OaepPrivateDecryptingKey::new(key).map_err(damaged)?, public })
+        match label {
+            "RSA PRIVATE KEY" | "PRIVATE KEY" => RsaKey::from_pkcs1(der).map(Self::Rsa),
+            _ if rsa::is_pkcs1(der) => RsaKey::from_pkcs1(der).map(Self::Rsa),
+            "ENCRYPTED PRIVATE KEY" => Err(KeyError::Damaged("not PKCS#8".to_owned())),
+            _ if sm2::curve(der) == Some(SM2) => Err(KeyError::Sec1),
+            _ => Err(KeyError::Kind(format!("a block {label:?}"))),
+        }
     }
 
-    /// Bytes of a wrapped data key.
-    pub(super) fn wrapped_bytes(&self) -> usize {
-        self.public.ciphertext_size()
+    fn from_pkcs8(algorithm: &AlgorithmIdentifier<AnyRef<'_>>, key: &[u8]) -> Result<Self, KeyError> {
+        if algorithm.oid == RSA {
+            return RsaKey::from_pkcs1(key).map(Self::Rsa);
+        }
+        let other = |what: &str| KeyError::Kind(format!("a private key of the algorithm {}{what}", algorithm.oid));
+        if ![CURVE, SM2].contains(&algorithm.oid) {
+            return Err(other(""));
+        }
+        // The curve stands beside the key, or with it.
+        let named = algorithm.parameters.and_then(|any| any.decode_as().ok());
+        match named.or_else(|| sm2::curve(key)) {
+            Some(SM2) => Sm2Key::from_sec1(key).map(Self::Sm2),
+            Some(curve) => Err(other(&format!(" with the curve {curve}"))),
+            None => Err(other(" without a curve")),
+        }
+    }
+
+    /// Bytes of a wrapped data key of `data_key_bytes`: how many they are with RSA, the most there are with SM2.
+    pub(super) fn wrapped_bytes(&self, data_key_bytes: usize) -> usize {
+        match self {
+            Self::Rsa(key) => key.wrapped_bytes(),
+            Self::Sm2(_) => sm2::wrapped_bytes(data_key_bytes),
+        }
+    }
+
+    /// Whether a data key of `data_key_bytes` may be of `wrapped_bytes` once it is wrapped.
+    pub(super) fn may_wrap_as(&self, data_key_bytes: usize, wrapped_bytes: usize) -> bool {
+        let most = self.wrapped_bytes(data_key_bytes);
+        match self {
+            Self::Rsa(_) => wrapped_bytes == most,
+            Self::Sm2(_) => wrapped_bytes <= most,
+        }
     }
 
     pub(super) fn wrap(&self, data_key: &[u8]) -> Result<Vec<u8>, String> {
-        let mut wrapped = vec![0; self.wrapped_bytes()];
-        let used = self
-            .public
-            .encrypt(&OAEP_SHA256_MGF1SHA256, data_key, &mut wrapped, Some(LABEL))
-            .map_err(|_| "the data key cannot be wrapped")?
-            .len();
-        wrapped.truncate(used);
-        Ok(wrapped)
+        let wrapped = match self {
+            Self::Rsa(key) => key.wrap(data_key),
+            Self::Sm2(key) => key.wrap(data_key),
+        };
+        wrapped.ok_or_else(|| "the data key cannot be wrapped".to_owned())
     }
 
     pub(super) fn unwrap(&self, wrapped: &[u8]) -> Result<Vec<u8>, String> {
-        let mut room = vec![0; self.private.min_output_size()];
-        let used = self
-            .private
-            .decrypt(&OAEP_SHA256_MGF1SHA256, wrapped, &mut room, Some(LABEL))
-            .map_err(|_| "the wrapped data key is damaged, or of another private key")?
-            .len();
-        room.truncate(used);
-        Ok(room)
+        let data_key = match self {
+            Self::Rsa(key) => key.unwrap(wrapped),
+            Self::Sm2(key) => key.unwrap(wrapped),
+        };
+        data_key.ok_or_else(|| "the wrapped data key is damaged, or of another private key".to_owned())
     }
 }
 
-fn damaged(why: impl ToString) -> KeyError {
+pub(super) fn damaged(why: impl ToString) -> KeyError {
     KeyError::Damaged(why.to_string())
 }
 
@@ -150,56 +165,7 @@ fn unlock(block: &Pem, passphrase: Option<&[u8]>) -> Result<(Vec<u8>, bool), Key
         let info = block.headers().get("DEK-Info").ok_or_else(|| damaged("it has no DEK-Info line"))?;
         legacy::decrypt(info, block.contents(), passphrase)?
     } else {
-        decrypt_pkcs8(block.contents(), passphrase)?
+        pbes::decrypt(block.contents(), passphrase)?
     };
     Ok((der, true))
-}
-
-fn decrypt_pkcs8(der: &[u8], passphrase: &[u8]) -> Result<Vec<u8>, KeyError> {
-    let Ok(sealed) = EncryptedPrivateKeyInfoRef::from_der(der) else {
-        return Err(match protection(der) {
-            Ok(oid) => KeyError::Protection(format!("the algorithm {oid}")),
-            Err(error) => damaged(error),
-        });
-    };
-    match sealed.decrypt(passphrase) {
-        Ok(key) => Ok(key.as_bytes().to_vec()),
-        Err(pkcs8::Error::EncryptedPrivateKey(pkcs5::Error::DecryptFailed) | pkcs8::Error::Asn1(_)) => {
-            Err(KeyError::PassphraseWrong)
-        }
-        Err(pkcs8::Error::EncryptedPrivateKey(pkcs5::Error::NoPbes1CryptSupport)) => {
-            Err(KeyError::Protection("PBES1".to_owned()))
-        }
-        Err(pkcs8::Error::EncryptedPrivateKey(pkcs5::Error::UnsupportedAlgorithm { oid })) => {
-            Err(KeyError::Protection(format!("the algorithm {oid}")))
-        }
-        Err(error) => Err(damaged(error)),
-    }
-}
-
-/// The algorithm that a PKCS#8 document says it is encrypted with.
-fn protection(der: &[u8]) -> pkcs8::der::Result<ObjectIdentifier> {
-    let mut reader = SliceReader::new(der)?;
-    reader.sequence(|document| {
-        let algorithm = AlgorithmIdentifier::<AnyRef<'_>>::decode(document)?;
-        <&OctetStringRef>::decode(document)?;
-        Ok(algorithm.oid)
-    })
-}
-
-fn is_pkcs1(der: &[u8]) -> bool {
-    modulus_bits(der).is_ok()
-}
-
-/// Bits of the modulus in a PKCS#1 private key: a sequence of version, modulus and what else makes the key.
-fn modulus_bits(pkcs1: &[u8]) -> pkcs8::der::Result<usize> {
-    let mut reader = SliceReader::new(pkcs1)?;
-    reader.sequence(|key| {
-        u8::decode(key)?;
-        let modulus = UintRef::decode(key)?.as_bytes();
-        // Of the rest the library makes what it will.
-        key.read_slice(key.remaining_len())?;
-        let leading = modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
-        Ok(8 * modulus.len() - leading)
-    })
 }

@@ -30,8 +30,11 @@ pub(super) fn decrypt(info: &str, sealed: &[u8], passphrase: &[u8]) -> Result<Ve
     plain.ok_or_else(|| damaged("the length of the IV is wrong"))?
 }
 
-/// `None` when key or IV have no length of the cipher.
-fn run<C: BlockCipherDecrypt + KeyInit>(key: &[u8], iv: &[u8], sealed: &[u8]) -> Option<Result<Vec<u8>, KeyError>> {
+/// What decrypting gave; noise that does not look padded is a wrong passphrase.
+pub(super) type Decrypted = Result<Vec<u8>, KeyError>;
+
+/// Decrypts in CBC mode. `None` when key or IV have no length of the cipher.
+pub(super) fn run<C: BlockCipherDecrypt + KeyInit>(key: &[u8], iv: &[u8], sealed: &[u8]) -> Option<Decrypted> {
     let cipher = Decryptor::<C>::new_from_slices(key, iv).ok()?;
     Some(cipher.decrypt_padded_vec::<Pkcs7>(sealed).map_err(|_| KeyError::PassphraseWrong))
 }

@@ -7,7 +7,7 @@ use super::*;
 const PASSPHRASE: &str = "correct-horse";
 
 /// All of one RSA key, protected in every way that is known here.
-const PROTECTED: [(&str, &str); 9] = [
+const PROTECTED: [(&str, &str); 10] = [
     ("DEK-Info AES-128", include_str!("../../tests/keys/dek-aes128.pem")),
     ("DEK-Info AES-192", include_str!("../../tests/keys/dek-aes192.pem")),
     ("DEK-Info AES-256", include_str!("../../tests/keys/dek-aes256.pem")),
@@ -17,7 +17,20 @@ const PROTECTED: [(&str, &str); 9] = [
     ("PBES2 AES-128 with SHA-1", include_str!("../../tests/keys/pbes2-aes128-sha1.pem")),
     ("PBES2 3DES", include_str!("../../tests/keys/pbes2-des3.pem")),
     ("PBES2 scrypt", include_str!("../../tests/keys/pbes2-scrypt.pem")),
+    ("PBES2 SM4", include_str!("../../tests/keys/pbes2-sm4.pem")),
 ];
+/// All of one SM2 key, protected as other programs do it.
+const PROTECTED_SM2: [(&str, &str); 6] = [
+    ("PBES2 AES-256", include_str!("../../tests/keys/sm2-pbes2-aes256.pem")),
+    ("PBES2 SM4", include_str!("../../tests/keys/sm2-pbes2-sm4.pem")),
+    ("PBES2 SM4 with SHA-1", include_str!("../../tests/keys/sm2-pbes2-sm4-sha1.pem")),
+    ("PBES2 SM4 with SM3", include_str!("../../tests/keys/sm2-pbes2-sm4-sm3.pem")),
+    ("PBES2 AES-256 with SM3", include_str!("../../tests/keys/sm2-pbes2-aes256-sm3.pem")),
+    ("PBES2 of GM/T 0091", include_str!("../../tests/keys/sm2-pbes-gmt.pem")),
+];
+const SM2: &str = include_str!("../../tests/keys/sm2.pem");
+const SM2_SEC1: &str = include_str!("../../tests/keys/sm2-sec1.pem");
+const ALGORITHMS: [&str; 3] = ["aes256gcm-rsa", "chacha20-rsa", "sm4gcm"];
 const PKCS1: &str = include_str!("../../tests/keys/pkcs1.pem");
 const PKCS8: &str = include_str!("../../tests/keys/pkcs8.pem");
 
@@ -25,13 +38,19 @@ fn format(key: &str, algorithm: &str) -> Format {
     Format { encrypt_key: key.into(), encrypt_algo: algorithm.into(), ..Format::default() }
 }
 
-/// A cipher of this algorithm with the key of the tests.
+/// A cipher of this algorithm with the RSA key of the tests.
 pub(crate) fn cipher(algorithm: &str) -> Arc<Cipher> {
     Cipher::of_volume(&format(PKCS1, algorithm), None).expect("a good key").expect("encrypted")
 }
 
-fn both() -> [Arc<Cipher>; 2] {
-    [cipher("aes256gcm-rsa"), cipher("chacha20-rsa")]
+/// The same with the SM2 key of the tests.
+pub(crate) fn sm2_cipher(algorithm: &str) -> Arc<Cipher> {
+    Cipher::of_volume(&format(SM2, algorithm), None).expect("a good key").expect("encrypted")
+}
+
+/// Every algorithm with either kind of key.
+fn all() -> Vec<Arc<Cipher>> {
+    ALGORITHMS.into_iter().flat_map(|algorithm| [cipher(algorithm), sm2_cipher(algorithm)]).collect()
 }
 
 fn buffer(data: &[u8]) -> PoolBuf {
@@ -42,8 +61,18 @@ fn buffer(data: &[u8]) -> PoolBuf {
 
 fn sealed(cipher: &Cipher, plain: &[u8]) -> Vec<u8> {
     let body = cipher.seal(buffer(plain)).expect("seals");
-    assert_eq!(segments_len(&body), plain.len() + cipher.overhead_bytes());
+    let most = plain.len() + cipher.overhead_bytes();
+    match cipher.key {
+        VolumeKey::Rsa(_) => assert_eq!(segments_len(&body), most),
+        VolumeKey::Sm2(_) => assert!((most - 12..=most).contains(&segments_len(&body)), "{}", segments_len(&body)),
+    }
     body.concat()
+}
+
+/// Where the parts of a body after its lengths are: wrapped key, nonce, the content and its tag.
+fn parts(body: &[u8]) -> [std::ops::Range<usize>; 3] {
+    let nonce = 3 + u16::from_be_bytes([body[0], body[1]]) as usize;
+    [3..nonce, nonce..nonce + 12, nonce + 12..body.len()]
 }
 
 fn refusal(pem: &str, passphrase: Option<&str>) -> KeyError {
@@ -58,6 +87,18 @@ fn one_key_in_every_form_opens_what_it_sealed() {
     let protected = PROTECTED.map(|(name, pem)| (name, pem, Some(PASSPHRASE)));
     for (name, pem, passphrase) in plain.into_iter().chain(protected) {
         let cipher = Cipher::of_volume(&format(pem, "aes256gcm-rsa"), passphrase.map(str::as_bytes));
+        let cipher = cipher.unwrap_or_else(|e| panic!("{name}: {e}")).expect("encrypted");
+        assert_eq!(&cipher.open(&body).unwrap_or_else(|e| panic!("{name}: {e}"))[..], b"plain text", "{name}");
+    }
+}
+
+#[test]
+fn one_sm2_key_in_every_form_opens_what_it_sealed() {
+    let body = sealed(&sm2_cipher("sm4gcm"), b"plain text");
+    let plain = [("PKCS#8", SM2, None), ("ignored", SM2, Some("x")), ("", SM2, Some(""))];
+    let protected = PROTECTED_SM2.map(|(name, pem)| (name, pem, Some(PASSPHRASE)));
+    for (name, pem, passphrase) in plain.into_iter().chain(protected) {
+        let cipher = Cipher::of_volume(&format(pem, "sm4gcm"), passphrase.map(str::as_bytes));
         let cipher = cipher.unwrap_or_else(|e| panic!("{name}: {e}")).expect("encrypted");
         assert_eq!(&cipher.open(&body).unwrap_or_else(|e| panic!("{name}: {e}"))[..], b"plain text", "{name}");
     }
@@ -81,11 +122,15 @@ fn what_is_around_the_key_does_not_matter() {
 
 #[test]
 fn passphrases_are_asked_for_and_checked() {
-    for (name, pem) in PROTECTED {
+    for (name, pem) in PROTECTED.into_iter().chain(PROTECTED_SM2) {
         assert_eq!(refusal(pem, None), KeyError::PassphraseMissing, "{name}");
         assert_eq!(refusal(pem, Some("")), KeyError::PassphraseMissing, "{name}");
         // Some of many wrong passphrases decrypt to what looks padded.
-        let wrong = if name.starts_with("DEK") { 600 } else { 1 };
+        let wrong = match name {
+            _ if name.starts_with("DEK") => 600,
+            _ if name.contains("SM") => 300,
+            _ => 1,
+        };
         for n in 0..wrong {
             assert_eq!(refusal(pem, Some(&format!("wrong-{n}"))), KeyError::PassphraseWrong, "{name} {n}");
         }
@@ -93,22 +138,22 @@ fn passphrases_are_asked_for_and_checked() {
 }
 
 #[test]
-fn what_is_no_rsa_key_is_named() {
-    let not_rsa = |pem: &str| match refusal(pem, Some(PASSPHRASE)) {
-        KeyError::NotRsa(what) => what,
+fn what_is_no_key_of_a_volume_is_named() {
+    let kind = |pem: &str| match refusal(pem, Some(PASSPHRASE)) {
+        KeyError::Kind(what) => what,
         other => panic!("{other:?}"),
     };
-    assert_eq!(not_rsa(include_str!("../../tests/keys/ec.pem")), "a block \"EC PRIVATE KEY\"");
-    assert_eq!(not_rsa(include_str!("../../tests/keys/public.pem")), "a block \"PUBLIC KEY\"");
-    assert!(not_rsa(include_str!("../../tests/keys/ec-pkcs8.pem")).contains("1.2.840.10045.2.1"));
+    assert_eq!(kind(include_str!("../../tests/keys/ec.pem")), "a block \"EC PRIVATE KEY\"");
+    assert_eq!(kind(include_str!("../../tests/keys/public.pem")), "a block \"PUBLIC KEY\"");
+    let other_curve = kind(include_str!("../../tests/keys/ec-pkcs8.pem"));
+    assert!(other_curve.contains("1.2.840.10045.2.1 with the curve 1.2.840.10045.3.1.7"), "{other_curve}");
+    assert_eq!(refusal(SM2_SEC1, None), KeyError::Sec1);
     assert_eq!(refusal(include_str!("../../tests/keys/small.pem"), None), KeyError::Size(1024));
     assert_eq!(refusal("no key at all", None), KeyError::NotPem);
     assert_eq!(refusal("", None), KeyError::NotPem);
     assert_eq!(refusal("removed", None), KeyError::Removed);
-    let foreign = [include_str!("../../tests/keys/pbes1-des3.pem"), include_str!("../../tests/keys/pbes2-sm4.pem")];
-    for pem in foreign {
-        assert!(matches!(refusal(pem, Some(PASSPHRASE)), KeyError::Protection(_)), "{pem}");
-    }
+    let foreign = include_str!("../../tests/keys/pbes1-des3.pem");
+    assert!(matches!(refusal(foreign, Some(PASSPHRASE)), KeyError::Protection(_)));
     let cut = PKCS1.replace("MII", "MIJ");
     assert!(matches!(refusal(&cut, None), KeyError::Damaged(_)));
     let odd = PROTECTED[0].1.replace("AES-128-CBC", "RC2-CBC");
@@ -120,7 +165,7 @@ fn what_is_no_rsa_key_is_named() {
 
 #[test]
 fn unknown_algorithms_are_refused_and_none_is_none() {
-    for name in ["sm4gcm", "AES256GCM-RSA", "rot13"] {
+    for name in ["sm4", "AES256GCM-RSA", "rot13"] {
         let error = Cipher::of_volume(&format(PKCS1, name), None).expect_err("unknown");
         assert_eq!(error, CipherError::Algorithm(name.to_owned()));
     }
@@ -130,25 +175,30 @@ fn unknown_algorithms_are_refused_and_none_is_none() {
 #[test]
 fn nothing_secret_is_shown() {
     let shown = format!("{:?}", cipher("chacha20-rsa"));
-    assert!(shown.contains("VolumeKey(2048 bits)") && shown.contains("CHACHA20"), "{shown}");
+    assert_eq!(shown, "Cipher { key: Rsa(RsaKey(2048 bits)), algorithm: ChaCha20Poly1305 }");
+    assert_eq!(format!("{:?}", sm2_cipher("sm4gcm")), "Cipher { key: Sm2(Sm2Key), algorithm: Sm4Gcm }");
 }
 
 #[test]
 fn every_body_has_a_key_of_its_own() {
-    for cipher in both() {
+    for cipher in all() {
         let (a, b) = (sealed(&cipher, &[7; 100]), sealed(&cipher, &[7; 100]));
         // Wrapped key, nonce, ciphertext and tag all differ.
-        for part in [3..259, 259..271, 271..371, 371..387] {
-            assert_ne!(a[part.clone()], b[part], "bytes that must be fresh");
+        for (of_a, of_b) in parts(&a).into_iter().zip(parts(&b)) {
+            assert_ne!(a[of_a], b[of_b], "bytes that must be fresh");
         }
-        assert_eq!(a[..3], [1, 0, 12], "the layout of the format");
+        assert_eq!(a[2], 12, "the layout of the format");
+        match cipher.key {
+            VolumeKey::Rsa(_) => assert_eq!(a[..2], [1, 0]),
+            VolumeKey::Sm2(_) => assert_eq!((a[0], a[3]), (0, 0x30), "a sequence in DER"),
+        }
     }
 }
 
 /// Flips one bit of every byte, and cuts and extends the body: all is seen, and nothing of the content is returned.
 #[test]
 fn no_damage_passes() {
-    for cipher in both() {
+    for cipher in all() {
         let whole = sealed(&cipher, b"some bytes of a block");
         for at in 0..whole.len() {
             let mut body = whole.clone();
@@ -164,8 +214,11 @@ fn no_damage_passes() {
         assert!(cipher.open(&[whole.as_slice(), &[0]].concat()).is_err());
         assert_eq!(&cipher.open(&whole).expect("sound")[..], b"some bytes of a block");
     }
-    let [aes, chacha] = both();
-    assert!(chacha.open(&sealed(&aes, b"x")).is_err(), "the other algorithm");
+    let ciphers = all();
+    for (a, b) in (0..ciphers.len()).flat_map(|a| (0..ciphers.len()).map(move |b| (a, b))) {
+        let opened = ciphers[a].open(&sealed(&ciphers[b], b"x"));
+        assert_eq!(opened.is_ok(), a == b, "{:?} opens what is of {:?}", ciphers[a], ciphers[b]);
+    }
 }
 
 /// The same by another implementation, with the data key that ours unwraps.
@@ -185,11 +238,49 @@ fn another_implementation_agrees() {
     }
 }
 
+/// The vector of RFC 8998, whose tag also covers what ours have nothing of.
+#[test]
+fn sm4_in_counter_mode_is_that_of_the_standard() {
+    let key = hex::decode("0123456789abcdeffedcba9876543210").expect("hex");
+    let nonce = [0, 0, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0, 0xab, 0xcd];
+    let mut body = [0xaa_u8, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0xee, 0xaa].map(|byte| [byte; 8]).concat();
+    let plain = body.clone();
+    let key = DataKey::new(Algorithm::Sm4Gcm, &key).expect("16 bytes");
+    let tag = key.seal(nonce, &mut body).expect("seals");
+    let want = "17f399f08c67d5ee19d0dc9969c4bb7d5fd46fd3756489069157b282bb200735\
+        d82710ca5c22f0ccfa7cbf93d496ac15a56834cbcf98c397b4024a2691233b8d";
+    assert_eq!(hex::encode(&body), want);
+    let mut back = [0; 64];
+    key.open(nonce, &body, tag, &mut back).expect("opens");
+    assert_eq!(back[..], plain);
+    for len in [0, 15, 17, 32] {
+        assert!(DataKey::new(Algorithm::Sm4Gcm, &[1; 32][..len]).is_err(), "a key of {len} bytes");
+    }
+}
+
+/// A coordinate that begins with zeros makes the wrapped key shorter, which one in 128 does.
+#[test]
+fn wrapped_keys_of_sm2_have_several_lengths() {
+    let cipher = sm2_cipher("aes256gcm-rsa");
+    let lengths: std::collections::BTreeSet<usize> = (0..1200)
+        .map(|n| {
+            let wrapped = cipher.key.wrap(&[n as u8; 32]).expect("wraps");
+            assert_eq!(cipher.key.unwrap(&wrapped).expect("unwraps"), [n as u8; 32]);
+            assert!(cipher.key.may_wrap_as(32, wrapped.len()));
+            wrapped.len()
+        })
+        .collect();
+    assert_eq!(lengths.last(), Some(&141));
+    assert!(lengths.first().is_some_and(|len| (130..139).contains(len)), "{lengths:?}");
+    assert_eq!((cipher.key.wrapped_bytes(32), cipher.key.wrapped_bytes(16)), (141, 124));
+    assert!(!cipher.key.may_wrap_as(32, 142));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn bodies_come_back(data in prop::collection::vec(any::<u8>(), 0..70_000)) {
-        for cipher in both() {
+        for cipher in all() {
             let opened = cipher.open(&sealed(&cipher, &data)).expect("opens");
             prop_assert!(opened[..] == data[..]);
         }

@@ -29,7 +29,7 @@ pub(crate) struct FormatArgs {
     /// PEM file with the private key that encrypts the data
     #[arg(long, value_name = "FILE")]
     pub(crate) encrypt_rsa_key: Option<PathBuf>,
-    /// aes256gcm-rsa or chacha20-rsa [default: aes256gcm-rsa]
+    /// aes256gcm-rsa, chacha20-rsa or sm4gcm [default: aes256gcm-rsa]
     #[arg(long, value_name = "NAME")]
     pub(crate) encrypt_algo: Option<String>,
     /// Begin object keys with two hex digits

@@ -143,7 +143,7 @@ fn check(args: &FormatArgs) -> Result<()> {
     if let Some(name) = &args.encrypt_algo
         && !matches!(name.as_str(), "aes256gcm-rsa" | "chacha20-rsa" | "sm4gcm")
     {
-        bail!("unsupported encrypt algorithm {name:?}: choose aes256gcm-rsa or chacha20-rsa");
+        bail!("unsupported encrypt algorithm {name:?}: choose aes256gcm-rsa, chacha20-rsa or sm4gcm");
     }
     refuse_unbuilt(&args.management)
 }
