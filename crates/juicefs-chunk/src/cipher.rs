@@ -109,8 +109,9 @@ impl Cipher {
         let (lengths, rest) = sealed.split_first_chunk::<LENGTHS_BYTES>().ok_or_else(damaged)?;
         let (wrapped_bytes, nonce_bytes) = (u16::from_be_bytes([lengths[0], lengths[1]]) as usize, lengths[2] as usize);
         if !self.key.may_wrap_as(self.algorithm.key_bytes(), wrapped_bytes) || nonce_bytes != NONCE_BYTES {
+            let most = if matches!(self.key, VolumeKey::Sm2(_)) { "at most " } else { "" };
             return Err(format!(
-                "wrapped key and nonce of {wrapped_bytes} and {nonce_bytes} bytes instead of {} and {NONCE_BYTES}",
+                "wrapped key and nonce of {wrapped_bytes} and {nonce_bytes} bytes instead of {most}{} and {NONCE_BYTES}",
                 self.wrapped_bytes()
             ));
         }

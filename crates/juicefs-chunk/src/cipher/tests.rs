@@ -258,22 +258,44 @@ fn sm4_in_counter_mode_is_that_of_the_standard() {
     }
 }
 
-/// A coordinate that begins with zeros makes the wrapped key shorter, which one in 128 does.
+/// A coordinate with a whole byte of zeros before it makes the wrapped key shorter than it mostly is, which happens to one in
+/// 256; so many tries never miss it.
 #[test]
 fn wrapped_keys_of_sm2_have_several_lengths() {
-    let cipher = sm2_cipher("aes256gcm-rsa");
-    let lengths: std::collections::BTreeSet<usize> = (0..1200)
-        .map(|n| {
-            let wrapped = cipher.key.wrap(&[n as u8; 32]).expect("wraps");
-            assert_eq!(cipher.key.unwrap(&wrapped).expect("unwraps"), [n as u8; 32]);
-            assert!(cipher.key.may_wrap_as(32, wrapped.len()));
-            wrapped.len()
-        })
-        .collect();
-    assert_eq!(lengths.last(), Some(&141));
-    assert!(lengths.first().is_some_and(|len| (130..139).contains(len)), "{lengths:?}");
-    assert_eq!((cipher.key.wrapped_bytes(32), cipher.key.wrapped_bytes(16)), (141, 124));
-    assert!(!cipher.key.may_wrap_as(32, 142));
+    let key = &sm2_cipher("aes256gcm-rsa").key;
+    assert_eq!((key.wrapped_bytes(32), key.wrapped_bytes(16)), (141, 124));
+    assert!(key.may_wrap_as(32, 141) && !key.may_wrap_as(32, 142));
+    let short = (0..20_000).find(|n| {
+        let wrapped = key.wrap(&[*n as u8; 32]).expect("wraps");
+        assert!(key.may_wrap_as(32, wrapped.len()), "{} bytes", wrapped.len());
+        assert_eq!(key.unwrap(&wrapped).expect("unwraps"), [*n as u8; 32]);
+        wrapped.len() < 139
+    });
+    assert!(short.is_some(), "no short one");
+}
+
+/// Forged, or of a client with errors: an error for each of them, never a panic.
+#[test]
+fn wrapped_keys_that_are_no_points_are_refused() {
+    let key = &sm2_cipher("aes256gcm-rsa").key;
+    let with = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+    let wrapped = |x: &[u8], y: &[u8], digest: &[u8], text: &[u8]| {
+        let parts = [with(2, x), with(2, y), with(4, digest), with(4, text)].concat();
+        if parts.len() < 128 { with(0x30, &parts) } else { [&[0x30, 0x81, parts.len() as u8], &parts[..]].concat() }
+    };
+    let beyond_the_field = [&[0][..], &[0xff; 32]].concat();
+    let too_long = [1; 33];
+    for (x, y) in
+        [(&[0][..], &[0][..]), (&beyond_the_field, &[1]), (&[1], &beyond_the_field), (&too_long, &[1]), (&[], &[])]
+    {
+        for (digest, text) in [(32, 32), (31, 32), (33, 32), (0, 0), (32, 0)] {
+            let refused = key.unwrap(&wrapped(x, y, &vec![7; digest], &vec![7; text]));
+            assert!(refused.is_err(), "{x:?} {y:?} {digest} {text}");
+        }
+    }
+    for bytes in [&[][..], &[0x30], &[0x30, 0], &[0x04; 97], &[0x04; 141], &[0xff; 141]] {
+        assert!(key.unwrap(bytes).is_err(), "{bytes:?}");
+    }
 }
 
 proptest! {
