@@ -61,12 +61,6 @@ impl<T: Clone> Joint<T> {
     pub fn downgrade(&self) -> WeakJoint<T> {
         WeakJoint(Arc::downgrade(&self.inner))
     }
-
-    /// The outcome, if it is there.
-    #[must_use]
-    pub fn peek(&self) -> Option<&T> {
-        self.inner.outcome.get()
-    }
 }
 
 impl<T> WeakJoint<T> {

@@ -83,20 +83,14 @@ impl Callers {
     }
 }
 
-/// Whether the task `pid` has been killed and only waits for its present system call to end.
+/// Whether the task `pid` has been killed and only waits for its present system call to end, or closes its files on its way
+/// out.
 ///
-/// A signal that ends a process makes SIGKILL pending for each of its tasks. A task that waits for a request exists, so
-/// one that cannot be seen is only hidden from this user and may live on.
-pub(crate) fn is_dying(pid: u32) -> bool {
-    pid != 0 && status(pid).is_some_and(|text| parse_killed(&text))
-}
-
-/// Whether the task `pid` was ended by a signal and closes its files on its way out.
-///
-/// `/proc/PID/stat` would say so, but must not be read here: that waits for whoever executes another program, and he may
+/// A task that waits for a request exists, so one that cannot be seen is only hidden from this user and may live on.
+/// `/proc/PID/stat` would say more, but must not be read here: that waits for whoever executes another program, and he may
 /// wait for the answer to the request that this is asked for, as he closes files.
-pub(crate) fn is_killed(pid: u32) -> bool {
-    pid != 0 && status(pid).is_some_and(|text| parse_ended_by_signal(&text))
+pub(crate) fn is_dying(pid: u32) -> bool {
+    pid != 0 && status(pid).is_some_and(|text| parse_dying(&text))
 }
 
 /// `/proc/PID/status`, `None` when there is no such task or it is not shown to us.
@@ -112,19 +106,18 @@ fn parse_groups(status: &str) -> Groups {
     field(status, "Groups").unwrap_or_default().split_ascii_whitespace().filter_map(|g| g.parse().ok()).collect()
 }
 
-fn parse_killed(status: &str) -> bool {
-    let pending = field(status, "SigPnd").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
-    pending & (1 << (libc::SIGKILL - 1)) != 0
-}
-
-/// Whether this is the status of a task that is exiting because of a signal: it has no memory any more, and a signal that
-/// ends processes is still pending for its process.
-fn parse_ended_by_signal(status: &str) -> bool {
+/// Whether this is the status of a task that a signal ends. A signal that ends a process makes SIGKILL pending for each of
+/// its tasks, and stays pending for the process itself when they exit and have no memory any more.
+fn parse_dying(status: &str) -> bool {
     const ENDING: [libc::c_int; 5] = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE];
     let set = |name| field(status, name).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
-    let ending = ENDING.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
-    let pending = (set("SigPnd") | set("ShdPnd")) & !set("SigBlk") & !set("SigIgn") & !set("SigCgt");
-    field(status, "VmSize").is_none() && pending & ending != 0
+    let bit = |signal: libc::c_int| 1_u64 << (signal - 1);
+    let own = set("SigPnd");
+    if own & bit(libc::SIGKILL) != 0 {
+        return true;
+    }
+    let pending = (own | set("ShdPnd")) & !set("SigBlk") & !set("SigIgn") & !set("SigCgt");
+    field(status, "VmSize").is_none() && ENDING.into_iter().any(|signal| pending & bit(signal) != 0)
 }
 
 #[cfg(test)]
@@ -167,20 +160,19 @@ mod tests {
         let status = |pending: u64, caught: u64| {
             format!("Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t{pending:016x}\nSigCgt:\t{caught:016x}\n")
         };
-        assert!(parse_ended_by_signal(&status(0x100, 0)) && parse_ended_by_signal(&status(0x4000, 0)));
+        assert!(parse_dying(&status(0x100, 0)) && parse_dying(&status(0x4000, 0)));
         let lives = format!("VmSize:\t   12 kB\n{}", status(0x100, 0));
         for text in [lives, status(0, 0), status(0x4000, 0x4000), status(0x1_0000, 0)] {
-            assert!(!parse_ended_by_signal(&text), "{text}");
+            assert!(!parse_dying(&text), "{text}");
         }
-        assert!(!is_killed(std::process::id()));
     }
 
     #[test]
     fn status_fields_parse() {
         let text = "Name:\tx\nGroups:\t4 24 1000 \nSigPnd:\t0000000000000100\n";
         assert_eq!(parse_groups(text).as_slice(), [4, 24, 1000]);
-        assert!(parse_killed(text));
-        assert!(!parse_killed("SigPnd:\t0000000000000200\n"));
+        assert!(parse_dying(text));
+        assert!(!parse_dying("SigPnd:\t0000000000000200\n"));
         assert!(!is_dying(std::process::id()));
     }
 }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     abi::{EntryOut, InHeader, InterruptIn, OpenOut, WriteIn, opcode, split},
-    caller::{Callers, is_dying, is_killed},
+    caller::{Callers, is_dying},
     deferred::{Deferred, Slot},
     let_go::{LetGo, Nodes},
     notify::Notifier,
@@ -367,19 +367,17 @@ async fn finish_waiting(mut work: Work, stop: CancellationToken, reply: Reply, s
 /// Ends when the request is to be given up: at once if its caller was killed or the session is over; for any other signal
 /// only work that looks, and not before [`INTERRUPT_AFTER`]. A second signal is not announced, hence the look once a second.
 async fn interrupted(slot: &Slot, header: &InHeader, since: Instant) {
-    // Whoever was killed closes his files on his way out, and may have no signal pending any more that would be announced.
-    let goes = || header.opcode == opcode::FLUSH && is_killed(header.pid);
+    // Whoever was killed closes his files on his way out, and need not have a signal any more that would be announced.
     while header.opcode == opcode::FLUSH
         && tokio::time::timeout(INTERRUPT_AFTER, slot.interrupted.cancelled()).await.is_err()
     {
-        if goes() {
+        if is_dying(header.pid) {
             return;
         }
     }
     slot.interrupted.cancelled().await;
     loop {
-        let looked_enough = only_looks(header.opcode) && since.elapsed() >= INTERRUPT_AFTER;
-        if slot.is_over() || looked_enough || is_dying(header.pid) || goes() {
+        if slot.is_over() || is_dying(header.pid) || (only_looks(header.opcode) && since.elapsed() >= INTERRUPT_AFTER) {
             return;
         }
         tokio::time::sleep(INTERRUPT_AFTER.saturating_sub(since.elapsed()).max(Duration::from_millis(100))).await;

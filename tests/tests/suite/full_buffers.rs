@@ -83,8 +83,8 @@ fn timed<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'stati
     (value, begun.elapsed())
 }
 
-/// A file of which every block is in the disk cache. Keeping a block is no promise: one that found the queue of the disk full
-/// is kept when it is fetched again, which it is not while it is in memory. Then another file is tried.
+/// A file of which every block is in the disk cache. That one is kept is no promise (what finds the queue of the disk full stays
+/// in memory), and a slice that was closed early has blocks of other lengths. Then another file is tried.
 fn cached_file(mnt: &Mount) -> std::path::PathBuf {
     let cached_bytes = || mnt.stat("blockcache_bytes");
     for number in 0..10 {
