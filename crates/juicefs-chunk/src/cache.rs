@@ -43,6 +43,7 @@ use crate::{
 use disk::DiskCache;
 pub(crate) use disk::OnDisk;
 use memory::MemoryCache;
+pub(crate) use open_files::OpenFiles;
 pub use place::cache_dirs;
 pub(crate) use stage::StagedBlock;
 

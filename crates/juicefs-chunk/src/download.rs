@@ -187,14 +187,31 @@ impl Inner {
                 let inner = Arc::clone(self);
                 self.tasks.spawn_on(async move { inner.cache.warm(id).await }, &self.handle);
             }
+        } else if let Some(files) = self.in_place() {
+            if files.is_cold(id) {
+                self.warm_in_place(id, None);
+            }
         } else if let Some(lease) = self.budget.try_acquire(Share::Ahead, self.fetch_bytes(id)) {
             self.spawn_fetch(id, Keep::Normal, lease, None);
         }
     }
 
+    /// Has the kernel read a block that lies on this machine.
+    fn warm_in_place(self: &Arc<Self>, id: BlockId, slot: Option<OwnedSemaphorePermit>) {
+        let inner = Arc::clone(self);
+        let work = move || {
+            inner.in_place().iter().for_each(|files| files.warm(id));
+            drop(slot);
+        };
+        self.tasks.spawn_blocking_on(work, &self.handle);
+    }
+
     /// The same for a block of which parts were read several times, within the slots of `--prefetch`.
     pub(crate) fn prefetch_reused(self: &Arc<Self>, id: BlockId) {
         let Ok(slot) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
+        if self.in_place().is_some() {
+            return self.warm_in_place(id, Some(slot));
+        }
         let Some(lease) = self.budget.try_acquire(Share::Ahead, self.fetch_bytes(id)) else { return };
         self.spawn_fetch(id, Keep::Forced, lease, Some(slot));
     }

@@ -13,6 +13,7 @@ mod current;
 mod download;
 mod hash;
 mod hedge;
+mod in_place;
 mod lease;
 mod limit;
 mod pool;

@@ -24,6 +24,8 @@ const TINY_BLOCK_BYTES: u32 = 8 << 10;
 const SMALL_BLOCK_BYTES: u32 = 128 << 10;
 /// Reads of parts of a larger block after which the whole of it is worth having.
 const REUSE_READS: u32 = 3;
+/// The same of a block on a disk of this machine, where a read of a part costs a seek and no round trip.
+const REUSE_READS_IN_PLACE: u32 = 8;
 
 /// A block and how often parts of it were read.
 type Reuse = Option<(BlockId, u32)>;
@@ -57,8 +59,10 @@ impl ReuseTable {
 
 /// Where the bytes of a piece come from.
 enum Source {
-    /// They are here.
+    /// Its block is here.
     Here(Bytes),
+    /// They were read already, of a file on this machine.
+    Read(Bytes),
     /// From an open file of the disk cache.
     Disk(OnDisk),
     /// A file of the disk cache is to be opened, if it is there.
@@ -86,6 +90,8 @@ impl Source {
 enum Begun {
     /// The whole block is here.
     Block(Bytes),
+    /// The piece alone is.
+    Piece(Bytes),
     /// The whole block is being fetched.
     Flight(Flight),
     /// The piece alone is.
@@ -101,7 +107,8 @@ fn share_of(sources: &[(Piece, Source)], purpose: ReadPurpose) -> Share {
     if purpose == ReadPurpose::ReadAhead {
         return Share::Ahead;
     }
-    let is_local = sources.iter().all(|(_, source)| matches!(source, Source::Here(_) | Source::Disk(_)));
+    let is_local =
+        sources.iter().all(|(_, source)| matches!(source, Source::Here(_) | Source::Read(_) | Source::Disk(_)));
     if is_local { Share::Disk } else { Share::Fetch }
 }
 
@@ -225,6 +232,7 @@ impl Inner {
     fn begin(self: &Arc<Self>, piece: Piece, source: Source, lease: Lease, purpose: ReadPurpose) -> Begun {
         match source {
             Source::Here(block) => Begun::Block(block),
+            Source::Read(bytes) => Begun::Piece(bytes),
             Source::Join(flight) => Begun::Flight(flight),
             Source::Whole | Source::Closed | Source::Elsewhere(_) => {
                 let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
@@ -246,18 +254,31 @@ impl Inner {
         let range = piece.off as usize..(piece.off + piece.len) as usize;
         Ok(match begun {
             Begun::Block(block) => block.slice(range),
+            Begun::Piece(bytes) => bytes,
             Begun::Flight(flight) => flight.await?.slice(range),
             Begun::Fetch(fetch) => self.finish(fetch).await?,
         })
     }
 
-    /// Finds out where a piece comes from, without waiting.
+    /// Finds out where a piece comes from, without waiting. What is at hand is read at once, and so without taking memory for it:
+    /// it is as much as was asked for, by a request that is answered before the next one of its thread. Read-ahead holds what it reads.
     fn source(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         match self.cache.find(piece.block) {
             Found::Memory(block) => self.here(block, piece),
-            Found::Disk(file) => Source::Disk(file),
+            Found::Disk(file) => self.at_hand(file, piece, purpose),
             Found::Closed => Source::Closed,
             Found::Nothing => self.beyond_the_cache(piece, purpose),
+        }
+    }
+
+    fn at_hand(&self, file: OnDisk, piece: Piece, purpose: ReadPurpose) -> Source {
+        let read = if purpose == ReadPurpose::ReadAhead { None } else { file.read_now(piece.off, piece.len) };
+        match read {
+            Some(bytes) => {
+                self.counters.cache_hit.hit(bytes.len());
+                Source::Read(bytes)
+            }
+            None => Source::Disk(file),
         }
     }
 
@@ -268,6 +289,12 @@ impl Inner {
 
     fn beyond_the_cache(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         self.counters.cache_miss.hit(piece.len as usize);
+        if purpose != ReadPurpose::ReadAhead
+            && let Some(bytes) = self.in_place().and_then(|files| files.read_now(piece))
+        {
+            self.counters.get.hit(bytes.len());
+            return Source::Read(bytes);
+        }
         if let Some(flight) = self.flights.of(piece.block) {
             let is_random = matches!(purpose, ReadPurpose::Random | ReadPurpose::RandomInSmall);
             let goes_before = is_random && piece.len < piece.block.size.div_ceil(2) && self.behind.has(piece.block);
@@ -305,6 +332,12 @@ impl Inner {
     /// that, until the block is read again.
     fn wants_part(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> bool {
         let size = piece.block.size;
+        if self.in_place().is_some() {
+            if purpose == ReadPurpose::Random && self.reuse.count(piece.block) >= REUSE_READS_IN_PLACE {
+                self.prefetch_reused(piece.block);
+            }
+            return true;
+        }
         if !self.body.is_plain() || size <= TINY_BLOCK_BYTES || piece.len >= size.div_ceil(2) {
             return false;
         }
@@ -327,7 +360,7 @@ impl Inner {
     /// Budget bytes that a source needs.
     fn source_bytes(&self, piece: Piece, source: &Source) -> usize {
         match source {
-            Source::Here(_) | Source::Join(_) | Source::Elsewhere(_) | Source::Closed => 0,
+            Source::Here(_) | Source::Read(_) | Source::Join(_) | Source::Elsewhere(_) | Source::Closed => 0,
             Source::Whole => self.fetch_bytes(piece.block),
             Source::Part => piece.len as usize,
             Source::Disk(file) => file.read_bytes(piece.off, piece.len),

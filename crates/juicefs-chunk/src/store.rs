@@ -35,6 +35,7 @@ use crate::{
     counters::Counters,
     current::Renewal,
     download::Flights,
+    in_place::InPlace,
     read::ReuseTable,
     request::Requests,
     staging::Staging,
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     /// Slots of background fetches of whole blocks.
     pub(crate) prefetches: Arc<Semaphore>,
     pub(crate) behind: Behind,
+    /// Where blocks are files of this machine that need no copy in the cache.
+    pub(crate) in_place: Option<InPlace>,
     pub(crate) body: BodyForm,
     /// Slots of compressing and encrypting, and of the way back: it takes a processor each, and memory beside the budget.
     pub(crate) codecs: Arc<Semaphore>,
@@ -71,6 +74,9 @@ pub(crate) struct Inner {
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: CancellationToken,
 }
+
+/// Between two looks for files that nobody reads any more.
+const CLOSE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often read-ahead looks whether there is memory, and the time between.
 const AHEAD_TRIES: u32 = 4;
@@ -96,6 +102,7 @@ impl Store {
         let counters = Arc::<Counters>::default();
         let cache = Cache::open(&config, &counters);
         let closing = CancellationToken::new();
+        let in_place = InPlace::of(&config, &storage);
         let inner = Inner {
             budget: Budget::new(config.buffer_bytes),
             staging: Staging::new(&config, cache.can_stage()),
@@ -105,6 +112,7 @@ impl Store {
             reuse: ReuseTable::default(),
             prefetches: Arc::new(Semaphore::new(config.prefetch)),
             behind: Behind::default(),
+            in_place,
             codecs: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
             body: BodyForm { compression: config.compression, cipher: config.cipher.clone() },
             counters,
@@ -115,6 +123,9 @@ impl Store {
         };
         tracing::debug!("data path over {} is open", inner.requests.describe());
         let inner = Arc::new(inner);
+        if inner.in_place.is_some() {
+            inner.tasks.spawn_on(Arc::clone(&inner).close_idle_files(), &inner.handle);
+        }
         if inner.staging.is_on() {
             inner.tasks.spawn_on(Arc::clone(&inner).upload_staged(), &inner.handle);
         } else if inner.config.writeback.is_some() {
@@ -126,6 +137,7 @@ impl Store {
     /// Requests from now on go to `storage`, which is of the kind that [`juicefs_core::Format::storage`] names; those that
     /// are under way end with the one before, and are sent again to this one if that refuses them.
     pub fn use_storage(&self, kind: &str, storage: Arc<dyn ObjectStorage>) {
+        self.inner.in_place.iter().for_each(InPlace::leave);
         self.inner.requests.current().replace(storage, is_local(kind));
     }
 
@@ -182,6 +194,22 @@ impl Inner {
         id.key(self.config.hash_prefix)
     }
 
+    /// The files of a store on this machine, while blocks may be read there.
+    pub(crate) fn in_place(&self) -> Option<&InPlace> {
+        self.in_place.as_ref().filter(|files| files.is_current() && !self.requests.is_download_limited())
+    }
+
+    /// Whether a block is on this machine, as far as is known without looking.
+    pub(crate) fn holds(&self, id: BlockId) -> bool {
+        self.cache.holds(id) || self.in_place().is_some()
+    }
+
+    async fn close_idle_files(self: Arc<Self>) {
+        while self.closing.run_until_cancelled(tokio::time::sleep(CLOSE_INTERVAL)).await.is_some() {
+            self.in_place.iter().for_each(InPlace::close_idle);
+        }
+    }
+
     /// Deletes blocks from the caches and the store; the last error of all.
     pub(crate) async fn remove_blocks(self: &Arc<Self>, blocks: Vec<BlockId>) -> Result<(), ChunkError> {
         let mut result = Ok(());
@@ -189,6 +217,7 @@ impl Inner {
             self.staging.forget(*id);
         });
         for id in &blocks {
+            self.in_place.iter().for_each(|files| files.forget(*id));
             self.cache.remove(*id).await;
         }
         let mut deletions = stream::iter(blocks)
@@ -246,7 +275,7 @@ impl ChunkStore for Store {
 
     fn at_hand(&self, slice: SliceKey, off: u32, len: u32) -> bool {
         block::pieces(slice, self.inner.config.block_size, off, len)
-            .is_some_and(|pieces| pieces.iter().all(|piece| self.inner.cache.holds(piece.block)))
+            .is_some_and(|pieces| pieces.iter().all(|piece| self.inner.holds(piece.block)))
     }
 
     fn writer(&self, options: WriteOptions) -> Box<dyn SliceWriter> {

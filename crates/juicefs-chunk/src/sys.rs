@@ -105,6 +105,15 @@ pub(crate) fn medium(path: &Path) -> Medium {
     }
 }
 
+/// Appends to `buf` what does not have to be waited for of a file on `medium`.
+pub(crate) fn read_at_hand(file: &File, buf: &mut Vec<u8>, len: usize, off: u64, medium: Medium) {
+    match medium {
+        Medium::Memory => read_cached(file, buf, len, off),
+        Medium::Disk => read_cached_only(file, buf, len, off),
+        Medium::Remote => {}
+    }
+}
+
 /// Appends to `buf`, which holds the first of the `len` bytes at `off` already, the rest of them; waits for the disk.
 ///
 /// # Errors

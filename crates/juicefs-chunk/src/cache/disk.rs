@@ -51,7 +51,7 @@ const MIN_ENTRY_BYTES: usize = 4 << 10;
 pub(super) struct DiskCache {
     dirs: Vec<Place>,
     alive: RwLock<Arc<Alive>>,
-    open_files: Arc<OpenFiles>,
+    open_files: Arc<OpenFiles<CachedFile>>,
     counters: Arc<Counters>,
     hash_prefix: bool,
     stop: Arc<AtomicBool>,

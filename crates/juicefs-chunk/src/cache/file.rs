@@ -69,7 +69,7 @@ impl CachedFile {
             None => None,
             Some(count) => {
                 let mut bytes = Vec::with_capacity(count);
-                read_at_hand(&file, &mut bytes, count, size as u64, medium);
+                sys::read_at_hand(&file, &mut bytes, count, size as u64, medium);
                 if bytes.len() < count {
                     return Ok(None);
                 }
@@ -109,7 +109,7 @@ impl CachedFile {
         let (start, end) =
             if is_verified { (off as usize, off as usize + len as usize) } else { self.0.span(off, len) };
         let mut buf = PoolBuf::with_capacity(end - start);
-        read_at_hand(&self.0.file, buf.as_mut_vec(), end - start, start as u64, self.0.medium);
+        sys::read_at_hand(&self.0.file, buf.as_mut_vec(), end - start, start as u64, self.0.medium);
         if buf.len() < end - start {
             return None;
         }
@@ -172,15 +172,6 @@ impl OpenFile {
             self.verified.note(index);
         }
         Ok(())
-    }
-}
-
-/// Reads what does not have to be waited for.
-fn read_at_hand(file: &File, buf: &mut Vec<u8>, len: usize, off: u64, medium: Medium) {
-    match medium {
-        Medium::Memory => sys::read_cached(file, buf, len, off),
-        Medium::Disk => sys::read_cached_only(file, buf, len, off),
-        Medium::Remote => {}
     }
 }
 

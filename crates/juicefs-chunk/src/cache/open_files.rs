@@ -1,11 +1,10 @@
-//! Descriptors of cache files that were read lately, so that a read of a few KiB is one system call.
+//! Descriptors of files that were read lately, each of one block, so that a read of a few KiB is one system call.
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use rand::Rng;
 
-use super::file::CachedFile;
 use crate::block::BlockId;
 
 /// Entries looked at for the oldest.
@@ -13,24 +12,27 @@ const SAMPLE: usize = 8;
 
 /// A bounded set of open files. What is let go may still be read by whoever holds it.
 #[derive(Debug)]
-pub(super) struct OpenFiles {
+pub(crate) struct OpenFiles<F> {
     max: usize,
-    state: Mutex<State>,
+    state: Mutex<State<F>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    entries: Vec<(BlockId, CachedFile, u64)>,
+#[derive(Debug)]
+struct State<F> {
+    entries: Vec<(BlockId, F, u64)>,
     by_block: HashMap<BlockId, usize>,
     tick: u64,
+    /// The tick at which idle files were closed last.
+    closed_idle: u64,
 }
 
-impl OpenFiles {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, state: Mutex::default() }
+impl<F: Clone> OpenFiles<F> {
+    pub(crate) fn new(max: usize) -> Self {
+        let state = State { entries: Vec::new(), by_block: HashMap::new(), tick: 0, closed_idle: 0 };
+        Self { max, state: Mutex::new(state) }
     }
 
-    pub(super) fn get(&self, id: BlockId) -> Option<CachedFile> {
+    pub(crate) fn get(&self, id: BlockId) -> Option<F> {
         let state = &mut *self.state.lock();
         let entry = &mut state.entries[*state.by_block.get(&id)?];
         state.tick += 1;
@@ -38,7 +40,7 @@ impl OpenFiles {
         Some(entry.1.clone())
     }
 
-    pub(super) fn insert(&self, id: BlockId, file: CachedFile) {
+    pub(crate) fn insert(&self, id: BlockId, file: F) {
         // Closing happens outside of the lock.
         let mut old = self.remove(id);
         {
@@ -54,13 +56,34 @@ impl OpenFiles {
         drop(old);
     }
 
-    pub(super) fn remove(&self, id: BlockId) -> Option<CachedFile> {
+    pub(crate) fn remove(&self, id: BlockId) -> Option<F> {
         self.state.lock().remove(id)
+    }
+
+    /// Lets all go.
+    pub(crate) fn clear(&self) {
+        let old = {
+            let mut state = self.state.lock();
+            state.by_block.clear();
+            std::mem::take(&mut state.entries)
+        };
+        drop(old);
+    }
+
+    /// Lets go what was not used since the last call.
+    pub(crate) fn close_idle(&self) {
+        let idle: Vec<_> = {
+            let state = &mut *self.state.lock();
+            let before = std::mem::replace(&mut state.closed_idle, state.tick);
+            let idle: Vec<_> = state.entries.iter().filter(|entry| entry.2 <= before).map(|entry| entry.0).collect();
+            idle.into_iter().filter_map(|id| state.remove(id)).collect()
+        };
+        drop(idle);
     }
 }
 
-impl State {
-    fn remove(&mut self, id: BlockId) -> Option<CachedFile> {
+impl<F> State<F> {
+    fn remove(&mut self, id: BlockId) -> Option<F> {
         let at = self.by_block.remove(&id)?;
         let (_, file, _) = self.entries.swap_remove(at);
         if let Some(moved) = self.entries.get(at) {
@@ -74,5 +97,27 @@ impl State {
         let mut rng = rand::rng();
         let count = self.entries.len();
         (0..SAMPLE.min(count)).map(|_| &self.entries[rng.random_range(0..count)]).min_by_key(|e| e.2).map(|e| e.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_used_is_let_go_the_second_time() {
+        let block = |slice| BlockId { slice, index: 0, size: 1 };
+        let (open, files) = (OpenFiles::new(8), [Arc::new(1), Arc::new(2)]);
+        for (slice, file) in (1..).zip(&files) {
+            open.insert(block(slice), Arc::clone(file));
+        }
+        open.close_idle();
+        assert_eq!((open.get(block(1)), Arc::strong_count(&files[1])), (Some(Arc::new(1)), 2));
+        open.close_idle();
+        assert_eq!((open.get(block(1)), open.get(block(2))), (Some(Arc::new(1)), None));
+        open.clear();
+        assert_eq!((open.get(block(1)), Arc::strong_count(&files[0])), (None, 1));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::{TidyCall, dir::CacheDir, health::DiskState, open_files::OpenFiles, tidy};
+use super::super::{TidyCall, dir::CacheDir, file::CachedFile, health::DiskState, open_files::OpenFiles, tidy};
 use crate::{block::BlockId, counters::Counters};
 
 /// A disk that fails is not complained about more often than this.
@@ -66,7 +66,7 @@ pub(super) fn write_queued(
 pub(super) fn tidy_when_called(
     dir: &CacheDir,
     rules: &tidy::Rules,
-    files: &OpenFiles,
+    files: &OpenFiles<CachedFile>,
     counters: &Counters,
     called: &mpsc::Receiver<()>,
 ) {
