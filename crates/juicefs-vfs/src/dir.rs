@@ -4,6 +4,8 @@
 //! offset until the listing is begun anew at offset 0. So every entry that is present throughout is given exactly once,
 //! wherever reading starts again. Of pages that were left behind only hashes of the names stay (some 24 bytes an entry); coming
 //! back to one reads it again and puts each name into its old place.
+//!
+//! While a reader takes entries of the last page that is there, the next one is asked for.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,17 +19,19 @@ use std::{
 use bytes::Bytes;
 use juicefs_core::{
     Attr, Errno, FileType, Ino, MetaError, Name,
-    limits::READDIR_PAGE,
     meta::{DirCursor, DirEntry, DirPage},
     stamps::Moment,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::{context::Context, fault, metrics::MetaOp};
 
-/// Pages of a listing that keep their entries.
-const PAGES_KEPT: usize = 2;
+/// Entries of a page. Short pages let the metadata service, this client and the reader work side by side; each costs a round
+/// trip or two, which nobody waits for but for the first.
+const PAGE_LEN: usize = 2_000;
+/// Pages of a listing that keep their entries: the one that is read, the one before, and the next.
+const PAGES_KEPT: usize = 3;
 
 /// An open directory.
 pub(crate) struct DirHandle {
@@ -37,8 +41,8 @@ pub(crate) struct DirHandle {
     listing: Mutex<Listing>,
     /// The last attributes known: what fstat(2) shows when the directory is removed while it is open.
     attr: Mutex<Option<Attr>>,
-    /// One reader at a time fetches.
-    turn: tokio::sync::Mutex<()>,
+    /// One at a time fetches.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// An entry with what is needed to judge how fresh it is.
@@ -54,6 +58,8 @@ pub(crate) struct Listed {
 
 #[derive(Default)]
 struct Listing {
+    /// How often it was begun anew. What was asked for before that does not belong to it.
+    generation: u64,
     pages: Vec<Page>,
     /// Hashes of all names of a listing of several pages: a store may give an entry twice while others are removed.
     names: HashSet<u64>,
@@ -103,6 +109,12 @@ enum Missing {
     Page(usize),
 }
 
+/// What is being fetched.
+struct Wanted {
+    missing: Missing,
+    generation: u64,
+}
+
 fn hash(name: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
@@ -111,7 +123,7 @@ fn hash(name: &[u8]) -> u64 {
 
 impl DirHandle {
     pub(crate) fn new(ino: Ino) -> Arc<Self> {
-        Self::with_pages(ino, READDIR_PAGE)
+        Self::with_pages(ino, PAGE_LEN)
     }
 
     fn with_pages(ino: Ino, page_len: usize) -> Arc<Self> {
@@ -120,49 +132,78 @@ impl DirHandle {
             page_len,
             listing: Mutex::default(),
             attr: Mutex::default(),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Arc::default(),
         })
     }
 
     /// Begins anew: the next read shows the directory as it is then.
     pub(crate) fn rewind(&self) {
-        *self.listing.lock() = Listing::default();
+        let mut listing = self.listing.lock();
+        *listing = Listing { generation: listing.generation + 1, ..Listing::default() };
     }
 
     /// Up to `limit` entries from position `index` on; empty only at the end.
     pub(crate) async fn read(
-        &self,
-        cx: &Context,
+        self: &Arc<Self>,
+        cx: &Arc<Context>,
         mut index: u64,
         limit: usize,
         with_attrs: bool,
     ) -> Result<Vec<Listed>, Errno> {
-        let _turn = self.turn.lock().await;
-        let mut out = Vec::new();
-        while out.len() < limit {
-            let missing = {
+        let (mut out, mut turn) = (Vec::new(), None);
+        loop {
+            let wanted = {
                 let mut listing = self.listing.lock();
-                match listing.take(&mut index, limit - out.len(), &mut out) {
-                    Ok(true) => continue,
-                    Ok(false) => break,
+                match listing.take_all(&mut index, limit, &mut out) {
+                    Err(missing) if out.is_empty() => turn.as_ref().map(|_| listing.begin(missing)),
                     // What is there is enough for now: the caller comes back.
-                    Err(_) if !out.is_empty() => break,
-                    Err(missing) => {
-                        listing.meanwhile = Some(Vec::new());
-                        missing
-                    }
+                    _ => break,
                 }
             };
-            let fetched = match &missing {
-                Missing::Next(next) => self.fetch_next(cx, next, with_attrs).await,
-                Missing::Page(at) => self.fetch_again(cx, *at, with_attrs).await,
-            };
-            if let Err(error) = fetched {
-                self.listing.lock().meanwhile = None;
-                return Err(fault::of_meta("listing", self.ino, &error));
+            match wanted {
+                Some(wanted) => {
+                    let fetched = self.fetch(cx, wanted, with_attrs).await;
+                    fetched.map_err(|error| fault::of_meta("listing", self.ino, &error))?;
+                }
+                // Whoever has the turn may bring what is missing.
+                None => turn = Some(self.turn.lock().await),
             }
         }
+        drop(turn);
+        self.read_on(cx, with_attrs);
         Ok(out)
+    }
+
+    /// Asks for the next page, if entries of the last one are being read and nobody fetches.
+    fn read_on(self: &Arc<Self>, cx: &Arc<Context>, with_attrs: bool) {
+        let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() else { return };
+        let Some(wanted) = self.listing.lock().begin_next() else { return };
+        let (dir, context) = (Arc::clone(self), Arc::clone(cx));
+        cx.tasks.spawn_until_stopped("list-ahead", async move {
+            // Who reads on asks again, and learns of the error.
+            let _ = dir.fetch(&context, wanted, with_attrs).await;
+            drop(turn);
+        });
+    }
+
+    async fn fetch(&self, cx: &Context, wanted: Wanted, with_attrs: bool) -> Result<(), MetaError> {
+        let Wanted { missing, generation } = wanted;
+        let fetched = match &missing {
+            Missing::Next(next) => self.fetch_next(cx, next, generation, with_attrs).await,
+            Missing::Page(at) => self.fetch_again(cx, *at, generation, with_attrs).await,
+        };
+        if fetched.is_err()
+            && let Some(mut listing) = self.listing_of(generation)
+        {
+            listing.meanwhile = None;
+        }
+        fetched
+    }
+
+    /// The listing, unless it was begun anew since.
+    fn listing_of(&self, generation: u64) -> Option<MutexGuard<'_, Listing>> {
+        let listing = self.listing.lock();
+        (listing.generation == generation).then_some(listing)
     }
 
     async fn page(
@@ -181,14 +222,20 @@ impl DirHandle {
         }
     }
 
-    async fn fetch_next(&self, cx: &Context, next: &Next, with_attrs: bool) -> Result<(), MetaError> {
+    async fn fetch_next(
+        &self,
+        cx: &Context,
+        next: &Next,
+        generation: u64,
+        with_attrs: bool,
+    ) -> Result<(), MetaError> {
         let from = match next {
             Next::Start | Next::End => None,
             Next::From(cursor) => Some(cursor.clone()),
         };
         let (since, fetched) = (cx.stamps.now(), Instant::now());
         let page = self.page(cx, from.clone(), with_attrs, self.page_len).await?;
-        let mut listing = self.listing.lock();
+        let Some(mut listing) = self.listing_of(generation) else { return Ok(()) };
         let single = listing.pages.is_empty() && page.next.is_none();
         listing.next = page.next.map_or(Next::End, Next::From);
         let mut entries = page.entries;
@@ -209,9 +256,15 @@ impl DirHandle {
 
     /// Reads a page again whose entries were dropped. Names that came since are left out, names that went leave a gap: a
     /// page with gaps ends where the entries of other pages begin, however many came between its own.
-    async fn fetch_again(&self, cx: &Context, at: usize, with_attrs: bool) -> Result<(), MetaError> {
+    async fn fetch_again(
+        &self,
+        cx: &Context,
+        at: usize,
+        generation: u64,
+        with_attrs: bool,
+    ) -> Result<(), MetaError> {
         let (mut from, len, places) = {
-            let listing = self.listing.lock();
+            let Some(listing) = self.listing_of(generation) else { return Ok(()) };
             let page = &listing.pages[at];
             let places: HashMap<u64, usize> =
                 page.names.iter().enumerate().map(|(place, name)| (*name, place)).collect();
@@ -224,7 +277,7 @@ impl DirHandle {
         while found < places.len() && (anew || beyond < 2 * self.page_len) {
             let page = self.page(cx, from.take(), with_attrs, places.len()).await?;
             anew |= page.anew;
-            let listing = self.listing.lock();
+            let Some(listing) = self.listing_of(generation) else { return Ok(()) };
             for entry in page.entries {
                 let name = hash(entry.name.as_bytes());
                 if let Some(place) = places.get(&name) {
@@ -240,7 +293,7 @@ impl DirHandle {
                 None => break,
             }
         }
-        let mut listing = self.listing.lock();
+        let Some(mut listing) = self.listing_of(generation) else { return Ok(()) };
         listing.fill(at, Body { entries, places: Some(places), since, fetched });
         listing.catch_up();
         Ok(())
@@ -256,6 +309,30 @@ impl DirHandle {
 }
 
 impl Listing {
+    /// Notes that what is missing is being fetched.
+    fn begin(&mut self, missing: Missing) -> Wanted {
+        self.meanwhile = Some(Vec::new());
+        Wanted { missing, generation: self.generation }
+    }
+
+    /// The same for the page after the last one, if that was used last.
+    fn begin_next(&mut self) -> Option<Wanted> {
+        let is_at_last = self.bodies.last().is_some_and(|at| at + 1 == self.pages.len());
+        match &self.next {
+            next @ Next::From(_) if is_at_last => {
+                let missing = Missing::Next(next.clone());
+                Some(self.begin(missing))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes up to `limit` entries from `index` on, as far as they are there.
+    fn take_all(&mut self, index: &mut u64, limit: usize, out: &mut Vec<Listed>) -> Result<(), Missing> {
+        while out.len() < limit && self.take(index, limit - out.len(), out)? {}
+        Ok(())
+    }
+
     /// Takes entries from `index` on out of one page. `Ok(false)` at the end of the directory.
     fn take(&mut self, index: &mut u64, limit: usize, out: &mut Vec<Listed>) -> Result<bool, Missing> {
         let at = self.pages.partition_point(|page| page.first + page.names.len() as u64 <= *index);

@@ -70,6 +70,13 @@ impl Run {
             .collect()
     }
 
+    /// Lets what goes on in the background come to its end.
+    async fn settle(&self) {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn read_all(&self, limit: usize) -> Vec<(u64, String)> {
         let (mut all, mut index) = (Vec::new(), 0);
         loop {
@@ -200,11 +207,39 @@ async fn renaming_every_entry_while_reading_ends() {
 async fn a_long_directory_keeps_few_entries_in_memory() {
     let run = Run::new(100, (0..5000).map(|number| format!("{number:05}"))).await;
     assert_eq!(run.read(0, 50).await.len(), 50);
-    assert_eq!(run.meta.calls("readdir"), 1, "no more than what is needed is fetched");
+    run.settle().await;
+    assert_eq!(run.meta.calls("readdir"), 2, "one page and the next");
+    assert_eq!(run.read(50, 10).await.len(), 10);
+    run.settle().await;
+    assert_eq!(run.meta.calls("readdir"), 2, "no more of them than one");
     assert_eq!(run.read_all(1000).await.len(), 5000);
     let held = run.dir.listing.lock().pages.iter().filter(|page| page.body.is_some()).count();
     assert_eq!(held, PAGES_KEPT);
     assert_eq!(run.read(123, 2).await, [(123, "00123".to_owned()), (124, "00124".to_owned())]);
     run.dir.rewind();
     assert_eq!(run.read_all(1000).await.len(), 5000);
+}
+
+#[tokio::test]
+async fn a_page_that_is_on_its_way_is_not_part_of_a_listing_begun_anew() {
+    let mut run = Run::new(4, (0..20).map(|number| format!("{number:02}"))).await;
+    assert_eq!(run.read(0, 3).await.len(), 3);
+    // The next page was asked for and has not come yet.
+    run.dir.rewind();
+    run.settle().await;
+    run.remove("01", true).await;
+    let names: Vec<_> = run.read_all(4).await.into_iter().map(|(_, name)| name).collect();
+    assert_eq!(names, run.names.iter().cloned().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_removed_while_the_next_page_is_on_its_way_is_not_listed() {
+    let mut run = Run::new(4, (0..20).map(|number| format!("{number:02}"))).await;
+    assert_eq!(run.read(0, 4).await.len(), 4);
+    assert!(run.dir.turn.try_lock().is_err(), "the next page is being fetched");
+    run.remove("06", true).await;
+    run.settle().await;
+    assert!(run.dir.turn.try_lock().is_ok());
+    let rest: Vec<_> = run.read(4, 4).await.into_iter().map(|(_, name)| name).collect();
+    assert_eq!(rest, ["04", "05", "07", "08"]);
 }

@@ -1,6 +1,6 @@
 //! Listing directories.
 
-use std::{fmt::Write as _, time::Instant};
+use std::{fmt::Write as _, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use juicefs_core::{Caller, Errno, FileType, Ino};
@@ -63,7 +63,7 @@ impl Vfs {
         answer
     }
 
-    async fn list(&self, dir: &DirHandle, off: u64, limit: usize, plus: bool) -> Answer<Vec<DirItem>> {
+    async fn list(&self, dir: &Arc<DirHandle>, off: u64, limit: usize, plus: bool) -> Answer<Vec<DirItem>> {
         if off == 0 {
             dir.rewind();
         }
