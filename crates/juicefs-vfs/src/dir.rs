@@ -27,16 +27,17 @@ use tokio::time::Instant;
 
 use crate::{context::Context, fault, metrics::MetaOp};
 
-/// Entries of a page. Short pages let the metadata service, this client and the reader work side by side; each costs a round
-/// trip or two, which nobody waits for but for the first.
-const PAGE_LEN: usize = 2_000;
+/// Entries of the first page. Whoever reads waits for all of it.
+const PAGE_LEN: usize = 1_000;
+/// How often pages become twice as long. Later ones come while the one before is read; each costs a round trip or two.
+const DOUBLINGS: usize = 3;
 /// Pages of a listing that keep their entries: the one that is read, the one before, and the next.
 const PAGES_KEPT: usize = 3;
 
 /// An open directory.
 pub(crate) struct DirHandle {
     pub(crate) ino: Ino,
-    /// Entries asked for at once.
+    /// Entries of the first page.
     page_len: usize,
     listing: Mutex<Listing>,
     /// The last attributes known: what fstat(2) shows when the directory is removed while it is open.
@@ -127,13 +128,7 @@ impl DirHandle {
     }
 
     fn with_pages(ino: Ino, page_len: usize) -> Arc<Self> {
-        Arc::new(Self {
-            ino,
-            page_len,
-            listing: Mutex::default(),
-            attr: Mutex::default(),
-            turn: Arc::default(),
-        })
+        Arc::new(Self { ino, page_len, listing: Mutex::default(), attr: Mutex::default(), turn: Arc::default() })
     }
 
     /// Begins anew: the next read shows the directory as it is then.
@@ -222,19 +217,14 @@ impl DirHandle {
         }
     }
 
-    async fn fetch_next(
-        &self,
-        cx: &Context,
-        next: &Next,
-        generation: u64,
-        with_attrs: bool,
-    ) -> Result<(), MetaError> {
+    async fn fetch_next(&self, cx: &Context, next: &Next, generation: u64, with_attrs: bool) -> Result<(), MetaError> {
         let from = match next {
             Next::Start | Next::End => None,
             Next::From(cursor) => Some(cursor.clone()),
         };
+        let Some(pages) = self.listing_of(generation).map(|listing| listing.pages.len()) else { return Ok(()) };
         let (since, fetched) = (cx.stamps.now(), Instant::now());
-        let page = self.page(cx, from.clone(), with_attrs, self.page_len).await?;
+        let page = self.page(cx, from.clone(), with_attrs, self.page_len << pages.min(DOUBLINGS)).await?;
         let Some(mut listing) = self.listing_of(generation) else { return Ok(()) };
         let single = listing.pages.is_empty() && page.next.is_none();
         listing.next = page.next.map_or(Next::End, Next::From);
@@ -256,13 +246,7 @@ impl DirHandle {
 
     /// Reads a page again whose entries were dropped. Names that came since are left out, names that went leave a gap: a
     /// page with gaps ends where the entries of other pages begin, however many came between its own.
-    async fn fetch_again(
-        &self,
-        cx: &Context,
-        at: usize,
-        generation: u64,
-        with_attrs: bool,
-    ) -> Result<(), MetaError> {
+    async fn fetch_again(&self, cx: &Context, at: usize, generation: u64, with_attrs: bool) -> Result<(), MetaError> {
         let (mut from, len, places) = {
             let Some(listing) = self.listing_of(generation) else { return Ok(()) };
             let page = &listing.pages[at];
@@ -274,7 +258,7 @@ impl DirHandle {
         let mut entries = vec![None; len];
         let (mut found, mut beyond, mut anew) = (0, 0, false);
         // A listing that began anew gives the entries in another order: those of this page are anywhere.
-        while found < places.len() && (anew || beyond < 2 * self.page_len) {
+        while found < places.len() && (anew || beyond < 2 * len.max(self.page_len)) {
             let page = self.page(cx, from.take(), with_attrs, places.len()).await?;
             anew |= page.anew;
             let Some(listing) = self.listing_of(generation) else { return Ok(()) };

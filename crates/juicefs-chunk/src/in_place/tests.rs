@@ -4,8 +4,7 @@ use juicefs_core::{ChunkStore, Format, ObjectStorage, SliceId, SliceKey, store::
 
 use super::*;
 use crate::{
-    Store,
-    open_storage,
+    Store, open_storage,
     store::tests::{get, put, sample},
 };
 
