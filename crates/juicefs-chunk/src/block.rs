@@ -49,6 +49,13 @@ pub(crate) struct Piece {
     pub(crate) len: u32,
 }
 
+impl Piece {
+    /// Its bytes within the block.
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
+        self.off as usize..(self.off + self.len) as usize
+    }
+}
+
 /// The blocks that hold `[off, off + len)` of `slice`; `None` when that leaves the slice.
 pub(crate) fn pieces(slice: SliceKey, block_size: usize, off: u32, len: u32) -> Option<SmallVec<[Piece; 2]>> {
     let block_size = u32::try_from(block_size).ok()?;

@@ -172,7 +172,7 @@ impl Inner {
                 let lease = self.budget.try_acquire(Share::Fetch, self.fetch_bytes(piece.block)).unwrap_or_default();
                 let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
                 let block = self.join_or_fetch(piece.block, keep, lease).await?;
-                Ok(block.slice(piece.off as usize..(piece.off + piece.len) as usize))
+                Ok(block.slice(piece.range()))
             }
         }
     }

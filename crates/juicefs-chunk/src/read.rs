@@ -59,10 +59,8 @@ impl ReuseTable {
 
 /// Where the bytes of a piece come from.
 enum Source {
-    /// Its block is here.
+    /// They are here.
     Here(Bytes),
-    /// They were read already, of a file on this machine.
-    Read(Bytes),
     /// From an open file of the disk cache.
     Disk(OnDisk),
     /// A file of the disk cache is to be opened, if it is there.
@@ -90,8 +88,6 @@ impl Source {
 enum Begun {
     /// The whole block is here.
     Block(Bytes),
-    /// The piece alone is.
-    Piece(Bytes),
     /// The whole block is being fetched.
     Flight(Flight),
     /// The piece alone is.
@@ -107,9 +103,17 @@ fn share_of(sources: &[(Piece, Source)], purpose: ReadPurpose) -> Share {
     if purpose == ReadPurpose::ReadAhead {
         return Share::Ahead;
     }
-    let is_local =
-        sources.iter().all(|(_, source)| matches!(source, Source::Here(_) | Source::Read(_) | Source::Disk(_)));
+    let is_local = sources.iter().all(|(_, source)| matches!(source, Source::Here(_) | Source::Disk(_)));
     if is_local { Share::Disk } else { Share::Fetch }
+}
+
+/// Whether what is at hand need not be counted: it is as much as an application asked for, by a request that its thread answers before
+/// it takes another one. Whoever reads for himself holds it for longer.
+fn is_answered_at_once(purpose: ReadPurpose) -> bool {
+    match purpose {
+        ReadPurpose::Random | ReadPurpose::RandomInSmall | ReadPurpose::Sequential => true,
+        ReadPurpose::ReadAhead | ReadPurpose::Once => false,
+    }
 }
 
 impl Inner {
@@ -148,6 +152,11 @@ impl Inner {
 
     /// Reads pieces, a segment for each.
     async fn read_pieces(self: &Arc<Self>, pieces: Pieces, purpose: ReadPurpose) -> Result<Segments, ChunkError> {
+        if is_answered_at_once(purpose)
+            && let Some(all) = self.read_at_hand(&pieces)
+        {
+            return Ok(all);
+        }
         let mut sources: Sources = pieces.into_iter().map(|piece| (piece, self.source(piece, purpose))).collect();
         self.open_files(&mut sources, purpose).await?;
         let (need, share) = (self.needed_bytes(&sources), share_of(&sources, purpose));
@@ -232,7 +241,6 @@ impl Inner {
     fn begin(self: &Arc<Self>, piece: Piece, source: Source, lease: Lease, purpose: ReadPurpose) -> Begun {
         match source {
             Source::Here(block) => Begun::Block(block),
-            Source::Read(bytes) => Begun::Piece(bytes),
             Source::Join(flight) => Begun::Flight(flight),
             Source::Whole | Source::Closed | Source::Elsewhere(_) => {
                 let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
@@ -251,34 +259,45 @@ impl Inner {
 
     /// The bytes of a piece.
     async fn end(&self, piece: Piece, begun: Begun) -> Result<Bytes, ChunkError> {
-        let range = piece.off as usize..(piece.off + piece.len) as usize;
+        let range = piece.range();
         Ok(match begun {
             Begun::Block(block) => block.slice(range),
-            Begun::Piece(bytes) => bytes,
             Begun::Flight(flight) => flight.await?.slice(range),
             Begun::Fetch(fetch) => self.finish(fetch).await?,
         })
     }
 
-    /// Finds out where a piece comes from, without waiting. What is at hand is read at once, and so without taking memory for it:
-    /// it is as much as was asked for, by a request that is answered before the next one of its thread. Read-ahead holds what it reads.
+    /// All pieces, if each of them is at hand.
+    fn read_at_hand(&self, pieces: &[Piece]) -> Option<Segments> {
+        let (mut out, mut of_store) = (Segments::new(), SmallVec::<[bool; 2]>::new());
+        for piece in pieces {
+            let (bytes, is_of_store) = match self.cache.find(piece.block) {
+                Found::Memory(block) => (block.slice(piece.range()), false),
+                Found::Disk(file) => (file.read_now(piece.off, piece.len)?, false),
+                Found::Closed => return None,
+                Found::Nothing => (self.in_place()?.read_now(*piece)?, true),
+            };
+            out.push(bytes);
+            of_store.push(is_of_store);
+        }
+        for (bytes, is_of_store) in out.iter().zip(of_store) {
+            if is_of_store {
+                self.counters.cache_miss.hit(bytes.len());
+                self.counters.get.hit(bytes.len());
+            } else {
+                self.counters.cache_hit.hit(bytes.len());
+            }
+        }
+        Some(out)
+    }
+
+    /// Finds out where a piece comes from, without waiting.
     fn source(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         match self.cache.find(piece.block) {
             Found::Memory(block) => self.here(block, piece),
-            Found::Disk(file) => self.at_hand(file, piece, purpose),
+            Found::Disk(file) => Source::Disk(file),
             Found::Closed => Source::Closed,
             Found::Nothing => self.beyond_the_cache(piece, purpose),
-        }
-    }
-
-    fn at_hand(&self, file: OnDisk, piece: Piece, purpose: ReadPurpose) -> Source {
-        let read = if purpose == ReadPurpose::ReadAhead { None } else { file.read_now(piece.off, piece.len) };
-        match read {
-            Some(bytes) => {
-                self.counters.cache_hit.hit(bytes.len());
-                Source::Read(bytes)
-            }
-            None => Source::Disk(file),
         }
     }
 
@@ -289,12 +308,6 @@ impl Inner {
 
     fn beyond_the_cache(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         self.counters.cache_miss.hit(piece.len as usize);
-        if purpose != ReadPurpose::ReadAhead
-            && let Some(bytes) = self.in_place().and_then(|files| files.read_now(piece))
-        {
-            self.counters.get.hit(bytes.len());
-            return Source::Read(bytes);
-        }
         if let Some(flight) = self.flights.of(piece.block) {
             let is_random = matches!(purpose, ReadPurpose::Random | ReadPurpose::RandomInSmall);
             let goes_before = is_random && piece.len < piece.block.size.div_ceil(2) && self.behind.has(piece.block);
@@ -360,7 +373,7 @@ impl Inner {
     /// Budget bytes that a source needs.
     fn source_bytes(&self, piece: Piece, source: &Source) -> usize {
         match source {
-            Source::Here(_) | Source::Read(_) | Source::Join(_) | Source::Elsewhere(_) | Source::Closed => 0,
+            Source::Here(_) | Source::Join(_) | Source::Elsewhere(_) | Source::Closed => 0,
             Source::Whole => self.fetch_bytes(piece.block),
             Source::Part => piece.len as usize,
             Source::Disk(file) => file.read_bytes(piece.off, piece.len),
