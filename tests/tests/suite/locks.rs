@@ -120,7 +120,11 @@ impl Process {
     }
 
     pub(crate) fn answer(&self) -> String {
-        self.answers.recv_timeout(LIMIT).expect("an answer")
+        self.answer_within(LIMIT)
+    }
+
+    pub(crate) fn answer_within(&self, limit: Duration) -> String {
+        self.answers.recv_timeout(limit).expect("an answer")
     }
 
     pub(crate) fn ask(&mut self, order: &str) -> String {
