@@ -150,7 +150,8 @@ pub trait Engine: Send + Sync {
     /// last key of the previous page for callers that only look.
     async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>>;
     /// Adds batched statistics to directories whose record exists (as one transaction); returns the directories that
-    /// have none, for which the client recounts and stores.
+    /// have none, for which the client recounts and stores. Never given up before its outcome is known, except when the engine is
+    /// closed: `Err` means that nothing was added.
     async fn add_dir_stats(&self, deltas: Vec<(Ino, crate::record::DirStat)>) -> MetaResult<Vec<Ino>>;
     /// Closes connections after finishing what is queued.
     async fn close(&self);

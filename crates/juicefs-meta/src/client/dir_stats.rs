@@ -112,7 +112,7 @@ impl DirStatBook {
     }
 
     /// Writes everything done so far. Directories without record are counted and get one. On an error the changes stay
-    /// noted; those that the engine may have taken before it failed are counted twice at worst. What is counted anew is stored
+    /// noted: the engine fails only when it knows that it has not taken them, or is closed. What is counted anew is stored
     /// only while the session `writer` is alive: a client that stood still meanwhile knows an old number.
     pub(super) async fn flush(&self, engine: &dyn Engine, writer: Option<SessionId>) -> MetaResult<()> {
         let deltas = self.take();

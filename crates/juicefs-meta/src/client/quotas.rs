@@ -360,6 +360,8 @@ pub(super) struct TellQuotas {
 impl Operation for TellQuotas {
     type Reply = ();
     const NAME: &'static str = "tell_quotas";
+    /// What is told again is counted twice.
+    const NEEDS_OUTCOME: bool = true;
 
     fn keys(&self) -> Vec<Key> {
         Vec::new()

@@ -133,6 +133,8 @@ pub(super) struct TellUsage {
 impl Operation for TellUsage {
     type Reply = ();
     const NAME: &'static str = "tell_usage";
+    /// What is told again is counted twice.
+    const NEEDS_OUTCOME: bool = true;
 
     fn keys(&self) -> Vec<Key> {
         Vec::new()

@@ -106,7 +106,8 @@ impl RedisEngine {
         }
     }
 
-    /// Adds to statistics with one script; returns the directories that have none.
+    /// Adds to statistics with one script; returns the directories that have none. It goes on until it knows that they were added:
+    /// what is added again is counted twice, and nobody notices.
     async fn add_stats(&self, deltas: &[(Ino, DirStat)], writer: Option<SessionId>) -> MetaResult<Vec<Ino>> {
         let keys = self.keys().await?;
         let outcome = keys.outcome(self.lanes.client());
@@ -123,7 +124,7 @@ impl RedisEngine {
         }
         let missing =
             |has: Vec<bool>| deltas.iter().zip(has).filter(|(_, has)| !has).map(|((ino, _), _)| *ino).collect();
-        match self.execute(keys, &outcome, &plan, Patience::Budget).await? {
+        match self.execute(keys, &outcome, &plan, Patience::UntilKnown).await? {
             Ended::Done(Some(answers)) => Ok(missing(answers.into_iter().map(|has| has == 1).collect())),
             // An earlier copy of the request did it: whoever had statistics then has them now.
             Ended::Done(None) => {

@@ -497,16 +497,42 @@ async fn a_quota_guards_its_room_and_not_its_usage() {
     assert_eq!(get(&ours, Key::Quota(subject)).await, None, "a directory without a quota gets none");
 }
 
-/// The server is frozen for longer than it is asked again: the one who has to know waits, and what it sent is done once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_goes_on_until_its_outcome_is_known() {
-    let server = RedisServer::new();
+/// An engine that soon gives up on `server`.
+fn impatient(server: &RedisServer) -> Arc<RedisEngine> {
     let url = server.url(0);
     let (driver, rest) = url.split_once("://").expect("a URL");
     let options = "read-timeout=300ms&dial-timeout=300ms";
     let mut address = Address::parse(driver, &format!("{rest}?{options}")).expect("an address");
     address.options_mut().retry_budget = Duration::from_secs(1);
-    let engine = Arc::new(RedisEngine::new(address, false));
+    Arc::new(RedisEngine::new(address, false))
+}
+
+/// Likewise what is added to statistics, which would be counted twice if it were added again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statistics_are_added_once_however_long_the_server_is_away() {
+    let server = RedisServer::new();
+    let engine = impatient(&server);
+    let stat = DirStat { length: 10, space: 4096, inodes: 1 };
+    put(&engine, vec![Effect::PutDirStat(Ino(1), stat)]).await;
+    let adding = {
+        let engine = Arc::clone(&engine);
+        server.stop();
+        tokio::spawn(async move { engine.add_dir_stats(vec![(Ino(1), stat), (Ino(2), stat)]).await })
+    };
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!adding.is_finished(), "its outcome is not known");
+    server.cont();
+    let missing = tokio::time::timeout(Duration::from_secs(20), adding).await;
+    assert_eq!(missing.expect("in time").expect("no panic").expect("added"), [Ino(2)]);
+    let twice = DirStat { length: 20, space: 8192, inodes: 2 };
+    assert_eq!(get(&engine, Key::DirStat(Ino(1))).await, Some(Value::DirStat(twice)));
+}
+
+/// The server is frozen for longer than it is asked again: the one who has to know waits, and what it sent is done once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_goes_on_until_its_outcome_is_known() {
+    let server = RedisServer::new();
+    let engine = impatient(&server);
     put(&engine, vec![Effect::InsertNode(Ino(2), file())]).await;
     let record = SliceRecord { pos: 0, id: SliceId(7), size: 9, off: 0, len: 9 };
     let append = move |_: &ReadSet| Step::Apply(effects(vec![Effect::AppendSlices(Ino(2), 0, vec![record])]));
