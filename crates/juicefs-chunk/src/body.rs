@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use juicefs_core::{Segments, buffer::segments_len};
 
-use crate::{cipher::Cipher, codec::Compression, pool::PoolBuf};
+use crate::{cipher::Cipher, codec::Compression, config::ChunkConfig, pool::PoolBuf};
 
 /// Compressing fewer bytes than this is not worth a change of threads.
 const INLINE_BYTES: usize = 64 << 10;
@@ -18,6 +18,10 @@ pub(crate) struct BodyForm {
 }
 
 impl BodyForm {
+    pub(crate) fn of(config: &ChunkConfig) -> Self {
+        Self { compression: config.compression, cipher: config.cipher.clone() }
+    }
+
     /// Whether a body is the bytes of the block, so that a part of it can be read alone.
     pub(crate) fn is_plain(&self) -> bool {
         self.compression.is_none() && self.cipher.is_none()

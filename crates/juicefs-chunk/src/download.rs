@@ -196,16 +196,6 @@ impl Inner {
         }
     }
 
-    /// Has the kernel read a block that lies on this machine.
-    fn warm_in_place(self: &Arc<Self>, id: BlockId, slot: Option<OwnedSemaphorePermit>) {
-        let inner = Arc::clone(self);
-        let work = move || {
-            inner.in_place().iter().for_each(|files| files.warm(id));
-            drop(slot);
-        };
-        self.tasks.spawn_blocking_on(work, &self.handle);
-    }
-
     /// The same for a block of which parts were read several times, within the slots of `--prefetch`.
     pub(crate) fn prefetch_reused(self: &Arc<Self>, id: BlockId) {
         let Ok(slot) = Arc::clone(&self.prefetches).try_acquire_owned() else { return };
@@ -214,6 +204,16 @@ impl Inner {
         }
         let Some(lease) = self.budget.try_acquire(Share::Ahead, self.fetch_bytes(id)) else { return };
         self.spawn_fetch(id, Keep::Forced, lease, Some(slot));
+    }
+
+    /// Has the kernel read a block that lies on this machine.
+    fn warm_in_place(self: &Arc<Self>, id: BlockId, slot: Option<OwnedSemaphorePermit>) {
+        let inner = Arc::clone(self);
+        let work = move || {
+            inner.in_place().iter().for_each(|files| files.warm(id));
+            drop(slot);
+        };
+        self.tasks.spawn_blocking_on(work, &self.handle);
     }
 
     fn spawn_fetch(self: &Arc<Self>, id: BlockId, keep: Keep, lease: Lease, slot: Option<OwnedSemaphorePermit>) {

@@ -20,6 +20,7 @@ use juicefs_core::ObjectStorage;
 
 use crate::{
     block::{BlockId, Piece},
+    body::BodyForm,
     cache::OpenFiles,
     config::{CachePlace, ChunkConfig},
     pool::PoolBuf,
@@ -43,8 +44,7 @@ pub(crate) struct InPlace {
 impl InPlace {
     /// The files of `storage`, if a block is a file of its own that is as near as a copy in the cache would be. Waits for the disk.
     pub(crate) fn of(config: &ChunkConfig, storage: &Arc<dyn ObjectStorage>) -> Option<Self> {
-        let is_plain = config.compression.is_none() && config.cipher.is_none();
-        let (dir, medium) = place(config, storage).filter(|_| is_plain)?;
+        let (dir, medium) = place(config, storage).filter(|_| BodyForm::of(config).is_plain())?;
         // A cache somewhere else may be on a quicker disk.
         if let CachePlace::Disk(caches) = &config.cache.place
             && !caches.iter().all(|cache| existing(cache.clone()).is_some_and(|cache| device(&cache) == device(&dir)))

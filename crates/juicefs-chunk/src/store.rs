@@ -114,7 +114,7 @@ impl Store {
             behind: Behind::default(),
             in_place,
             codecs: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
-            body: BodyForm { compression: config.compression, cipher: config.cipher.clone() },
+            body: BodyForm::of(&config),
             counters,
             handle: Handle::current(),
             tasks: TaskTracker::new(),

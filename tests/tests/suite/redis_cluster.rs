@@ -64,6 +64,10 @@ fn quotas_are_set_and_checked_with_the_trash() {
     volume.assert_sound(Rest::Clean);
 }
 
+/// A server that keeps what it said when it is killed. With an fsync each second it holds writes back for up to two seconds while the
+/// disk is busy.
+const KEPT: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "no"];
+
 /// The rename of the only name in a directory takes the directory's key away and makes it again; creating needs keys that are
 /// nowhere yet; a long listing walks through a hash that goes to another server in between.
 #[test]
@@ -71,7 +75,7 @@ fn no_call_fails_while_the_slot_moves() {
     const DATABASE: u32 = 5;
     const LISTED: usize = 13_000;
     let prefix = format!("{{{DATABASE}}}");
-    let cluster = RedisCluster::start(&["--appendonly", "yes", "--appendfsync", "no"]);
+    let cluster = RedisCluster::start(&KEPT);
     let volume = Volume::at(&cluster.url(DATABASE), &["--trash-days", "1"]);
     let slot = cluster.slot_of(&prefix);
     let mount = volume.mount();
@@ -165,8 +169,7 @@ fn no_call_fails_while_the_slot_moves() {
 #[test]
 fn a_listing_goes_on_after_the_server_was_restarted() {
     const LISTED: usize = 25_000;
-    // With an fsync each second the server holds writes back for up to two seconds while the disk is busy, and a killed one loses them.
-    let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "no"]);
+    let server = RedisServer::start(&KEPT);
     let volume = Volume::on_server(server, &["--trash-days", "0"]);
     let mount = volume.mount();
     fs::create_dir(mount.join("listed")).unwrap();

@@ -67,7 +67,7 @@ fn locks_hold_between_both_clients() {
     kill_tree(other.child.id(), libc::SIGKILL);
     for way in ["flock", "posix"] {
         waiting.tell(&format!("lock f {way} ex wait"));
-        assert_eq!(waiting.answer_within(Duration::from_secs(120)), "ok", "{way}");
+        assert_eq!(waiting.answer_within(Duration::from_secs(90)), "ok", "{way}");
     }
     drop((holder, waiting, other));
     mount.unmount();
