@@ -42,7 +42,12 @@ use juicefs_core::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{engine::Engine, opens::OpenTable, ops::acl::RuleIndex, record::Counter};
+use crate::{
+    engine::{Engine, optimistic::Transactor},
+    opens::OpenTable,
+    ops::acl::RuleIndex,
+    record::Counter,
+};
 
 /// When reading moves the access time of a node (mount option `--atime-mode`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -85,6 +90,8 @@ pub struct ClientConfig {
 /// It starts no timers: whoever opens it calls `flush_stats` every second and `heartbeat` every interval.
 pub struct Client {
     engine: Arc<dyn Engine>,
+    /// Runs operations on the engine.
+    transactor: Transactor,
     config: ClientConfig,
     /// As last loaded; whoever watches hears of each change.
     format: watch::Sender<Arc<Format>>,
@@ -115,7 +122,7 @@ impl Client {
     /// # Errors
     /// `Setting` with a sentence for the user when a field cannot change; nothing is written then.
     pub async fn init(engine: &Arc<dyn Engine>, format: &Format, force: bool, clock: &dyn Clock) -> MetaResult<Format> {
-        setting::init(engine.as_ref(), format, force, clock).await
+        setting::init(engine, format, force, clock).await
     }
 
     /// The stored setting with its secrets decrypted, `None` on a store that was never formatted. Never writes. The
@@ -133,7 +140,7 @@ impl Client {
     /// # Errors
     /// `Setting` when the volume was never formatted.
     pub async fn save_format(engine: &Arc<dyn Engine>, format: &Format, clock: &dyn Clock) -> MetaResult<()> {
-        setting::save(engine.as_ref(), format, clock).await
+        setting::save(engine, format, clock).await
     }
 
     /// Replaces the stored setting, as [`Client::save_format`] does, if it is still `was`, the text that
@@ -148,7 +155,7 @@ impl Client {
         format: &Format,
         clock: &dyn Clock,
     ) -> MetaResult<bool> {
-        setting::replace(engine.as_ref(), was, format, clock).await
+        setting::replace(engine, was, format, clock).await
     }
 
     /// Opens a formatted volume. A read-only client writes nothing at all, so that volumes of older versions and stores
@@ -179,6 +186,7 @@ impl Client {
             format: watch::Sender::new(Arc::new(format)),
             loading: tokio::sync::Mutex::default(),
             config,
+            transactor: Transactor::new(Arc::clone(&engine)),
             engine,
         };
         client.load_usage().await?;

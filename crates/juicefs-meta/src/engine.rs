@@ -2,6 +2,7 @@
 //! arithmetic or trash.
 
 pub mod mem;
+pub mod optimistic;
 pub(crate) mod redis;
 pub(crate) mod sql;
 
@@ -17,9 +18,10 @@ use juicefs_core::{
     meta::{DirCursor, DirPage},
 };
 
+use self::optimistic::Transactions;
 use crate::{
-    record::{Counter, Key, Value},
-    txn::{Applied, Effects, Job, ReadSet},
+    record::{Counter, DirStat, Edge, Key, Value},
+    txn::{Applied, Effects, ReadSet},
 };
 
 /// Traits of an engine that the client must respect.
@@ -32,6 +34,30 @@ pub struct Caps {
     /// Directories are listed in the order of their names. Otherwise in any order, and an entry may be listed twice
     /// while entries are removed.
     pub lists_by_name: bool,
+    /// [`Engine::chunk_indexes`] costs what a file holds. Otherwise it costs what the range spans, so nobody asks for chunks
+    /// that the file is not likely to have.
+    pub indexes_chunks: bool,
+}
+
+/// How long the outcome of a change is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// Until the retry budget is used up.
+    Budget,
+    /// Until it is known, however often the budget is used up: what was sent may have been executed. Only closing the engine
+    /// ends this.
+    UntilKnown,
+}
+
+/// What is found under a name.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Found {
+    /// The entry.
+    pub edge: Edge,
+    /// The node that it names; `None` when that is missing.
+    pub attr: Option<Attr>,
+    /// See [`ReadSet::stored`].
+    pub stored: Option<Bytes>,
 }
 
 /// How an optimistic [`Engine::apply`] ended.
@@ -46,45 +72,37 @@ pub enum ApplyOutcome {
 /// Records of one kind that background work and tools walk through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scan {
-    /// `Key::Session`, live and stale.
+    /// `HolderKey::Session`, live and stale.
     Sessions,
-    /// `Key::Session` that expire before this second. One that cannot be read is passed over.
+    /// `HolderKey::Session` that expire before this second. One that cannot be read is passed over.
     Expiring {
         /// Exclusive bound in seconds.
         before_secs: i64,
     },
-    /// `Key::Sustained` of one session.
+    /// `HolderKey::Sustained` of one session.
     Sustained(SessionId),
-    /// `Key::DelFile` removed before this second.
+    /// `NoteKey::DelFile` removed before this second.
     DelFiles {
         /// Exclusive bound in seconds.
         before_secs: i64,
     },
     /// `Key::SliceRef` without references left.
     DeadSlices,
-    /// `Key::DelaySlices` older than this second.
+    /// `NoteKey::DelaySlices` older than this second.
     DelaySlices {
         /// Exclusive bound in seconds.
         before_secs: i64,
-    },
-    /// `Key::Chunk` of one inode, ascending by index.
-    Chunks {
-        /// The file.
-        ino: Ino,
-        /// Its length at removal. An engine without an index of chunks looks at those that a file of this length can
-        /// have, and at some beyond.
-        length: u64,
     },
     /// `Key::Xattr` of one inode.
     Xattrs(Ino),
     /// `Key::Acl`.
     Acls,
-    /// `Key::Detached` made before this second.
+    /// `NoteKey::Detached` made before this second.
     Detached {
         /// Exclusive bound in seconds.
         before_secs: i64,
     },
-    /// `Key::Quota` of users, groups and directories, in this order.
+    /// `AccountKey::Quota` of users, groups and directories, in this order.
     Quotas,
 }
 
@@ -102,41 +120,46 @@ pub trait Engine: Send + Sync {
     fn patience(&self) -> Duration;
 
     /// The stored setting, `None` on a store that was never formatted. Does not write, works on every older schema.
-    async fn load_setting(&self) -> MetaResult<Option<Bytes>>;
+    async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
+        Ok(self.fetch(&[Key::Setting]).await?.setting().cloned())
+    }
     /// Makes tables, indexes and the like that are missing, also columns of later versions. Idempotent. Called before
     /// the first write; never on a read-only mount.
-    async fn prepare(&self) -> MetaResult<()>;
+    async fn prepare(&self) -> MetaResult<()> {
+        Ok(())
+    }
     /// Whether the store holds nothing of a volume.
     async fn is_empty(&self) -> MetaResult<bool>;
     /// Removes every record of the volume.
     async fn reset(&self) -> MetaResult<()>;
 
-    /// Runs a job to its end: reads what it asks for, lets it judge, applies its effects atomically, and gives it back.
-    /// A job that conflicts is judged anew. Jobs queued at the same time may share a transaction, yet each succeeds or
-    /// fails alone. `Err` means that nothing of it was applied (or that this could not be found out; a job that needs its
-    /// outcome is not given up before it was, except when the engine is closed).
-    ///
-    /// It never fails because others got in its way before the retry budget is used up ([`Engine::patience`]), and then with
-    /// `Conflict`.
-    ///
-    /// Cancel safe: a dropped future leaves the job done or not done.
-    async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>>;
-    /// Reads records, absences included, as of one moment, in one round trip.
-    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet>;
-    /// Applies effects if everything in `read` (narrowed as the effects say) still holds.
-    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome>;
+    /// Reads records, absences included, as of one moment since the call began, in one round trip.
+    async fn fetch(&self, keys: &[Key]) -> MetaResult<ReadSet>;
+    /// What the engine knows of these records without asking its store, if it knows all of them. It may be as old as the
+    /// user allows by the address.
+    fn cached(&self, _keys: &[Key]) -> Option<ReadSet> {
+        None
+    }
+    /// Applies effects if everything in `read` (narrowed as the effects say) still holds, all or nothing. `Err` means that
+    /// nothing was applied, or that this could not be found out with [`Patience::Budget`].
+    async fn apply(&self, read: &ReadSet, effects: &Effects, patience: Patience) -> MetaResult<ApplyOutcome>;
+    /// The engine's own way of running operations, if it has one: otherwise they are judged on what was fetched and applied
+    /// under guards.
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        None
+    }
 
     /// Reads ahead what the address asks for, below the root of the mount.
     async fn warm_up(&self, _root: Ino) -> MetaResult<()> {
         Ok(())
     }
 
-    /// Entry and attributes in one round trip; attributes are `None` when the node is missing.
-    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(crate::record::Edge, Option<Attr>)>>;
+    /// Entry and attributes in one round trip.
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<Found>>;
     /// A page of a directory after `from`. It may repeat names, as [`DirPage`] says: read by a [`juicefs_core::Listing`].
     async fn readdir(&self, ino: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage>;
     /// The first `limit` chunks with `from <= index < to` that have a list, ascending. Costs about what the file holds, not
-    /// what it spans; an engine without an index of chunks asks for each or looks at all that is stored, whichever is less.
+    /// what it spans; an engine without an index of chunks asks for each or looks at all that is stored, whichever is less ([`Caps::indexes_chunks`]).
     async fn chunk_indexes(
         &self,
         ino: Ino,
@@ -152,9 +175,9 @@ pub trait Engine: Send + Sync {
     /// Adds batched statistics to directories whose record exists (as one transaction); returns the directories that
     /// have none, for which the client recounts and stores. Never given up before its outcome is known, except when the engine is
     /// closed: `Err` means that nothing was added.
-    async fn add_dir_stats(&self, deltas: Vec<(Ino, crate::record::DirStat)>) -> MetaResult<Vec<Ino>>;
+    async fn add_dir_stats(&self, deltas: Vec<(Ino, DirStat)>) -> MetaResult<Vec<Ino>>;
     /// Closes connections after finishing what is queued.
-    async fn close(&self);
+    async fn close(&self) {}
 }
 
 #[async_trait]

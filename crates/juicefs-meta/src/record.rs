@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows keys, bytes or tables; `layout/` maps records to those.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::AddAssign};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -73,32 +73,53 @@ pub enum Key {
     SliceRef(SliceKey),
     /// Directories that hold names of an inode, with the number of names in each.
     Parents(Ino),
-    /// Statistics of the direct entries of a directory.
-    DirStat(Ino),
     /// An ACL rule.
     Acl(u32),
+    /// The setting of the volume, as it is stored.
+    Setting,
+    /// What is counted.
+    Account(AccountKey),
+    /// Who holds what.
+    Holder(HolderKey),
+    /// What is still to be done.
+    Note(NoteKey),
+}
+
+/// Records of what is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum AccountKey {
+    /// Statistics of the direct entries of a directory.
+    DirStat(Ino),
+    /// Limits and usage of a directory, user or group.
+    Quota(QuotaSubject),
+    /// A counter.
+    Counter(Counter),
+}
+
+/// Records of sessions and of what they hold.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum HolderKey {
     /// A session.
     Session(SessionId),
     /// Whether a session keeps a removed inode alive.
     Sustained(SessionId, Ino),
     /// Whether a session keeps any removed inode alive.
     HasSustained(SessionId),
-    /// The note that the data of a removed file of this length is still to be deleted.
-    DelFile(Ino, u64),
-    /// Slices whose references a compaction with trash still holds, by the id of the slice it made and its second.
-    DelaySlices(SliceId, i64),
-    /// The note that a directory has no name yet: a copy of a tree is being made.
-    Detached(Ino),
-    /// A counter.
-    Counter(Counter),
     /// Who holds a lock of flock(2) on a file.
     Flocks(Ino),
     /// Who holds which ranges of a file locked.
     Plocks(Ino),
-    /// Limits and usage of a directory, user or group.
-    Quota(QuotaSubject),
-    /// The setting of the volume, as it is stored.
-    Setting,
+}
+
+/// Notes of what is still to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum NoteKey {
+    /// The data of a removed file of this length is still to be deleted.
+    DelFile(Ino, u64),
+    /// A compaction with trash still holds the references of slices, by the id of the slice it made and its second.
+    DelaySlices(SliceId, i64),
+    /// A directory has no name yet: a copy of a tree is being made.
+    Detached(Ino),
 }
 
 /// An entry of a directory.
@@ -119,6 +140,14 @@ pub struct DirStat {
     pub space: i64,
     /// Number of entries.
     pub inodes: i64,
+}
+
+impl AddAssign for DirStat {
+    fn add_assign(&mut self, other: Self) {
+        self.length += other.length;
+        self.space += other.space;
+        self.inodes += other.inodes;
+    }
 }
 
 /// A session record.
@@ -200,28 +229,28 @@ pub enum Value {
     SliceRef(i64),
     /// For [`Key::Parents`]: only positive counts.
     Parents(BTreeMap<Ino, u64>),
-    /// For [`Key::DirStat`].
+    /// For [`AccountKey::DirStat`].
     DirStat(DirStat),
     /// For [`Key::Acl`].
     Acl(AclRule),
-    /// For [`Key::Session`].
+    /// For [`HolderKey::Session`].
     Session(Session),
-    /// For [`Key::Sustained`]: present.
+    /// For [`HolderKey::Sustained`]: present.
     Sustained,
-    /// For [`Key::HasSustained`].
+    /// For [`HolderKey::HasSustained`].
     HasSustained(bool),
-    /// For [`Key::DelFile`].
+    /// For [`NoteKey::DelFile`].
     DelFile(DelFile),
-    /// For [`Key::DelaySlices`].
+    /// For [`NoteKey::DelaySlices`].
     DelaySlices(DelaySlices),
-    /// For [`Key::Detached`]: the second it was made.
+    /// For [`NoteKey::Detached`]: the second it was made.
     Detached(i64),
-    /// For [`Key::Counter`].
+    /// For [`AccountKey::Counter`].
     Counter(i64),
-    /// For [`Key::Flocks`]; never empty.
+    /// For [`HolderKey::Flocks`]; never empty.
     Flocks(BTreeMap<LockOwner, LockKind>),
-    /// For [`Key::Plocks`]; neither it nor any of its lists is empty.
+    /// For [`HolderKey::Plocks`]; neither it nor any of its lists is empty.
     Plocks(BTreeMap<LockOwner, Vec<Plock>>),
-    /// For [`Key::Quota`].
+    /// For [`AccountKey::Quota`].
     Quota(Quota),
 }

@@ -82,7 +82,7 @@ impl Client {
         if let Some(known) = self.rules.get(id) {
             return Ok(Some(known));
         }
-        let read = self.engine.fetch(vec![Key::Acl(id)]).await?;
+        let read = self.transactor.fetch(&[Key::Acl(id)]).await?;
         if let Some(rule) = read.acl(id) {
             self.rules.learn(id, rule);
         }

@@ -122,11 +122,11 @@ impl Client {
         if atime {
             keys.push(Key::Node(ino));
         }
-        let mut read = self.engine.fetch(keys).await?;
+        let mut read = self.transactor.fetch(&keys).await?;
         let records = read.chunk(ino, index).to_vec();
         if records.is_empty() {
             if !atime {
-                read = self.engine.fetch(vec![Key::Node(ino)]).await?;
+                read = self.transactor.fetch(&[Key::Node(ino)]).await?;
             }
             if !read.node(ino).ok_or(Errno::ENOENT)?.is_file() {
                 return Err(Errno::EPERM.into());
@@ -212,7 +212,7 @@ impl Client {
     }
 
     pub(super) async fn compaction_plan(&self, ino: Ino, index: ChunkIndex) -> MetaResult<Option<CompactionPlan>> {
-        let read = self.engine.fetch(vec![Key::Chunk(ino, index)]).await?;
+        let read = self.transactor.fetch(&[Key::Chunk(ino, index)]).await?;
         Ok(plan_compaction(read.chunk(ino, index), self.engine.caps().max_compact_records))
     }
 

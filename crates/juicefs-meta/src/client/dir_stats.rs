@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 
 use super::run::Books;
 use crate::{
-    engine::Engine,
+    engine::optimistic::Transactor,
     ops::account::entry_stat,
     record::{DirStat, Key},
-    txn::{Decision, Effect, Effects, Operation, OperationJob, ReadSet},
+    txn::{AccountEffect, Decision, Effect, Effects, Operation, ReadSet},
 };
 
 /// What changed and is not written.
@@ -45,10 +45,6 @@ pub(super) struct Announced {
     gone: Vec<Ino>,
 }
 
-fn plus(a: DirStat, b: DirStat) -> DirStat {
-    DirStat { length: a.length + b.length, space: a.space + b.space, inodes: a.inodes + b.inodes }
-}
-
 impl DirStatBook {
     /// Says that an operation is about to change statistics by `deltas`, and to delete the records of `gone`. It has to be said
     /// before the change can be seen in the store, so that nobody counts it there and adds it once more.
@@ -74,7 +70,7 @@ impl DirStatBook {
             let page = pages.entry(*ino).or_default();
             page.under_way = page.under_way.saturating_sub(1);
             if done {
-                page.pending = plus(page.pending, *delta);
+                page.pending += *delta;
             } else if page.under_way == 0 && page.pending == DirStat::default() && !page.again {
                 pages.remove(ino);
             }
@@ -114,25 +110,25 @@ impl DirStatBook {
     /// Writes everything done so far. Directories without record are counted and get one. On an error the changes stay
     /// noted: the engine fails only when it knows that it has not taken them, or is closed. What is counted anew is stored
     /// only while the session `writer` is alive: a client that stood still meanwhile knows an old number.
-    pub(super) async fn flush(&self, engine: &dyn Engine, writer: Option<SessionId>) -> MetaResult<()> {
+    pub(super) async fn flush(&self, transactor: &Transactor, writer: Option<SessionId>) -> MetaResult<()> {
         let deltas = self.take();
         if deltas.is_empty() {
             return Ok(());
         }
-        let missing = match engine.add_dir_stats(deltas.clone()).await {
+        let missing = match transactor.engine().add_dir_stats(deltas.clone()).await {
             Ok(missing) => missing,
             Err(error) => {
                 let mut pages = self.pages.lock();
                 for (ino, delta) in deltas {
                     let page = pages.entry(ino).or_default();
-                    page.pending = plus(page.pending, delta);
+                    page.pending += delta;
                 }
                 return Err(error);
             }
         };
         let mut outcome = Ok(());
         for ino in missing {
-            let counted = self.recount(engine, writer, ino).await;
+            let counted = self.recount(transactor, writer, ino).await;
             if !matches!(counted, Ok(true)) {
                 self.pages.lock().entry(ino).or_default().again = true;
             }
@@ -144,14 +140,13 @@ impl DirStatBook {
     /// Counts the entries of a directory and stores that. What is done when the count begins is part of it. When a change
     /// was under way or began meanwhile, nobody knows whether it was counted: false, and a later flush counts again. A
     /// directory that does not rest is thus counted once a flush at most.
-    async fn recount(&self, engine: &dyn Engine, writer: Option<SessionId>, ino: Ino) -> MetaResult<bool> {
+    async fn recount(&self, transactor: &Transactor, writer: Option<SessionId>, ino: Ino) -> MetaResult<bool> {
         let Some(begun) = self.begin_count(ino) else { return Ok(false) };
-        let stat = count(engine, ino).await?;
+        let stat = count(transactor, ino).await?;
         if !self.end_count(ino, begun) {
             return Ok(false);
         }
-        let job = engine.run(OperationJob::new(StoreDirStat { writer, ino, stat })).await?;
-        OperationJob::<StoreDirStat>::outcome(job)?;
+        transactor.run(StoreDirStat { writer, ino, stat }).await?;
         Ok(true)
     }
 
@@ -187,11 +182,11 @@ impl Drop for Announced {
 }
 
 /// Statistics over the entries that a directory has now.
-async fn count(engine: &dyn Engine, ino: Ino) -> MetaResult<DirStat> {
+async fn count(transactor: &Transactor, ino: Ino) -> MetaResult<DirStat> {
     let mut sum = DirStat::default();
     let mut listing = Listing::of(ino).with_attrs();
-    while let Some(entries) = listing.next(engine).await? {
-        sum = entries.iter().fold(sum, |sum, entry| plus(sum, entry_stat(entry.attr.as_ref())));
+    while let Some(entries) = listing.next(transactor).await? {
+        entries.iter().for_each(|entry| sum += entry_stat(entry.attr.as_ref()));
     }
     Ok(sum)
 }
@@ -215,7 +210,7 @@ impl Operation for StoreDirStat {
     fn decide(&self, read: &ReadSet) -> Decision<()> {
         let mut effects = Effects { writer: self.writer, ..Effects::none() };
         if read.node(self.ino).is_some_and(juicefs_core::Attr::is_dir) {
-            effects.push(Effect::PutDirStat(self.ino, self.stat));
+            effects.push(Effect::Account(AccountEffect::PutDirStat(self.ino, self.stat)));
         }
         Decision::Done((), effects)
     }
@@ -230,8 +225,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{ApplyOutcome, mem::MemEngine},
-        record::{Edge, Value},
+        engine::{ApplyOutcome, Engine, Patience, mem::MemEngine},
+        record::{AccountKey, Edge, Value},
+        txn::{EdgeEffect, NodeEffect},
     };
 
     const DIR: Ino = Ino(2);
@@ -242,7 +238,7 @@ mod tests {
     }
 
     async fn apply(engine: &MemEngine, list: Vec<Effect>) {
-        let outcome = engine.apply(&ReadSet::default(), &Effects { list, ..Effects::none() }).await;
+        let outcome = engine.apply(&ReadSet::default(), &Effects { list, ..Effects::none() }, Patience::Budget).await;
         assert!(matches!(outcome, Ok(ApplyOutcome::Applied(_))));
     }
 
@@ -251,11 +247,20 @@ mod tests {
         let edge = Edge { ino: Ino(ino), kind: FileType::File };
         let attr = Attr { nlink: 1, parent: DIR, ..Attr::default() };
         let name = Name::from(format!("f{ino}").as_str());
-        apply(engine, vec![Effect::InsertEdge(DIR, name, edge), Effect::InsertNode(Ino(ino), attr)]).await;
+        apply(
+            engine,
+            vec![Effect::Edge(DIR, name, EdgeEffect::Insert(edge)), Effect::Node(Ino(ino), NodeEffect::Insert(attr))],
+        )
+        .await;
     }
 
     async fn stored(engine: &MemEngine) -> Option<DirStat> {
-        match engine.fetch(vec![Key::DirStat(DIR)]).await.expect("fetched").get(&Key::DirStat(DIR)) {
+        match engine
+            .fetch(&[Key::Account(AccountKey::DirStat(DIR))])
+            .await
+            .expect("fetched")
+            .get(&Key::Account(AccountKey::DirStat(DIR)))
+        {
             Some(Value::DirStat(stat)) => Some(*stat),
             _ => None,
         }
@@ -263,18 +268,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_that_a_recount_may_have_seen_is_counted_once() {
-        let (engine, books) = (MemEngine::new(), books());
-        apply(&engine, vec![Effect::InsertNode(DIR, Attr { kind: FileType::Directory, nlink: 2, ..Attr::default() })])
-            .await;
+        let (engine, books) = (Arc::new(MemEngine::new()), books());
+        let transactor = Transactor::new(Arc::<MemEngine>::clone(&engine));
+        apply(
+            &engine,
+            vec![Effect::Node(
+                DIR,
+                NodeEffect::Insert(Attr { kind: FileType::Directory, nlink: 2, ..Attr::default() }),
+            )],
+        )
+        .await;
         create(&engine, 10).await;
         DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]).settle();
         // The second one is in the store, and its operation has not heard of that yet.
         let second = DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]);
         create(&engine, 11).await;
-        books.dir_stats.flush(&engine, None).await.expect("flushed");
+        books.dir_stats.flush(&transactor, None).await.expect("flushed");
         second.settle();
         for _ in 0..2 {
-            books.dir_stats.flush(&engine, None).await.expect("flushed");
+            books.dir_stats.flush(&transactor, None).await.expect("flushed");
         }
         assert_eq!(stored(&engine).await, Some(DirStat { space: 8192, inodes: 2, ..ONE }));
         assert!(books.dir_stats.pages.lock().is_empty(), "nothing is left to do");
@@ -282,13 +294,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_taken_back_counts_nowhere() {
-        let (engine, books) = (MemEngine::new(), books());
-        apply(&engine, vec![Effect::PutDirStat(DIR, ONE)]).await;
+        let (engine, books) = (Arc::new(MemEngine::new()), books());
+        let transactor = Transactor::new(Arc::<MemEngine>::clone(&engine));
+        apply(&engine, vec![Effect::Account(AccountEffect::PutDirStat(DIR, ONE))]).await;
         drop(DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]));
-        books.dir_stats.flush(&engine, None).await.expect("flushed");
+        books.dir_stats.flush(&transactor, None).await.expect("flushed");
         assert_eq!(stored(&engine).await, Some(ONE));
         DirStatBook::announce(&books, vec![(DIR, ONE)], vec![]).settle();
-        books.dir_stats.flush(&engine, None).await.expect("flushed");
+        books.dir_stats.flush(&transactor, None).await.expect("flushed");
         assert_eq!(stored(&engine).await, Some(DirStat { space: 8192, inodes: 2, ..ONE }));
         assert!(books.dir_stats.pages.lock().is_empty());
     }

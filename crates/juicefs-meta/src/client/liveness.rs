@@ -28,7 +28,7 @@ use crate::{
         session::{CONDEMNED_SECS, Condemn, EndSession, Ending, Refresh},
         sustained::ReleaseSome,
     },
-    record::{Key, Session, Value},
+    record::{HolderKey, Key, Session, Value},
 };
 
 /// Heartbeats for which a session lasts without being renewed, and for which others watch it before they end it.
@@ -198,7 +198,7 @@ impl Client {
             let last = page.len() < SESSION_PAGE;
             after = page.last().map(|(key, _)| key.clone());
             sessions.extend(page.into_iter().filter_map(|(key, value)| match (key, value) {
-                (Key::Session(sid), Value::Session(session)) => Some((sid, session)),
+                (Key::Holder(HolderKey::Session(sid)), Value::Session(session)) => Some((sid, session)),
                 _ => None,
             }));
             if last {
@@ -230,7 +230,7 @@ impl Client {
         let page = self.engine.scan(Scan::Sustained(sid), after, limit).await?;
         let next = page.last().map(|(key, _)| key.clone()).filter(|_| page.len() == limit);
         let inos = page.into_iter().filter_map(|(key, _)| match key {
-            Key::Sustained(_, ino) => Some(ino),
+            Key::Holder(HolderKey::Sustained(_, ino)) => Some(ino),
             _ => None,
         });
         Ok((inos.collect(), next))

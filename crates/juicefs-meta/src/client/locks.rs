@@ -31,7 +31,7 @@ use crate::{
         locks::{LockRequest, Requested},
         plock::{ClearRange, SetRange, first_obstacle},
     },
-    record::Key,
+    record::{HolderKey, Key},
     txn::Operation,
 };
 
@@ -165,11 +165,12 @@ impl Client {
 
     pub(super) async fn range_obstacle(&self, ino: Ino, owner: u64, lock: RangeLock) -> MetaResult<Option<RangeLock>> {
         let owner = LockOwner { sid: self.sid(), number: owner };
-        self.look(vec![Key::Plocks(ino)], |read| first_obstacle(read, ino, owner, lock)).await
+        self.look(vec![Key::Holder(HolderKey::Plocks(ino))], |read| first_obstacle(read, ino, owner, lock)).await
     }
 
     pub(super) async fn list_locks(&self, ino: Ino) -> MetaResult<FileLocks> {
-        let read = self.engine.fetch(vec![Key::Flocks(ino), Key::Plocks(ino)]).await?;
+        let read =
+            self.transactor.fetch(&[Key::Holder(HolderKey::Flocks(ino)), Key::Holder(HolderKey::Plocks(ino))]).await?;
         let mut locks = FileLocks::default();
         locks.flocks.extend(read.flocks(ino).iter().map(|(owner, kind)| (*owner, *kind)));
         for (owner, held) in read.plocks(ino) {
@@ -244,7 +245,7 @@ impl Client {
     /// Asks the engine for a lock once; unless it is to be a `full` try, only if nobody seems to exclude it.
     async fn request<O: LockRequest>(&self, op: &O, ino: Ino, full: bool) -> MetaResult<Requested> {
         self.writable()?;
-        if !full && op.is_excluded(&self.engine.fetch(vec![op.holders()]).await?) {
+        if !full && op.is_excluded(&self.transactor.fetch(&[op.holders()]).await?) {
             return Ok(Requested::Busy);
         }
         let reading = self.looks.begin_reading();

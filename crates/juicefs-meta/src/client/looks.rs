@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::txn::{Effect, NodePatch};
+use crate::txn::{Effect, NodeEffect, NodePatch};
 
 /// Nodes remembered at most.
 const SLOTS: usize = 2048;
@@ -119,11 +119,11 @@ impl Looks {
         let mut nodes = SmallVec::new();
         for effect in effects {
             let (ino, turn) = match effect {
-                Effect::InsertNode(ino, attr) | Effect::UpdateNode(ino, attr) => {
+                Effect::Node(ino, NodeEffect::Insert(attr)) | Effect::Node(ino, NodeEffect::Update(attr)) => {
                     (*ino, Turn::Becomes(Box::new(attr.clone())))
                 }
-                Effect::PatchNode(ino, patch) => (*ino, Turn::Patched(*patch)),
-                Effect::DeleteNode(ino) => (*ino, Turn::Goes),
+                Effect::Node(ino, NodeEffect::Patch(patch)) => (*ino, Turn::Patched(*patch)),
+                Effect::Node(ino, NodeEffect::Delete) => (*ino, Turn::Goes),
                 _ => continue,
             };
             let mut slot = self.slot(ino).lock();
@@ -203,23 +203,23 @@ mod tests {
         tokio::time::advance(SECOND / 2).await;
         let time = Timestamp::from_secs(9);
         let patch = NodePatch::links(1, Some(time));
-        looks.begin_change(&[Effect::PatchNode(Ino(5), patch)]).settle();
+        looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Patch(patch))]).settle();
         let (known, age) = looks.recall(Ino(5), SECOND).expect("known");
         assert_eq!((known.nlink, known.mtime, known.ctime, age), (2, time, time, SECOND / 2));
         tokio::time::advance(SECOND / 2).await;
         assert!(looks.recall(Ino(5), SECOND).is_none(), "a patch does not make it younger");
         assert!(looks.recall(Ino(5), Duration::ZERO).is_none());
-        looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(7))]).settle();
+        looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Update(attr(7)))]).settle();
         assert_eq!(looks.recall(Ino(5), SECOND).map(|(attr, age)| (attr.length, age)), Some((7, Duration::ZERO)));
-        looks.begin_change(&[Effect::DeleteNode(Ino(5))]).settle();
+        looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Delete)]).settle();
         assert!(looks.recall(Ino(5), SECOND).is_none());
     }
 
     #[tokio::test]
     async fn nothing_is_said_while_a_change_is_under_way_or_unsettled() {
         let looks = looks();
-        looks.begin_change(&[Effect::InsertNode(Ino(5), attr(1))]).settle();
-        let changing = looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(2))]);
+        looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Insert(attr(1)))]).settle();
+        let changing = looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Update(attr(2)))]);
         assert!(looks.recall(Ino(5), SECOND).is_none());
         let reading = looks.begin_reading();
         looks.remember(reading, Ino(5), &attr(1));
@@ -233,7 +233,7 @@ mod tests {
     async fn what_was_read_before_the_end_of_a_change_is_not_remembered_after_it() {
         let looks = looks();
         let reading = looks.begin_reading();
-        let changing = looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(2))]);
+        let changing = looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Update(attr(2)))]);
         let meanwhile = looks.begin_reading();
         changing.settle();
         looks.remember(reading, Ino(5), &attr(1));
@@ -246,14 +246,14 @@ mod tests {
     async fn changes_that_overlap_leave_nothing() {
         let looks = looks();
         let reading = looks.begin_reading();
-        let first = looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(1))]);
-        let second = looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(2))]);
+        let first = looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Update(attr(1)))]);
+        let second = looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Update(attr(2)))]);
         second.settle();
         assert!(looks.recall(Ino(5), SECOND).is_none());
         first.settle();
         looks.remember(reading, Ino(5), &attr(0));
         assert!(looks.recall(Ino(5), SECOND).is_none(), "which came last is not known");
-        looks.begin_change(&[Effect::UpdateNode(Ino(5), attr(3))]).settle();
+        looks.begin_change(&[Effect::Node(Ino(5), NodeEffect::Update(attr(3)))]).settle();
         assert_eq!(looks.recall(Ino(5), SECOND).map(|(attr, _)| attr.length), Some(3));
     }
 }

@@ -59,7 +59,7 @@ impl Client {
             _ => {}
         }
         let reading = self.looks.begin_reading();
-        let (edge, attr) = self.engine.lookup(parent, name).await?.ok_or(Errno::ENOENT)?;
+        let (edge, attr) = self.transactor.lookup(parent, name).await?.ok_or(Errno::ENOENT)?;
         if let Some(attr) = &attr {
             self.looks.remember(reading, edge.ino, attr);
         }
@@ -88,7 +88,7 @@ impl Client {
         let page = if self.config.sort_dir && !self.engine.caps().lists_by_name {
             self.sorted_listing(ino, with_attrs, limit).await?
         } else {
-            self.engine.readdir(ino, from, with_attrs, limit).await?
+            self.transactor.readdir(ino, from, with_attrs, limit).await?
         };
         if starts && page.entries.is_empty() {
             let attr = self.attributes(ino).await?;
@@ -106,7 +106,7 @@ impl Client {
     async fn sorted_listing(&self, ino: Ino, with_attrs: bool, limit: usize) -> MetaResult<DirPage> {
         let listing = Listing::of(ino).by(limit);
         let listing = if with_attrs { listing.with_attrs() } else { listing };
-        let mut entries = listing.rest(self.engine.as_ref()).await?;
+        let mut entries = listing.rest(&self.transactor).await?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(DirPage { entries, by_name: true, ..DirPage::default() })
     }
@@ -124,7 +124,7 @@ impl Client {
     async fn room_for_node(&self, cx: &Caller, parent: Ino, name: &[u8]) -> MetaResult<Reservation<'_>> {
         match self.reserve_for(cx.uid, cx.gid, ONE_NODE) {
             Ok(room) => Ok(room),
-            Err(errno) => match self.engine.lookup(parent, name).await? {
+            Err(errno) => match self.transactor.lookup(parent, name).await? {
                 Some(_) => Err(Errno::EEXIST.into()),
                 None => Err(errno.into()),
             },

@@ -23,7 +23,7 @@ use crate::{
         setting,
         xattr::{ChangeXattr, may_get, may_list, xattr_name},
     },
-    record::{Counter, Key},
+    record::{AccountKey, Counter, Key},
     txn::{ReadSet, Usage},
 };
 
@@ -50,12 +50,12 @@ impl Client {
 
     pub(super) async fn read_link(&self, ino: Ino) -> MetaResult<Bytes> {
         if self.config.atime_mode == AtimeMode::NoAtime || self.config.read_only {
-            let read = self.engine.fetch(vec![Key::Symlink(ino)]).await?;
+            let read = self.transactor.fetch(&[Key::Symlink(ino)]).await?;
             if let Some(target) = read.symlink(ino) {
                 return Ok(target.clone());
             }
         }
-        let read = self.engine.fetch(vec![Key::Symlink(ino), Key::Node(ino)]).await?;
+        let read = self.transactor.fetch(&[Key::Symlink(ino), Key::Node(ino)]).await?;
         let Some(attr) = read.node(ino) else {
             return Ok(self.opens.target(ino).ok_or(Errno::ENOENT)?);
         };
@@ -97,7 +97,7 @@ impl Client {
             };
             return self.look(vec![Key::Node(ino), Key::Xattr(ino, name.clone())], look).await;
         }
-        let read = self.engine.fetch(vec![Key::Xattr(ino, name.clone())]).await?;
+        let read = self.transactor.fetch(&[Key::Xattr(ino, name.clone())]).await?;
         Ok(read.xattr(ino, &name).ok_or(Errno::ENODATA)?.clone())
     }
 
@@ -152,7 +152,7 @@ impl Client {
         if attr.parent != Ino(0) {
             return Ok(BTreeMap::from([(attr.parent, 1)]));
         }
-        let read = self.engine.fetch(vec![Key::Parents(ino)]).await?;
+        let read = self.transactor.fetch(&[Key::Parents(ino)]).await?;
         Ok(read.parents(ino).cloned().unwrap_or_default())
     }
 
@@ -173,8 +173,11 @@ impl Client {
     /// Reads the counters of the volume.
     pub(super) async fn load_usage(&self) -> MetaResult<()> {
         let _turn = self.counters.lock().await;
-        let keys = vec![Key::Counter(Counter::UsedSpace), Key::Counter(Counter::TotalInodes)];
-        let read = self.engine.fetch(keys).await?;
+        let keys = vec![
+            Key::Account(AccountKey::Counter(Counter::UsedSpace)),
+            Key::Account(AccountKey::Counter(Counter::TotalInodes)),
+        ];
+        let read = self.transactor.fetch(&keys).await?;
         let stored = Usage { space: read.counter(Counter::UsedSpace), inodes: read.counter(Counter::TotalInodes) };
         self.books.usage.learn(stored);
         Ok(())

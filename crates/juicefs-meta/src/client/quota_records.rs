@@ -21,7 +21,7 @@ use crate::{
         ascent::{Ascent, Step},
         quota::{DeleteQuota, MendQuota, SetQuota},
     },
-    record::{Key, Value},
+    record::{AccountKey, Key, Value},
     txn::Usage,
 };
 
@@ -98,7 +98,7 @@ impl Client {
             let last = page.len() < QUOTAS_PAGE;
             after = page.last().map(|(key, _)| key.clone());
             quotas.extend(page.into_iter().filter_map(|(key, value)| match (key, value) {
-                (Key::Quota(subject), Value::Quota(quota)) => Some((subject, quota)),
+                (Key::Account(AccountKey::Quota(subject)), Value::Quota(quota)) => Some((subject, quota)),
                 _ => None,
             }));
             if last {
@@ -112,7 +112,7 @@ impl Client {
     /// # Errors
     /// As the engine fails.
     pub async fn quota(&self, subject: QuotaSubject) -> MetaResult<Option<Quota>> {
-        let read = self.engine.fetch(vec![Key::Quota(subject)]).await?;
+        let read = self.transactor.fetch(&[Key::Account(AccountKey::Quota(subject))]).await?;
         Ok(read.quota(subject).copied())
     }
 
@@ -274,7 +274,7 @@ impl Client {
         let mut seen: HashSet<Ino> = dirs.iter().copied().collect();
         while let Some(dir) = dirs.pop() {
             let mut listing = Listing::of(dir).with_attrs();
-            while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+            while let Some(entries) = listing.next(&self.transactor).await? {
                 for entry in entries {
                     visit(entry.ino, entry.attr.as_ref());
                     if entry.kind == FileType::Directory && seen.insert(entry.ino) {
@@ -326,7 +326,10 @@ impl Client {
         if dirs.is_empty() || self.config.fast_statfs {
             return Ok(dirs.into_iter().filter_map(|dir| self.books.quotas.seen(dir)).collect());
         }
-        let read = self.engine.fetch(dirs.iter().copied().map(Key::Quota).collect()).await?;
+        let read = self
+            .transactor
+            .fetch(&dirs.iter().copied().map(AccountKey::Quota).map(Key::Account).collect::<Vec<_>>())
+            .await?;
         Ok(dirs.into_iter().filter_map(|dir| read.quota(dir).copied()).collect())
     }
 }

@@ -27,8 +27,8 @@ use tokio::time::Instant;
 use super::run::Books;
 use crate::{
     ops::ascent::{Ascent, Step},
-    record::Key,
-    txn::{Applied, Decision, Effect, Effects, NodeGuard, Operation, ReadSet, Usage},
+    record::{AccountKey, Key},
+    txn::{AccountEffect, Applied, Decision, Effect, Effects, NodeEffect, NodeGuard, Operation, ReadSet, Usage},
 };
 
 /// How long what is only counted may stay untold.
@@ -189,9 +189,9 @@ impl QuotaBook {
         // Of what was read to see the way up, no more than the place matters, unless the operation replaces it.
         let replaced = |ino: Ino, effects: &Effects| {
             let touches = |effect: &Effect| match effect {
-                Effect::InsertNode(other, _) | Effect::UpdateNode(other, _) | Effect::DeleteNode(other) => {
-                    *other == ino
-                }
+                Effect::Node(other, NodeEffect::Insert(_))
+                | Effect::Node(other, NodeEffect::Update(_))
+                | Effect::Node(other, NodeEffect::Delete) => *other == ino,
                 _ => false,
             };
             effects.list.iter().any(touches) || effects.narrowed.iter().any(|(other, _)| *other == ino)
@@ -213,12 +213,13 @@ impl QuotaBook {
     ) -> Result<Charges, Refusal> {
         let state = self.state.lock();
         // Removing must not fail because the trash has no room.
-        let is_trash = |effect: &Effect| matches!(effect, Effect::InsertNode(ino, _) if ino.is_trash());
+        let is_trash = |effect: &Effect| matches!(effect, Effect::Node(ino, NodeEffect::Insert(_)) if ino.is_trash());
         let checked = !effects.list.iter().any(is_trash);
         let limited = |subject: &QuotaSubject| state.known.get(subject).is_some_and(Quota::is_limited);
         let grows = |delta: &Usage| checked && (delta.space > 0 || delta.inodes > 0);
         let wanted = deltas.iter().filter(|(subject, delta)| limited(subject) && grows(delta));
-        let missing: Vec<_> = wanted.map(|(s, _)| Key::Quota(*s)).filter(|key| !read.contains(key)).collect();
+        let missing: Vec<_> =
+            wanted.map(|(s, _)| Key::Account(AccountKey::Quota(*s))).filter(|key| !read.contains(key)).collect();
         if !missing.is_empty() {
             return Err(Refusal::More(missing));
         }
@@ -237,7 +238,7 @@ impl QuotaBook {
                 }
                 effects.rooms.push((subject, most_used(quota, pending, delta)));
             }
-            effects.push(Effect::AddQuotaUsage(subject, delta));
+            effects.push(Effect::Account(AccountEffect::AddUsage(subject, delta)));
         }
         Ok(charges)
     }
@@ -313,8 +314,8 @@ impl State {
     fn below(&self, read: &ReadSet, dir: Ino, survey: &Survey) -> Result<Usage, Refusal> {
         let subject = QuotaSubject::Dir(dir);
         if self.known.contains_key(&subject) {
-            if !read.contains(&Key::Quota(subject)) {
-                return Err(Refusal::More(vec![Key::Quota(subject)]));
+            if !read.contains(&Key::Account(AccountKey::Quota(subject))) {
+                return Err(Refusal::More(vec![Key::Account(AccountKey::Quota(subject))]));
             }
             if let Some(quota) = read.quota(subject) {
                 let pending = self.pending.get(&subject).copied().unwrap_or_default();
@@ -343,7 +344,7 @@ fn most_used(quota: &Quota, pending: Usage, more: Usage) -> Usage {
 /// What an operation charges in its own step.
 pub(super) fn charged(effects: &Effects) -> Vec<(QuotaSubject, Usage)> {
     let charge = |effect: &Effect| match effect {
-        Effect::AddQuotaUsage(subject, delta) => Some((*subject, *delta)),
+        Effect::Account(AccountEffect::AddUsage(subject, delta)) => Some((*subject, *delta)),
         _ => None,
     };
     effects.list.iter().filter_map(charge).collect()
@@ -370,7 +371,7 @@ impl Operation for TellQuotas {
     fn decide(&self, _read: &ReadSet) -> Decision<()> {
         let mut effects = Effects::none();
         for (subject, delta) in &self.charges {
-            effects.push(Effect::AddQuotaUsage(*subject, *delta));
+            effects.push(Effect::Account(AccountEffect::AddUsage(*subject, *delta)));
         }
         Decision::Done((), effects)
     }

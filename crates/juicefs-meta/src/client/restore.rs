@@ -44,8 +44,8 @@ impl Client {
         told: &(dyn Fn(&Name, Restored) + Sync),
     ) -> MetaResult<()> {
         self.writable()?;
-        let (edge, _) = self.engine.lookup(Ino::TRASH_ROOT, hour.as_bytes()).await?.ok_or(Errno::ENOENT)?;
-        let entries = Listing::of(edge.ino).rest(self.engine.as_ref()).await?;
+        let (edge, _) = self.transactor.lookup(Ino::TRASH_ROOT, hour.as_bytes()).await?.ok_or(Errno::ENOENT)?;
+        let entries = Listing::of(edge.ino).rest(&self.transactor).await?;
         let directories: HashSet<Ino> =
             entries.iter().filter(|entry| entry.kind == FileType::Directory).map(|entry| entry.ino).collect();
         let wanted = |parent: &Ino| put_back || directories.contains(parent);

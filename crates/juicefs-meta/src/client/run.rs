@@ -30,7 +30,10 @@ use crate::{
         account::{Growth, space_delta},
     },
     record::Key,
-    txn::{Applied, Effect, Effects, Job, Operation, OperationJob, ReadSet, Step, Usage},
+    txn::{
+        AccountEffect, Applied, Effect, Effects, LockEffect, Operation, PendingOp, ReadSet, SessionEffect, Step,
+        Unbooked, Usage,
+    },
 };
 
 /// Tries of something that has to be begun anew because others changed meanwhile what it was prepared for: always a first
@@ -103,7 +106,7 @@ impl Books {
 
 /// An operation that books what it used as soon as it is applied, whether or not somebody still waits for it.
 struct Booked<O: Operation> {
-    job: Box<OperationJob<O>>,
+    op: Unbooked<O>,
     books: Arc<Books>,
     looks: Arc<Looks>,
     changing: Option<Changing>,
@@ -122,21 +125,21 @@ struct Booked<O: Operation> {
     refusal: Option<Refusal>,
 }
 
-impl<O: Operation> Job for Booked<O> {
+impl<O: Operation> PendingOp for Booked<O> {
     fn name(&self) -> &'static str {
-        self.job.name()
+        self.op.name()
     }
 
     fn needs_outcome(&self) -> bool {
-        self.job.needs_outcome()
+        self.op.needs_outcome()
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.job.keys()
+        self.op.keys()
     }
 
     fn step(&mut self, read: &ReadSet) -> Step {
-        let mut step = self.job.step(read);
+        let mut step = self.op.step(read);
         (self.changing, self.dir_stats, self.refusal) = (None, None, None);
         if let Step::Apply(effects) = &mut step {
             self.charges = match self.books.quotas.charge(read, effects, &mut self.survey) {
@@ -154,7 +157,7 @@ impl<O: Operation> Job for Booked<O> {
             self.changing = Some(self.looks.begin_change(&effects.list));
             self.usage = effects.usage;
             let gone = effects.list.iter().filter_map(|effect| match effect {
-                Effect::DeleteDirStat(ino) => Some(*ino),
+                Effect::Account(AccountEffect::DeleteDirStat(ino)) => Some(*ino),
                 _ => None,
             });
             self.dir_stats = Some(DirStatBook::announce(&self.books, effects.dir_stats.clone(), gone.collect()));
@@ -163,7 +166,7 @@ impl<O: Operation> Job for Booked<O> {
     }
 
     fn applied(&mut self, applied: &Applied) {
-        self.job.applied(applied);
+        self.op.applied(applied);
         if let Some(changing) = self.changing.take() {
             changing.settle();
         }
@@ -173,18 +176,16 @@ impl<O: Operation> Job for Booked<O> {
         }
         self.books.quotas.settle(&self.charged, std::mem::take(&mut self.charges));
     }
-
-    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
-        self
-    }
 }
 
 /// The session for which effects put something down that goes with it. It is the one that must be alive then, whichever is in
 /// use by now.
 fn beneficiary(effects: &Effects) -> Option<SessionId> {
     effects.list.iter().find_map(|effect| match effect {
-        Effect::PutSustained(sid, _) => Some(*sid),
-        Effect::PutFlock(_, owner, _) | Effect::PutPlocks(_, owner, _) => Some(owner.sid),
+        Effect::Session(sid, SessionEffect::Sustain(_)) => Some(*sid),
+        Effect::Lock(_, owner, LockEffect::PutFlock(_)) | Effect::Lock(_, owner, LockEffect::PutPlocks(_)) => {
+            Some(owner.sid)
+        }
         _ => None,
     })
 }
@@ -249,9 +250,9 @@ impl Client {
         op: O,
         survey: Survey,
     ) -> MetaResult<Attempt<O::Reply>> {
-        let job = Box::new(Booked {
+        let booked = Booked {
             claimant: op.claimant(),
-            job: OperationJob::new(op),
+            op: Unbooked::new(op),
             books: Arc::clone(&self.books),
             looks: Arc::clone(&self.looks),
             changing: None,
@@ -262,16 +263,12 @@ impl Client {
             charged: Charges::new(),
             charges: Charges::new(),
             refusal: None,
-        });
-        let job = self.engine.run(job).await?.into_any();
-        let booked = job.downcast::<Booked<O>>().map_err(|_| MetaError::Unsupported("an engine that swaps jobs"))?;
+        };
+        let booked = self.transactor.finish(booked).await?;
         match booked.refusal {
             Some(Refusal::Unmeasured(dir)) => Ok(Attempt::Unmeasured(dir)),
             Some(_) => Err(Errno::EDQUOT.into()),
-            None => {
-                let outcome = OperationJob::<O>::outcome(booked.job).map_err(|error| told(O::NAME, error))?;
-                Ok(Attempt::Done(outcome.reply))
-            }
+            None => booked.op.reply().map(Attempt::Done).map_err(|error| told(O::NAME, error)),
         }
     }
 
@@ -321,7 +318,7 @@ impl Client {
     /// The stored node.
     pub(super) async fn node(&self, ino: Ino) -> MetaResult<Option<Attr>> {
         let reading = self.looks.begin_reading();
-        let read = self.engine.fetch(vec![Key::Node(ino)]).await?;
+        let read = self.transactor.fetch(&[Key::Node(ino)]).await?;
         let attr = read.node(ino).cloned();
         if let Some(attr) = &attr {
             self.looks.remember(reading, ino, attr);
@@ -331,12 +328,12 @@ impl Client {
 
     /// Judges what is stored without changing anything, reading more as the judgement asks for it.
     pub(super) async fn look<T>(&self, keys: Vec<Key>, judge: impl Fn(&ReadSet) -> Result<T, Halt>) -> MetaResult<T> {
-        let mut read = self.engine.fetch(keys).await?;
+        let mut read = self.transactor.fetch(&keys).await?;
         loop {
             match judge(&read) {
                 Ok(found) => return Ok(found),
                 Err(Halt::Fail(errno)) => return Err(told("a check", errno.into())),
-                Err(Halt::More(keys)) => read.extend(self.engine.fetch(keys).await?),
+                Err(Halt::More(keys)) => read.extend(self.transactor.fetch(&keys).await?),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Loading, checking and storing the volume setting (format: metadata.md §1.4–§1.6).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use juicefs_core::{
     Clock,
@@ -8,9 +10,8 @@ use juicefs_core::{
 };
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, optimistic::Transactor},
     ops::setting::StoreSetting,
-    txn::{Finished, OperationJob},
 };
 
 /// How often a change is begun anew because the setting was changed by somebody else.
@@ -33,9 +34,14 @@ pub(super) async fn load(engine: &dyn Engine) -> MetaResult<Option<Format>> {
     Ok(format)
 }
 
-pub(super) async fn init(engine: &dyn Engine, format: &Format, force: bool, clock: &dyn Clock) -> MetaResult<Format> {
+pub(super) async fn init(
+    engine: &Arc<dyn Engine>,
+    format: &Format,
+    force: bool,
+    clock: &dyn Clock,
+) -> MetaResult<Format> {
     for _ in 0..TRIES {
-        let (was, old) = load_stored(engine).await?;
+        let (was, old) = load_stored(engine.as_ref()).await?;
         let mut format = format.clone();
         if let Some(old) = &old
             && !force
@@ -54,9 +60,9 @@ pub(super) async fn init(engine: &dyn Engine, format: &Format, force: bool, cloc
     Err(MetaError::Conflict(TRIES))
 }
 
-pub(super) async fn save(engine: &dyn Engine, format: &Format, clock: &dyn Clock) -> MetaResult<()> {
+pub(super) async fn save(engine: &Arc<dyn Engine>, format: &Format, clock: &dyn Clock) -> MetaResult<()> {
     for _ in 0..TRIES {
-        let (was, _) = load_stored(engine).await?;
+        let (was, _) = load_stored(engine.as_ref()).await?;
         if replace(engine, &was.unwrap_or_default(), format, clock).await? {
             return Ok(());
         }
@@ -65,7 +71,12 @@ pub(super) async fn save(engine: &dyn Engine, format: &Format, clock: &dyn Clock
 }
 
 /// Stores a setting that was made from the text `was`; false when that is not what is stored.
-pub(super) async fn replace(engine: &dyn Engine, was: &Bytes, format: &Format, clock: &dyn Clock) -> MetaResult<bool> {
+pub(super) async fn replace(
+    engine: &Arc<dyn Engine>,
+    was: &Bytes,
+    format: &Format,
+    clock: &dyn Clock,
+) -> MetaResult<bool> {
     if was.is_empty() {
         return Err(unformatted());
     }
@@ -75,7 +86,7 @@ pub(super) async fn replace(engine: &dyn Engine, was: &Bytes, format: &Format, c
 }
 
 async fn store(
-    engine: &dyn Engine,
+    engine: &Arc<dyn Engine>,
     was: Option<Bytes>,
     old: Option<&Format>,
     format: &Format,
@@ -93,9 +104,7 @@ async fn store(
         drop_user_group_quotas: turned_on(|f| f.user_group_quota),
         now: clock.now(),
     };
-    let job = engine.run(OperationJob::new(op)).await?;
-    let Finished { reply, .. } = OperationJob::<StoreSetting>::outcome(job)?;
-    Ok(reply)
+    Transactor::new(Arc::clone(engine)).run(op).await
 }
 
 /// What an existing volume cannot change.

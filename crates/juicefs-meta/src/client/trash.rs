@@ -105,7 +105,7 @@ impl Client {
             return Ok(Some(ino));
         }
         let name = hourly_name(hour);
-        let ino = match self.engine.lookup(Ino::TRASH_ROOT, name.as_bytes()).await? {
+        let ino = match self.transactor.lookup(Ino::TRASH_ROOT, name.as_bytes()).await? {
             Some((edge, _)) => edge.ino,
             None => {
                 let number = self.engine.counter_add(Counter::NextTrash, 1).await?;
@@ -148,7 +148,7 @@ impl Client {
 
     async fn hourly_directories(&self) -> MetaResult<Vec<(i64, Name, Ino)>> {
         let mut found = Vec::new();
-        for entry in Listing::of(Ino::TRASH_ROOT).rest(self.engine.as_ref()).await? {
+        for entry in Listing::of(Ino::TRASH_ROOT).rest(&self.transactor).await? {
             match parse_hourly(&entry.name) {
                 Some(hour) => found.push((hour, entry.name, entry.ino)),
                 None => tracing::warn!(name = %entry.name, "an entry of the trash is no hour"),
@@ -175,7 +175,7 @@ impl Client {
                 }
                 continue;
             }
-            if let Some(entries) = dir.listing.next(self.engine.as_ref()).await? {
+            if let Some(entries) = dir.listing.next(&self.transactor).await? {
                 dir.page = entries.into();
                 continue;
             }
@@ -194,7 +194,7 @@ impl Client {
     }
 
     async fn has_entries(&self, ino: Ino) -> MetaResult<bool> {
-        let first = Listing::of(ino).by(1).next(self.engine.as_ref()).await?;
+        let first = Listing::of(ino).by(1).next(&self.transactor).await?;
         Ok(first.is_some_and(|entries| !entries.is_empty()))
     }
 

@@ -6,7 +6,9 @@ use juicefs_core::{
     attr::Timestamp,
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SliceKey},
+    limits::CHUNK_SIZE,
     meta::{Freed, Job},
+    slice::SliceRecord,
 };
 
 use super::{Client, quotas::TellQuotas, setting, trash::Stuck, usage::TellUsage};
@@ -17,14 +19,16 @@ use crate::{
         file_data::DropChunk,
         slices::{ForgetSlice, ReleaseDelayed},
     },
-    record::{Counter, Key, Value},
+    record::{CHUNKS_BEYOND, Counter, Key, NoteKey, Value},
     txn::Usage,
 };
 
 /// Delayed slices read from the engine at once.
 const DELAYED_PAGE: usize = 1000;
+/// Chunks of a removed file asked for at once.
+const CHUNK_PAGE: usize = 4096;
 /// Slice lists of a removed file read at once.
-const CHUNK_PAGE: usize = 256;
+const LISTS_PAGE: usize = 256;
 
 impl Client {
     /// Takes up the setting as it is stored now.
@@ -85,7 +89,7 @@ impl Client {
                 self.run(TellQuotas { charges, books: Arc::clone(&self.books) }).await?;
             }
         }
-        self.books.dir_stats.flush(self.engine.as_ref(), self.writer()).await
+        self.books.dir_stats.flush(&self.transactor, self.writer()).await
     }
 
     pub(super) async fn claim_job(&self, job: Job, interval_secs: u64) -> MetaResult<bool> {
@@ -103,7 +107,7 @@ impl Client {
     pub(super) async fn removed_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>> {
         let page = self.engine.scan(Scan::DelFiles { before_secs: before.secs }, None, limit).await?;
         let files = page.into_iter().filter_map(|(key, value)| match (key, value) {
-            (Key::DelFile(ino, _), Value::DelFile(file)) => Some(Freed { ino, length: file.length }),
+            (Key::Note(NoteKey::DelFile(ino, _)), Value::DelFile(file)) => Some(Freed { ino, length: file.length }),
             _ => None,
         });
         Ok(files.collect())
@@ -131,19 +135,43 @@ impl Client {
         }
     }
 
-    /// The chunks of a removed file that have a list.
+    /// The chunks of a removed file of this length that have a list. An engine without an index of chunks is asked for those
+    /// that a file of this length has, and, when one of them shows that it was cut, for those that it may have had before.
     async fn chunks_of(&self, ino: Ino, length: u64) -> MetaResult<Vec<ChunkIndex>> {
-        let (mut indexes, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.engine.scan(Scan::Chunks { ino, length }, after, CHUNK_PAGE).await?;
-            indexes.extend(page.iter().filter_map(|(key, _)| match key {
-                Key::Chunk(_, index) => Some(*index),
-                _ => None,
-            }));
-            if page.len() < CHUNK_PAGE {
-                return Ok(indexes);
+        if self.engine.caps().indexes_chunks {
+            return self.chunks_between(ino, 0, ChunkIndex::MAX).await;
+        }
+        // With the one that the end is in, even if nothing of it belongs to the file: there the cut shows.
+        let end = ChunkIndex::try_from(length / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX).saturating_add(1);
+        let likely =
+            if end <= LISTS_PAGE as ChunkIndex { (0..end).collect() } else { self.chunks_between(ino, 0, end).await? };
+        let (mut indexes, mut cut) = (Vec::new(), false);
+        for page in likely.chunks(LISTS_PAGE) {
+            let keys: Vec<_> = page.iter().map(|index| Key::Chunk(ino, *index)).collect();
+            let read = self.transactor.fetch(&keys).await?;
+            for index in page {
+                let list = read.chunk(ino, *index);
+                cut |= list.iter().any(SliceRecord::tells_cut);
+                indexes.extend((!list.is_empty()).then_some(*index));
             }
-            after = page.last().map(|(key, _)| key.clone());
+        }
+        if cut {
+            indexes.extend(self.chunks_between(ino, end, end.saturating_add(CHUNKS_BEYOND)).await?);
+        }
+        Ok(indexes)
+    }
+
+    /// The chunks with `from <= index < to` that have a list.
+    async fn chunks_between(&self, ino: Ino, from: ChunkIndex, to: ChunkIndex) -> MetaResult<Vec<ChunkIndex>> {
+        let (mut indexes, mut from) = (Vec::new(), from);
+        loop {
+            let page = self.engine.chunk_indexes(ino, from, to, CHUNK_PAGE).await?;
+            let next = page.last().filter(|_| page.len() >= CHUNK_PAGE).map(|last| last.saturating_add(1));
+            indexes.extend(page);
+            match next {
+                Some(next) => from = next,
+                None => return Ok(indexes),
+            }
         }
     }
 
@@ -172,7 +200,7 @@ impl Client {
             let last = page.len() < page_size;
             after = page.last().map(|(key, _)| key.clone());
             for (key, _) in page {
-                let Key::DelaySlices(id, since_secs) = key else { continue };
+                let Key::Note(NoteKey::DelaySlices(id, since_secs)) = key else { continue };
                 match self.run(ReleaseDelayed { id, since_secs }).await {
                     Ok(slices) => {
                         dead.extend(slices);

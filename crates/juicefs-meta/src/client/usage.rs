@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::run::Books;
 use crate::{
     record::{Counter, Key},
-    txn::{Applied, Decision, Effect, Effects, Operation, ReadSet, Usage},
+    txn::{AccountEffect, Applied, Decision, Effect, Effects, Operation, ReadSet, Usage},
 };
 
 /// The books of one client.
@@ -144,7 +144,7 @@ impl Operation for TellUsage {
         let mut effects = Effects::none();
         for (counter, delta) in [(Counter::UsedSpace, self.delta.space), (Counter::TotalInodes, self.delta.inodes)] {
             if delta != 0 {
-                effects.push(Effect::AddCounter(counter, delta));
+                effects.push(Effect::Account(AccountEffect::AddCounter(counter, delta)));
             }
         }
         Decision::Done((), effects)

@@ -1,12 +1,12 @@
 //! The Redis engine (format: metadata.md §2), for Redis from 4.0 on, Valkey and KeyDB.
 //!
-//! An operation is judged on what this client saw lately and sent as one script that checks all of it and applies the
-//! effects (`docs/adr/0001-one-place-for-semantics.md`); a guess that was wrong costs one more round trip and nothing else.
+//! A change is sent as one script that checks all that it was judged on and applies the effects
+//! (`docs/adr/0009-redis-one-script-per-operation.md`).
 //!
 //! * `address`: the URL; `link`: connections, and finding the server that has the volume.
 //! * `fetch`: records from replies; `plan` and `script`: guards and effects as Lua; `lanes`: exactly once.
-//! * `recent`: what was seen; `run`: the loop around all of it. `listing` and `scan`: directories and whole kinds; `cursor`:
-//!   the walk below.
+//! * `run`: sending all of it. `listing` and `scan`: directories and whole kinds; `cursor`: the walk below. `cache`: what the
+//!   server tells the changes of.
 
 pub(crate) mod address;
 mod cache;
@@ -17,11 +17,9 @@ mod lanes;
 pub(crate) mod link;
 mod listing;
 mod plan;
-mod recent;
 mod run;
 mod scan;
 mod script;
-mod turns;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -29,9 +27,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use juicefs_core::{
-    attr::Attr,
     error::{MetaError, MetaResult},
     ids::{ChunkIndex, Ino, SessionId},
     meta::{DirCursor, DirPage},
@@ -42,19 +38,16 @@ use self::{
     address::Address,
     cache::Cache,
     cursor::Cursor,
-    fetch::Sight,
     lanes::Lanes,
     link::{Link, Request},
-    recent::Recent,
-    run::{Ended, Patience},
+    run::Ended,
     script::{Plan, Scripts, StepKind},
-    turns::Turns,
 };
-use super::{ApplyOutcome, Caps, Engine, Scan};
+use super::{ApplyOutcome, Caps, Engine, Found, Patience, Scan};
 use crate::{
     layout::redis::{KeySpace, counter_shift, number},
-    record::{Counter, DirStat, Edge, Key, Value},
-    txn::{Effects, Job, ReadSet},
+    record::{AccountKey, Counter, DirStat, Key, Value},
+    txn::{Effects, ReadSet},
 };
 
 /// A volume in Redis.
@@ -65,10 +58,8 @@ pub(crate) struct RedisEngine {
     keys: OnceCell<KeySpace>,
     lanes: Lanes,
     scripts: Scripts,
-    recent: Recent,
     /// Set with the first connection, if the URL asks for it.
     cache: OnceLock<Arc<Cache>>,
-    turns: Turns,
 }
 
 impl RedisEngine {
@@ -81,8 +72,6 @@ impl RedisEngine {
             keys: OnceCell::new(),
             lanes: Lanes::new(rand::random()),
             scripts: Scripts::default(),
-            recent: Recent::default(),
-            turns: Turns::default(),
         }
     }
 
@@ -128,9 +117,9 @@ impl RedisEngine {
             Ended::Done(Some(answers)) => Ok(missing(answers.into_iter().map(|has| has == 1).collect())),
             // An earlier copy of the request did it: whoever had statistics then has them now.
             Ended::Done(None) => {
-                let wanted: Vec<_> = deltas.iter().map(|(ino, _)| Key::DirStat(*ino)).collect();
-                let sight = self.look(&wanted).await?;
-                Ok(missing(wanted.iter().map(|key| sight.read.get(key).is_some()).collect()))
+                let wanted: Vec<_> = deltas.iter().map(|(ino, _)| Key::Account(AccountKey::DirStat(*ino))).collect();
+                let read = self.look(&wanted).await?;
+                Ok(missing(wanted.iter().map(|key| read.get(key).is_some()).collect()))
             }
             Ended::Conflict => Err(MetaError::Conflict(1)),
         }
@@ -154,21 +143,11 @@ impl Engine for RedisEngine {
     }
 
     fn caps(&self) -> Caps {
-        Caps { usage_in_transaction: true, max_compact_records: 1000, lists_by_name: false }
+        Caps { usage_in_transaction: true, max_compact_records: 1000, lists_by_name: false, indexes_chunks: false }
     }
 
     fn patience(&self) -> Duration {
         self.link.options().retry_budget
-    }
-
-    async fn load_setting(&self) -> MetaResult<Option<Bytes>> {
-        let mut request = Request::new();
-        request.command::<&[u8]>(&[b"GET", self.keys().await?.setting().as_slice()]);
-        fetch::bytes("setting", self.call_one(&request).await?)
-    }
-
-    async fn prepare(&self) -> MetaResult<()> {
-        Ok(())
     }
 
     async fn is_empty(&self) -> MetaResult<bool> {
@@ -199,29 +178,22 @@ impl Engine for RedisEngine {
                 fetch::integer("keys", &self.call_one(&request).await?)?;
             }
         }
-        self.recent.clear();
         Ok(())
     }
 
-    async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
-        self.perform(job).await
+    async fn fetch(&self, keys: &[Key]) -> MetaResult<ReadSet> {
+        self.look(keys).await
     }
 
-    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
-        if keys.is_empty() {
-            return Ok(ReadSet::default());
-        }
-        match self.cache.get().and_then(|cache| cache.get_all(&keys)) {
-            Some(read) => Ok(read),
-            None => Ok(self.look(&keys).await?.read),
-        }
+    fn cached(&self, keys: &[Key]) -> Option<ReadSet> {
+        self.cache.get()?.get_all(keys)
     }
 
-    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
-        self.apply_to(&Sight { read: read.clone(), ..Sight::default() }, effects, Patience::Budget).await
+    async fn apply(&self, read: &ReadSet, effects: &Effects, patience: Patience) -> MetaResult<ApplyOutcome> {
+        self.apply_to(read, effects, patience).await
     }
 
-    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<Found>> {
         self.find(parent, name).await
     }
 

@@ -9,7 +9,7 @@ use juicefs_core::{
 use super::{Halt, Scope, need};
 use crate::{
     record::{DirStat, Key},
-    txn::{Effect, Effects, NodeGuard, NodePatch, ReadSet, Usage},
+    txn::{Effect, Effects, NodeEffect, NodeGuard, NodePatch, ReadSet, Usage},
 };
 
 /// What one entry naming the node counts in its directory; an entry without node counts as an empty file.
@@ -43,7 +43,7 @@ pub(crate) fn touch_parent(scope: &Scope, effects: &mut Effects, dir: Ino, attr:
     }
     let age_nanos = scope.now.as_nanos() - attr.mtime.as_nanos();
     if nlink != 0 || age_nanos >= i128::try_from(scope.skip_dir_mtime.as_nanos()).unwrap_or(i128::MAX) {
-        effects.push(Effect::PatchNode(dir, NodePatch::links(nlink, Some(scope.now))));
+        effects.push(Effect::Node(dir, NodeEffect::Patch(NodePatch::links(nlink, Some(scope.now)))));
     }
 }
 

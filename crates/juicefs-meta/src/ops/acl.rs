@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use super::{Halt, need};
 use crate::{
-    record::{Counter, Key},
-    txn::{Effect, Effects, ReadSet},
+    record::{AccountKey, Counter, Key},
+    txn::{AccountEffect, Effect, Effects, ReadSet, VolumeEffect},
 };
 
 /// Rules that this client has seen, by content, so that equal rules share an id. Rules never change, so an entry stays
@@ -52,11 +52,11 @@ pub(crate) fn rule_id(read: &ReadSet, known: &RuleIndex, effects: &mut Effects, 
     if let Some(id) = known.find(rule) {
         return Ok(id);
     }
-    need(read, [Key::Counter(Counter::AclMaxId)])?;
+    need(read, [Key::Account(AccountKey::Counter(Counter::AclMaxId))])?;
     let next = read.counter(Counter::AclMaxId) + 1;
     let id = u32::try_from(next).map_err(|_| Errno::ENOSPC)?;
-    effects.push(Effect::SetCounter(Counter::AclMaxId, next));
-    effects.push(Effect::PutAcl(id, rule.clone()));
+    effects.push(Effect::Account(AccountEffect::SetCounter(Counter::AclMaxId, next)));
+    effects.push(Effect::Volume(VolumeEffect::PutAcl(id, rule.clone())));
     Ok(id)
 }
 

@@ -6,7 +6,7 @@ use super::{Verdict, decision};
 use crate::{
     client::AtimeMode,
     record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Decision, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 const DAY_NANOS: i128 = 24 * 3600 * 1_000_000_000;
@@ -51,7 +51,7 @@ impl TouchAtime {
             return Ok((None, effects));
         };
         let next = Attr { atime: self.now, ..attr.clone() };
-        effects.push(Effect::UpdateNode(self.ino, next.clone()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Update(next.clone())));
         Ok((Some(next), effects))
     }
 }

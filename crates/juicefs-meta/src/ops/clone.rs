@@ -22,8 +22,11 @@ use super::{
     need,
 };
 use crate::{
-    record::{DirStat, Edge, Key},
-    txn::{Decision, Effect, Effects, NodeGuard, NodePatch, Operation, ReadSet},
+    record::{DirStat, Edge, Key, NoteKey},
+    txn::{
+        AccountEffect, ChunkEffect, Decision, EdgeEffect, Effect, Effects, NodeEffect, NodeGuard, NodePatch, Operation,
+        ReadSet, SessionEffect, SliceEffect,
+    },
 };
 
 /// What the names begin with of xattrs that root alone may set; nobody else gets them by copying.
@@ -107,9 +110,9 @@ impl CloneNode {
         if rest.is_some() && matches!(self.place, Place::Final(_)) {
             return Ok((Cloned::TooLarge, Effects::none()));
         }
-        effects.push(Effect::InsertNode(self.ino, attr.clone()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Insert(attr.clone())));
         if attr.is_dir() {
-            effects.push(Effect::PutDirStat(self.ino, DirStat::default()));
+            effects.push(Effect::Account(AccountEffect::PutDirStat(self.ino, DirStat::default())));
         }
         count_new(&mut effects, &attr);
         if !matches!(self.place, Place::Detached | Place::Unnamed) {
@@ -146,20 +149,20 @@ impl CloneNode {
                     // It is filled before it shows: the caller saw another node here.
                     return Err(Errno::ENOENT.into());
                 }
-                effects.push(Effect::InsertEdge(self.dir, name.clone(), edge));
+                effects.push(Effect::Edge(self.dir, name.clone(), EdgeEffect::Insert(edge)));
                 touch_parent(&self.scope, effects, self.dir, dir, 0);
             }
             Place::Detached => {
                 let dir = living_directory(read, self.dir)?;
                 may_create(read, &self.scope.caller, dir)?;
                 effects.narrowed.push((self.dir, NodeGuard::Permissions));
-                effects.push(Effect::PutDetached(self.ino, self.scope.now.secs));
+                effects.push(Effect::Node(self.ino, NodeEffect::PutDetached(self.scope.now.secs)));
             }
             Place::Unnamed => {
                 let dir = living_directory(read, self.dir)?;
                 may_create(read, &self.scope.caller, dir)?;
                 effects.narrowed.push((self.dir, NodeGuard::Permissions));
-                effects.push(Effect::PutSustained(self.scope.sid, self.ino));
+                effects.push(Effect::Session(self.scope.sid, SessionEffect::Sustain(self.ino)));
             }
             Place::Within(name) => {
                 read.node(self.dir).ok_or(Errno::ENOENT)?;
@@ -167,9 +170,9 @@ impl CloneNode {
                     return Ok(false);
                 }
                 effects.narrowed.push((self.dir, NodeGuard::Exists));
-                effects.push(Effect::InsertEdge(self.dir, name.clone(), edge));
+                effects.push(Effect::Edge(self.dir, name.clone(), EdgeEffect::Insert(edge)));
                 if source.is_dir() {
-                    effects.push(Effect::PatchNode(self.dir, NodePatch::links(1, None)));
+                    effects.push(Effect::Node(self.dir, NodeEffect::Patch(NodePatch::links(1, None))));
                 }
             }
         }
@@ -181,11 +184,14 @@ impl CloneNode {
         let is_root = self.scope.caller.uid == 0;
         let may_have = |name: &Name| is_root || !OF_ROOT.iter().any(|space| name.as_bytes().starts_with(space));
         for (name, value) in read.xattrs(self.source).iter().filter(|(name, _)| may_have(name)) {
-            effects.push(Effect::PutXattr(self.ino, name.clone(), value.clone()));
+            effects.push(Effect::Node(self.ino, NodeEffect::PutXattr(name.clone(), value.clone())));
         }
         if source.kind == juicefs_core::FileType::Symlink {
             need(read, [Key::Symlink(self.source)])?;
-            effects.push(Effect::PutSymlink(self.ino, read.symlink(self.source).ok_or(Errno::EIO)?.clone()));
+            effects.push(Effect::Node(
+                self.ino,
+                NodeEffect::PutSymlink(read.symlink(self.source).ok_or(Errno::EIO)?.clone()),
+            ));
         }
         if !source.is_file() || source.length == 0 {
             return Ok(None);
@@ -247,9 +253,11 @@ fn copy_chunks(
     for slice in lists().flat_map(|(_, list)| list).filter_map(SliceRecord::key) {
         *references.entry(slice).or_default() += 1;
     }
-    effects.list.extend(references.into_iter().map(|(slice, records)| Effect::AddSliceRef(slice, records)));
+    effects
+        .list
+        .extend(references.into_iter().map(|(slice, records)| Effect::Slice(SliceEffect::AddRef(slice, records))));
     let filled = lists().filter(|(_, list)| !list.is_empty());
-    effects.list.extend(filled.map(|(index, list)| Effect::PutChunk(copy, index, list.to_vec())));
+    effects.list.extend(filled.map(|(index, list)| Effect::Chunk(copy, index, ChunkEffect::Put(list.to_vec()))));
     Ok(indexes.first().copied().filter(|_| all.len() > indexes.len()))
 }
 
@@ -314,7 +322,12 @@ impl Operation for Attach {
     const NAME: &'static str = "attach";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Node(self.dir), Key::Edge(self.dir, self.name.clone()), Key::Node(self.ino), Key::Detached(self.ino)]
+        vec![
+            Key::Node(self.dir),
+            Key::Edge(self.dir, self.name.clone()),
+            Key::Node(self.ino),
+            Key::Note(NoteKey::Detached(self.ino)),
+        ]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<()> {
@@ -331,8 +344,12 @@ impl Attach {
         }
         let attr = read.node(self.ino).filter(|_| read.detached(self.ino)).ok_or(Errno::ENOENT)?;
         let mut effects = Effects::none();
-        effects.push(Effect::InsertEdge(self.dir, self.name.clone(), Edge { ino: self.ino, kind: attr.kind }));
-        effects.push(Effect::DeleteDetached(self.ino));
+        effects.push(Effect::Edge(
+            self.dir,
+            self.name.clone(),
+            EdgeEffect::Insert(Edge { ino: self.ino, kind: attr.kind }),
+        ));
+        effects.push(Effect::Node(self.ino, NodeEffect::DeleteDetached));
         touch_parent(&self.scope, &mut effects, self.dir, dir, 1);
         count_entry(&self.scope, &mut effects, self.dir, entry_stat(Some(attr)));
         Ok(((), effects))
@@ -350,7 +367,7 @@ impl Operation for RemoveDetached {
     const NAME: &'static str = "remove_detached";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Detached(self.ino), Key::Node(self.ino), Key::HasEntries(self.ino)]
+        vec![Key::Note(NoteKey::Detached(self.ino)), Key::Node(self.ino), Key::HasEntries(self.ino)]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<()> {
@@ -367,11 +384,11 @@ impl RemoveDetached {
         if read.has_entries(self.ino) {
             return Err(Errno::ENOTEMPTY.into());
         }
-        effects.push(Effect::DeleteDetached(self.ino));
+        effects.push(Effect::Node(self.ino, NodeEffect::DeleteDetached));
         if let Some(attr) = read.node(self.ino) {
-            effects.push(Effect::DeleteNode(self.ino));
-            effects.push(Effect::DeleteXattrs(self.ino));
-            effects.push(Effect::DeleteDirStat(self.ino));
+            effects.push(Effect::Node(self.ino, NodeEffect::Delete));
+            effects.push(Effect::Node(self.ino, NodeEffect::DeleteXattrs));
+            effects.push(Effect::Account(AccountEffect::DeleteDirStat(self.ino)));
             count_gone(&mut effects, attr);
         }
         Ok(((), effects))

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     record::{DelaySlices, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{ChunkEffect, Decision, Effect, Effects, Operation, ReadSet, SliceEffect},
 };
 
 /// Commits what was made by `plan`.
@@ -52,7 +52,7 @@ impl CommitCompaction {
         let planned = self.plan.records.len();
         effects.heads.push((self.ino, self.index, planned.min(stored.len())));
         if !stored.starts_with(&self.plan.records) {
-            effects.push(Effect::PutGarbageSlice(made));
+            effects.push(Effect::Slice(SliceEffect::PutGarbage(made)));
             return Ok((Compacted::Lost, effects));
         }
         let (kept, replaced) = self.plan.records.split_at(self.plan.skipped);
@@ -62,14 +62,14 @@ impl CommitCompaction {
         let cut = replaced.iter().any(SliceRecord::tells_cut) && !kept.iter().any(shows_last_byte);
         let mark = cut.then_some(SliceRecord::CUT);
         let head = kept.iter().copied().chain(mark).chain([record]).collect();
-        effects.push(Effect::ReplaceHead(self.ino, self.index, planned, head));
-        effects.push(Effect::InsertSliceRef(made));
+        effects.push(Effect::Chunk(self.ino, self.index, ChunkEffect::ReplaceHead(planned, head)));
+        effects.push(Effect::Slice(SliceEffect::InsertRef(made)));
         let mut dead = Vec::new();
         if self.trash {
             let slices: Vec<_> = replaced.iter().filter_map(SliceRecord::key).collect();
             if !slices.is_empty() {
                 let delayed = DelaySlices { since_secs: self.now.secs, slices };
-                effects.push(Effect::PutDelaySlices(self.slice, delayed));
+                effects.push(Effect::Slice(SliceEffect::PutDelayed(self.slice, delayed)));
             }
         } else {
             dead = release(read, references(replaced), &mut effects)?;
@@ -111,7 +111,7 @@ mod tests {
         let stored = [planned[0], planned[1], record(5, 3, 1)];
         let (reply, effects) = commit(&stored, &planned, false);
         assert_eq!(reply, Compacted::Done(vec![SliceKey { id: SliceId(2), size: 10 }]));
-        assert!(effects.list.contains(&Effect::ReplaceHead(Ino(9), 0, 2, vec![record(0, 50, 20)])));
+        assert!(effects.list.contains(&Effect::Chunk(Ino(9), 0, ChunkEffect::ReplaceHead(2, vec![record(0, 50, 20)]))));
         assert_eq!(effects.heads, [(Ino(9), 0, 2)]);
     }
 
@@ -120,7 +120,7 @@ mod tests {
         let planned = [record(0, 1, 10), record(10, 2, 10), SliceRecord::zeros(15, CHUNK_SIZE as u32 - 15)];
         let (_, effects) = commit(&planned, &planned, false);
         let head = vec![SliceRecord::CUT, record(0, 50, 15)];
-        assert!(effects.list.contains(&Effect::ReplaceHead(Ino(9), 0, 3, head)));
+        assert!(effects.list.contains(&Effect::Chunk(Ino(9), 0, ChunkEffect::ReplaceHead(3, head))));
     }
 
     #[test]
@@ -128,8 +128,13 @@ mod tests {
         let planned = [record(0, 1, 10), record(10, 2, 10)];
         let (reply, effects) = commit(&planned, &planned, true);
         assert_eq!(reply, Compacted::Done(vec![]));
-        assert!(effects.list.iter().any(|e| matches!(e, Effect::PutDelaySlices(_, d) if d.slices.len() == 2)));
-        assert!(!effects.list.iter().any(|e| matches!(e, Effect::AddSliceRef(..))));
+        assert!(
+            effects
+                .list
+                .iter()
+                .any(|e| matches!(e, Effect::Slice(SliceEffect::PutDelayed(_, d)) if d.slices.len() == 2))
+        );
+        assert!(!effects.list.iter().any(|e| matches!(e, Effect::Slice(SliceEffect::AddRef(..)))));
     }
 
     #[test]
@@ -137,6 +142,6 @@ mod tests {
         let planned = [record(0, 1, 10), record(10, 2, 10)];
         let (reply, effects) = commit(&[planned[1], planned[0]], &planned, false);
         assert_eq!(reply, Compacted::Lost);
-        assert_eq!(effects.list, [Effect::PutGarbageSlice(SliceKey { id: SliceId(50), size: 20 })]);
+        assert_eq!(effects.list, [Effect::Slice(SliceEffect::PutGarbage(SliceKey { id: SliceId(50), size: 20 }))]);
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     record::{CHUNKS_AT_ONCE, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{ChunkEffect, Decision, Effect, Effects, NodeEffect, Operation, ReadSet, SliceEffect},
 };
 
 /// Most chunks of the source that one operation reads; what is beyond is left to the caller's next request. So many have
@@ -83,7 +83,7 @@ impl CopyRange {
         self.copy(read, end, &mut effects)?;
         count_resize(read, &self.scope, &mut effects, self.to, target, length)?;
         let next = Attr { length, mtime: self.scope.now, ctime: self.scope.now, ..target.clone() };
-        effects.push(Effect::UpdateNode(self.to, next));
+        effects.push(Effect::Node(self.to, NodeEffect::Update(next)));
         Ok((Growth::Done(Copied { bytes: size, length }), effects))
     }
 
@@ -108,10 +108,10 @@ impl CopyRange {
         }
         self.leave_holes(read, &mut lists)?;
         for slice in lists.values().flatten().filter_map(SliceRecord::key) {
-            effects.push(Effect::AddSliceRef(slice, 1));
+            effects.push(Effect::Slice(SliceEffect::AddRef(slice, 1)));
         }
         for (index, records) in lists {
-            effects.push(Effect::AppendSlices(self.to, index, records));
+            effects.push(Effect::Chunk(self.to, index, ChunkEffect::Append(records)));
         }
         Ok(())
     }

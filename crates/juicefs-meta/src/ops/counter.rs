@@ -2,8 +2,8 @@
 
 use super::{Verdict, decision};
 use crate::{
-    record::{Counter, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    record::{AccountKey, Counter, Key},
+    txn::{AccountEffect, Decision, Effect, Effects, Operation, ReadSet},
 };
 
 /// Sets a time counter to `now` unless it is younger than `interval`; whether it was set.
@@ -19,7 +19,7 @@ impl Operation for SetIfOlder {
     const NAME: &'static str = "set_if_older";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Counter(self.counter)]
+        vec![Key::Account(AccountKey::Counter(self.counter))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<bool> {
@@ -32,7 +32,7 @@ impl SetIfOlder {
         let mut effects = Effects::none();
         let due = read.counter(self.counter) <= self.now_secs.saturating_sub(self.interval_secs);
         if due {
-            effects.push(Effect::SetCounter(self.counter, self.now_secs));
+            effects.push(Effect::Account(AccountEffect::SetCounter(self.counter, self.now_secs)));
         }
         Ok((due, effects))
     }
@@ -47,7 +47,7 @@ mod tests {
     fn one_client_per_interval_gets_the_turn() {
         let turn = |last, now_secs| {
             let mut read = ReadSet::default();
-            read.insert(Key::Counter(Counter::LastCleanupFiles), Some(Value::Counter(last)));
+            read.insert(Key::Account(AccountKey::Counter(Counter::LastCleanupFiles)), Some(Value::Counter(last)));
             let op = SetIfOlder { counter: Counter::LastCleanupFiles, now_secs, interval_secs: 10 };
             matches!(op.decide(&read), Decision::Done(true, effects) if effects.list.len() == 1)
         };

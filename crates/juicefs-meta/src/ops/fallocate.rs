@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     record::{CHUNKS_AT_ONCE, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{ChunkEffect, Decision, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 /// Chunks that are made to read as zeros without asking whether they hold anything.
@@ -91,7 +91,7 @@ impl Fallocate {
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
         let mode = mode_after_change(&self.scope.caller, attr);
         let next = Attr { length, mode, mtime: self.scope.now, ctime: self.scope.now, ..attr.clone() };
-        effects.push(Effect::UpdateNode(self.ino, next.clone()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Update(next.clone())));
         Ok((Growth::Done((next, left)), effects))
     }
 
@@ -113,7 +113,7 @@ impl Fallocate {
             let start = u64::from(*index) * CHUNK_SIZE;
             let (from, to) = (self.off.max(start) - start, end.min(start + CHUNK_SIZE) - start);
             let record = SliceRecord::zeros(offset(from), offset(to) - offset(from));
-            effects.push(Effect::AppendSlices(self.ino, *index, vec![record]));
+            effects.push(Effect::Chunk(self.ino, *index, ChunkEffect::Append(vec![record])));
         }
         let lowest = chunks.first().copied().filter(|index| chunks.len() >= CHUNKS_AT_ONCE && *index > first);
         Ok(lowest.map(|index| u64::from(index) * CHUNK_SIZE))

@@ -10,7 +10,7 @@ use juicefs_core::{
 use super::{Halt, Verdict, decision, need};
 use crate::{
     record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{ChunkEffect, Decision, Effect, Effects, Operation, ReadSet, SliceEffect},
 };
 
 /// Drops one chunk list of a removed file, its note with the last one. Replies the slices that lost their last
@@ -49,11 +49,11 @@ impl DropChunk {
         let mut dead = Vec::new();
         if let Some(index) = self.index {
             let used = references(read.chunk(self.ino, index));
-            effects.push(Effect::DeleteChunk(self.ino, index));
+            effects.push(Effect::Chunk(self.ino, index, ChunkEffect::Delete));
             dead = release(read, used, &mut effects)?;
         }
         if self.last {
-            effects.push(Effect::DeleteDelFile(self.ino, self.length));
+            effects.push(Effect::Slice(SliceEffect::DeleteDelFile(self.ino, self.length)));
         }
         Ok((Some(dead), effects))
     }
@@ -84,7 +84,7 @@ pub(crate) fn release(
     let mut dead = Vec::new();
     for (slice, uses) in used {
         let Some(count) = read.slice_ref(slice) else { continue };
-        effects.push(Effect::AddSliceRef(slice, -uses));
+        effects.push(Effect::Slice(SliceEffect::AddRef(slice, -uses)));
         if count <= uses {
             dead.push(slice);
         }

@@ -8,11 +8,11 @@ use juicefs_core::{
 
 use super::{
     Verdict, decision,
-    locks::{LockRequest, Requested, all_gone, is_last},
+    locks::{LockRequest, Requested, all_gone},
 };
 use crate::{
-    record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    record::{HolderKey, Key},
+    txn::{Decision, Effect, Effects, LockEffect, Operation, ReadSet},
 };
 
 /// Gives an owner a lock on a file. As on Linux, a lock of the other kind that it has is given up first, whether or not it
@@ -29,7 +29,7 @@ impl Operation for Flock {
     const NAME: &'static str = "flock";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Node(self.ino), Key::Flocks(self.ino)]
+        vec![Key::Node(self.ino), Key::Holder(HolderKey::Flocks(self.ino))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<Requested> {
@@ -46,15 +46,15 @@ impl Flock {
         let obstacles: Vec<_> = self.obstacles(read).collect();
         if !all_gone(read, obstacles.iter().copied(), owner.sid)? {
             if held.get(&owner).is_some_and(|had| *had != kind) {
-                effects.push(Effect::DeleteFlock { ino, owner, last: is_last(held, owner, &[]) });
+                effects.push(Effect::Lock(ino, owner, LockEffect::DeleteFlock));
             }
             return Ok((Requested::Busy, effects));
         }
         for gone in &obstacles {
-            effects.push(Effect::DeleteFlock { ino, owner: *gone, last: is_last(held, *gone, &obstacles) });
+            effects.push(Effect::Lock(ino, *gone, LockEffect::DeleteFlock));
         }
         if held.get(&owner) != Some(&kind) {
-            effects.push(Effect::PutFlock(ino, owner, kind));
+            effects.push(Effect::Lock(ino, owner, LockEffect::PutFlock(kind)));
         }
         Ok((Requested::Granted(Box::new(attr.clone())), effects))
     }
@@ -67,7 +67,7 @@ impl Flock {
 
 impl LockRequest for Flock {
     fn holders(&self) -> Key {
-        Key::Flocks(self.ino)
+        Key::Holder(HolderKey::Flocks(self.ino))
     }
 
     fn is_excluded(&self, read: &ReadSet) -> bool {
@@ -87,7 +87,7 @@ impl Operation for Funlock {
     const NAME: &'static str = "funlock";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Flocks(self.ino)]
+        vec![Key::Holder(HolderKey::Flocks(self.ino))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<()> {
@@ -101,7 +101,7 @@ impl Funlock {
         let held = read.flocks(ino);
         let mut effects = Effects::none();
         if held.contains_key(&owner) {
-            effects.push(Effect::DeleteFlock { ino, owner, last: is_last(held, owner, &[]) });
+            effects.push(Effect::Lock(ino, owner, LockEffect::DeleteFlock));
         }
         Ok(((), effects))
     }

@@ -15,8 +15,8 @@ use super::{
     setattr::is_owner,
 };
 use crate::{
-    record::{Edge, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    record::{Edge, HolderKey, Key},
+    txn::{Decision, EdgeEffect, Effect, Effects, NodeEffect, Operation, ReadSet, SessionEffect},
 };
 
 /// Most names of one file: the signed 32-bit columns of SQL stores hold no more.
@@ -81,10 +81,14 @@ impl Link {
             return Err(Errno::EMLINK.into());
         }
         let mut effects = Effects::none();
-        effects.push(Effect::InsertEdge(self.parent, self.name.clone(), Edge { ino: self.ino, kind: node.kind }));
+        effects.push(Effect::Edge(
+            self.parent,
+            self.name.clone(),
+            EdgeEffect::Insert(Edge { ino: self.ino, kind: node.kind }),
+        ));
         let linked =
             if node.nlink == 0 { self.revive(read, node, &mut effects)? } else { self.add_name(node, &mut effects) };
-        effects.push(Effect::UpdateNode(self.ino, linked.clone()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Update(linked.clone())));
         touch_parent(&self.scope, &mut effects, self.parent, parent, 0);
         count_entry(&self.scope, &mut effects, self.parent, entry_stat(Some(node)));
         Ok((linked, effects))
@@ -92,20 +96,20 @@ impl Link {
 
     fn add_name(&self, node: &Attr, effects: &mut Effects) -> Attr {
         if node.parent != Ino(0) {
-            effects.push(Effect::AddParent(self.ino, node.parent, 1));
+            effects.push(Effect::Node(self.ino, NodeEffect::AddParent(node.parent, 1)));
         }
-        effects.push(Effect::AddParent(self.ino, self.parent, 1));
+        effects.push(Effect::Node(self.ino, NodeEffect::AddParent(self.parent, 1)));
         Attr { nlink: node.nlink + 1, parent: Ino(0), ctime: self.scope.now, ..node.clone() }
     }
 
     /// A file without names that this session keeps alive (`O_TMPFILE` and linkat) gets one again: it is an ordinary file
     /// then, and its last close must not free it.
     fn revive(&self, read: &ReadSet, node: &Attr, effects: &mut Effects) -> Result<Attr, Halt> {
-        need(read, [Key::Sustained(self.scope.sid, self.ino)])?;
+        need(read, [Key::Holder(HolderKey::Sustained(self.scope.sid, self.ino))])?;
         if !read.sustained(self.scope.sid, self.ino) {
             return Err(Errno::ENOENT.into());
         }
-        effects.push(Effect::DeleteSustained(self.scope.sid, self.ino));
+        effects.push(Effect::Session(self.scope.sid, SessionEffect::Release(self.ino)));
         Ok(Attr { nlink: 1, parent: self.parent, ctime: self.scope.now, ..node.clone() })
     }
 }

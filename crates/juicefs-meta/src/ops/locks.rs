@@ -1,6 +1,6 @@
 //! What locks of both kinds have in common.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use juicefs_core::{
     attr::Attr,
@@ -10,7 +10,7 @@ use juicefs_core::{
 
 use super::{Halt, need};
 use crate::{
-    record::Key,
+    record::{HolderKey, Key},
     txn::{Operation, ReadSet},
 };
 
@@ -38,14 +38,8 @@ pub(crate) fn all_gone(
         return Ok(false);
     }
     let sessions: BTreeSet<_> = owners.map(|owner| owner.sid).collect();
-    need(read, sessions.iter().map(|sid| Key::Session(*sid)))?;
+    need(read, sessions.iter().map(|sid| Key::Holder(HolderKey::Session(*sid))))?;
     Ok(sessions.into_iter().all(|sid| read.session(sid).is_none()))
-}
-
-/// Whether `owner` is the only one of its session, apart from those that `leave`.
-pub(crate) fn is_last<T>(held: &BTreeMap<LockOwner, T>, owner: LockOwner, leave: &[LockOwner]) -> bool {
-    let session = LockOwner { sid: owner.sid, number: 0 }..=LockOwner { sid: owner.sid, number: u64::MAX };
-    held.range(session).all(|(other, _)| *other == owner || leave.contains(other))
 }
 
 /// A request for a lock of either kind.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     record::{DirStat, Edge, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{AccountEffect, Decision, EdgeEffect, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 /// Makes `node` as `ino` under `name`.
@@ -101,11 +101,17 @@ impl Mknod {
         }
         let mut effects = Effects::none();
         let attr = new_attr(read, &self.scope, &self.node, (self.parent, parent), &self.rules, &mut effects)?;
-        effects.push(Effect::InsertEdge(self.parent, self.name.clone(), Edge { ino: self.ino, kind: attr.kind }));
-        effects.push(Effect::InsertNode(self.ino, attr.clone()));
+        effects.push(Effect::Edge(
+            self.parent,
+            self.name.clone(),
+            EdgeEffect::Insert(Edge { ino: self.ino, kind: attr.kind }),
+        ));
+        effects.push(Effect::Node(self.ino, NodeEffect::Insert(attr.clone())));
         match attr.kind {
-            FileType::Symlink => effects.push(Effect::PutSymlink(self.ino, self.node.target.clone())),
-            FileType::Directory => effects.push(Effect::PutDirStat(self.ino, DirStat::default())),
+            FileType::Symlink => effects.push(Effect::Node(self.ino, NodeEffect::PutSymlink(self.node.target.clone()))),
+            FileType::Directory => {
+                effects.push(Effect::Account(AccountEffect::PutDirStat(self.ino, DirStat::default())))
+            }
             _ => {}
         }
         touch_parent(&self.scope, &mut effects, self.parent, parent, i32::from(attr.is_dir()));

@@ -12,11 +12,11 @@ use juicefs_core::{
 use self::ranges::{first_overlap, replace};
 use super::{
     Halt, Verdict, decision,
-    locks::{LockRequest, Obstacle, Requested, all_gone, is_last},
+    locks::{LockRequest, Obstacle, Requested, all_gone},
 };
 use crate::{
-    record::{Key, Plock},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    record::{HolderKey, Key, Plock},
+    txn::{Decision, Effect, Effects, LockEffect, Operation, ReadSet},
 };
 
 /// The locks of other owners that exclude `lock`, the first of each.
@@ -41,7 +41,7 @@ impl Operation for SetRange {
     const NAME: &'static str = "setlk";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Node(self.ino), Key::Plocks(self.ino)]
+        vec![Key::Node(self.ino), Key::Holder(HolderKey::Plocks(self.ino))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<Requested> {
@@ -60,7 +60,7 @@ impl SetRange {
         }
         let held = read.plocks(ino);
         for gone in &obstacles {
-            effects.push(Effect::DeletePlocks { ino, owner: *gone, last: is_last(held, *gone, &obstacles) });
+            effects.push(Effect::Lock(ino, *gone, LockEffect::DeletePlocks));
         }
         let with = Plock { kind: Plock::number(lock.kind), pid: lock.pid, range: lock.range };
         let had = held.get(&owner).map_or(&[][..], Vec::as_slice);
@@ -69,7 +69,7 @@ impl SetRange {
             return Err(Errno::ENOLCK.into());
         }
         if has != had {
-            effects.push(Effect::PutPlocks(ino, owner, has));
+            effects.push(Effect::Lock(ino, owner, LockEffect::PutPlocks(has)));
         }
         Ok((Requested::Granted(Box::new(attr.clone())), effects))
     }
@@ -77,7 +77,7 @@ impl SetRange {
 
 impl LockRequest for SetRange {
     fn holders(&self) -> Key {
-        Key::Plocks(self.ino)
+        Key::Holder(HolderKey::Plocks(self.ino))
     }
 
     fn is_excluded(&self, read: &ReadSet) -> bool {
@@ -98,7 +98,7 @@ impl Operation for ClearRange {
     const NAME: &'static str = "unlk";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Plocks(self.ino)]
+        vec![Key::Holder(HolderKey::Plocks(self.ino))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<()> {
@@ -117,9 +117,9 @@ impl ClearRange {
             return Err(Errno::ENOLCK.into());
         }
         if has.is_empty() {
-            effects.push(Effect::DeletePlocks { ino, owner, last: is_last(held, owner, &[]) });
+            effects.push(Effect::Lock(ino, owner, LockEffect::DeletePlocks));
         } else if has != *had {
-            effects.push(Effect::PutPlocks(ino, owner, has));
+            effects.push(Effect::Lock(ino, owner, LockEffect::PutPlocks(has)));
         }
         Ok(((), effects))
     }

@@ -7,8 +7,8 @@ use juicefs_core::{
 
 use super::{Verdict, decision};
 use crate::{
-    record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet, Usage},
+    record::{AccountKey, Key},
+    txn::{AccountEffect, Decision, Effect, Effects, Operation, ReadSet, Usage},
 };
 
 /// Stores limits; replies the quota afterwards and whether it is new.
@@ -22,7 +22,7 @@ pub(crate) struct SetQuota {
 
 fn keys(subject: QuotaSubject) -> Vec<Key> {
     let node = if let QuotaSubject::Dir(ino) = subject { Some(Key::Node(ino)) } else { None };
-    [Key::Quota(subject)].into_iter().chain(node).collect()
+    [Key::Account(AccountKey::Quota(subject))].into_iter().chain(node).collect()
 }
 
 impl Operation for SetQuota {
@@ -51,7 +51,7 @@ impl SetQuota {
         let max_inodes = self.max_inodes.unwrap_or(old.max_inodes);
         let quota = Quota { max_space, max_inodes, ..old };
         let mut effects = Effects::none();
-        effects.push(Effect::PutQuota(self.subject, quota));
+        effects.push(Effect::Account(AccountEffect::PutQuota(self.subject, quota)));
         Ok(((quota, stored.is_none()), effects))
     }
 }
@@ -73,7 +73,7 @@ impl Operation for MendQuota {
 
     fn decide(&self, _read: &ReadSet) -> Decision<()> {
         let mut effects = Effects::none();
-        effects.push(Effect::AddQuotaUsage(self.subject, self.delta));
+        effects.push(Effect::Account(AccountEffect::AddUsage(self.subject, self.delta)));
         Decision::Done((), effects)
     }
 }
@@ -89,17 +89,17 @@ impl Operation for DeleteQuota {
     const NAME: &'static str = "delete_quota";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Quota(self.subject)]
+        vec![Key::Account(AccountKey::Quota(self.subject))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<bool> {
         let mut effects = Effects::none();
         let Some(quota) = read.quota(self.subject) else { return Decision::Done(false, effects) };
         effects.push(match self.subject {
-            QuotaSubject::Dir(ino) => Effect::DeleteDirQuota(ino),
+            QuotaSubject::Dir(ino) => Effect::Account(AccountEffect::DeleteDirQuota(ino)),
             QuotaSubject::User(_) | QuotaSubject::Group(_) => {
                 let Quota { max_space, max_inodes, .. } = Quota::UNSET;
-                Effect::PutQuota(self.subject, Quota { max_space, max_inodes, ..*quota })
+                Effect::Account(AccountEffect::PutQuota(self.subject, Quota { max_space, max_inodes, ..*quota }))
             }
         });
         Decision::Done(quota.is_set(), effects)

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     opens::Hold,
     record::{DelFile, Edge, Key},
-    txn::{Effect, Effects, ReadSet},
+    txn::{AccountEffect, EdgeEffect, Effect, Effects, NodeEffect, ReadSet, SessionEffect, SliceEffect},
 };
 
 /// How a removal goes about it.
@@ -71,9 +71,9 @@ pub(crate) fn lose_file(
     left.nlink = attr.nlink.saturating_sub(1);
     left.ctime = scope.now;
     if left.nlink > 0 {
-        effects.push(Effect::UpdateNode(ino, left));
+        effects.push(Effect::Node(ino, NodeEffect::Update(left)));
         if attr.parent == Ino(0) {
-            effects.push(Effect::AddParent(ino, loss.parent, -1));
+            effects.push(Effect::Node(ino, NodeEffect::AddParent(loss.parent, -1)));
         }
         return Ok(removed);
     }
@@ -86,15 +86,15 @@ pub(crate) fn lose_file(
     let may_stay = attr.kind == FileType::File && scope.sid.0 != 0;
     let stays = || if removal.keep { removal.opens.keeps(ino) } else { removal.opens.finds_open(ino) };
     let freed = if may_stay && stays() {
-        effects.push(Effect::UpdateNode(ino, left));
-        effects.push(Effect::PutSustained(scope.sid, ino));
+        effects.push(Effect::Node(ino, NodeEffect::Update(left)));
+        effects.push(Effect::Session(scope.sid, SessionEffect::Sustain(ino)));
         None
     } else {
         free_node(read, scope, ino, attr, effects)?
     };
-    effects.push(Effect::DeleteXattrs(ino));
+    effects.push(Effect::Node(ino, NodeEffect::DeleteXattrs));
     if attr.parent == Ino(0) {
-        effects.push(Effect::DeleteParents(ino));
+        effects.push(Effect::Node(ino, NodeEffect::DeleteParents));
     }
     Ok(Removed { freed, ..removed })
 }
@@ -117,14 +117,14 @@ pub(crate) fn free_node(
             }
             if attr.length > 0 || !read.chunk(ino, 0).is_empty() {
                 let note = DelFile { length: attr.length, removed_secs: scope.now.secs };
-                effects.push(Effect::PutDelFile(ino, note));
+                effects.push(Effect::Slice(SliceEffect::PutDelFile(ino, note)));
                 freed = Some(Freed { ino, length: attr.length });
             }
         }
-        FileType::Symlink => effects.push(Effect::DeleteSymlink(ino)),
+        FileType::Symlink => effects.push(Effect::Node(ino, NodeEffect::DeleteSymlink)),
         _ => {}
     }
-    effects.push(Effect::DeleteNode(ino));
+    effects.push(Effect::Node(ino, NodeEffect::Delete));
     count_gone(effects, attr);
     Ok(freed)
 }
@@ -133,14 +133,14 @@ pub(crate) fn free_node(
 pub(crate) fn lose_directory(scope: &Scope, removal: &Removal, loss: &Loss<'_>, effects: &mut Effects) -> Removed {
     let ino = loss.edge.ino;
     count_entry(scope, effects, loss.parent, negative(entry_stat(loss.attr)));
-    effects.push(Effect::DeleteDirStat(ino));
-    effects.push(Effect::DeleteDirQuota(ino));
+    effects.push(Effect::Account(AccountEffect::DeleteDirStat(ino)));
+    effects.push(Effect::Account(AccountEffect::DeleteDirQuota(ino)));
     if let Some(attr) = loss.attr {
         match removal.trash.filter(|_| !attr.has_flag(flags::SKIP_TRASH)) {
             Some(trash) => into_trash(scope, loss, attr, trash, effects),
             None => {
-                effects.push(Effect::DeleteNode(ino));
-                effects.push(Effect::DeleteXattrs(ino));
+                effects.push(Effect::Node(ino, NodeEffect::Delete));
+                effects.push(Effect::Node(ino, NodeEffect::DeleteXattrs));
                 count_gone(effects, attr);
             }
         }
@@ -165,12 +165,12 @@ fn into_trash(scope: &Scope, loss: &Loss<'_>, attr: &Attr, trash: Ino, effects: 
     let mut kept = attr.clone();
     kept.ctime = scope.now;
     if attr.parent == Ino(0) {
-        effects.push(Effect::AddParent(ino, trash, 1));
-        effects.push(Effect::AddParent(ino, loss.parent, -1));
+        effects.push(Effect::Node(ino, NodeEffect::AddParent(trash, 1)));
+        effects.push(Effect::Node(ino, NodeEffect::AddParent(loss.parent, -1)));
     } else {
         kept.parent = trash;
     }
-    effects.push(Effect::UpdateNode(ino, kept));
-    effects.push(Effect::InsertEdge(trash, loss.trash_name(), loss.edge));
+    effects.push(Effect::Node(ino, NodeEffect::Update(kept)));
+    effects.push(Effect::Edge(trash, loss.trash_name(), EdgeEffect::Insert(loss.edge)));
     count_entry(scope, effects, trash, entry_stat(Some(attr)));
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     record::{Edge, Key},
-    txn::{Decision, Effect, Effects, Move, NodeGuard, Operation, ReadSet},
+    txn::{Decision, EdgeEffect, Effect, Effects, Move, NodeEffect, NodeGuard, Operation, ReadSet},
 };
 
 /// Whether nothing that moves can be above this parent: it is the root, lies in the trash, or there is none.
@@ -197,8 +197,8 @@ impl Rename {
         moved.ctime = self.scope.now;
         if from != to {
             if attr.parent == Ino(0) {
-                effects.push(Effect::AddParent(ino, to, 1));
-                effects.push(Effect::AddParent(ino, from, -1));
+                effects.push(Effect::Node(ino, NodeEffect::AddParent(to, 1)));
+                effects.push(Effect::Node(ino, NodeEffect::AddParent(from, -1)));
             } else {
                 moved.parent = to;
             }
@@ -209,7 +209,7 @@ impl Rename {
                 effects.moved.push(Move { ino, from, to });
             }
         }
-        effects.push(Effect::UpdateNode(ino, moved.clone()));
+        effects.push(Effect::Node(ino, NodeEffect::Update(moved.clone())));
         moved
     }
 
@@ -231,7 +231,7 @@ impl Rename {
         let mut effects = Effects::none();
         match self.whiteout {
             Some(ino) => self.leave_whiteout(ino, found.from, &mut effects),
-            None => effects.push(Effect::DeleteEdge(self.from, self.name.clone())),
+            None => effects.push(Effect::Edge(self.from, self.name.clone(), EdgeEffect::Delete)),
         }
         let mut replaced = Removed::default();
         let mut to_nlink = 0;
@@ -243,9 +243,9 @@ impl Rename {
             } else {
                 lose_file(read, &self.scope, &self.removal, &loss, &mut effects)?
             };
-            effects.push(Effect::UpdateEdge(self.to, self.new_name.clone(), source));
+            effects.push(Effect::Edge(self.to, self.new_name.clone(), EdgeEffect::Update(source)));
         } else {
-            effects.push(Effect::InsertEdge(self.to, self.new_name.clone(), source));
+            effects.push(Effect::Edge(self.to, self.new_name.clone(), EdgeEffect::Insert(source)));
         }
         let attr = self.moved(found.node, source.ino, self.from, self.to, &mut effects);
         let crosses = i32::from(source.kind == FileType::Directory && self.from != self.to);
@@ -269,8 +269,8 @@ impl Rename {
             flags: from.flags & flags::SKIP_TRASH,
             ..Attr::default()
         };
-        effects.push(Effect::UpdateEdge(self.from, self.name.clone(), Edge { ino, kind: attr.kind }));
-        effects.push(Effect::InsertNode(ino, attr.clone()));
+        effects.push(Effect::Edge(self.from, self.name.clone(), EdgeEffect::Update(Edge { ino, kind: attr.kind })));
+        effects.push(Effect::Node(ino, NodeEffect::Insert(attr.clone())));
         count_new(effects, &attr);
         count_entry(&self.scope, effects, self.from, entry_stat(Some(&attr)));
     }
@@ -280,8 +280,8 @@ impl Rename {
         let (target, target_attr) = found.target.ok_or(Errno::ENOENT)?;
         let target_attr = target_attr.ok_or(Errno::ENOENT)?;
         let mut effects = Effects::none();
-        effects.push(Effect::UpdateEdge(self.from, self.name.clone(), target));
-        effects.push(Effect::UpdateEdge(self.to, self.new_name.clone(), source));
+        effects.push(Effect::Edge(self.from, self.name.clone(), EdgeEffect::Update(target)));
+        effects.push(Effect::Edge(self.to, self.new_name.clone(), EdgeEffect::Update(source)));
         let attr = self.moved(found.node, source.ino, self.from, self.to, &mut effects);
         self.moved(target_attr, target.ino, self.to, self.from, &mut effects);
         let crosses = |edge: Edge| i32::from(edge.kind == FileType::Directory && self.from != self.to);

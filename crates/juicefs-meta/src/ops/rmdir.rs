@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Decision, EdgeEffect, Effect, Effects, Operation, ReadSet},
 };
 
 /// Removes the directory `name` from `parent`.
@@ -57,7 +57,7 @@ impl Rmdir {
             return Err(Errno::ENOTEMPTY.into());
         }
         let mut effects = Effects::none();
-        effects.push(Effect::DeleteEdge(self.parent, self.name.clone()));
+        effects.push(Effect::Edge(self.parent, self.name.clone(), EdgeEffect::Delete));
         let loss = Loss { parent: self.parent, name: &self.name, edge, attr };
         let removed = lose_directory(&self.scope, &self.removal, &loss, &mut effects);
         touch_parent(&self.scope, &mut effects, self.parent, parent, -1);

@@ -5,8 +5,8 @@ use juicefs_core::ids::SessionId;
 
 use super::{Verdict, decision};
 use crate::{
-    record::{Key, Session},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    record::{HolderKey, Key, Session},
+    txn::{Decision, Effect, Effects, Operation, ReadSet, SessionEffect},
 };
 
 /// The expiry of a session that is being ended: its client finds it so and takes another one, instead of going on with part of
@@ -25,7 +25,7 @@ impl Operation for NewSession {
     const NAME: &'static str = "new_session";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Session(self.sid)]
+        vec![Key::Holder(HolderKey::Session(self.sid))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<bool> {
@@ -38,7 +38,7 @@ impl NewSession {
         let mut effects = Effects::none();
         let free = read.session(self.sid).is_none();
         if free {
-            effects.push(Effect::PutSession(self.sid, self.session.clone()));
+            effects.push(Effect::Session(self.sid, SessionEffect::Put(self.session.clone())));
         }
         Ok((free, effects))
     }
@@ -60,7 +60,7 @@ impl Operation for Refresh {
     const NAME: &'static str = "refresh_session";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Session(self.sid)]
+        vec![Key::Holder(HolderKey::Session(self.sid))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<bool> {
@@ -74,7 +74,7 @@ impl Refresh {
         let own = read.session(self.sid).is_some_and(|stored| stored.info == self.info && !is_condemned(stored));
         if own {
             let session = Session { expire_secs: self.expire_secs, info: self.info.clone() };
-            effects.push(Effect::PutSession(self.sid, session));
+            effects.push(Effect::Session(self.sid, SessionEffect::Put(session)));
         }
         Ok((own, effects))
     }
@@ -98,7 +98,7 @@ impl Operation for Condemn {
     const NAME: &'static str = "condemn_session";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Session(self.sid)]
+        vec![Key::Holder(HolderKey::Session(self.sid))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<bool> {
@@ -114,7 +114,7 @@ impl Condemn {
         }
         if let Some(Session { info, .. }) = read.session(self.sid) {
             let session = Session { expire_secs: CONDEMNED_SECS, info: info.clone() };
-            effects.push(Effect::PutSession(self.sid, session));
+            effects.push(Effect::Session(self.sid, SessionEffect::Put(session)));
         }
         Ok((true, effects))
     }
@@ -145,7 +145,7 @@ impl Operation for EndSession {
     const NAME: &'static str = "end_session";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Session(self.sid), Key::HasSustained(self.sid)]
+        vec![Key::Holder(HolderKey::Session(self.sid)), Key::Holder(HolderKey::HasSustained(self.sid))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<Ending> {
@@ -162,8 +162,8 @@ impl EndSession {
         if read.has_sustained(self.sid) {
             return Ok((Ending::KeepsFiles, effects));
         }
-        effects.push(Effect::DeleteLocks(self.sid));
-        effects.push(Effect::DeleteSession(self.sid));
+        effects.push(Effect::Session(self.sid, SessionEffect::DeleteLocks));
+        effects.push(Effect::Session(self.sid, SessionEffect::Delete));
         Ok((Ending::Ended, effects))
     }
 }
@@ -184,15 +184,18 @@ mod tests {
     fn stored(expire_secs: i64, files: bool) -> ReadSet {
         let mut read = ReadSet::default();
         let session = Session { expire_secs, info: Bytes::from_static(b"{}") };
-        read.insert(Key::Session(SID), Some(Value::Session(session)));
-        read.insert(Key::HasSustained(SID), Some(Value::HasSustained(files)));
+        read.insert(Key::Holder(HolderKey::Session(SID)), Some(Value::Session(session)));
+        read.insert(Key::Holder(HolderKey::HasSustained(SID)), Some(Value::HasSustained(files)));
         read
     }
 
     fn end(read: &ReadSet, still: Option<i64>) -> Ending {
         match (EndSession { sid: SID, still }).decide(read) {
             Decision::Done(ending, effects) => {
-                assert_eq!(effects.list.contains(&Effect::DeleteSession(SID)), ending == Ending::Ended);
+                assert_eq!(
+                    effects.list.contains(&Effect::Session(SID, SessionEffect::Delete)),
+                    ending == Ending::Ended
+                );
                 ending
             }
             other => panic!("{other:?}"),

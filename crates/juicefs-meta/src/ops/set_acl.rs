@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Decision, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 /// Makes `rule` the access or the default rule of a node; the empty rule removes it.
@@ -89,7 +89,7 @@ impl SetAcl {
             return Ok((next, Effects::none()));
         }
         next.ctime = self.scope.now;
-        effects.push(Effect::UpdateNode(self.ino, next.clone()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Update(next.clone())));
         Ok((next, effects))
     }
 
@@ -111,7 +111,7 @@ mod tests {
     use juicefs_core::{Caller, attr::Timestamp, ids::SessionId};
 
     use super::*;
-    use crate::record::{Counter, Value};
+    use crate::record::{AccountKey, Counter, Value};
 
     const NOW: Timestamp = Timestamp { secs: 100, nanos: 5 };
 
@@ -134,7 +134,7 @@ mod tests {
         let op = SetAcl { scope, ino: Ino(9), kind, rule, kill_sgid: false, rules };
         let mut read = ReadSet::default();
         read.insert(Key::Node(Ino(9)), Some(Value::Node(attr)));
-        read.insert(Key::Counter(Counter::AclMaxId), Some(Value::Counter(8)));
+        read.insert(Key::Account(AccountKey::Counter(Counter::AclMaxId)), Some(Value::Counter(8)));
         match op.decide(&read) {
             Decision::Done(attr, effects) => Ok((attr, effects.list)),
             Decision::Fail(errno) => Err(errno),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Decision, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 /// Changes what `set` names.
@@ -68,7 +68,7 @@ impl SetAttributes {
         }
         next.ctime = self.scope.now;
         count_given(&mut effects, current, &next);
-        effects.push(Effect::UpdateNode(self.ino, next.clone()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Update(next.clone())));
         Ok((next, effects))
     }
 

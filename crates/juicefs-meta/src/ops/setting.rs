@@ -9,7 +9,7 @@ use juicefs_core::{
 use super::{Verdict, decision};
 use crate::{
     record::{Counter, DirStat, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{AccountEffect, Decision, Effect, Effects, NodeEffect, Operation, ReadSet, VolumeEffect},
 };
 
 /// Mode of the root directory of a new volume.
@@ -57,19 +57,19 @@ impl StoreSetting {
             return Ok((false, effects));
         }
         if self.drop_dir_stats {
-            effects.push(Effect::DeleteAllDirStats);
+            effects.push(Effect::Account(AccountEffect::DeleteAllDirStats));
         }
         if self.drop_user_group_quotas {
-            effects.push(Effect::DeleteAllUserGroupQuotas);
+            effects.push(Effect::Account(AccountEffect::DeleteAllUserGroupQuotas));
         }
-        effects.push(Effect::PutSetting(self.json.clone()));
+        effects.push(Effect::Volume(VolumeEffect::PutSetting(self.json.clone())));
         if self.trash && read.node(Ino::TRASH_ROOT).is_none() {
-            effects.push(Effect::InsertNode(Ino::TRASH_ROOT, directory(TRASH_MODE, Ino::ROOT, self.now)));
+            effects.push(Effect::Node(Ino::TRASH_ROOT, NodeEffect::Insert(directory(TRASH_MODE, Ino::ROOT, self.now))));
         }
         if self.fresh && read.node(Ino::ROOT).is_none() {
-            effects.push(Effect::InsertNode(Ino::ROOT, directory(ROOT_MODE, Ino::ROOT, self.now)));
+            effects.push(Effect::Node(Ino::ROOT, NodeEffect::Insert(directory(ROOT_MODE, Ino::ROOT, self.now))));
             // Else the first clients would count it, each with what the others have done and not told of.
-            effects.push(Effect::PutDirStat(Ino::ROOT, DirStat::default()));
+            effects.push(Effect::Account(AccountEffect::PutDirStat(Ino::ROOT, DirStat::default())));
             for (counter, value) in [
                 (Counter::NextInode, 2),
                 (Counter::NextChunk, 1),
@@ -78,7 +78,7 @@ impl StoreSetting {
                 (Counter::TotalInodes, 0),
                 (Counter::NextCleanupSlices, 0),
             ] {
-                effects.push(Effect::SetCounter(counter, value));
+                effects.push(Effect::Account(AccountEffect::SetCounter(counter, value)));
             }
         }
         Ok((true, effects))
@@ -117,12 +117,12 @@ mod tests {
         read.insert(Key::Node(Ino::ROOT), None);
         read.insert(Key::Node(Ino::TRASH_ROOT), None);
         let Decision::Done(true, effects) = store(true).decide(&read) else { panic!("it must succeed") };
-        let nodes = effects.list.iter().filter(|effect| matches!(effect, Effect::InsertNode(..)));
+        let nodes = effects.list.iter().filter(|effect| matches!(effect, Effect::Node(_, NodeEffect::Insert(_))));
         assert_eq!(nodes.count(), 2);
-        assert!(effects.list.contains(&Effect::SetCounter(Counter::NextInode, 2)));
-        assert!(effects.list.contains(&Effect::PutDirStat(Ino::ROOT, DirStat::default())));
+        assert!(effects.list.contains(&Effect::Account(AccountEffect::SetCounter(Counter::NextInode, 2))));
+        assert!(effects.list.contains(&Effect::Account(AccountEffect::PutDirStat(Ino::ROOT, DirStat::default()))));
         let Decision::Done(true, effects) = store(false).decide(&read) else { panic!("it must succeed") };
-        assert!(!effects.list.iter().any(|effect| matches!(effect, Effect::SetCounter(..))));
+        assert!(!effects.list.iter().any(|effect| matches!(effect, Effect::Account(AccountEffect::SetCounter(..)))));
         read.insert(Key::Setting, Some(crate::record::Value::Bytes(Bytes::from_static(b"{1}"))));
         assert_eq!(store(false).decide(&read), Decision::Done(false, Effects::none()));
     }

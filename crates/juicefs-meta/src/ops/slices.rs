@@ -7,8 +7,8 @@ use super::{
     file_data::{counted, release},
 };
 use crate::{
-    record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    record::{Key, NoteKey},
+    txn::{Decision, Effect, Effects, Operation, ReadSet, SliceEffect},
 };
 
 /// Drops the references that a compaction with trash left in place. Replies the slices that lost their last one.
@@ -25,7 +25,7 @@ impl Operation for ReleaseDelayed {
     const NAME: &'static str = "release_delayed";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::DelaySlices(self.id, self.since_secs)]
+        vec![Key::Note(NoteKey::DelaySlices(self.id, self.since_secs))]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<Vec<SliceKey>> {
@@ -38,7 +38,7 @@ impl ReleaseDelayed {
         let mut effects = Effects::none();
         let Some(delayed) = read.delay_slices(self.id, self.since_secs) else { return Ok((Vec::new(), effects)) };
         let dead = release(read, counted(delayed.slices.iter().copied()), &mut effects)?;
-        effects.push(Effect::DeleteDelaySlices(self.id, self.since_secs));
+        effects.push(Effect::Slice(SliceEffect::DeleteDelayed(self.id, self.since_secs)));
         Ok((dead, effects))
     }
 }
@@ -60,7 +60,7 @@ impl Operation for ForgetSlice {
     fn decide(&self, read: &ReadSet) -> Decision<()> {
         let mut effects = Effects::none();
         if read.slice_ref(self.slice).is_some_and(|count| count <= 0) {
-            effects.push(Effect::DeleteSliceRef(self.slice));
+            effects.push(Effect::Slice(SliceEffect::DeleteRef(self.slice)));
         }
         Decision::Done((), effects)
     }

@@ -8,8 +8,8 @@ use juicefs_core::{
 use super::{Scope, Verdict, decision, need, remove::free_node, session::was_renewed};
 use crate::{
     opens::Hold,
-    record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    record::{HolderKey, Key},
+    txn::{Decision, Effect, Effects, NodeEffect, Operation, ReadSet, SessionEffect, SliceEffect},
 };
 
 /// The session lets go of an inode. A file that got a name again meanwhile only loses the mark.
@@ -29,7 +29,7 @@ impl Operation for Release {
     const NAME: &'static str = "release";
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Sustained(self.sid, self.ino), Key::Node(self.ino)]
+        vec![Key::Holder(HolderKey::Sustained(self.sid, self.ino)), Key::Node(self.ino)]
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<Option<Freed>> {
@@ -43,10 +43,10 @@ impl Release {
         if !read.sustained(self.sid, self.ino) {
             return Ok((None, effects));
         }
-        effects.push(Effect::DeleteSustained(self.sid, self.ino));
+        effects.push(Effect::Session(self.sid, SessionEffect::Release(self.ino)));
         let Some(attr) = read.node(self.ino).filter(|attr| attr.nlink == 0) else { return Ok((None, effects)) };
         let freed = free_node(read, &self.scope, self.ino, attr, &mut effects)?;
-        effects.push(Effect::DeleteXattrs(self.ino));
+        effects.push(Effect::Node(self.ino, NodeEffect::DeleteXattrs));
         Ok((freed, effects))
     }
 }
@@ -67,8 +67,9 @@ impl Operation for ReleaseSome {
     const NAME: &'static str = "release_some";
 
     fn keys(&self) -> Vec<Key> {
-        let each = self.inos.iter().flat_map(|ino| [Key::Sustained(self.sid, *ino), Key::Node(*ino)]);
-        [Key::Session(self.sid)].into_iter().chain(each).collect()
+        let each =
+            self.inos.iter().flat_map(|ino| [Key::Holder(HolderKey::Sustained(self.sid, *ino)), Key::Node(*ino)]);
+        [Key::Holder(HolderKey::Session(self.sid))].into_iter().chain(each).collect()
     }
 
     fn decide(&self, read: &ReadSet) -> Decision<Option<Vec<Freed>>> {
@@ -87,18 +88,18 @@ impl ReleaseSome {
         // All at once: each question that comes up while judging costs a trip.
         let may_be_empty = gone().filter(|(_, attr)| attr.is_file() && attr.length == 0);
         need(read, may_be_empty.map(|(ino, _)| Key::Chunk(ino, 0)))?;
-        effects.list.extend(kept.iter().map(|ino| Effect::DeleteSustained(self.sid, *ino)));
+        effects.list.extend(kept.iter().map(|ino| Effect::Session(self.sid, SessionEffect::Release(*ino))));
         let mut freed = Vec::new();
         for (ino, attr) in gone() {
             freed.extend(free_node(read, &self.scope, ino, attr, &mut effects)?);
-            effects.push(Effect::DeleteXattrs(ino));
+            effects.push(Effect::Node(ino, NodeEffect::DeleteXattrs));
         }
         // Alike beside alike: what an engine is told stays short.
         effects.list.sort_by_key(|effect| match effect {
-            Effect::DeleteSustained(..) => 0,
-            Effect::PutDelFile(..) => 1,
-            Effect::DeleteSymlink(_) => 2,
-            Effect::DeleteNode(_) => 3,
+            Effect::Session(_, SessionEffect::Release(_)) => 0,
+            Effect::Slice(SliceEffect::PutDelFile(..)) => 1,
+            Effect::Node(_, NodeEffect::DeleteSymlink) => 2,
+            Effect::Node(_, NodeEffect::Delete) => 3,
             _ => 4,
         });
         Ok((Some(freed), effects))

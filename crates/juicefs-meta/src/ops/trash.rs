@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     record::{DirStat, Edge, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{AccountEffect, Decision, EdgeEffect, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 /// Finds the hourly directory of a name, or makes it.
@@ -45,14 +45,14 @@ impl MakeHourly {
         }
         let mut effects = Effects::none();
         if read.node(Ino::TRASH_ROOT).is_none() {
-            effects.push(Effect::InsertNode(Ino::TRASH_ROOT, directory(TRASH_MODE, Ino::ROOT, self.now)));
+            effects.push(Effect::Node(Ino::TRASH_ROOT, NodeEffect::Insert(directory(TRASH_MODE, Ino::ROOT, self.now))));
         }
         let attr = directory(TRASH_MODE, Ino::TRASH_ROOT, self.now);
         let edge = Edge { ino: self.ino, kind: FileType::Directory };
-        effects.push(Effect::InsertEdge(Ino::TRASH_ROOT, self.name.clone(), edge));
+        effects.push(Effect::Edge(Ino::TRASH_ROOT, self.name.clone(), EdgeEffect::Insert(edge)));
         count_new(&mut effects, &attr);
-        effects.push(Effect::InsertNode(self.ino, attr));
-        effects.push(Effect::PutDirStat(self.ino, DirStat::default()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Insert(attr)));
+        effects.push(Effect::Account(AccountEffect::PutDirStat(self.ino, DirStat::default())));
         Ok((self.ino, effects))
     }
 }

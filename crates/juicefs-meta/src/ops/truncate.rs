@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     record::{CHUNKS_AT_ONCE, CHUNKS_BEYOND, Key},
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{ChunkEffect, Decision, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 /// Makes the file `length` bytes long, or takes a step towards that: what it hides of chunks is bounded. A file that is cut
@@ -123,7 +123,7 @@ impl Truncate {
         self.hide(&stored[..far], attr.length.min(length), attr.length.max(length), &mut effects);
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
         let next = Attr { length, mtime: self.scope.now, ctime: self.scope.now, ..attr.clone() };
-        effects.push(Effect::UpdateNode(self.ino, next.clone()));
+        effects.push(Effect::Node(self.ino, NodeEffect::Update(next.clone())));
         let reply = if length == self.length { Truncated::Done(next) } else { Truncated::Partly(None) };
         Ok((Growth::Done(reply), effects))
     }
@@ -145,7 +145,7 @@ impl Truncate {
 
     fn zeros(&self, index: ChunkIndex, from: u64, to: u64, effects: &mut Effects) {
         let record = SliceRecord::zeros(offset(from), offset(to) - offset(from));
-        effects.push(Effect::AppendSlices(self.ino, index, vec![record]));
+        effects.push(Effect::Chunk(self.ino, index, ChunkEffect::Append(vec![record])));
     }
 
     fn hide_whole(&self, chunks: &[ChunkIndex], effects: &mut Effects) {
@@ -157,7 +157,7 @@ impl Truncate {
         need(read, chunks.iter().map(|index| Key::Chunk(self.ino, *index)))?;
         let used = references(chunks.iter().flat_map(|index| read.chunk(self.ino, *index)));
         release(read, used, effects)?;
-        effects.list.extend(chunks.iter().map(|index| Effect::DeleteChunk(self.ino, *index)));
+        effects.list.extend(chunks.iter().map(|index| Effect::Chunk(self.ino, *index, ChunkEffect::Delete)));
         Ok(())
     }
 
@@ -222,7 +222,7 @@ mod tests {
 
     fn zeros(effects: &Effects) -> Vec<(ChunkIndex, u32, u32)> {
         let appended = effects.list.iter().filter_map(|effect| match effect {
-            Effect::AppendSlices(_, index, records) => Some((*index, records[0].pos, records[0].len)),
+            Effect::Chunk(_, index, ChunkEffect::Append(records)) => Some((*index, records[0].pos, records[0].len)),
             _ => None,
         });
         appended.collect()

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Decision, EdgeEffect, Effect, Effects, Operation, ReadSet},
 };
 
 /// Removes `name` from `parent`.
@@ -54,7 +54,7 @@ impl Unlink {
             return Err(Errno::EPERM.into());
         }
         let mut effects = Effects::none();
-        effects.push(Effect::DeleteEdge(self.parent, self.name.clone()));
+        effects.push(Effect::Edge(self.parent, self.name.clone(), EdgeEffect::Delete));
         let loss = Loss { parent: self.parent, name: &self.name, edge, attr };
         let removed = lose_file(read, &self.scope, &self.removal, &loss, &mut effects)?;
         touch_parent(&self.scope, &mut effects, self.parent, parent, 0);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Decision, Effect, Effects, NodeGuard, Operation, ReadSet},
+    txn::{Decision, Effect, Effects, NodeEffect, NodeGuard, Operation, ReadSet, SessionEffect},
 };
 
 /// Makes a regular file as `ino` that the session keeps alive, as it does with an open file that lost its last name. It
@@ -49,8 +49,8 @@ impl MakeUnnamed {
         let mut effects = Effects::none();
         let attr = new_attr(read, &self.scope, &self.node, (self.dir, dir), &self.rules, &mut effects)?;
         let attr = Attr { nlink: 0, ..attr };
-        effects.push(Effect::InsertNode(self.ino, attr.clone()));
-        effects.push(Effect::PutSustained(self.scope.sid, self.ino));
+        effects.push(Effect::Node(self.ino, NodeEffect::Insert(attr.clone())));
+        effects.push(Effect::Session(self.scope.sid, SessionEffect::Sustain(self.ino)));
         effects.narrowed.push((self.dir, NodeGuard::Permissions));
         count_new(&mut effects, &attr);
         Ok((attr, effects))

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Applied, Decision, Effect, Effects, NodeGuard, NodePatch, Operation, ReadSet, Wrote},
+    txn::{
+        Applied, ChunkEffect, Decision, Effect, Effects, NodeEffect, NodeGuard, NodePatch, Operation, ReadSet,
+        SliceEffect, Wrote,
+    },
 };
 
 /// Puts new slices into a file, in this order.
@@ -99,7 +102,9 @@ impl Write {
         let mut effects = Effects::none();
         let Placement { offsets, lists } = self.place(attr.length, &mut effects)?;
         let chunks = lists.keys().map(|index| (*index, 0)).collect();
-        effects.list.extend(lists.into_iter().map(|(index, list)| Effect::AppendSlices(self.ino, index, list)));
+        effects
+            .list
+            .extend(lists.into_iter().map(|(index, list)| Effect::Chunk(self.ino, index, ChunkEffect::Append(list))));
         count_resize(read, &self.scope, &mut effects, self.ino, attr, length)?;
         // Writers meet on a file all the time. What lies within it does so when it is longer by then, too; what makes it
         // longer is counted, and that is right for the length that was read only.
@@ -107,7 +112,7 @@ impl Write {
         effects.narrowed.push((self.ino, guard));
         let wrote = Wrote { mtime: self.mtime, ctime: self.scope.now, end: length };
         let patch = NodePatch { wrote: Some(wrote), ..NodePatch::default() };
-        effects.push(Effect::PatchNode(self.ino, patch));
+        effects.push(Effect::Node(self.ino, NodeEffect::Patch(patch)));
         let mut next = attr.clone();
         patch.apply(&mut next);
         Ok((Growth::Done(Written { attr: next, offsets, chunks }), effects))
@@ -123,7 +128,7 @@ impl Write {
                         return Err(Errno::EINVAL);
                     }
                     offsets.push(offset_of(index, &record));
-                    effects.list.extend(record.key().map(Effect::InsertSliceRef));
+                    effects.list.extend(record.key().map(SliceEffect::InsertRef).map(Effect::Slice));
                     lists.entry(index).or_default().push(record);
                 }
                 NewSlice::End(key) => {
@@ -132,10 +137,10 @@ impl Write {
                     }
                     offsets.push(length);
                     let whole = SliceRecord { pos: 0, id: key.id, size: key.size, off: 0, len: key.size };
-                    effects.push(Effect::InsertSliceRef(key));
+                    effects.push(Effect::Slice(SliceEffect::InsertRef(key)));
                     for (nth, (index, record)) in placed(length, whole).enumerate() {
                         if nth > 0 {
-                            effects.push(Effect::AddSliceRef(key, 1));
+                            effects.push(Effect::Slice(SliceEffect::AddRef(key, 1)));
                         }
                         lists.entry(index).or_default().push(record);
                     }

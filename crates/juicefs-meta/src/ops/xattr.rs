@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     record::Key,
-    txn::{Decision, Effect, Effects, Operation, ReadSet},
+    txn::{Decision, Effect, Effects, NodeEffect, Operation, ReadSet},
 };
 
 /// Attributes that are views of ACL rules and never stored themselves.
@@ -136,7 +136,7 @@ impl ChangeXattr {
         let mut effects = Effects::none();
         match &self.value {
             None if !exists => return Err(Errno::ENODATA.into()),
-            None => effects.push(Effect::DeleteXattr(self.ino, self.name.clone())),
+            None => effects.push(Effect::Node(self.ino, NodeEffect::DeleteXattr(self.name.clone()))),
             Some(value) => {
                 if value.len() > MAX_XATTR_VALUE_BYTES {
                     return Err(Errno::ERANGE.into());
@@ -144,11 +144,11 @@ impl ChangeXattr {
                 match self.mode {
                     XattrMode::Create if exists => return Err(Errno::EEXIST.into()),
                     XattrMode::Replace if !exists => return Err(Errno::ENODATA.into()),
-                    _ => effects.push(Effect::PutXattr(self.ino, self.name.clone(), value.clone())),
+                    _ => effects.push(Effect::Node(self.ino, NodeEffect::PutXattr(self.name.clone(), value.clone()))),
                 }
             }
         }
-        effects.push(Effect::UpdateNode(self.ino, Attr { ctime: self.scope.now, ..attr.clone() }));
+        effects.push(Effect::Node(self.ino, NodeEffect::Update(Attr { ctime: self.scope.now, ..attr.clone() })));
         Ok(((), effects))
     }
 }

@@ -3,8 +3,9 @@
 use juicefs_core::{Attr, FileType, Ino, Timestamp};
 use juicefs_meta::{
     Engine,
+    engine::Patience,
     record::Key,
-    txn::{Effect, Effects, NodePatch, ReadSet, Wrote},
+    txn::{Effect, Effects, NodeEffect, NodePatch, ReadSet, Wrote},
 };
 use proptest::prelude::*;
 
@@ -80,14 +81,14 @@ fn any_patch() -> impl Strategy<Value = NodePatch> {
 async fn patched(engine: &dyn Engine, ino: Ino, node: &Attr, patches: &[NodePatch]) {
     let apply = async |effect| {
         let effects = Effects { list: vec![effect], ..Effects::none() };
-        engine.apply(&ReadSet::default(), &effects).await.expect("applied");
+        engine.apply(&ReadSet::default(), &effects, Patience::Budget).await.expect("applied");
     };
-    let stored = async || engine.fetch(vec![Key::Node(ino)]).await.expect("fetched").node(ino).cloned().expect("there");
-    apply(Effect::InsertNode(ino, node.clone())).await;
+    let stored = async || engine.fetch(&[Key::Node(ino)]).await.expect("fetched").node(ino).cloned().expect("there");
+    apply(Effect::Node(ino, NodeEffect::Insert(node.clone()))).await;
     for patch in patches {
         let mut wanted = stored().await;
         patch.apply(&mut wanted);
-        apply(Effect::PatchNode(ino, *patch)).await;
+        apply(Effect::Node(ino, NodeEffect::Patch(*patch))).await;
         assert_eq!(stored().await, wanted, "{patch:?} on {}", engine.describe());
     }
 }

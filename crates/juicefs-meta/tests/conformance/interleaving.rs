@@ -20,9 +20,9 @@ use juicefs_core::{
 };
 use juicefs_meta::{
     Client, Engine,
-    engine::{ApplyOutcome, Caps, Scan, mem::MemEngine},
-    record::{Counter, DirStat, Edge, Key, Value},
-    txn::{Effects, Job, ReadSet, Step},
+    engine::{ApplyOutcome, Caps, Found, Patience, Scan, mem::MemEngine},
+    record::{Counter, DirStat, Key, Value},
+    txn::{Effects, ReadSet},
 };
 use juicefs_testkit::unsteady::Unsteady;
 use proptest::prelude::*;
@@ -82,39 +82,6 @@ impl Optimistic {
 
 #[async_trait]
 impl Engine for Optimistic {
-    async fn run(&self, mut job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
-        self.may_lose()?;
-        loop {
-            let mut read = self.inner.fetch(job.keys()).await?;
-            pause().await;
-            let verdict = loop {
-                match job.step(&read) {
-                    Step::Fetch(keys) => {
-                        read.extend(self.inner.fetch(keys).await?);
-                        pause().await;
-                    }
-                    Step::Apply(effects) => break Some(effects),
-                    Step::Stop => break None,
-                }
-            };
-            pause().await;
-            // What was read in several steps was never true all at once, unless it still is: failures need the check too.
-            let decided = verdict.is_some();
-            match self.inner.apply(&read, &verdict.unwrap_or_default()).await? {
-                ApplyOutcome::Conflict => {
-                    self.conflicts.fetch_add(1, Ordering::Relaxed);
-                }
-                ApplyOutcome::Applied(applied) => {
-                    if decided {
-                        job.applied(&applied);
-                    }
-                    self.may_lose()?;
-                    return Ok(job);
-                }
-            }
-        }
-    }
-
     fn describe(&self) -> String {
         self.inner.describe()
     }
@@ -137,15 +104,25 @@ impl Engine for Optimistic {
     async fn reset(&self) -> MetaResult<()> {
         self.inner.reset().await
     }
-    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
+    async fn fetch(&self, keys: &[Key]) -> MetaResult<ReadSet> {
         pause().await;
         self.may_lose()?;
-        self.inner.fetch(keys).await
+        let read = self.inner.fetch(keys).await?;
+        pause().await;
+        Ok(read)
     }
-    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
-        self.inner.apply(read, effects).await
+    async fn apply(&self, read: &ReadSet, effects: &Effects, patience: Patience) -> MetaResult<ApplyOutcome> {
+        self.may_lose()?;
+        pause().await;
+        let outcome = self.inner.apply(read, effects, patience).await?;
+        if outcome == ApplyOutcome::Conflict {
+            self.conflicts.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.may_lose()?;
+        }
+        Ok(outcome)
     }
-    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<Found>> {
         pause().await;
         self.inner.lookup(parent, name).await
     }

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use juicefs_core::{Ino, SliceKey};
-use juicefs_meta::{engine::mem::MemEngine, record::Key};
+use juicefs_meta::{
+    engine::mem::MemEngine,
+    record::{AccountKey, HolderKey, Key},
+};
 use juicefs_testkit::redis::{Reply, Wire};
 use rusqlite::{Connection, OpenFlags};
 
@@ -20,7 +23,10 @@ pub(crate) fn check(home: &Home, all: &Snapshot) {
 }
 
 pub(crate) fn check_mem(engine: &MemEngine, all: &Snapshot) {
-    let records = engine.dump().into_keys().filter(|key| !matches!(key, Key::Counter(_) | Key::Session(_)));
+    let records = engine
+        .dump()
+        .into_keys()
+        .filter(|key| !matches!(key, Key::Account(AccountKey::Counter(_)) | Key::Holder(HolderKey::Session(_))));
     assert_eq!(all.count(), records.count(), "records that nothing leads to");
 }
 

@@ -13,5 +13,6 @@ mod locks;
 mod model;
 mod scenarios;
 mod snapshot;
+mod toy;
 mod unsteady;
 mod volume;

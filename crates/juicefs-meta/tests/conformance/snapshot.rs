@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use juicefs_core::{Attr, FileType, Ino, Name, SessionId, SliceId, SliceKey, SliceRecord};
+use juicefs_core::{
+    Attr, ChunkIndex, FileType, Ino, Name, SessionId, SliceId, SliceKey, SliceRecord, limits::CHUNK_SIZE,
+};
 use juicefs_meta::{
     Engine,
     engine::Scan,
-    record::{Counter, DelFile, DelaySlices, DirStat, Edge, Key, Value},
+    record::{AccountKey, CHUNKS_BEYOND, Counter, DelFile, DelaySlices, DirStat, Edge, HolderKey, Key, NoteKey, Value},
 };
 
 const ALL: usize = 1_000_000;
@@ -45,7 +47,8 @@ impl Snapshot {
         let used: BTreeSet<_> = all.chunks.values().flatten().filter_map(SliceRecord::key).collect();
         let held = all.delayed.values().flat_map(|delayed| delayed.slices.iter().copied());
         let keys: BTreeSet<_> = used.into_iter().chain(held).collect();
-        let read = engine.fetch(keys.iter().map(|slice| Key::SliceRef(*slice)).collect()).await.expect("fetched");
+        let read =
+            engine.fetch(&keys.iter().map(|slice| Key::SliceRef(*slice)).collect::<Vec<_>>()).await.expect("fetched");
         for slice in keys {
             all.slice_refs.extend(read.slice_ref(slice).map(|count| (slice, count)));
         }
@@ -55,18 +58,22 @@ impl Snapshot {
     async fn take_lists(&mut self, engine: &dyn Engine) {
         let scan = |scan| async move { engine.scan(scan, None, ALL).await.expect("scanned") };
         for (key, _) in scan(Scan::Sessions).await {
-            let Key::Session(sid) = key else { panic!("{key:?}") };
+            let Key::Holder(HolderKey::Session(sid)) = key else { panic!("{key:?}") };
             for (key, _) in scan(Scan::Sustained(sid)).await {
-                let Key::Sustained(sid, ino) = key else { panic!("{key:?}") };
+                let Key::Holder(HolderKey::Sustained(sid, ino)) = key else { panic!("{key:?}") };
                 self.sustained.insert((sid, ino));
             }
         }
         for (key, value) in scan(Scan::DelFiles { before_secs: i64::MAX }).await {
-            let (Key::DelFile(ino, _), Value::DelFile(file)) = (key, value) else { panic!("not a delfile") };
+            let (Key::Note(NoteKey::DelFile(ino, _)), Value::DelFile(file)) = (key, value) else {
+                panic!("not a delfile")
+            };
             self.del_files.insert(ino, file);
         }
         for (key, value) in scan(Scan::DelaySlices { before_secs: i64::MAX }).await {
-            let (Key::DelaySlices(id, _), Value::DelaySlices(slices)) = (key, value) else { panic!("not delayed") };
+            let (Key::Note(NoteKey::DelaySlices(id, _)), Value::DelaySlices(slices)) = (key, value) else {
+                panic!("not delayed")
+            };
             self.delayed.insert(id, slices);
         }
         for (key, value) in scan(Scan::DeadSlices).await {
@@ -74,14 +81,15 @@ impl Snapshot {
             self.slice_refs.insert(slice, count);
         }
         let counters = [Counter::UsedSpace, Counter::TotalInodes];
-        let read = engine.fetch(counters.map(Key::Counter).to_vec()).await.expect("fetched");
+        let read =
+            engine.fetch(&counters.map(|counter| Key::Account(AccountKey::Counter(counter)))).await.expect("fetched");
         (self.used_space, self.total_inodes) = (read.counter(counters[0]), read.counter(counters[1]));
     }
 
     /// Everything about one inode; returns what its entries name.
     async fn take_node(&mut self, engine: &dyn Engine, ino: Ino) -> Vec<Ino> {
-        let keys = vec![Key::Node(ino), Key::Symlink(ino), Key::DirStat(ino), Key::Parents(ino)];
-        let read = engine.fetch(keys).await.expect("fetched");
+        let keys = [Key::Node(ino), Key::Symlink(ino), Key::Account(AccountKey::DirStat(ino)), Key::Parents(ino)];
+        let read = engine.fetch(&keys).await.expect("fetched");
         if let Some(attr) = read.node(ino) {
             self.nodes.insert(ino, attr.clone());
             if attr.parent == Ino(0) {
@@ -92,10 +100,15 @@ impl Snapshot {
         self.dir_stats.extend(read.dir_stat(ino).map(|stat| (ino, *stat)));
         let removed = self.del_files.get(&ino).map_or(0, |file| file.length);
         let length = read.node(ino).map_or(removed, |attr| attr.length);
-        for (key, value) in engine.scan(Scan::Chunks { ino, length }, None, ALL).await.expect("scanned") {
-            let (Key::Chunk(ino, index), Value::Chunk(list)) = (key, value) else { panic!("not a chunk") };
-            self.chunks.insert((ino, index), list);
-        }
+        let end = if engine.caps().indexes_chunks {
+            ChunkIndex::MAX
+        } else {
+            ChunkIndex::try_from(length / CHUNK_SIZE).expect("a length") + CHUNKS_BEYOND
+        };
+        let indexes = engine.chunk_indexes(ino, 0, end, ALL).await.expect("found");
+        let keys: Vec<_> = indexes.iter().map(|index| Key::Chunk(ino, *index)).collect();
+        let lists = engine.fetch(&keys).await.expect("fetched");
+        self.chunks.extend(indexes.into_iter().map(|index| ((ino, index), lists.chunk(ino, index).to_vec())));
         for (key, value) in engine.scan(Scan::Xattrs(ino), None, ALL).await.expect("scanned") {
             let (Key::Xattr(ino, name), Value::Bytes(value)) = (key, value) else { panic!("not an xattr") };
             self.xattrs.insert((ino, name), value.to_vec());

@@ -12,7 +12,11 @@ use juicefs_core::{
     meta::Removed,
     tree::{Cloning, Progress, RemovalWatch, TreeDetail, TreeRemoval, TreeSummary},
 };
-use juicefs_meta::{Client, Engine, Restored, engine::mem::MemEngine, record::Key};
+use juicefs_meta::{
+    Client, Engine, Restored,
+    engine::mem::MemEngine,
+    record::{AccountKey, Key},
+};
 use juicefs_testkit::unsteady::Unsteady;
 
 use crate::{
@@ -153,8 +157,15 @@ fn statistics_are_counted_exactly() {
             fresh.mknod(&root(), dir, b"one more", node).await.expect("made");
         }
         fresh.flush_stats().await.expect("flushed");
-        let read = stage.below.fetch(vec![Key::DirStat(top), Key::DirStat(dir)]).await.expect("fetched");
-        let (top, dir) = (read.get(&Key::DirStat(top)).cloned(), read.get(&Key::DirStat(dir)).cloned());
+        let read = stage
+            .below
+            .fetch(&[Key::Account(AccountKey::DirStat(top)), Key::Account(AccountKey::DirStat(dir))])
+            .await
+            .expect("fetched");
+        let (top, dir) = (
+            read.get(&Key::Account(AccountKey::DirStat(top))).cloned(),
+            read.get(&Key::Account(AccountKey::DirStat(dir))).cloned(),
+        );
         assert!(top.is_some() && dir.is_some());
         format!("{top:?} {dir:?}")
     });

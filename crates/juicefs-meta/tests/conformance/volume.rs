@@ -58,6 +58,7 @@ impl Clock for StandingClock {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Mem,
+    Toy,
     Sqlite,
     Redis,
     RedisCluster,
@@ -70,7 +71,7 @@ impl Kind {
     }
 }
 
-pub(crate) const KINDS: [Kind; 4] = [Kind::Mem, Kind::Sqlite, Kind::Redis, Kind::RedisCluster];
+pub(crate) const KINDS: [Kind; 5] = [Kind::Mem, Kind::Toy, Kind::Sqlite, Kind::Redis, Kind::RedisCluster];
 
 pub(crate) struct Volume {
     pub(crate) client: Arc<Client>,

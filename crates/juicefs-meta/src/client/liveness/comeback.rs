@@ -15,7 +15,7 @@ use juicefs_core::{
 use super::{super::Client, Session};
 use crate::{
     ops::session::{NewSession, is_condemned},
-    record::{Counter, Key},
+    record::{Counter, HolderKey, Key},
 };
 
 /// Nodes of open files looked at in one trip.
@@ -31,7 +31,13 @@ impl Client {
             return Err(MetaError::Fenced);
         }
         // Somebody else may have been here already.
-        if self.engine.fetch(vec![Key::Session(old)]).await?.session(old).is_some_and(|found| self.is_own(found)) {
+        if self
+            .transactor
+            .fetch(&[Key::Holder(HolderKey::Session(old))])
+            .await?
+            .session(old)
+            .is_some_and(|found| self.is_own(found))
+        {
             return Ok(());
         }
         // Never in a volume that has taken the place of this one.
@@ -89,7 +95,7 @@ impl Client {
     async fn lost_files(&self) -> MetaResult<Vec<Ino>> {
         let mut lost = Vec::new();
         for inos in self.opens.maybe_unnamed().chunks(LOOKED_AT_ONCE) {
-            let read = self.engine.fetch(inos.iter().map(|ino| Key::Node(*ino)).collect()).await?;
+            let read = self.transactor.fetch(&inos.iter().map(|ino| Key::Node(*ino)).collect::<Vec<_>>()).await?;
             lost.extend(inos.iter().copied().filter(|ino| read.node(*ino).is_none_or(|attr| attr.nlink == 0)));
         }
         Ok(lost)

@@ -26,7 +26,7 @@ use crate::{
         link::Link,
         sustained::Release,
     },
-    record::Key,
+    record::{Key, NoteKey},
     txn::Usage,
 };
 
@@ -83,7 +83,7 @@ impl Client {
         self.writable()?;
         let name = new_name(name)?;
         let attr = self.node(source).await?.ok_or(Errno::ENOENT)?;
-        if self.engine.lookup(to, name.as_bytes()).await?.is_some() {
+        if self.transactor.lookup(to, name.as_bytes()).await?.is_some() {
             return Err(Errno::EEXIST.into());
         }
         let job = Copying { walk: Walk::new(how.threads, progress), cx, how };
@@ -209,7 +209,7 @@ impl Client {
     fn copy_entries<'a>(&'a self, job: &'a Copying<'a>, source: Ino, copy: Ino) -> BoxFuture<'a, MetaResult<()>> {
         async move {
             let mut listing = Listing::of(source).with_attrs();
-            while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+            while let Some(entries) = listing.next(&self.transactor).await? {
                 let lent = job.walk.lend(entries.len());
                 let steps = stream::iter(entries).map(|entry| async move {
                     let outcome = self.copy_entry(job, entry, copy).await;
@@ -253,7 +253,7 @@ impl Client {
         let left = self.engine.scan(Scan::Detached { before_secs: before.secs }, None, limit).await?;
         let mut stuck = Stuck::default();
         for (key, _) in left {
-            let Key::Detached(ino) = key else { continue };
+            let Key::Note(NoteKey::Detached(ino)) = key else { continue };
             match self.remove_detached(ino, &freed).await {
                 Ok(()) => tracing::info!(%ino, "removed what was left of a copy"),
                 // Somebody else is at it.

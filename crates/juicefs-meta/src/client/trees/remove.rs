@@ -80,7 +80,7 @@ impl Client {
                 let mut gone = true;
                 while gone {
                     // Always what is there now: so nothing has to be remembered of what went.
-                    let entries = Listing::of(dir).next(self.engine.as_ref()).await?.unwrap_or_default();
+                    let entries = Listing::of(dir).next(&self.transactor).await?.unwrap_or_default();
                     if entries.is_empty() || !job.walk.goes_on()? {
                         return Ok(());
                     }

@@ -23,7 +23,7 @@ use crate::{
         account::entry_stat,
         ascent::{Ascent, Step},
     },
-    record::{DirStat, Key},
+    record::{AccountKey, DirStat, Key},
 };
 
 /// Directories looked at side by side.
@@ -160,7 +160,7 @@ impl Client {
         if job.strict || dir.is_trash() || !self.setting().dir_stats {
             return Ok(None);
         }
-        let read = self.engine.fetch(vec![Key::DirStat(dir), Key::Node(dir)]).await?;
+        let read = self.transactor.fetch(&[Key::Account(AccountKey::DirStat(dir)), Key::Node(dir)]).await?;
         let Some((length_bytes, size_bytes, inodes)) = read.dir_stat(dir).and_then(usable) else { return Ok(None) };
         // By its links a directory tells that there is nothing to look for.
         let alone = read.node(dir).is_some_and(|attr| attr.nlink == 2);
@@ -171,7 +171,7 @@ impl Client {
 
     async fn directories_in(&self, dir: Ino) -> MetaResult<Vec<Ino>> {
         let (mut found, mut listing) = (Vec::new(), Listing::of(dir));
-        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+        while let Some(entries) = listing.next(&self.transactor).await? {
             let dirs = entries.iter().filter(|entry| entry.kind == FileType::Directory);
             found.extend(dirs.map(|entry| entry.ino));
         }
@@ -181,7 +181,7 @@ impl Client {
     async fn counted_entries(&self, dir: Ino) -> MetaResult<(Summary, Vec<Ino>)> {
         let (mut sum, mut below) = (Summary::default(), Vec::new());
         let mut listing = Listing::of(dir).with_attrs();
-        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+        while let Some(entries) = listing.next(&self.transactor).await? {
             for entry in &entries {
                 sum.add(of_entry(entry));
                 if entry.kind == FileType::Directory {
@@ -254,7 +254,7 @@ impl Client {
     async fn children_of(&self, job: &Counting<'_>, tree: &TreeSummary, detail: TreeDetail) -> MetaResult<Children> {
         let mut children = Children { dirs: Vec::new(), files: Vec::new(), rest: None };
         let mut listing = Listing::of(tree.ino).with_attrs();
-        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+        while let Some(entries) = listing.next(&self.transactor).await? {
             for entry in entries {
                 let summary = of_entry(&entry);
                 count(job.walk.progress, &summary);
@@ -324,7 +324,7 @@ impl Client {
     /// The `names` names that a directory has for a node.
     async fn names_in(&self, dir: Ino, ino: Ino, names: u64) -> MetaResult<Vec<Vec<u8>>> {
         let (mut found, mut listing) = (Vec::new(), Listing::of(dir));
-        while let Some(entries) = listing.next(self.engine.as_ref()).await? {
+        while let Some(entries) = listing.next(&self.transactor).await? {
             let mine = entries.iter().filter(|entry| entry.ino == ino);
             found.extend(mine.map(|entry| entry.name.as_bytes().to_vec()));
             if found.len() as u64 >= names {

@@ -20,7 +20,7 @@ use super::{address::ClientCache, link::Witness};
 use crate::{
     layout::redis::{KeySpace, Text, parse_number},
     record::{Key, Value},
-    txn::{Effect, ReadSet},
+    txn::{EdgeEffect, Effect, NodeEffect, ReadSet},
 };
 
 /// After so long without a sign of life from the server, changes may have been missed.
@@ -116,11 +116,13 @@ impl Cache {
     pub(super) fn applied(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {
-                Effect::InsertNode(ino, _)
-                | Effect::UpdateNode(ino, _)
-                | Effect::PatchNode(ino, _)
-                | Effect::DeleteNode(ino) => self.nodes.touch(*ino),
-                Effect::InsertEdge(parent, ..) | Effect::UpdateEdge(parent, ..) | Effect::DeleteEdge(parent, _) => {
+                Effect::Node(ino, NodeEffect::Insert(_))
+                | Effect::Node(ino, NodeEffect::Update(_))
+                | Effect::Node(ino, NodeEffect::Patch(_))
+                | Effect::Node(ino, NodeEffect::Delete) => self.nodes.touch(*ino),
+                Effect::Edge(parent, _, EdgeEffect::Insert(_))
+                | Effect::Edge(parent, _, EdgeEffect::Update(_))
+                | Effect::Edge(parent, _, EdgeEffect::Delete) => {
                     self.names.touch(*parent);
                 }
                 _ => {}
@@ -204,7 +206,11 @@ mod tests {
         let (key, name) = (Key::Node(Ino(7)), Key::Edge(Ino(1), Name::from("a")));
         let asked = cache.now();
         cache.changed(b"{1}i7");
-        cache.applied(&[Effect::InsertEdge(Ino(1), Name::from("a"), Edge { ino: Ino(7), kind: FileType::File })]);
+        cache.applied(&[Effect::Edge(
+            Ino(1),
+            Name::from("a"),
+            EdgeEffect::Insert(Edge { ino: Ino(7), kind: FileType::File }),
+        )]);
         cache.learn(asked, &key, Some(&node()));
         cache.learn(asked, &name, None);
         assert_eq!((cache.get(&key), cache.get(&name)), (None, None));

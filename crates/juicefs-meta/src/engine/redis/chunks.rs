@@ -5,23 +5,11 @@ use std::ops::Range;
 use juicefs_core::{
     error::MetaResult,
     ids::{ChunkIndex, Ino},
-    limits::CHUNK_SIZE,
-    slice::SliceRecord,
 };
 
-use super::{
-    RedisEngine,
-    cursor::Cursor,
-    fetch::{self, Sight},
-    link::Request,
-};
-use crate::{
-    layout::redis::parse_number,
-    record::{CHUNKS_BEYOND, Key, Value},
-};
+use super::{RedisEngine, cursor::Cursor, fetch, link::Request};
+use crate::layout::redis::parse_number;
 
-/// Chunks of a file looked at in one round trip.
-const CHUNK_WINDOW: u32 = 256;
 /// Chunks that are asked for at once.
 const PROBE_WINDOW: u32 = 4096;
 /// After so many chunks (16 TiB) it is in any case less work to look at all keys of the database than to ask for each.
@@ -109,66 +97,4 @@ impl RedisEngine {
         there.dedup();
         Ok(there)
     }
-
-    /// Slice lists of a removed file: of the chunks that a file of its length has, and, when one of them shows that it was
-    /// cut, of those that it may have had before.
-    pub(super) async fn chunks_of(
-        &self,
-        ino: Ino,
-        length: u64,
-        after: Option<Key>,
-        limit: usize,
-    ) -> MetaResult<Vec<(Key, Value)>> {
-        // With the one that the end is in, even if nothing of it belongs to the file: there the cut shows.
-        let chunks = ChunkIndex::try_from(length / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX).saturating_add(1);
-        let mut at = match after {
-            Some(Key::Chunk(_, index)) => index.saturating_add(1),
-            _ => 0,
-        };
-        // On an earlier page there may have been one.
-        let may_be_cut = at > 0;
-        let mut found = Vec::new();
-        while at < chunks && found.len() < limit {
-            let upto = chunks.min(at.saturating_add(CHUNK_WINDOW));
-            let before = found.len();
-            self.look_at_chunks((at..upto).map(|index| Key::Chunk(ino, index)).collect(), &mut found).await?;
-            at = upto;
-            if found.len() == before && chunks - at > CHUNK_WINDOW {
-                // The next one may be far.
-                let next = self.chunks_between(ino, at..chunks, Side::First, 1).await?;
-                at = next.first().copied().unwrap_or(chunks);
-            }
-        }
-        if found.len() < limit && (may_be_cut || found.iter().any(|(_, value)| was_cut(value))) {
-            let beyond = at..at.saturating_add(CHUNKS_BEYOND);
-            let more = self.chunks_between(ino, beyond, Side::First, CHUNKS_BEYOND as usize).await?;
-            for window in more.chunks(CHUNK_WINDOW as usize) {
-                if found.len() < limit {
-                    let window = window.iter().map(|index| Key::Chunk(ino, *index)).collect();
-                    self.look_at_chunks(window, &mut found).await?;
-                }
-            }
-        }
-        found.truncate(limit);
-        Ok(found)
-    }
-
-    /// Reads slice lists, each as of a moment of its own, and adds those that there are.
-    async fn look_at_chunks(&self, window: Vec<Key>, found: &mut Vec<(Key, Value)>) -> MetaResult<()> {
-        let keys = self.keys().await?;
-        let mut request = Request::new();
-        window.iter().for_each(|key| fetch::ask(&mut request, keys, key));
-        let mut replies = self.call_bulk(&request).await?.into_iter();
-        let mut sight = Sight::default();
-        for key in &window {
-            fetch::take(&mut replies, key.clone(), &mut sight)?;
-        }
-        self.recent.learn(&sight);
-        found.extend(window.into_iter().filter_map(|key| sight.read.get(&key).cloned().map(|value| (key, value))));
-        Ok(())
-    }
-}
-
-fn was_cut(value: &Value) -> bool {
-    matches!(value, Value::Chunk(list) if list.iter().any(SliceRecord::tells_cut))
 }

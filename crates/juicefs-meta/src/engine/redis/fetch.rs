@@ -1,12 +1,13 @@
 //! Reading records: the commands for each key, and what their replies mean.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use juicefs_core::{
     acl::AclRule,
+    attr::Attr,
     error::{MetaError, MetaResult},
-    ids::{Ino, Name, SessionId},
+    ids::{Ino, Name},
     lock::LockOwner,
     quota::Quota,
     slice::SliceRecord,
@@ -18,32 +19,13 @@ use crate::{
     layout::{
         binary::{decode_attr, decode_edge, decode_limits, decode_plocks, decode_slice_keys, encode_attr},
         redis::{
-            KeySpace, Text, counter_shift, delayed_field, number, parse_flock_letter, parse_number, parse_owner_field,
+            KeySpace, counter_shift, delayed_field, number, parse_flock_letter, parse_number, parse_owner_field,
             removed_file, slice_field,
         },
     },
-    record::{DelFile, DelaySlices, DirStat, Key, Session, Value},
+    record::{AccountKey, DelFile, DelaySlices, DirStat, HolderKey, Key, NoteKey, Session, Value},
     txn::ReadSet,
 };
-
-/// What an operation is judged on.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Sight {
-    pub(super) read: ReadSet,
-    /// Stored bytes of nodes that we would write otherwise: guards compare what is stored.
-    pub(super) raw: HashMap<Key, Bytes>,
-    /// The keys in which sessions hold locks that are about to be removed.
-    pub(super) locked: HashMap<SessionId, Vec<Text>>,
-    /// All of it was stored at one moment since the operation began.
-    pub(super) certain: bool,
-}
-
-impl Sight {
-    /// The keys in which a session holds locks.
-    pub(super) fn locked(&self, sid: SessionId) -> &[Text] {
-        self.locked.get(&sid).map_or(&[], Vec::as_slice)
-    }
-}
 
 /// Adds the commands that read `key`.
 pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
@@ -61,37 +43,51 @@ pub(super) fn ask(request: &mut Request, keys: &KeySpace, key: &Key) {
         Key::ChunkIndexes(..) => {}
         Key::SliceRef(slice) => request.command::<&[u8]>(&[b"HGET", &keys.slice_refs()[..], &slice_field(*slice)]),
         Key::Parents(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.parents(*ino).as_slice()]),
-        Key::DirStat(ino) => {
+        Key::Acl(id) => request.command::<&[u8]>(&[b"HGET", &keys.acls()[..], &number(id)]),
+        Key::Setting => request.command::<&[u8]>(&[b"GET", keys.setting().as_slice()]),
+        Key::Account(AccountKey::DirStat(ino)) => {
             for hash in [keys.dir_lengths(), keys.dir_spaces(), keys.dir_inodes()] {
                 request.command::<&[u8]>(&[b"HGET", &hash[..], &number(ino.0)]);
             }
         }
-        Key::Acl(id) => request.command::<&[u8]>(&[b"HGET", &keys.acls()[..], &number(id)]),
-        Key::Session(sid) => {
-            request.command::<&[u8]>(&[b"ZSCORE", &keys.sessions()[..], &number(sid.0)]);
-            request.command::<&[u8]>(&[b"HGET", &keys.session_infos()[..], &number(sid.0)]);
-        }
-        Key::Sustained(sid, ino) => {
-            request.command::<&[u8]>(&[b"SISMEMBER", &keys.sustained(*sid)[..], &number(ino.0)])
-        }
-        Key::HasSustained(sid) => request.command::<&[u8]>(&[b"EXISTS", &keys.sustained(*sid)[..]]),
-        Key::DelFile(ino, length) => {
-            request.command::<&[u8]>(&[b"ZSCORE", &keys.removed_files()[..], &removed_file(*ino, *length)]);
-        }
-        Key::DelaySlices(id, since) => {
-            request.command::<&[u8]>(&[b"HGET", &keys.delayed_slices()[..], &delayed_field(*id, *since)]);
-        }
-        Key::Detached(ino) => request.command::<&[u8]>(&[b"ZSCORE", &keys.detached()[..], &number(ino.0)]),
-        Key::Quota(subject) => {
+        Key::Account(AccountKey::Quota(subject)) => {
             let (hashes, field) = keys.quota(*subject);
             for hash in hashes {
                 request.command::<&[u8]>(&[b"HGET", &hash[..], &field]);
             }
         }
-        Key::Counter(counter) => request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]),
-        Key::Setting => request.command::<&[u8]>(&[b"GET", keys.setting().as_slice()]),
-        Key::Flocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.flocks(*ino).as_slice()]),
-        Key::Plocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.plocks(*ino).as_slice()]),
+        Key::Account(AccountKey::Counter(counter)) => {
+            request.command::<&[u8]>(&[b"GET", keys.counter(*counter).as_slice()]);
+        }
+        Key::Holder(key) => ask_of_holders(request, keys, *key),
+        Key::Note(key) => ask_of_notes(request, keys, *key),
+    }
+}
+
+fn ask_of_holders(request: &mut Request, keys: &KeySpace, key: HolderKey) {
+    match key {
+        HolderKey::Session(sid) => {
+            request.command::<&[u8]>(&[b"ZSCORE", &keys.sessions()[..], &number(sid.0)]);
+            request.command::<&[u8]>(&[b"HGET", &keys.session_infos()[..], &number(sid.0)]);
+        }
+        HolderKey::Sustained(sid, ino) => {
+            request.command::<&[u8]>(&[b"SISMEMBER", &keys.sustained(sid)[..], &number(ino.0)]);
+        }
+        HolderKey::HasSustained(sid) => request.command::<&[u8]>(&[b"EXISTS", &keys.sustained(sid)[..]]),
+        HolderKey::Flocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.flocks(ino).as_slice()]),
+        HolderKey::Plocks(ino) => request.command::<&[u8]>(&[b"HGETALL", keys.plocks(ino).as_slice()]),
+    }
+}
+
+fn ask_of_notes(request: &mut Request, keys: &KeySpace, key: NoteKey) {
+    match key {
+        NoteKey::DelFile(ino, length) => {
+            request.command::<&[u8]>(&[b"ZSCORE", &keys.removed_files()[..], &removed_file(ino, length)]);
+        }
+        NoteKey::DelaySlices(id, since) => {
+            request.command::<&[u8]>(&[b"HGET", &keys.delayed_slices()[..], &delayed_field(id, since)]);
+        }
+        NoteKey::Detached(ino) => request.command::<&[u8]>(&[b"ZSCORE", &keys.detached()[..], &number(ino.0)]),
     }
 }
 
@@ -167,16 +163,14 @@ pub(super) fn slices(reply: Reply) -> MetaResult<Vec<SliceRecord>> {
 }
 
 /// Takes the replies to what [`ask`] asked about `key` and notes what they say.
-pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &mut Sight) -> MetaResult<()> {
+pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: &Key, read: &mut ReadSet) -> MetaResult<()> {
     let mut next = || replies.next().unwrap_or(Reply::Nil);
-    let value = match &key {
-        Key::Node(_) => match bytes("node", next())? {
+    let value = match key {
+        Key::Node(ino) => match bytes("node", next())? {
             None => None,
             Some(stored) => {
-                let attr = decode_attr(&stored)?;
-                if encode_attr(&attr) != stored {
-                    sight.raw.insert(key.clone(), stored);
-                }
+                let (attr, stored) = node(stored)?;
+                stored.into_iter().for_each(|stored| read.note_stored(Key::Node(*ino), stored));
                 Some(Value::Node(attr))
             }
         },
@@ -197,53 +191,80 @@ pub(super) fn take(replies: &mut impl Iterator<Item = Reply>, key: Key, sight: &
             Some(Value::SliceRef(1 + more))
         }
         Key::Parents(_) => parents(next())?,
-        Key::DirStat(_) => {
+        Key::Acl(id) => bytes("ACL rule", next())?.map(|stored| rule(*id, &stored)).transpose()?.map(Value::Acl),
+        Key::Setting => bytes("setting", next())?.map(Value::Bytes),
+        Key::Account(key) => account(next, *key)?,
+        Key::Holder(key) => holder(next, *key)?,
+        Key::Note(key) => note(next(), *key)?,
+    };
+    read.insert(key.clone(), value);
+    Ok(())
+}
+
+/// A node, and its stored bytes if they are not those that we would write.
+pub(super) fn node(stored: Bytes) -> MetaResult<(Attr, Option<Bytes>)> {
+    let attr = decode_attr(&stored)?;
+    let differs = encode_attr(&attr) != stored;
+    Ok((attr, differs.then_some(stored)))
+}
+
+fn account(mut next: impl FnMut() -> Reply, key: AccountKey) -> MetaResult<Option<Value>> {
+    match key {
+        AccountKey::DirStat(_) => {
             let mut part = || bytes("directory statistics", next());
             let (length, space, inodes) = (part()?, part()?, part()?);
             let number = |n: Option<Bytes>| n.map_or(Ok(0), |n| parse_number("directory statistics", &n));
             let stat = DirStat { length: number(length)?, space: number(space)?, inodes: number(inodes.clone())? };
-            inodes.map(|_| Value::DirStat(stat))
+            Ok(inodes.map(|_| Value::DirStat(stat)))
         }
-        Key::Acl(id) => bytes("ACL rule", next())?.map(|stored| rule(*id, &stored)).transpose()?.map(Value::Acl),
-        Key::Session(_) => {
+        AccountKey::Quota(_) => {
+            let mut part = || bytes("quota", next());
+            let (limits, space, inodes) = (part()?, part()?, part()?);
+            let quota = limits.map(|limits| quota(&limits, space.as_deref(), inodes.as_deref())).transpose()?;
+            Ok(quota.map(Value::Quota))
+        }
+        AccountKey::Counter(counter) => {
+            let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;
+            Ok(Some(Value::Counter(i64::saturating_add(stored, counter_shift(counter)))))
+        }
+    }
+}
+
+fn holder(mut next: impl FnMut() -> Reply, key: HolderKey) -> MetaResult<Option<Value>> {
+    Ok(match key {
+        HolderKey::Session(_) => {
             let (expiry, info) = (bytes("session", next())?, bytes("session", next())?);
             let expiry = expiry.map(|stored| score("session", &stored)).transpose()?;
             expiry.map(|expire_secs| Value::Session(Session { expire_secs, info: info.unwrap_or_default() }))
         }
-        Key::Sustained(..) => (integer("sustained inode", &next())? != 0).then_some(Value::Sustained),
-        Key::HasSustained(_) => Some(Value::HasSustained(integer("sustained inodes", &next())? != 0)),
-        Key::DelFile(_, length) => {
-            let removed = bytes("removed file", next())?.map(|stored| score("removed file", &stored)).transpose()?;
-            removed.map(|removed_secs| Value::DelFile(DelFile { length: *length, removed_secs }))
-        }
-        Key::DelaySlices(_, since_secs) => {
-            let slices = bytes("delayed slices", next())?.map(|stored| decode_slice_keys(&stored)).transpose()?;
-            slices.map(|slices| Value::DelaySlices(DelaySlices { since_secs: *since_secs, slices }))
-        }
-        Key::Detached(_) => {
-            let made = bytes("detached directory", next())?.map(|stored| score("detached directory", &stored));
-            made.transpose()?.map(Value::Detached)
-        }
-        Key::Quota(_) => {
-            let (limits, space, inodes) = (bytes("quota", next())?, bytes("quota", next())?, bytes("quota", next())?);
-            limits.map(|limits| quota(&limits, space.as_deref(), inodes.as_deref())).transpose()?.map(Value::Quota)
-        }
-        Key::Counter(counter) => {
-            let stored = bytes("counter", next())?.map_or(Ok(0), |n| parse_number("counter", &n))?;
-            Some(Value::Counter(i64::saturating_add(stored, counter_shift(*counter))))
-        }
-        Key::Setting => bytes("setting", next())?.map(Value::Bytes),
-        Key::Flocks(_) => {
+        HolderKey::Sustained(..) => (integer("sustained inode", &next())? != 0).then_some(Value::Sustained),
+        HolderKey::HasSustained(_) => Some(Value::HasSustained(integer("sustained inodes", &next())? != 0)),
+        HolderKey::Flocks(_) => {
             let held = by_owner(next(), |stored| parse_flock_letter(&stored))?;
             (!held.is_empty()).then_some(Value::Flocks(held))
         }
-        Key::Plocks(_) => {
+        HolderKey::Plocks(_) => {
             let held = by_owner(next(), |stored| decode_plocks(&stored))?;
             (!held.is_empty()).then_some(Value::Plocks(held))
         }
-    };
-    sight.read.insert(key, value);
-    Ok(())
+    })
+}
+
+fn note(reply: Reply, key: NoteKey) -> MetaResult<Option<Value>> {
+    Ok(match key {
+        NoteKey::DelFile(_, length) => {
+            let removed = bytes("removed file", reply)?.map(|stored| score("removed file", &stored)).transpose()?;
+            removed.map(|removed_secs| Value::DelFile(DelFile { length, removed_secs }))
+        }
+        NoteKey::DelaySlices(_, since_secs) => {
+            let slices = bytes("delayed slices", reply)?.map(|stored| decode_slice_keys(&stored)).transpose()?;
+            slices.map(|slices| Value::DelaySlices(DelaySlices { since_secs, slices }))
+        }
+        NoteKey::Detached(_) => {
+            let made = bytes("detached directory", reply)?.map(|stored| score("detached directory", &stored));
+            made.transpose()?.map(Value::Detached)
+        }
+    })
 }
 
 /// What the owners in a hash hold.

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
-    attr::{Attr, FileType},
+    attr::FileType,
     error::MetaResult,
     ids::{Ino, Name},
     listing::Listing,
@@ -22,7 +22,7 @@ use super::{
     script::Script,
 };
 use crate::{
-    engine::Engine,
+    engine::{Engine, Found},
     layout::{
         binary::{decode_attr, decode_edge},
         redis::KeySpace,
@@ -37,8 +37,6 @@ const NODES_MAX: usize = 2 * PAGE_MAX;
 /// Directories up to this size are listed by one script, which saves a trip. In larger ones that matters less than what it costs
 /// the server to take all of it through Lua.
 const SMALL_MAX: usize = 128;
-/// Of longer pages nothing is remembered: they would displace all that was seen lately, and their own beginning before it is used.
-const LEARNED_MAX: usize = 2048;
 /// How long a mount that is to know nodes from the start waits for the server to begin to tell of changes.
 const PRELOAD_WAIT: Duration = Duration::from_secs(1);
 
@@ -64,7 +62,7 @@ static LIST: LazyLock<Script> = LazyLock::new(|| {
 });
 
 impl RedisEngine {
-    pub(super) async fn find(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+    pub(super) async fn find(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<Found>> {
         let keys = self.keys().await?;
         let key = Key::Edge(parent, Name::new(name));
         if let Some(known) = self.find_cached(&key) {
@@ -79,75 +77,68 @@ impl RedisEngine {
         let mut parts = fetch::list("entry", reply)?.into_iter();
         let stored = parts.next().map(|part| bytes("entry", part)).transpose()?.flatten();
         let edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
-        self.learn(asked, key, edge.map(Value::Edge));
+        self.cache_one(asked, &key, edge.map(Value::Edge));
         let Some(edge) = edge else { return Ok(None) };
-        let attr = match parts.next() {
-            Some(node) => {
-                let mut sight = fetch::Sight::default();
-                fetch::take(&mut std::iter::once(node), Key::Node(edge.ino), &mut sight)?;
-                self.recent.learn(&sight);
-                self.cache_sight(asked, &sight);
-                sight.read.node(edge.ino).cloned()
-            }
-            None => self.look(&[Key::Node(edge.ino)]).await?.read.node(edge.ino).cloned(),
+        let stored = match parts.next() {
+            Some(node) => bytes("node", node)?,
+            // The script could not name it.
+            None => bytes("node", self.call_one(&Request::of(&[&b"GET"[..], &keys.node(edge.ino)])).await?)?,
         };
-        Ok(Some((edge, attr)))
+        self.found(asked, edge, stored).map(Some)
+    }
+
+    /// An entry with its node as it is stored.
+    fn found(&self, asked: Option<Asked>, edge: Edge, stored: Option<Bytes>) -> MetaResult<Found> {
+        let node = stored.map(fetch::node).transpose()?;
+        let (attr, stored) = node.map_or((None, None), |(attr, stored)| (Some(attr), stored));
+        self.cache_one(asked, &Key::Node(edge.ino), attr.clone().map(Value::Node));
+        Ok(Found { edge, attr, stored })
     }
 
     /// An entry, and then its node and the entry once more. Nobody can say which node that is before the entry is known, and a
     /// script has to be told; a node alone may be newer than the name that led to it. Not in a transaction, which would have
     /// to wait while the slot moves and one is on either node.
-    async fn find_in_steps(
-        &self,
-        keys: &KeySpace,
-        parent: Ino,
-        name: &[u8],
-    ) -> MetaResult<Option<(Edge, Option<Attr>)>> {
-        let name = Name::new(name);
-        let key = Key::Edge(parent, name.clone());
+    async fn find_in_steps(&self, keys: &KeySpace, parent: Ino, name: &[u8]) -> MetaResult<Option<Found>> {
+        let key = Key::Edge(parent, Name::new(name));
         let asked = self.cache.get().map(|cache| cache.now());
-        let mut request = Request::new();
-        fetch::ask(&mut request, keys, &key);
-        let stored = bytes("entry", self.call_one(&request).await?)?;
+        let entries = keys.entries(parent);
+        let entry = Request::of(&[&b"HGET"[..], &entries, name]);
+        let stored = bytes("entry", self.call_one(&entry).await?)?;
         let mut edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
-        self.learn(asked, key.clone(), edge.map(Value::Edge));
-        while let Some(found) = edge {
-            let wanted = [Key::Node(found.ino), key.clone()];
+        self.cache_one(asked, &key, edge.map(Value::Edge));
+        while let Some(named) = edge {
             let asked = self.cache.get().map(|cache| cache.now());
-            let mut request = Request::new();
-            wanted.iter().for_each(|key| fetch::ask(&mut request, keys, key));
+            let mut request = Request::of(&[&b"GET"[..], &keys.node(named.ino)]);
+            request.command(&[&b"HGET"[..], &entries, name]);
             let mut replies = self.call(&request).await?.into_iter();
-            let mut sight = fetch::Sight::default();
-            for key in wanted {
-                fetch::take(&mut replies, key, &mut sight)?;
-            }
-            self.recent.learn(&sight);
-            self.cache_sight(asked, &sight);
-            edge = sight.read.edge(parent, &name).copied();
-            if edge == Some(found) {
-                return Ok(Some((found, sight.read.node(found.ino).cloned())));
+            let mut part = |what| bytes(what, replies.next().unwrap_or(Reply::Nil));
+            let (node, stored) = (part("node")?, part("entry")?);
+            edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
+            self.cache_one(asked, &key, edge.map(Value::Edge));
+            let found = self.found(asked, named, node)?;
+            if edge == Some(named) {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
     /// What a lookup finds, if that is known without asking.
-    fn find_cached(&self, key: &Key) -> Option<Option<(Edge, Option<Attr>)>> {
+    fn find_cached(&self, key: &Key) -> Option<Option<Found>> {
         let cache = self.cache.get()?;
         let Some(Value::Edge(edge)) = cache.get(key)? else { return Some(None) };
         let attr = match cache.get(&Key::Node(edge.ino))? {
             Some(Value::Node(attr)) => Some(attr),
             _ => None,
         };
-        Some(Some((edge, attr)))
+        Some(Some(Found { edge, attr, stored: None }))
     }
 
-    /// Remembers a record as it was listed or looked up.
-    fn learn(&self, asked: Option<Asked>, key: Key, value: Option<Value>) {
+    /// Keeps what was asked for after `asked`, if anything is cached.
+    fn cache_one(&self, asked: Option<Asked>, key: &Key, value: Option<Value>) {
         if let (Some(cache), Some(asked)) = (self.cache.get(), asked) {
-            cache.learn(asked, &key, value.as_ref());
+            cache.learn(asked, key, value.as_ref());
         }
-        self.recent.learn_one(key, value);
     }
 
     /// Caches the first nodes of the tree, level by level, as many as the URL asks for.
@@ -237,20 +228,13 @@ impl RedisEngine {
             entries.push(DirEntry { name: Name(name), ino: edge.ino, kind: edge.kind, attr });
         }
         if let (Some(cache), Some(asked)) = (self.cache.get(), asked) {
-            for (key, value) in entries.iter().flat_map(|entry| seen(ino, entry)).flatten() {
-                cache.learn(asked, &key, Some(&value));
+            for DirEntry { name, ino: named, kind, attr } in &entries {
+                let Some(attr) = attr else { continue };
+                let edge = Value::Edge(Edge { ino: *named, kind: *kind });
+                cache.learn(asked, &Key::Edge(ino, name.clone()), Some(&edge));
+                cache.learn(asked, &Key::Node(*named), Some(&Value::Node(attr.clone())));
             }
-        }
-        if entries.len() <= LEARNED_MAX {
-            self.recent.learn_all(entries.iter().flat_map(|entry| seen(ino, entry)).flatten());
         }
         Ok(entries)
     }
-}
-
-/// The records that an entry with its node shows.
-fn seen(parent: Ino, entry: &DirEntry) -> Option<[(Key, Value); 2]> {
-    let node = Value::Node(entry.attr.clone()?);
-    let edge = Value::Edge(Edge { ino: entry.ino, kind: entry.kind });
-    Some([(Key::Edge(parent, entry.name.clone()), edge), (Key::Node(entry.ino), node)])
 }

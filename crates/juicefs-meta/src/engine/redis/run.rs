@@ -1,51 +1,29 @@
-//! Running operations: judged on what was lately seen, applied with one script, judged anew when that did not hold.
+//! Asking the server: records as of one moment, and changes made exactly once by one script.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use juicefs_core::{
-    error::{MetaError, MetaResult},
-    ids::SessionId,
-};
-use rand::Rng;
+use juicefs_core::error::{MetaError, MetaResult};
 use redis::Value as Reply;
-use tokio::time::Instant;
 
 use super::{
     RedisEngine,
     cache::Asked,
     chunks::Side,
-    fetch::{self, Sight},
+    fetch,
     lanes::Lane,
     link::{self, Request},
-    plan::{self, plan},
+    plan::{self, Locked, plan},
     script::{Plan, Script},
 };
 use crate::{
-    engine::ApplyOutcome,
+    engine::{ApplyOutcome, Patience},
     layout::redis::{KeySpace, Text, number},
-    record::{CHUNKS_AT_ONCE, Key, Value},
-    txn::{Applied, Effect, Effects, Job, Step},
+    record::{AccountKey, CHUNKS_AT_ONCE, Key, Value},
+    txn::{Applied, ChunkEffect, Effect, Effects, ReadSet, SessionEffect},
 };
 
-/// From this try on an operation waits before it tries again.
-const FREE_TRIES: u32 = 3;
-/// Longest such wait.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
-
-/// How long an answer is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Patience {
-    /// Until the retry budget is used up.
-    Budget,
-    /// Until there is one, however often the budget is used up: what was sent may have been executed.
-    UntilKnown,
-}
-
-impl Patience {
-    fn of(job: &dyn Job) -> Self {
-        if job.needs_outcome() { Self::UntilKnown } else { Self::Budget }
-    }
-}
+/// From so many records on the answer is read on the connection for large ones.
+const MANY: usize = 16;
 
 /// How a script ended.
 #[derive(Debug)]
@@ -58,135 +36,65 @@ pub(super) enum Ended {
 
 impl RedisEngine {
     /// Reads records as of one moment, in one round trip.
-    pub(super) async fn look(&self, wanted: &[Key]) -> MetaResult<Sight> {
+    pub(super) async fn look(&self, wanted: &[Key]) -> MetaResult<ReadSet> {
         let keys = self.keys().await?;
+        let lane = if wanted.len() < MANY { link::Lane::Small } else { link::Lane::Bulk };
         let mut questions = Request::new();
         for key in wanted {
             fetch::ask(&mut questions, keys, key);
         }
         let asked = self.cache.get().map(|cache| cache.now());
-        let mut sight = Sight { certain: true, ..Sight::default() };
         let replies = if questions.is_empty() {
             Vec::new()
         } else if questions.len() == 1 {
-            self.call(&questions).await?
+            self.link.call(lane, &questions).await?
         } else if let Some(texts) = strings(keys, wanted) {
             let mut request = Request::new();
             request.begin(1 + texts.len());
             request.arg(b"MGET");
             texts.iter().for_each(|text| request.arg(text));
-            fetch::list("records", self.call_one(&request).await?)?
+            fetch::list("records", self.link.call(lane, &request).await?.pop().unwrap_or(Reply::Nil))?
         } else {
             let mut request = Request::new();
             request.command::<&[u8]>(&[b"MULTI"]);
             wanted.iter().for_each(|key| fetch::ask(&mut request, keys, key));
             request.command::<&[u8]>(&[b"EXEC"]);
-            let mut replies = self.call(&request).await?;
+            let mut replies = self.link.call(lane, &request).await?;
             fetch::list("transaction", replies.pop().unwrap_or(Reply::Nil))?
         };
-        let mut replies = replies.into_iter();
+        let (mut replies, mut read) = (replies.into_iter(), ReadSet::default());
         for key in wanted {
-            fetch::take(&mut replies, key.clone(), &mut sight)?;
+            fetch::take(&mut replies, key, &mut read)?;
         }
         // After the node, which is guarded and changes with every chunk that comes.
         for key in wanted {
             if let Key::ChunkIndexes(ino, from, to) = key {
                 let last = self.chunks_between(*ino, *from..*to, Side::Last, CHUNKS_AT_ONCE).await?;
-                sight.read.insert(key.clone(), Some(Value::ChunkIndexes(last)));
+                read.insert(key.clone(), Some(Value::ChunkIndexes(last)));
             }
         }
-        self.recent.learn(&sight);
-        self.cache_sight(asked, &sight);
-        Ok(sight)
+        self.cache_read(asked, &read);
+        Ok(read)
     }
 
     /// Keeps what was asked for after `asked`, if anything is cached.
-    pub(super) fn cache_sight(&self, asked: Option<Asked>, sight: &Sight) {
+    pub(super) fn cache_read(&self, asked: Option<Asked>, read: &ReadSet) {
         if let (Some(cache), Some(asked)) = (self.cache.get(), asked) {
-            sight.read.iter().for_each(|(key, value)| cache.learn(asked, key, value));
+            read.iter().for_each(|(key, value)| cache.learn(asked, key, value));
         }
     }
 
-    /// What `wanted` is likely to be, or is when something is not known.
-    async fn predict(&self, wanted: &[Key], mut sight: Sight) -> MetaResult<Sight> {
-        let missing = wanted.iter().filter(|key| !sight.read.contains(key)).cloned().collect();
-        if !self.recent.predict(missing, &mut sight).is_empty() {
-            return self.look(wanted).await;
-        }
-        sight.certain = false;
-        Ok(sight)
-    }
-
-    /// Runs a job to its end. It is judged anew for as long as others change what it read; who has lost often waits for a
-    /// moment that is drawn, so that it is somebody else who loses next.
-    pub(super) async fn perform(&self, mut job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
-        let mut wanted = job.keys();
-        let mut sight = self.predict(&wanted, Sight::default()).await?;
-        // Operations of this client that keep meeting each other take turns.
-        let mut _turn = None;
-        let (began, mut tries) = (Instant::now(), 0);
-        loop {
-            tries += 1;
-            let Some(effects) = self.judge(job.as_mut(), &mut wanted, &mut sight).await? else { return Ok(job) };
-            match self.apply_to(&sight, &effects, Patience::of(job.as_ref())).await? {
-                ApplyOutcome::Applied(applied) => {
-                    job.applied(&applied);
-                    return Ok(job);
-                }
-                ApplyOutcome::Conflict => self.recent.forget(&sight.read),
-            }
-            if tries == 1
-                && let Some(key) = wanted.first()
-            {
-                _turn = Some(self.turns.of(key).lock().await);
-            }
-            if began.elapsed() >= self.link.options().retry_budget {
-                tracing::warn!(operation = job.name(), tries, "gave up: others keep changing what it reads");
-                return Err(MetaError::Conflict(tries));
-            }
-            if tries >= FREE_TRIES {
-                tokio::time::sleep(pause(tries)).await;
-            }
-            sight = self.look(&wanted).await?;
-        }
-    }
-
-    /// Lets a job judge; `None` when it is done without a change.
-    async fn judge(&self, job: &mut dyn Job, wanted: &mut Vec<Key>, sight: &mut Sight) -> MetaResult<Option<Effects>> {
-        loop {
-            match job.step(&sight.read) {
-                Step::Fetch(more) => {
-                    let more: Vec<_> = more.into_iter().filter(|key| !sight.read.contains(key)).collect();
-                    if more.is_empty() {
-                        return Err(MetaError::Corrupt {
-                            what: job.name().to_owned(),
-                            why: "it asks again for what it has read".to_owned(),
-                        });
-                    }
-                    wanted.extend(more);
-                    *sight = self.predict(wanted, std::mem::take(sight)).await?;
-                }
-                Step::Apply(effects) if !effects.list.is_empty() => return Ok(Some(effects)),
-                // What rests on a prediction, or on parts read one after the other, is no answer yet.
-                Step::Apply(_) | Step::Stop if !sight.certain => *sight = self.look(wanted).await?,
-                Step::Apply(_) | Step::Stop => return Ok(None),
-            }
-        }
-    }
-
-    /// Applies effects if what was seen still holds.
+    /// Applies effects if what was read still holds.
     pub(super) async fn apply_to(
         &self,
-        sight: &Sight,
+        read: &ReadSet,
         effects: &Effects,
         patience: Patience,
     ) -> MetaResult<ApplyOutcome> {
         let keys = self.keys().await?;
         let outcome = keys.outcome(self.lanes.client());
-        let plan = match self.locked_keys(keys, effects).await? {
-            none if none.is_empty() => plan(keys, &outcome, sight, effects),
-            locked => plan(keys, &outcome, &Sight { locked, ..sight.clone() }, effects),
-        };
+        let locked = self.locked_keys(keys, effects).await?;
+        let plan = plan(keys, &outcome, read, &locked, effects);
         match self.execute(keys, &outcome, &plan, patience).await? {
             Ended::Conflict => Ok(ApplyOutcome::Conflict),
             Ended::Done(answers) => {
@@ -194,7 +102,6 @@ impl RedisEngine {
                     Some(answers) => answers,
                     None => self.list_lengths(keys, effects, patience).await?,
                 };
-                self.recent.apply(&effects.list);
                 if let Some(cache) = self.cache.get() {
                     cache.applied(&effects.list);
                 }
@@ -205,10 +112,10 @@ impl RedisEngine {
     }
 
     /// The keys in which the sessions hold locks whose locks are to be removed: a script has to be told all keys.
-    async fn locked_keys(&self, keys: &KeySpace, effects: &Effects) -> MetaResult<HashMap<SessionId, Vec<Text>>> {
+    async fn locked_keys(&self, keys: &KeySpace, effects: &Effects) -> MetaResult<Locked> {
         let mut locked = HashMap::new();
         for effect in &effects.list {
-            if let Effect::DeleteLocks(sid) = effect {
+            if let Effect::Session(sid, SessionEffect::DeleteLocks) = effect {
                 let question = Request::of::<&[u8]>(&[b"SMEMBERS", &keys.locked(*sid)]);
                 let mut held = Vec::new();
                 for key in fetch::list("locks", self.one_bulk(&question).await?)? {
@@ -226,7 +133,7 @@ impl RedisEngine {
     async fn list_lengths(&self, keys: &KeySpace, effects: &Effects, patience: Patience) -> MetaResult<Vec<i64>> {
         let mut request = Request::new();
         for effect in &effects.list {
-            if let Effect::AppendSlices(ino, index, _) = effect {
+            if let Effect::Chunk(ino, index, ChunkEffect::Append(_)) = effect {
                 request.command::<&[u8]>(&[b"LLEN", keys.chunk(*ino, *index).as_slice()]);
             }
         }
@@ -372,15 +279,9 @@ fn strings(keys: &KeySpace, wanted: &[Key]) -> Option<Vec<Text>> {
     let text = |key: &Key| match key {
         Key::Node(ino) => Some(keys.node(*ino)),
         Key::Symlink(ino) => Some(keys.symlink(*ino)),
-        Key::Counter(counter) => Some(keys.counter(*counter)),
+        Key::Account(AccountKey::Counter(counter)) => Some(keys.counter(*counter)),
         Key::Setting => Some(keys.setting()),
         _ => None,
     };
     wanted.iter().map(text).collect()
-}
-
-/// How long to wait after so many tries: at random, so that those who met do not meet again.
-fn pause(tries: u32) -> Duration {
-    let most = Duration::from_millis(u64::from(tries.saturating_mul(tries))).min(PAUSE_MAX);
-    most.mul_f64(rand::rng().random())
 }

@@ -21,7 +21,7 @@ use crate::{
         binary::decode_slice_keys,
         redis::{Text, number, parse_delayed_field, parse_number, parse_removed_file, parse_slice_field, removed_file},
     },
-    record::{DelFile, DelaySlices, Key, Session, Value},
+    record::{AccountKey, DelFile, DelaySlices, HolderKey, Key, NoteKey, Session, Value},
 };
 
 type Records = Vec<(Key, Value)>;
@@ -48,11 +48,10 @@ impl RedisEngine {
                     let (id, since_secs) = parse_delayed_field(&field)?;
                     let slices = decode_slice_keys(&stored)?;
                     let value = Value::DelaySlices(DelaySlices { since_secs, slices });
-                    Ok((since_secs < before_secs).then_some((Key::DelaySlices(id, since_secs), value)))
+                    Ok((since_secs < before_secs).then_some((Key::Note(NoteKey::DelaySlices(id, since_secs)), value)))
                 };
                 self.fields(&hash, after, limit, due).await
             }
-            Scan::Chunks { ino, length } => self.chunks_of(ino, length, after, limit).await,
             Scan::Xattrs(ino) => {
                 let hash = self.keys().await?.xattrs(ino);
                 let each = |field: Bytes, value: Bytes| Ok(Some((Key::Xattr(ino, Name(field)), Value::Bytes(value))));
@@ -109,7 +108,10 @@ impl RedisEngine {
         for (sid, expiry) in expiries {
             let info = infos.get(&sid).cloned().unwrap_or_default();
             let session = Session { expire_secs: fetch::score("session", &expiry)?, info };
-            sessions.insert(Key::Session(SessionId(parse_number("session", &sid)?)), Value::Session(session));
+            sessions.insert(
+                Key::Holder(HolderKey::Session(SessionId(parse_number("session", &sid)?))),
+                Value::Session(session),
+            );
         }
         let behind = sessions.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
         Ok(behind.take(limit).collect())
@@ -125,7 +127,9 @@ impl RedisEngine {
         let mut expiries = BTreeMap::new();
         for (sid, expiry) in fetch::pairs("sessions", self.one_bulk(&request).await?)? {
             match (parse_number("session", &sid), fetch::score("session", &expiry)) {
-                (Ok(sid), Ok(expire_secs)) => drop(expiries.insert(Key::Session(SessionId(sid)), expire_secs)),
+                (Ok(sid), Ok(expire_secs)) => {
+                    expiries.insert(Key::Holder(HolderKey::Session(SessionId(sid))), expire_secs);
+                }
                 (Err(error), _) | (_, Err(error)) => tracing::warn!(%error, "a session is passed over"),
             }
         }
@@ -134,8 +138,9 @@ impl RedisEngine {
         if page.is_empty() {
             return Ok(Records::new());
         }
-        let fields =
-            page.iter().filter_map(|(key, _)| if let Key::Session(sid) = key { Some(number(sid.0)) } else { None });
+        let fields = page.iter().filter_map(|(key, _)| {
+            if let Key::Holder(HolderKey::Session(sid)) = key { Some(number(sid.0)) } else { None }
+        });
         let hash = keys.session_infos();
         let mut request = Request::new();
         request.begin(2 + page.len());
@@ -175,7 +180,7 @@ impl RedisEngine {
                 let used = |hash: &HashMap<Bytes, Bytes>| hash.get(&field).cloned();
                 let (space, inodes) = (used(&space), used(&inodes));
                 let quota = fetch::quota(&limits, space.as_deref(), inodes.as_deref())?;
-                found.insert(Key::Quota(subject(&field)?), Value::Quota(quota));
+                found.insert(Key::Account(AccountKey::Quota(subject(&field)?)), Value::Quota(quota));
             }
         }
         let behind = found.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
@@ -189,7 +194,7 @@ impl RedisEngine {
         let mut found = BTreeMap::new();
         for member in fetch::list("sustained inodes", self.one_bulk(&request).await?)? {
             let ino = parse_number("sustained inode", &fetch::bytes("sustained inode", member)?.unwrap_or_default())?;
-            found.insert(Key::Sustained(sid, Ino(ino)), Value::Sustained);
+            found.insert(Key::Holder(HolderKey::Sustained(sid, Ino(ino))), Value::Sustained);
         }
         let behind = found.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
         Ok(behind.take(limit).collect())
@@ -204,7 +209,10 @@ impl RedisEngine {
         let mut found = BTreeMap::new();
         for (member, made) in fetch::pairs("detached directories", self.one_bulk(&request).await?)? {
             let made_secs = fetch::score("detached directory", &made)?;
-            found.insert(Key::Detached(Ino(parse_number("detached directory", &member)?)), Value::Detached(made_secs));
+            found.insert(
+                Key::Note(NoteKey::Detached(Ino(parse_number("detached directory", &member)?))),
+                Value::Detached(made_secs),
+            );
         }
         let behind = found.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
         Ok(behind.take(limit).collect())
@@ -214,7 +222,7 @@ impl RedisEngine {
     async fn all_removed(&self, before_secs: i64, after: Option<Key>, limit: usize) -> MetaResult<Records> {
         let keys = self.keys().await?;
         let mut skipped = 0;
-        if let Some(Key::DelFile(ino, length)) = after {
+        if let Some(Key::Note(NoteKey::DelFile(ino, length))) = after {
             let mut request = Request::new();
             request.command::<&[u8]>(&[b"ZRANK", &keys.removed_files()[..], &removed_file(ino, length)]);
             skipped = fetch::integer("removed file", &self.call_one(&request).await?).map_or(0, |rank| rank + 1);
@@ -230,7 +238,7 @@ impl RedisEngine {
         for (member, removed) in fetch::pairs("removed files", self.one_bulk(&request).await?)? {
             let (ino, length) = parse_removed_file(&member)?;
             let file = DelFile { length, removed_secs: fetch::score("removed file", &removed)? };
-            found.push((Key::DelFile(ino, length), Value::DelFile(file)));
+            found.push((Key::Note(NoteKey::DelFile(ino, length)), Value::DelFile(file)));
         }
         Ok(found)
     }

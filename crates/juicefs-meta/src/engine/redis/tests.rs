@@ -3,8 +3,9 @@ mod moving;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use juicefs_core::{
-    attr::{FileType, Timestamp},
+    attr::{Attr, FileType, Timestamp},
     ids::{Name, SliceId, SliceKey},
     quota::{Quota, QuotaSubject},
     slice::SliceRecord,
@@ -13,9 +14,13 @@ use juicefs_testkit::redis::{RedisServer, Wire};
 
 use super::*;
 use crate::{
+    engine::optimistic::Transactor,
     layout::binary::{decode_attr, encode_attr},
-    record::{DelFile, DelaySlices, Session},
-    txn::{Applied, Effect, NodeGuard, NodePatch, Step, Usage},
+    record::{AccountKey, DelFile, DelaySlices, Edge, HolderKey, NoteKey, Session},
+    txn::{
+        AccountEffect, Applied, ChunkEffect, EdgeEffect, Effect, NodeEffect, NodeGuard, NodePatch, PendingOp,
+        SessionEffect, SliceEffect, Step, Usage,
+    },
 };
 
 fn engine(server: &RedisServer) -> RedisEngine {
@@ -47,8 +52,8 @@ fn edge(ino: u64) -> Edge {
     Edge { ino: Ino(ino), kind: FileType::File }
 }
 
-/// A job that reads `keys` and then wants what `step` makes of it.
-struct TestJob<F> {
+/// An operation that reads `keys` and then wants what `step` makes of it.
+struct TestOp<F> {
     keys: Vec<Key>,
     needs_outcome: bool,
     step: F,
@@ -56,13 +61,13 @@ struct TestJob<F> {
     steps: u32,
 }
 
-impl<F: FnMut(&ReadSet) -> Step + Send + 'static> TestJob<F> {
-    fn new(keys: Vec<Key>, step: F) -> Box<Self> {
-        Box::new(Self { keys, needs_outcome: false, step, applied: None, steps: 0 })
+impl<F: FnMut(&ReadSet) -> Step + Send + 'static> TestOp<F> {
+    fn new(keys: Vec<Key>, step: F) -> Self {
+        Self { keys, needs_outcome: false, step, applied: None, steps: 0 }
     }
 }
 
-impl<F: FnMut(&ReadSet) -> Step + Send + 'static> Job for TestJob<F> {
+impl<F: FnMut(&ReadSet) -> Step + Send + 'static> PendingOp for TestOp<F> {
     fn name(&self) -> &'static str {
         "test"
     }
@@ -83,10 +88,6 @@ impl<F: FnMut(&ReadSet) -> Step + Send + 'static> Job for TestJob<F> {
     fn applied(&mut self, applied: &Applied) {
         self.applied = Some(applied.clone());
     }
-
-    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
-        self
-    }
 }
 
 fn effects(list: Vec<Effect>) -> Effects {
@@ -94,12 +95,12 @@ fn effects(list: Vec<Effect>) -> Effects {
 }
 
 async fn put(engine: &RedisEngine, list: Vec<Effect>) {
-    let outcome = engine.apply(&ReadSet::default(), &effects(list)).await.expect("applied");
+    let outcome = engine.apply(&ReadSet::default(), &effects(list), Patience::Budget).await.expect("applied");
     assert!(matches!(outcome, ApplyOutcome::Applied(_)));
 }
 
 async fn get(engine: &RedisEngine, key: Key) -> Option<Value> {
-    engine.fetch(vec![key.clone()]).await.expect("fetched").get(&key).cloned()
+    engine.fetch(std::slice::from_ref(&key)).await.expect("fetched").get(&key).cloned()
 }
 
 /// How often the server has read from a client so far, this question included.
@@ -122,22 +123,22 @@ async fn every_record_reads_back() {
     put(
         &engine,
         vec![
-            Effect::InsertNode(Ino(2), directory(2)),
-            Effect::InsertEdge(Ino(2), Name::from("a\r\n\u{fffd}"), edge(3)),
-            Effect::PutSymlink(Ino(4), Bytes::from_static(b"target")),
-            Effect::PutXattr(Ino(2), Name::from("user.x"), Bytes::from_static(b"\0\xff")),
-            Effect::AppendSlices(Ino(3), 1, vec![record, record]),
-            Effect::AddSliceRef(slice, 2),
-            Effect::AddParent(Ino(3), Ino(2), 2),
-            Effect::AddParent(Ino(3), Ino(5), 1),
-            Effect::AddParent(Ino(3), Ino(5), -1),
-            Effect::PutDirStat(Ino(2), stat),
-            Effect::PutSession(SessionId(9), session.clone()),
-            Effect::PutSustained(SessionId(9), Ino(3)),
-            Effect::PutDelFile(Ino(6), gone),
-            Effect::PutDelaySlices(SliceId(7), held.clone()),
-            Effect::SetCounter(Counter::NextInode, 1000),
-            Effect::AddCounter(Counter::UsedSpace, -4096),
+            Effect::Node(Ino(2), NodeEffect::Insert(directory(2))),
+            Effect::Edge(Ino(2), Name::from("a\r\n\u{fffd}"), EdgeEffect::Insert(edge(3))),
+            Effect::Node(Ino(4), NodeEffect::PutSymlink(Bytes::from_static(b"target"))),
+            Effect::Node(Ino(2), NodeEffect::PutXattr(Name::from("user.x"), Bytes::from_static(b"\0\xff"))),
+            Effect::Chunk(Ino(3), 1, ChunkEffect::Append(vec![record, record])),
+            Effect::Slice(SliceEffect::AddRef(slice, 2)),
+            Effect::Node(Ino(3), NodeEffect::AddParent(Ino(2), 2)),
+            Effect::Node(Ino(3), NodeEffect::AddParent(Ino(5), 1)),
+            Effect::Node(Ino(3), NodeEffect::AddParent(Ino(5), -1)),
+            Effect::Account(AccountEffect::PutDirStat(Ino(2), stat)),
+            Effect::Session(SessionId(9), SessionEffect::Put(session.clone())),
+            Effect::Session(SessionId(9), SessionEffect::Sustain(Ino(3))),
+            Effect::Slice(SliceEffect::PutDelFile(Ino(6), gone)),
+            Effect::Slice(SliceEffect::PutDelayed(SliceId(7), held.clone())),
+            Effect::Account(AccountEffect::SetCounter(Counter::NextInode, 1000)),
+            Effect::Account(AccountEffect::AddCounter(Counter::UsedSpace, -4096)),
         ],
     )
     .await;
@@ -157,21 +158,21 @@ async fn every_record_reads_back() {
         (Key::SliceRef(slice), Some(Value::SliceRef(3))),
         (Key::SliceRef(SliceKey { id: SliceId(8), size: 1 }), Some(Value::SliceRef(1))),
         (Key::Parents(Ino(3)), Some(Value::Parents(BTreeMap::from([(Ino(2), 2)])))),
-        (Key::DirStat(Ino(2)), Some(Value::DirStat(stat))),
-        (Key::DirStat(Ino(3)), None),
-        (Key::Session(SessionId(9)), Some(Value::Session(session))),
-        (Key::Sustained(SessionId(9), Ino(3)), Some(Value::Sustained)),
-        (Key::Sustained(SessionId(9), Ino(4)), None),
-        (Key::DelFile(Ino(6), 1 << 57), Some(Value::DelFile(gone))),
-        (Key::DelaySlices(SliceId(7), 5), Some(Value::DelaySlices(held))),
-        (Key::Counter(Counter::NextInode), Some(Value::Counter(1000))),
-        (Key::Counter(Counter::NextChunk), Some(Value::Counter(1))),
-        (Key::Counter(Counter::UsedSpace), Some(Value::Counter(-4096))),
+        (Key::Account(AccountKey::DirStat(Ino(2))), Some(Value::DirStat(stat))),
+        (Key::Account(AccountKey::DirStat(Ino(3))), None),
+        (Key::Holder(HolderKey::Session(SessionId(9))), Some(Value::Session(session))),
+        (Key::Holder(HolderKey::Sustained(SessionId(9), Ino(3))), Some(Value::Sustained)),
+        (Key::Holder(HolderKey::Sustained(SessionId(9), Ino(4))), None),
+        (Key::Note(NoteKey::DelFile(Ino(6), 1 << 57)), Some(Value::DelFile(gone))),
+        (Key::Note(NoteKey::DelaySlices(SliceId(7), 5)), Some(Value::DelaySlices(held))),
+        (Key::Account(AccountKey::Counter(Counter::NextInode)), Some(Value::Counter(1000))),
+        (Key::Account(AccountKey::Counter(Counter::NextChunk)), Some(Value::Counter(1))),
+        (Key::Account(AccountKey::Counter(Counter::UsedSpace)), Some(Value::Counter(-4096))),
     ];
     for (key, value) in &stored {
         assert_eq!(get(&engine, key.clone()).await, *value, "{key:?} alone");
     }
-    let together = engine.fetch(stored.iter().map(|(key, _)| key.clone()).collect()).await.expect("fetched");
+    let together = engine.fetch(&stored.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>()).await.expect("fetched");
     for (key, value) in &stored {
         assert_eq!(together.get(key), value.as_ref(), "{key:?} among others");
     }
@@ -190,10 +191,11 @@ async fn a_request_that_comes_twice_is_done_once() {
     let plan = plan::plan(
         keys,
         &outcome,
-        &Sight::default(),
+        &ReadSet::default(),
+        &plan::Locked::new(),
         &effects(vec![
-            Effect::AddCounter(Counter::TotalInodes, 1),
-            Effect::AppendSlices(Ino(5), 0, vec![SliceRecord::zeros(0, 1)]),
+            Effect::Account(AccountEffect::AddCounter(Counter::TotalInodes, 1)),
+            Effect::Chunk(Ino(5), 0, ChunkEffect::Append(vec![SliceRecord::zeros(0, 1)])),
         ]),
     );
     let (script, args) = engine.scripts.script(&plan);
@@ -218,9 +220,9 @@ async fn a_request_that_comes_twice_is_done_once() {
 async fn scripts_that_the_server_forgot_are_sent_again() {
     let server = RedisServer::new();
     let engine = engine(&server);
-    put(&engine, vec![Effect::InsertNode(Ino(2), directory(2))]).await;
+    put(&engine, vec![Effect::Node(Ino(2), NodeEffect::Insert(directory(2)))]).await;
     server.cli(&["SCRIPT", "FLUSH"]);
-    put(&engine, vec![Effect::InsertNode(Ino(3), directory(2))]).await;
+    put(&engine, vec![Effect::Node(Ino(3), NodeEffect::Insert(directory(2)))]).await;
     assert!(engine.lookup(Ino(2), b"a").await.expect("looked up").is_none());
     server.cli(&["SCRIPT", "FLUSH"]);
     assert!(engine.lookup(Ino(2), b"a").await.expect("looked up").is_none());
@@ -231,31 +233,55 @@ async fn guards_hold_effects_back() {
     let server = RedisServer::new();
     let (ours, theirs) = (engine(&server), engine(&server));
     let name = Name::from("a");
-    put(&ours, vec![Effect::InsertNode(Ino(2), directory(2)), Effect::InsertNode(Ino(3), file())]).await;
+    put(
+        &ours,
+        vec![Effect::Node(Ino(2), NodeEffect::Insert(directory(2))), Effect::Node(Ino(3), NodeEffect::Insert(file()))],
+    )
+    .await;
     let keys = vec![Key::Node(Ino(2)), Key::Node(Ino(3)), Key::Edge(Ino(2), name.clone()), Key::HasEntries(Ino(2))];
-    let read = ours.fetch(keys).await.expect("fetched");
-    let mut wanted = effects(vec![Effect::SetCounter(Counter::AclMaxId, 5)]);
+    let read = ours.fetch(&keys).await.expect("fetched");
+    let mut wanted = effects(vec![Effect::Account(AccountEffect::SetCounter(Counter::AclMaxId, 5))]);
     wanted.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
     // A change that the narrower guard allows.
-    put(&theirs, vec![Effect::PatchNode(Ino(2), NodePatch::links(1, Some(Timestamp::from_secs(200))))]).await;
-    assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
+    put(&theirs, vec![Effect::Node(Ino(2), NodeEffect::Patch(NodePatch::links(1, Some(Timestamp::from_secs(200)))))])
+        .await;
+    assert!(matches!(ours.apply(&read, &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))));
     wanted.narrowed = vec![(Ino(2), NodeGuard::Place)];
-    assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
+    assert!(matches!(ours.apply(&read, &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))));
     let conflicts = [
-        (Effect::UpdateNode(Ino(2), Attr { uid: 1, ..directory(3) }), NodeGuard::Permissions),
-        (Effect::UpdateNode(Ino(2), Attr { parent: Ino(9), ..directory(3) }), NodeGuard::Place),
-        (Effect::UpdateNode(Ino(2), Attr { kind: FileType::File, ..directory(3) }), NodeGuard::Exists),
-        (Effect::DeleteNode(Ino(2)), NodeGuard::Exists),
-        (Effect::UpdateNode(Ino(3), Attr { length: 1, ..file() }), NodeGuard::Exists),
-        (Effect::InsertEdge(Ino(2), name.clone(), edge(3)), NodeGuard::Exists),
+        (Effect::Node(Ino(2), NodeEffect::Update(Attr { uid: 1, ..directory(3) })), NodeGuard::Permissions),
+        (Effect::Node(Ino(2), NodeEffect::Update(Attr { parent: Ino(9), ..directory(3) })), NodeGuard::Place),
+        (Effect::Node(Ino(2), NodeEffect::Update(Attr { kind: FileType::File, ..directory(3) })), NodeGuard::Exists),
+        (Effect::Node(Ino(2), NodeEffect::Delete), NodeGuard::Exists),
+        (Effect::Node(Ino(3), NodeEffect::Update(Attr { length: 1, ..file() })), NodeGuard::Exists),
+        (Effect::Edge(Ino(2), name.clone(), EdgeEffect::Insert(edge(3))), NodeGuard::Exists),
     ];
     for (theirs_effect, guard) in conflicts {
-        put(&ours, vec![Effect::UpdateNode(Ino(2), directory(2)), Effect::UpdateNode(Ino(3), file())]).await;
+        put(
+            &ours,
+            vec![
+                Effect::Node(Ino(2), NodeEffect::Update(directory(2))),
+                Effect::Node(Ino(3), NodeEffect::Update(file())),
+            ],
+        )
+        .await;
         wanted.narrowed = vec![(Ino(2), guard)];
-        assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "{guard:?}");
-        put(&theirs, vec![theirs_effect.clone(), Effect::SetCounter(Counter::AclMaxId, 1)]).await;
-        assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "{theirs_effect:?}");
-        assert_eq!(get(&ours, Key::Counter(Counter::AclMaxId)).await, Some(Value::Counter(1)), "nothing was written");
+        assert!(
+            matches!(ours.apply(&read, &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))),
+            "{guard:?}"
+        );
+        put(&theirs, vec![theirs_effect.clone(), Effect::Account(AccountEffect::SetCounter(Counter::AclMaxId, 1))])
+            .await;
+        assert_eq!(
+            ours.apply(&read, &wanted, Patience::Budget).await.expect("judged"),
+            ApplyOutcome::Conflict,
+            "{theirs_effect:?}"
+        );
+        assert_eq!(
+            get(&ours, Key::Account(AccountKey::Counter(Counter::AclMaxId))).await,
+            Some(Value::Counter(1)),
+            "nothing was written"
+        );
     }
 }
 
@@ -265,22 +291,33 @@ async fn who_names_a_file_is_guarded() {
     let server = RedisServer::new();
     let (ours, theirs) = (engine(&server), engine(&server));
     let node = Ino(3);
-    put(&ours, vec![Effect::InsertNode(node, file()), Effect::AddParent(node, Ino(2), 2)]).await;
-    let wanted = effects(vec![Effect::SetCounter(Counter::AclMaxId, 5)]);
+    put(
+        &ours,
+        vec![Effect::Node(node, NodeEffect::Insert(file())), Effect::Node(node, NodeEffect::AddParent(Ino(2), 2))],
+    )
+    .await;
+    let wanted = effects(vec![Effect::Account(AccountEffect::SetCounter(Counter::AclMaxId, 5))]);
     for change in [
-        vec![Effect::AddParent(node, Ino(2), -1), Effect::AddParent(node, Ino(4), 1)],
-        vec![Effect::AddParent(node, Ino(5), 1)],
-        vec![Effect::AddParent(node, Ino(4), -1)],
-        vec![Effect::DeleteParents(node)],
-        vec![Effect::AddParent(node, Ino(6), 1)],
+        vec![
+            Effect::Node(node, NodeEffect::AddParent(Ino(2), -1)),
+            Effect::Node(node, NodeEffect::AddParent(Ino(4), 1)),
+        ],
+        vec![Effect::Node(node, NodeEffect::AddParent(Ino(5), 1))],
+        vec![Effect::Node(node, NodeEffect::AddParent(Ino(4), -1))],
+        vec![Effect::Node(node, NodeEffect::DeleteParents)],
+        vec![Effect::Node(node, NodeEffect::AddParent(Ino(6), 1))],
     ] {
-        let read = ours.fetch(vec![Key::Node(node), Key::Parents(node)]).await.expect("fetched");
-        assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "{read:?}");
+        let read = ours.fetch(&[Key::Node(node), Key::Parents(node)]).await.expect("fetched");
+        assert!(matches!(ours.apply(&read, &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))), "{read:?}");
         // What Go leaves behind of a directory that names the file no more.
         server.cli(&["HSET", "p3", "99", "0"]);
-        assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "{read:?}");
+        assert!(matches!(ours.apply(&read, &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))), "{read:?}");
         put(&theirs, change.clone()).await;
-        assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "{change:?}");
+        assert_eq!(
+            ours.apply(&read, &wanted, Patience::Budget).await.expect("judged"),
+            ApplyOutcome::Conflict,
+            "{change:?}"
+        );
     }
 }
 
@@ -289,13 +326,13 @@ async fn a_client_whose_session_is_gone_writes_nothing() {
     let server = RedisServer::new();
     let engine = engine(&server);
     let session = Session { expire_secs: 10, info: Bytes::new() };
-    put(&engine, vec![Effect::PutSession(SessionId(4), session)]).await;
-    let mut wanted = effects(vec![Effect::InsertNode(Ino(2), directory(2))]);
+    put(&engine, vec![Effect::Session(SessionId(4), SessionEffect::Put(session))]).await;
+    let mut wanted = effects(vec![Effect::Node(Ino(2), NodeEffect::Insert(directory(2)))]);
     wanted.writer = Some(SessionId(4));
-    assert!(matches!(engine.apply(&ReadSet::default(), &wanted).await, Ok(ApplyOutcome::Applied(_))));
+    assert!(matches!(engine.apply(&ReadSet::default(), &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))));
     server.cli(&["ZREM", "allSessions", "4"]);
-    wanted.list = vec![Effect::DeleteNode(Ino(2))];
-    assert!(matches!(engine.apply(&ReadSet::default(), &wanted).await, Err(MetaError::Fenced)));
+    wanted.list = vec![Effect::Node(Ino(2), NodeEffect::Delete)];
+    assert!(matches!(engine.apply(&ReadSet::default(), &wanted, Patience::Budget).await, Err(MetaError::Fenced)));
     assert!(get(&engine, Key::Node(Ino(2))).await.is_some());
 }
 
@@ -314,9 +351,9 @@ async fn patches_move_times_on_and_never_back() {
     ];
     for (was, comes, wanted) in cases {
         let attr = Attr { mtime: was, ctime: was, access_acl: 3, tier: 1, ..directory(2) };
-        put(&engine, vec![Effect::InsertNode(Ino(2), attr.clone())]).await;
+        put(&engine, vec![Effect::Node(Ino(2), NodeEffect::Insert(attr.clone()))]).await;
         let patch = NodePatch::links(-1, Some(comes));
-        put(&engine, vec![Effect::PatchNode(Ino(2), patch)]).await;
+        put(&engine, vec![Effect::Node(Ino(2), NodeEffect::Patch(patch))]).await;
         let expected = Attr { mtime: wanted, ctime: wanted, nlink: 1, ..attr };
         assert_eq!(get(&engine, Key::Node(Ino(2))).await, Some(Value::Node(expected)), "{was:?} {comes:?}");
     }
@@ -325,17 +362,17 @@ async fn patches_move_times_on_and_never_back() {
 #[tokio::test]
 async fn nodes_of_older_clients_are_guarded_as_they_are_stored() {
     let server = RedisServer::new();
-    let engine = engine(&server);
+    let engine = Arc::new(engine(&server));
     // A client before 1.0 wrote no parent, and an odd end is possible as well.
     for cut in [63, 64, 71] {
         let stored = encode_attr(&file())[..cut].to_vec();
         server.wire(0).call(&[&b"SET"[..], b"i3", &stored]);
-        engine.recent.clear();
-        let job = TestJob::new(vec![Key::Node(Ino(3))], |read: &ReadSet| {
+        let transactor = Transactor::new(Arc::<RedisEngine>::clone(&engine));
+        let op = TestOp::new(vec![Key::Node(Ino(3))], |read: &ReadSet| {
             let attr = read.node(Ino(3)).expect("there").clone();
-            Step::Apply(effects(vec![Effect::UpdateNode(Ino(3), Attr { length: 7, ..attr })]))
+            Step::Apply(effects(vec![Effect::Node(Ino(3), NodeEffect::Update(Attr { length: 7, ..attr }))]))
         });
-        engine.run(job).await.expect("done");
+        transactor.finish(op).await.expect("done");
         let bytes = server.wire(0).call(&["GET", "i3"]).bytes();
         assert_eq!(decode_attr(&bytes).expect("a node").length, 7);
     }
@@ -344,55 +381,60 @@ async fn nodes_of_older_clients_are_guarded_as_they_are_stored() {
 #[tokio::test]
 async fn what_was_seen_saves_round_trips_and_a_wrong_guess_costs_one() {
     let server = RedisServer::new();
-    let (ours, theirs) = (engine(&server), engine(&server));
-    put(&ours, vec![Effect::InsertNode(Ino(2), directory(2))]).await;
+    let (our_engine, their_engine) = (Arc::new(engine(&server)), Arc::new(engine(&server)));
+    let ours = Transactor::new(Arc::<RedisEngine>::clone(&our_engine));
+    let theirs = Transactor::new(Arc::<RedisEngine>::clone(&their_engine));
+    put(&our_engine, vec![Effect::Node(Ino(2), NodeEffect::Insert(directory(2)))]).await;
     let create = |ino: u64, name: &'static str| {
-        TestJob::new(vec![Key::Node(Ino(2)), Key::Edge(Ino(2), Name::from(name))], move |read: &ReadSet| {
+        TestOp::new(vec![Key::Node(Ino(2)), Key::Edge(Ino(2), Name::from(name))], move |read: &ReadSet| {
             if read.edge(Ino(2), &Name::from(name)).is_some() || read.node(Ino(2)).is_none() {
                 return Step::Stop;
             }
             let mut wanted = effects(vec![
-                Effect::InsertEdge(Ino(2), Name::from(name), edge(ino)),
-                Effect::InsertNode(Ino(ino), file()),
-                Effect::PatchNode(Ino(2), NodePatch::links(0, Some(Timestamp::from_secs(300)))),
+                Effect::Edge(Ino(2), Name::from(name), EdgeEffect::Insert(edge(ino))),
+                Effect::Node(Ino(ino), NodeEffect::Insert(file())),
+                Effect::Node(Ino(2), NodeEffect::Patch(NodePatch::links(0, Some(Timestamp::from_secs(300))))),
             ]);
             wanted.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
             Step::Apply(wanted)
         })
     };
     assert!(ours.lookup(Ino(2), b"a").await.expect("looked up").is_none());
-    ours.run(create(10, "a")).await.expect("done");
+    ours.finish(create(10, "a")).await.expect("done");
     assert!(ours.lookup(Ino(2), b"b").await.expect("looked up").is_none());
     assert!(theirs.lookup(Ino(2), b"b").await.expect("looked up").is_none());
-    theirs.run(create(20, "c")).await.expect("done");
+    theirs.finish(create(20, "c")).await.expect("done");
     // The directory was changed by the other, which does not matter.
     let mut wire = server.wire(0);
     let before = reads(&mut wire);
-    ours.run(create(11, "b")).await.expect("done");
+    ours.finish(create(11, "b")).await.expect("done");
     // The question for the count is one of the reads.
     assert_eq!(reads(&mut wire) - before, 2, "one round trip");
     let before = reads(&mut wire);
-    theirs.run(create(21, "b")).await.expect("done");
+    theirs.finish(create(21, "b")).await.expect("done");
     assert!(reads(&mut wire) - before <= 3, "a conflict, and another look");
-    assert!(get(&theirs, Key::Node(Ino(21))).await.is_none(), "the name exists already");
+    assert!(get(&their_engine, Key::Node(Ino(21))).await.is_none(), "the name exists already");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_writers_of_one_node_all_get_their_turn() {
     let server = RedisServer::new();
     let (ours, theirs) = (Arc::new(engine(&server)), Arc::new(engine(&server)));
-    put(&ours, vec![Effect::InsertNode(Ino(3), file())]).await;
+    let transactors = [&ours, &theirs].map(|engine| Arc::new(Transactor::new(Arc::<RedisEngine>::clone(engine))));
+    put(&ours, vec![Effect::Node(Ino(3), NodeEffect::Insert(file()))]).await;
     let mut tasks = Vec::new();
     for n in 0..32 {
-        let engine = if n % 2 == 0 { &ours } else { &theirs };
-        let engine = Arc::clone(engine);
+        let transactor = Arc::clone(&transactors[n % 2]);
         tasks.push(tokio::spawn(async move {
             for _ in 0..10 {
-                let job = TestJob::new(vec![Key::Node(Ino(3))], |read: &ReadSet| {
+                let op = TestOp::new(vec![Key::Node(Ino(3))], |read: &ReadSet| {
                     let attr = read.node(Ino(3)).expect("there").clone();
-                    Step::Apply(effects(vec![Effect::UpdateNode(Ino(3), Attr { length: attr.length + 1, ..attr })]))
+                    Step::Apply(effects(vec![Effect::Node(
+                        Ino(3),
+                        NodeEffect::Update(Attr { length: attr.length + 1, ..attr }),
+                    )]))
                 });
-                engine.run(job).await.expect("done");
+                transactor.finish(op).await.expect("done");
             }
         }));
     }
@@ -408,7 +450,8 @@ async fn long_changes_share_a_script() {
     let server = RedisServer::new();
     let engine = engine(&server);
     let wanted = |n: u64| {
-        let list = (0..n).map(|n| Effect::AddSliceRef(SliceKey { id: SliceId(n + 1), size: 4 }, 1)).collect();
+        let list =
+            (0..n).map(|n| Effect::Slice(SliceEffect::AddRef(SliceKey { id: SliceId(n + 1), size: 4 }, 1))).collect();
         let mut read = ReadSet::default();
         for n in 0..n {
             read.insert(Key::SliceRef(SliceKey { id: SliceId(n + 1), size: 4 }), Some(Value::SliceRef(1)));
@@ -417,10 +460,10 @@ async fn long_changes_share_a_script() {
     };
     for n in [5, 700, 1500] {
         let (read, wanted) = wanted(n);
-        assert!(matches!(engine.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))));
-        assert_eq!(engine.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict);
+        assert!(matches!(engine.apply(&read, &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))));
+        assert_eq!(engine.apply(&read, &wanted, Patience::Budget).await.expect("judged"), ApplyOutcome::Conflict);
         let undo = wanted.list.iter().map(|effect| match effect {
-            Effect::AddSliceRef(slice, _) => Effect::AddSliceRef(*slice, -1),
+            Effect::Slice(SliceEffect::AddRef(slice, _)) => Effect::Slice(SliceEffect::AddRef(*slice, -1)),
             other => other.clone(),
         });
         put(&engine, undo.collect()).await;
@@ -442,7 +485,9 @@ async fn quotas_of_the_go_client_are_written_again_byte_for_byte() {
     let set: Vec<_> = scanned
         .iter()
         .filter_map(|(key, value)| match (key, value) {
-            (Key::Quota(subject), Value::Quota(quota)) if quota.is_set() => Some((*subject, *quota)),
+            (Key::Account(AccountKey::Quota(subject)), Value::Quota(quota)) if quota.is_set() => {
+                Some((*subject, *quota))
+            }
             _ => None,
         })
         .collect();
@@ -455,11 +500,18 @@ async fn quotas_of_the_go_client_are_written_again_byte_for_byte() {
     let copy = RedisServer::new();
     let ours = engine(&copy);
     for (key, value) in &scanned {
-        let (Key::Quota(subject), Value::Quota(quota)) = (key, value) else { panic!("{key:?}") };
+        let (Key::Account(AccountKey::Quota(subject)), Value::Quota(quota)) = (key, value) else { panic!("{key:?}") };
         // In two steps, so that adding is seen to make the same fields.
         let used = Usage { space: quota.used_space, inodes: quota.used_inodes };
         let empty = Quota { used_space: 0, used_inodes: 0, ..*quota };
-        put(&ours, vec![Effect::PutQuota(*subject, empty), Effect::AddQuotaUsage(*subject, used)]).await;
+        put(
+            &ours,
+            vec![
+                Effect::Account(AccountEffect::PutQuota(*subject, empty)),
+                Effect::Account(AccountEffect::AddUsage(*subject, used)),
+            ],
+        )
+        .await;
         assert_eq!(get(&theirs, key.clone()).await.as_ref(), Some(value));
     }
     for kind in ["dir", "user", "group"] {
@@ -480,21 +532,46 @@ async fn a_quota_guards_its_room_and_not_its_usage() {
     let (ours, theirs) = (engine(&server), engine(&server));
     let subject = QuotaSubject::Dir(Ino(7));
     let quota = Quota { max_space: 100, max_inodes: 0, used_space: 10, used_inodes: 1 };
-    put(&ours, vec![Effect::PutQuota(subject, quota)]).await;
-    let read = ours.fetch(vec![Key::Quota(subject)]).await.expect("read");
-    let mut wanted = effects(vec![Effect::AddQuotaUsage(subject, Usage { space: 50, inodes: 1 })]);
+    put(&ours, vec![Effect::Account(AccountEffect::PutQuota(subject, quota))]).await;
+    let read = ours.fetch(&[Key::Account(AccountKey::Quota(subject))]).await.expect("read");
+    let mut wanted = effects(vec![Effect::Account(AccountEffect::AddUsage(subject, Usage { space: 50, inodes: 1 }))]);
     wanted.rooms.push((subject, Usage { space: 50, inodes: i64::MAX }));
-    put(&theirs, vec![Effect::AddQuotaUsage(subject, Usage { space: 40, inodes: 5 })]).await;
-    assert!(matches!(ours.apply(&read, &wanted).await, Ok(ApplyOutcome::Applied(_))), "50 of 100 were used");
-    assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "now all are");
-    put(&theirs, vec![Effect::AddQuotaUsage(subject, Usage { space: -60, inodes: 0 })]).await;
-    put(&theirs, vec![Effect::PutQuota(subject, Quota { max_space: 99, used_space: 40, used_inodes: 7, ..quota })])
-        .await;
-    assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "the limit is another");
-    put(&theirs, vec![Effect::DeleteDirQuota(Ino(7))]).await;
-    assert_eq!(ours.apply(&read, &wanted).await.expect("judged"), ApplyOutcome::Conflict, "it is gone");
-    put(&theirs, vec![Effect::AddQuotaUsage(subject, Usage { space: 1, inodes: 1 })]).await;
-    assert_eq!(get(&ours, Key::Quota(subject)).await, None, "a directory without a quota gets none");
+    put(&theirs, vec![Effect::Account(AccountEffect::AddUsage(subject, Usage { space: 40, inodes: 5 }))]).await;
+    assert!(
+        matches!(ours.apply(&read, &wanted, Patience::Budget).await, Ok(ApplyOutcome::Applied(_))),
+        "50 of 100 were used"
+    );
+    assert_eq!(
+        ours.apply(&read, &wanted, Patience::Budget).await.expect("judged"),
+        ApplyOutcome::Conflict,
+        "now all are"
+    );
+    put(&theirs, vec![Effect::Account(AccountEffect::AddUsage(subject, Usage { space: -60, inodes: 0 }))]).await;
+    put(
+        &theirs,
+        vec![Effect::Account(AccountEffect::PutQuota(
+            subject,
+            Quota { max_space: 99, used_space: 40, used_inodes: 7, ..quota },
+        ))],
+    )
+    .await;
+    assert_eq!(
+        ours.apply(&read, &wanted, Patience::Budget).await.expect("judged"),
+        ApplyOutcome::Conflict,
+        "the limit is another"
+    );
+    put(&theirs, vec![Effect::Account(AccountEffect::DeleteDirQuota(Ino(7)))]).await;
+    assert_eq!(
+        ours.apply(&read, &wanted, Patience::Budget).await.expect("judged"),
+        ApplyOutcome::Conflict,
+        "it is gone"
+    );
+    put(&theirs, vec![Effect::Account(AccountEffect::AddUsage(subject, Usage { space: 1, inodes: 1 }))]).await;
+    assert_eq!(
+        get(&ours, Key::Account(AccountKey::Quota(subject))).await,
+        None,
+        "a directory without a quota gets none"
+    );
 }
 
 /// An engine that soon gives up on `server`.
@@ -513,7 +590,7 @@ async fn statistics_are_added_once_however_long_the_server_is_away() {
     let server = RedisServer::new();
     let engine = impatient(&server);
     let stat = DirStat { length: 10, space: 4096, inodes: 1 };
-    put(&engine, vec![Effect::PutDirStat(Ino(1), stat)]).await;
+    put(&engine, vec![Effect::Account(AccountEffect::PutDirStat(Ino(1), stat))]).await;
     let adding = {
         let engine = Arc::clone(&engine);
         server.stop();
@@ -525,7 +602,7 @@ async fn statistics_are_added_once_however_long_the_server_is_away() {
     let missing = tokio::time::timeout(Duration::from_secs(20), adding).await;
     assert_eq!(missing.expect("in time").expect("no panic").expect("added"), [Ino(2)]);
     let twice = DirStat { length: 20, space: 8192, inodes: 2 };
-    assert_eq!(get(&engine, Key::DirStat(Ino(1))).await, Some(Value::DirStat(twice)));
+    assert_eq!(get(&engine, Key::Account(AccountKey::DirStat(Ino(1)))).await, Some(Value::DirStat(twice)));
 }
 
 /// The server is frozen for longer than it is asked again: the one who has to know waits, and what it sent is done once.
@@ -533,17 +610,19 @@ async fn statistics_are_added_once_however_long_the_server_is_away() {
 async fn a_commit_goes_on_until_its_outcome_is_known() {
     let server = RedisServer::new();
     let engine = impatient(&server);
-    put(&engine, vec![Effect::InsertNode(Ino(2), file())]).await;
+    put(&engine, vec![Effect::Node(Ino(2), NodeEffect::Insert(file()))]).await;
     let record = SliceRecord { pos: 0, id: SliceId(7), size: 9, off: 0, len: 9 };
-    let append = move |_: &ReadSet| Step::Apply(effects(vec![Effect::AppendSlices(Ino(2), 0, vec![record])]));
-    let job = |needs_outcome| {
-        let mut job = TestJob::new(vec![Key::Node(Ino(2))], append);
-        job.needs_outcome = needs_outcome;
-        let engine = Arc::clone(&engine);
-        tokio::spawn(async move { engine.run(job).await.map(drop) })
+    let append =
+        move |_: &ReadSet| Step::Apply(effects(vec![Effect::Chunk(Ino(2), 0, ChunkEffect::Append(vec![record]))]));
+    let transactor = Arc::new(Transactor::new(Arc::<RedisEngine>::clone(&engine)));
+    let run = |needs_outcome| {
+        let mut op = TestOp::new(vec![Key::Node(Ino(2))], append);
+        op.needs_outcome = needs_outcome;
+        let transactor = Arc::clone(&transactor);
+        tokio::spawn(async move { transactor.finish(op).await.map(drop) })
     };
     server.stop();
-    let (patient, other) = (job(true), job(false));
+    let (patient, other) = (run(true), run(false));
     let gave_up = other.await.expect("no panic");
     assert!(matches!(gave_up, Err(MetaError::Unavailable(_))), "{gave_up:?}");
     tokio::time::sleep(Duration::from_secs(3)).await;

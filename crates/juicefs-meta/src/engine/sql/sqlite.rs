@@ -5,14 +5,15 @@
 //!
 //! * `options`: the URL; `connection`: opening, what the database has; `link`: statements, columns, error codes.
 //! * `fetch` and `apply`: records from rows, effects to rows, on any connection.
-//! * `readers`: connections that read. `writer`: the one that writes, and how queued jobs share its transactions.
+//! * `readers`: connections that read. `writer`: the one that writes, and how queued operations share its transactions.
+//! * `internal`: changes that the engine makes for itself.
 //! * `checkpoint`: moves what was committed from the log into the database file, away from the commits.
 
 mod apply;
 mod checkpoint;
 mod connection;
 mod fetch;
-mod jobs;
+mod internal;
 mod link;
 mod options;
 mod readers;
@@ -23,19 +24,26 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
-    attr::Attr,
-    error::{MetaError, MetaResult},
+    error::MetaResult,
     ids::{ChunkIndex, Ino},
     meta::{DirCursor, DirPage},
 };
 
 use self::{
-    connection::Database, jobs::InternalJob, link::Fault, options::Options, readers::Readers, writer::WriterQueue,
+    connection::Database,
+    internal::{AddDirStats, CounterAdd, GuardedApply},
+    link::Fault,
+    options::Options,
+    readers::Readers,
+    writer::WriterQueue,
 };
-use super::super::{ApplyOutcome, Caps, Engine, Scan};
+use super::super::{
+    ApplyOutcome, Caps, Engine, Found, Patience, Scan,
+    optimistic::{SharedOp, Transactions, hand_over},
+};
 use crate::{
-    record::{Counter, DirStat, Edge, Key, Value},
-    txn::{Effects, Job, ReadSet},
+    record::{Counter, DirStat, Key, Value},
+    txn::{Effects, ReadSet},
 };
 
 /// A volume in a SQLite file.
@@ -56,12 +64,12 @@ impl SqliteEngine {
         let writer = WriterQueue::new(Arc::clone(&database))?;
         Ok(Self { database, readers, writer })
     }
+}
 
-    /// Runs a job of our own and takes it back.
-    async fn run_internal<J: InternalJob>(&self, job: J) -> MetaResult<J> {
-        let job = self.writer.run(Box::new(job)).await?;
-        let job = job.into_any().downcast::<J>();
-        Ok(*job.map_err(|_| MetaError::Unsupported("a queue that returns another job"))?)
+#[async_trait]
+impl Transactions for SqliteEngine {
+    async fn run(&self, op: SharedOp) -> MetaResult<()> {
+        self.writer.run(op).await
     }
 }
 
@@ -72,7 +80,7 @@ impl Engine for SqliteEngine {
     }
 
     fn caps(&self) -> Caps {
-        Caps { usage_in_transaction: false, max_compact_records: 1000, lists_by_name: true }
+        Caps { usage_in_transaction: false, max_compact_records: 1000, lists_by_name: true, indexes_chunks: true }
     }
 
     fn patience(&self) -> Duration {
@@ -104,19 +112,19 @@ impl Engine for SqliteEngine {
         self.writer.change_tables(Database::reset, false).await
     }
 
-    async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
-        self.writer.run(job).await
+    async fn fetch(&self, keys: &[Key]) -> MetaResult<ReadSet> {
+        self.readers.read(|link| fetch::snapshot(link, keys)).await
     }
 
-    async fn fetch(&self, keys: Vec<Key>) -> MetaResult<ReadSet> {
-        self.readers.read(|link| fetch::snapshot(link, &keys)).await
+    async fn apply(&self, read: &ReadSet, effects: &Effects, _patience: Patience) -> MetaResult<ApplyOutcome> {
+        Ok(hand_over(self, GuardedApply::new(read, effects)).await?.outcome())
     }
 
-    async fn apply(&self, read: &ReadSet, effects: &Effects) -> MetaResult<ApplyOutcome> {
-        Ok(self.run_internal(jobs::GuardedApply::new(read, effects)).await?.outcome())
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        Some(self)
     }
 
-    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<(Edge, Option<Attr>)>> {
+    async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<Found>> {
         self.readers.read(|link| fetch::lookup(link, parent, name)).await
     }
 
@@ -136,7 +144,7 @@ impl Engine for SqliteEngine {
     }
 
     async fn counter_add(&self, counter: Counter, delta: i64) -> MetaResult<i64> {
-        Ok(self.run_internal(jobs::CounterAdd::new(counter, delta)).await?.value())
+        Ok(hand_over(self, CounterAdd::new(counter, delta)).await?.value())
     }
 
     async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>> {
@@ -144,7 +152,7 @@ impl Engine for SqliteEngine {
     }
 
     async fn add_dir_stats(&self, deltas: Vec<(Ino, DirStat)>) -> MetaResult<Vec<Ino>> {
-        Ok(self.run_internal(jobs::AddDirStats::new(deltas)).await?.missing())
+        Ok(hand_over(self, AddDirStats::new(deltas)).await?.missing())
     }
 
     async fn close(&self) {

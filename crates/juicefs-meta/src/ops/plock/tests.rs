@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use juicefs_core::{attr::Attr, ids::SessionId, lock::LockKind};
 
 use super::*;
-use crate::record::{Session, Value};
+use crate::{
+    record::{HolderKey, Session, Value},
+    txn::LockEffect,
+};
 
 const INO: Ino = Ino(7);
 
@@ -24,11 +27,11 @@ fn read(held: &[(LockOwner, Vec<Plock>)], sessions: &[u64]) -> ReadSet {
     let mut read = ReadSet::default();
     read.insert(Key::Node(INO), Some(Value::Node(Attr::default())));
     let held: BTreeMap<_, _> = held.iter().cloned().collect();
-    read.insert(Key::Plocks(INO), (!held.is_empty()).then_some(Value::Plocks(held)));
+    read.insert(Key::Holder(HolderKey::Plocks(INO)), (!held.is_empty()).then_some(Value::Plocks(held)));
     for sid in 0..10 {
         let session = Session { expire_secs: 1, info: bytes::Bytes::new() };
         let there = sessions.contains(&sid).then_some(Value::Session(session));
-        read.insert(Key::Session(SessionId(sid)), there);
+        read.insert(Key::Holder(HolderKey::Session(SessionId(sid))), there);
     }
     read
 }
@@ -51,7 +54,7 @@ fn only_what_overlaps_and_writes_excludes() {
     let (reply, effects) = set(&held, owner(1, 5), lock(LockKind::Write, 12, 13, 3));
     assert_ne!(reply, Requested::Busy);
     let pieces = vec![record(0, 10, 11, 3), record(1, 12, 13, 3), record(0, 14, 19, 3)];
-    assert_eq!(effects, [Effect::PutPlocks(INO, owner(1, 5), pieces)]);
+    assert_eq!(effects, [Effect::Lock(INO, owner(1, 5), LockEffect::PutPlocks(pieces))]);
 }
 
 #[test]
@@ -66,10 +69,10 @@ fn locks_of_a_session_that_is_gone_go() {
     let held = [(owner(3, 5), vec![record(1, 0, 9, 3)]), (owner(3, 6), vec![record(1, 20, 29, 3)])];
     let (reply, effects) = set(&read(&held, &[2]), owner(2, 1), lock(LockKind::Write, 0, 9, 4));
     assert_ne!(reply, Requested::Busy);
-    assert_eq!(effects[0], Effect::DeletePlocks { ino: INO, owner: owner(3, 5), last: false });
+    assert_eq!(effects[0], Effect::Lock(INO, owner(3, 5), LockEffect::DeletePlocks));
     let (_, effects) = set(&read(&held, &[2]), owner(2, 1), lock(LockKind::Write, 0, 29, 4));
-    assert_eq!(effects[0], Effect::DeletePlocks { ino: INO, owner: owner(3, 5), last: true });
-    assert_eq!(effects[1], Effect::DeletePlocks { ino: INO, owner: owner(3, 6), last: true });
+    assert_eq!(effects[0], Effect::Lock(INO, owner(3, 5), LockEffect::DeletePlocks));
+    assert_eq!(effects[1], Effect::Lock(INO, owner(3, 6), LockEffect::DeletePlocks));
     // One that may live keeps everything as it is.
     let mixed = [held[0].clone(), (owner(4, 5), vec![record(1, 5, 5, 3)])];
     assert_eq!(set(&read(&mixed, &[2, 4]), owner(2, 1), lock(LockKind::Write, 0, 9, 4)), (Requested::Busy, vec![]));
@@ -102,7 +105,7 @@ fn unlocking_nothing_is_no_change() {
         };
     assert_eq!(clear(owner(1, 6), 0, 9), []);
     assert_eq!(clear(owner(1, 5), 10, 19), []);
-    assert_eq!(clear(owner(1, 5), 0, 9), [Effect::DeletePlocks { ino: INO, owner: owner(1, 5), last: true }]);
+    assert_eq!(clear(owner(1, 5), 0, 9), [Effect::Lock(INO, owner(1, 5), LockEffect::DeletePlocks)]);
 }
 
 #[test]

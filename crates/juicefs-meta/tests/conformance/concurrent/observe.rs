@@ -6,7 +6,11 @@ use std::{
 };
 
 use juicefs_core::{Ino, Meta, MetaResult, Name, SessionId};
-use juicefs_meta::{Client, engine::Scan, record::Key};
+use juicefs_meta::{
+    Client,
+    engine::Scan,
+    record::{HolderKey, Key},
+};
 
 use super::op::{Aliases, Face, Units, XATTR};
 
@@ -56,13 +60,13 @@ impl Observation {
         inodes.extend(known);
         for (client_no, sid) in sessions.into_iter().enumerate() {
             for (key, _) in client.engine().scan(Scan::Sustained(sid), None, 1000).await? {
-                let Key::Sustained(_, ino) = key else { panic!("{key:?}") };
+                let Key::Holder(HolderKey::Sustained(_, ino)) = key else { panic!("{key:?}") };
                 all.sustained.insert((client_no, ino));
                 inodes.insert(ino);
             }
         }
         let keys = |ino: &Ino| [Key::Node(*ino), Key::Chunk(*ino, 0), Key::Xattr(*ino, xattr_name())];
-        let read = client.engine().fetch(inodes.iter().flat_map(keys).collect()).await?;
+        let read = client.engine().fetch(&inodes.iter().flat_map(keys).collect::<Vec<_>>()).await?;
         for ino in inodes {
             let Some(attr) = read.node(ino) else { continue };
             let units = if attr.is_file() { aliases.shown(read.chunk(ino, 0)) } else { Units::new() };

@@ -8,7 +8,10 @@ use juicefs_core::{
     quota::QuotaSubject,
     tree::{Cloning, Progress, RemovalWatch},
 };
-use juicefs_meta::txn::{Effect, Effects, ReadSet};
+use juicefs_meta::{
+    engine::Patience,
+    txn::{EdgeEffect, Effect, Effects, NodeEffect, ReadSet},
+};
 
 use crate::volume::{Kind, Volume, on_all, root};
 
@@ -36,14 +39,17 @@ fn directories_in_a_circle_stop_every_walk() {
         let mut attr = v.attr(a).await;
         attr.parent = b;
         let list = vec![
-            Effect::UpdateNode(a, attr),
-            Effect::InsertEdge(
+            Effect::Node(a, NodeEffect::Update(attr)),
+            Effect::Edge(
                 b,
                 "a".into(),
-                juicefs_meta::record::Edge { ino: a, kind: juicefs_core::FileType::Directory },
+                EdgeEffect::Insert(juicefs_meta::record::Edge { ino: a, kind: juicefs_core::FileType::Directory }),
             ),
         ];
-        v.engine.apply(&ReadSet::default(), &Effects { list, ..Effects::none() }).await.expect("damaged");
+        v.engine
+            .apply(&ReadSet::default(), &Effects { list, ..Effects::none() }, Patience::Budget)
+            .await
+            .expect("damaged");
         let (cx, client) = (root(), &v.client);
         for ino in [a, b, f] {
             assert_eq!(ends("paths", client.paths(ino, 10)).await.expect("told"), Vec::<Vec<u8>>::new());

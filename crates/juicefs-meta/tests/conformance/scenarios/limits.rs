@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use juicefs_core::{Errno, FileType, Format, Ino, Meta, SliceRecord, meta::FallocateMode};
 use juicefs_meta::{
+    engine::optimistic::Transactor,
     record::{DirStat, Key},
-    txn::{Decision, Effect, Effects, Operation, OperationJob, ReadSet},
+    txn::{AccountEffect, Decision, Effect, Effects, Operation, ReadSet},
 };
 
 use crate::{
@@ -145,7 +146,7 @@ impl Operation for ForgetStat {
 
     fn decide(&self, _read: &ReadSet) -> Decision<()> {
         let mut effects = Effects::none();
-        effects.push(Effect::DeleteDirStat(self.0));
+        effects.push(Effect::Account(AccountEffect::DeleteDirStat(self.0)));
         Decision::Done((), effects)
     }
 }
@@ -158,7 +159,7 @@ fn missing_statistics_are_counted() {
         let f = v.file(d, "f").await;
         v.write(f, 0, 4097).await.expect("written");
         v.client.flush_stats().await.expect("flushed");
-        v.engine.run(OperationJob::new(ForgetStat(d))).await.expect("forgotten");
+        Transactor::new(Arc::clone(&v.engine)).run(ForgetStat(d)).await.expect("forgotten");
         v.client.link(&root(), f, d, b"g").await.expect("linked");
         v.mkdir(d, "sub").await;
         v.client.flush_stats().await.expect("flushed");

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use juicefs_core::{Attr, Errno, Ino, LockKind, LockOwner, LockRange, Meta, RangeLock, SessionId, lock::GiveUp};
 use juicefs_meta::{
     Client,
+    engine::Patience,
     record::Plock,
-    txn::{Effect, Effects, ReadSet},
+    txn::{Effect, Effects, LockEffect, ReadSet},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -214,9 +215,9 @@ fn a_lock_that_its_session_left_behind_does_not_count() {
         let gone = LockOwner { sid: SessionId(77), number: 5 };
         let held = vec![Plock { kind: 1, pid: 3, range: LockRange::ALL }];
         let mut effects = Effects::none();
-        effects.push(Effect::PutFlock(f, gone, Read));
-        effects.push(Effect::PutPlocks(f, gone, held));
-        v.engine.apply(&ReadSet::default(), &effects).await.expect("applied");
+        effects.push(Effect::Lock(f, gone, LockEffect::PutFlock(Read)));
+        effects.push(Effect::Lock(f, gone, LockEffect::PutPlocks(held)));
+        v.engine.apply(&ReadSet::default(), &effects, Patience::Budget).await.expect("applied");
         assert_eq!(v.client.getlk(f, 1, range(Read, 0, 0, 1)).await.expect("asked"), None);
         assert_eq!(try_flock(&v.client, f, 1, Write).await, Ok(()));
         assert_eq!(try_setlk(&v.client, f, 1, range(Read, 0, 0, 1)).await, Ok(()));

@@ -10,8 +10,9 @@ use juicefs_core::{
 };
 use juicefs_meta::{
     AtimeMode, ClientConfig,
+    engine::optimistic::Transactor,
     record::{Counter, Key},
-    txn::{Decision, Effect, Effects, Operation, OperationJob, ReadSet},
+    txn::{AccountEffect, Decision, Effect, Effects, NodeEffect, Operation, ReadSet, VolumeEffect},
 };
 
 use crate::volume::{Kind, Volume, config, format, node, on_all, posix, root, user};
@@ -166,9 +167,9 @@ impl Operation for SetDefaultRule {
         let mut attr = read.node(self.0).expect("a node").clone();
         attr.default_acl = 1;
         let mut effects = Effects::none();
-        effects.push(Effect::PutAcl(1, self.1.clone()));
-        effects.push(Effect::SetCounter(Counter::AclMaxId, 1));
-        effects.push(Effect::UpdateNode(self.0, attr));
+        effects.push(Effect::Volume(VolumeEffect::PutAcl(1, self.1.clone())));
+        effects.push(Effect::Account(AccountEffect::SetCounter(Counter::AclMaxId, 1)));
+        effects.push(Effect::Node(self.0, NodeEffect::Update(attr)));
         Decision::Done((), effects)
     }
 }
@@ -179,7 +180,7 @@ fn default_rules_are_inherited_and_shared() {
         let v = Volume::with_format(kind, &Format { enable_acl: true, ..format(0) }).await;
         let d = v.mkdir(Ino::ROOT, "d").await;
         let rule = AclRule { owner: 7, group: 7, mask: 7, other: 7, users: vec![(9, 6)], groups: vec![] };
-        v.engine.run(OperationJob::new(SetDefaultRule(d, rule))).await.expect("set");
+        Transactor::new(Arc::clone(&v.engine)).run(SetDefaultRule(d, rule)).await.expect("set");
         let client = v.second(config(&v.clock)).await;
         let make = |name: &'static str, kind, mode| {
             let client = Arc::clone(&client);
@@ -201,7 +202,7 @@ fn default_rules_are_inherited_and_shared() {
         assert_eq!(changed.mode, 0o600);
         assert_ne!(changed.access_acl, two.access_acl, "the rule of the other file stays");
         assert_eq!(access(9, 4).await, Err(Errno::EACCES));
-        let rule = client.engine().fetch(vec![Key::Acl(two.access_acl)]).await.expect("fetched");
+        let rule = client.engine().fetch(&[Key::Acl(two.access_acl)]).await.expect("fetched");
         assert_eq!(rule.acl(two.access_acl).map(|rule| rule.mask), Some(6));
     });
 }

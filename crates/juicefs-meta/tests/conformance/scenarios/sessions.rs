@@ -9,9 +9,9 @@ use juicefs_core::{
 };
 use juicefs_meta::{
     Client, ClientConfig,
-    engine::ApplyOutcome,
+    engine::{ApplyOutcome, Patience},
     record::Key,
-    txn::{Effect, Effects, NodePatch},
+    txn::{Effect, Effects, NodeEffect, NodePatch},
 };
 
 use super::liveness::outlive;
@@ -379,21 +379,21 @@ fn an_engine_applies_only_what_a_living_session_wants() {
         let v = Volume::new(kind, 0).await;
         let sid = v.client.sessions().await.expect("listed")[0].sid;
         let f = v.file(Ino::ROOT, "f").await;
-        let read = v.engine.fetch(vec![Key::Node(f)]).await.expect("fetched");
+        let read = v.engine.fetch(&[Key::Node(f)]).await.expect("fetched");
         let patch = |writer| {
-            let list = vec![Effect::PatchNode(f, NodePatch::links(1, None))];
+            let list = vec![Effect::Node(f, NodeEffect::Patch(NodePatch::links(1, None)))];
             Effects { list, writer, narrowed: vec![(f, juicefs_meta::txn::NodeGuard::Exists)], ..Effects::none() }
         };
-        let alive = v.engine.apply(&read, &patch(Some(sid))).await.expect("applied");
+        let alive = v.engine.apply(&read, &patch(Some(sid)), Patience::Budget).await.expect("applied");
         assert!(matches!(alive, ApplyOutcome::Applied(_)));
         v.client.close_session().await.expect("closed");
-        assert_fenced(v.engine.apply(&read, &patch(Some(sid))).await);
+        assert_fenced(v.engine.apply(&read, &patch(Some(sid)), Patience::Budget).await);
         assert_eq!(v.attr(f).await.nlink, 2, "nothing of it was done");
         v.engine
-            .apply(&read, &Effects { writer: Some(sid), ..Effects::none() })
+            .apply(&read, &Effects { writer: Some(sid), ..Effects::none() }, Patience::Budget)
             .await
             .expect("no change needs no session");
-        v.engine.apply(&read, &patch(None)).await.expect("tools have no session");
+        v.engine.apply(&read, &patch(None), Patience::Budget).await.expect("tools have no session");
         assert_eq!(v.attr(f).await.nlink, 3);
     });
 }

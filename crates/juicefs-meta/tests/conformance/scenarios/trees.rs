@@ -435,7 +435,7 @@ fn what_a_dead_client_left_of_a_copy_goes_after_a_day() {
         v.clock.advance(Duration::from_secs(24 * 3600 + 1));
         let freed = v.client.clean_detached(before(&v), 100).await.expect("cleaned");
         outlive(&v.clock, &v.client).await;
-        let read = v.engine.fetch(vec![Key::Node(top)]).await.expect("fetched");
+        let read = v.engine.fetch(&[Key::Node(top)]).await.expect("fetched");
         assert!(read.node(top).is_some());
         for file in freed {
             for slice in v.client.delete_file_data(file).await.expect("deleted") {

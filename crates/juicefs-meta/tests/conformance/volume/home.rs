@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::Kind;
+use crate::toy::ToyEngine;
 
 /// Logical databases of the shared server: enough for one per test that runs at the same time, and many to rest.
 const DATABASES: u32 = 512;
@@ -132,6 +133,7 @@ impl Home {
     pub(crate) fn new(kind: Kind) -> Self {
         match kind {
             Kind::Mem => Self::Mem(Arc::new(MemEngine::new())),
+            Kind::Toy => Self::Foreign(Arc::new(ToyEngine::default())),
             Kind::Sqlite => Self::Sqlite(tempfile::tempdir().expect("a directory")),
             Kind::Redis => Self::Redis(Database::shared()),
             Kind::RedisCluster => Self::Redis(Database::in_cluster()),

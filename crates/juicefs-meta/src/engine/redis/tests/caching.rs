@@ -41,9 +41,13 @@ async fn what_is_known_is_not_asked_for_again_until_it_changes() {
     let server = RedisServer::new();
     let (cached, other) = (caching(&server, "").await, engine(&server));
     let name = Name::from("a");
-    put(&other, vec![Effect::InsertNode(Ino(2), directory(2)), Effect::InsertNode(Ino(3), file())]).await;
+    put(
+        &other,
+        vec![Effect::Node(Ino(2), NodeEffect::Insert(directory(2))), Effect::Node(Ino(3), NodeEffect::Insert(file()))],
+    )
+    .await;
     // Of that, the server may tell a moment later, which would be a change of what is read next.
-    put(&other, vec![Effect::InsertNode(Ino(9), file())]).await;
+    put(&other, vec![Effect::Node(Ino(9), NodeEffect::Insert(file()))]).await;
     soon(|| async {
         get(&cached, Key::Node(Ino(9))).await.is_some()
             && cached.cache.get().is_some_and(|c| c.get(&Key::Node(Ino(9))).is_some())
@@ -67,13 +71,19 @@ async fn what_is_known_is_not_asked_for_again_until_it_changes() {
         assert!(cached.lookup(Ino(2), b"a").await.expect("looked up").is_none());
     }
     assert_eq!(asked(), before);
-    put(&other, vec![Effect::UpdateNode(Ino(3), Attr { length: 7, ..file() })]).await;
+    put(&other, vec![Effect::Node(Ino(3), NodeEffect::Update(Attr { length: 7, ..file() }))]).await;
     soon(|| async { length(&cached, Ino(3)).await == 7 }).await;
-    put(&other, vec![Effect::InsertEdge(Ino(2), name.clone(), edge(3))]).await;
+    put(&other, vec![Effect::Edge(Ino(2), name.clone(), EdgeEffect::Insert(edge(3)))]).await;
     soon(|| async { cached.lookup(Ino(2), b"a").await.expect("looked up").is_some() }).await;
     // Its own changes show at once.
-    put(&cached, vec![Effect::DeleteEdge(Ino(2), name), Effect::UpdateNode(Ino(3), Attr { length: 8, ..file() })])
-        .await;
+    put(
+        &cached,
+        vec![
+            Effect::Edge(Ino(2), name, EdgeEffect::Delete),
+            Effect::Node(Ino(3), NodeEffect::Update(Attr { length: 8, ..file() })),
+        ],
+    )
+    .await;
     assert!(cached.lookup(Ino(2), b"a").await.expect("looked up").is_none());
     assert_eq!(length(&cached, Ino(3)).await, 8);
     cached.close().await;
@@ -86,7 +96,7 @@ async fn no_change_is_missed() {
     let server = RedisServer::new();
     let (cached, other) = (caching(&server, "").await, Arc::new(engine(&server)));
     let node = Ino(3);
-    put(&other, vec![Effect::InsertNode(node, file())]).await;
+    put(&other, vec![Effect::Node(node, NodeEffect::Insert(file()))]).await;
     let (done, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut readers = Vec::new();
     for _ in 0..4 {
@@ -100,7 +110,7 @@ async fn no_change_is_missed() {
         }));
     }
     for length in 1..=CHANGES {
-        put(&other, vec![Effect::UpdateNode(node, Attr { length, ..file() })]).await;
+        put(&other, vec![Effect::Node(node, NodeEffect::Update(Attr { length, ..file() }))]).await;
         if length % 64 == 0 {
             soon(|| async { self::length(&cached, node).await == length }).await;
         }
@@ -118,11 +128,11 @@ async fn no_change_is_missed() {
 async fn nothing_is_believed_of_a_server_that_is_gone() {
     let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let (cached, other) = (caching(&server, "").await, engine(&server));
-    put(&other, vec![Effect::InsertNode(Ino(3), file())]).await;
+    put(&other, vec![Effect::Node(Ino(3), NodeEffect::Insert(file()))]).await;
     assert_eq!(length(&cached, Ino(3)).await, 0);
     server.kill();
     server.restart();
-    put(&other, vec![Effect::UpdateNode(Ino(3), Attr { length: 7, ..file() })]).await;
+    put(&other, vec![Effect::Node(Ino(3), NodeEffect::Update(Attr { length: 7, ..file() }))]).await;
     assert_eq!(length(&cached, Ino(3)).await, 7);
     cached.close().await;
 }
@@ -131,12 +141,15 @@ async fn nothing_is_believed_of_a_server_that_is_gone() {
 async fn the_first_nodes_are_read_ahead() {
     let server = RedisServer::new();
     let other = engine(&server);
-    let mut tree = vec![Effect::InsertNode(Ino::ROOT, directory(3)), Effect::InsertNode(Ino(2), directory(2))];
+    let mut tree = vec![
+        Effect::Node(Ino::ROOT, NodeEffect::Insert(directory(3))),
+        Effect::Node(Ino(2), NodeEffect::Insert(directory(2))),
+    ];
     let below = Edge { ino: Ino(2), kind: FileType::Directory };
-    tree.push(Effect::InsertEdge(Ino::ROOT, Name::from("below"), below));
+    tree.push(Effect::Edge(Ino::ROOT, Name::from("below"), EdgeEffect::Insert(below)));
     for ino in 10..20 {
-        tree.push(Effect::InsertNode(Ino(ino), file()));
-        tree.push(Effect::InsertEdge(Ino(2), Name::from(format!("f{ino}").as_str()), edge(ino)));
+        tree.push(Effect::Node(Ino(ino), NodeEffect::Insert(file())));
+        tree.push(Effect::Edge(Ino(2), Name::from(format!("f{ino}").as_str()), EdgeEffect::Insert(edge(ino))));
     }
     put(&other, tree).await;
     let cached = caching(&server, "&client-cache-preload=1000").await;

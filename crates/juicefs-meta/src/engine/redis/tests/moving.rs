@@ -7,6 +7,7 @@ use juicefs_testkit::redis::{RedisCluster, SlotMove};
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::*;
+use crate::txn::LockEffect;
 
 /// Long enough for what can be done to be done.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -45,9 +46,9 @@ impl Moving {
     /// Applies effects beside the test.
     fn change(&self, list: Vec<Effect>) -> JoinHandle<ApplyOutcome> {
         let engine = Arc::clone(&self.engine);
-        tokio::spawn(
-            async move { engine.apply(&ReadSet::default(), &effects(list)).await.expect("applied in the end") },
-        )
+        tokio::spawn(async move {
+            engine.apply(&ReadSet::default(), &effects(list), Patience::Budget).await.expect("applied in the end")
+        })
     }
 }
 
@@ -60,10 +61,10 @@ async fn a_change_is_not_torn() {
     put(
         &moving.engine,
         vec![
-            Effect::InsertNode(Ino(2), directory(2)),
-            Effect::InsertEdge(Ino(2), Name::from("a"), edge(3)),
-            Effect::AppendSlices(Ino(3), 0, vec![record(1)]),
-            Effect::AddParent(Ino(3), Ino(2), 1),
+            Effect::Node(Ino(2), NodeEffect::Insert(directory(2))),
+            Effect::Edge(Ino(2), Name::from("a"), EdgeEffect::Insert(edge(3))),
+            Effect::Chunk(Ino(3), 0, ChunkEffect::Append(vec![record(1)])),
+            Effect::Node(Ino(3), NodeEffect::AddParent(Ino(2), 1)),
         ],
     )
     .await;
@@ -71,11 +72,14 @@ async fn a_change_is_not_torn() {
     // Each takes the last of what there is, and puts something in its place.
     let changes = [
         moving.change(vec![
-            Effect::DeleteEdge(Ino(2), Name::from("a")),
-            Effect::InsertEdge(Ino(2), Name::from("b"), edge(3)),
+            Effect::Edge(Ino(2), Name::from("a"), EdgeEffect::Delete),
+            Effect::Edge(Ino(2), Name::from("b"), EdgeEffect::Insert(edge(3))),
         ]),
-        moving.change(vec![Effect::PutChunk(Ino(3), 0, vec![record(2)])]),
-        moving.change(vec![Effect::AddParent(Ino(3), Ino(2), -1), Effect::AddParent(Ino(3), Ino(5), 1)]),
+        moving.change(vec![Effect::Chunk(Ino(3), 0, ChunkEffect::Put(vec![record(2)]))]),
+        moving.change(vec![
+            Effect::Node(Ino(3), NodeEffect::AddParent(Ino(2), -1)),
+            Effect::Node(Ino(3), NodeEffect::AddParent(Ino(5), 1)),
+        ]),
     ];
     sleep(MOMENT).await;
     assert!(changes.iter().all(|change| !change.is_finished()), "{changes:?}");
@@ -98,21 +102,24 @@ async fn a_change_is_not_torn() {
 async fn what_is_on_either_node_is_found() {
     let moving = Moving::new();
     let record = SliceRecord { pos: 0, id: SliceId(7), size: 4096, off: 0, len: 4096 };
-    let mut list = vec![Effect::InsertNode(Ino(2), directory(2)), Effect::InsertNode(Ino(3), file())];
-    list.push(Effect::InsertEdge(Ino(2), Name::from("a"), edge(3)));
-    list.extend((0..20).map(|index| Effect::AppendSlices(Ino(3), 2 * index, vec![record])));
+    let mut list =
+        vec![Effect::Node(Ino(2), NodeEffect::Insert(directory(2))), Effect::Node(Ino(3), NodeEffect::Insert(file()))];
+    list.push(Effect::Edge(Ino(2), Name::from("a"), EdgeEffect::Insert(edge(3))));
+    list.extend((0..20).map(|index| Effect::Chunk(Ino(3), 2 * index, ChunkEffect::Append(vec![record]))));
     put(&moving.engine, list).await;
     let slot = moving.begin();
     // The entry is on the new node, the inode still on the old one; likewise half of the chunks.
     moving.move_key("{7}d2");
     (0..10).for_each(|index| moving.move_key(&format!("{{7}}c3_{}", 2 * index)));
     let found = moving.engine.lookup(Ino(2), b"a").await.expect("looked up");
-    assert_eq!(found, Some((edge(3), Some(file()))));
+    assert_eq!(found, Some(Found { edge: edge(3), attr: Some(file()), stored: None }));
     assert_eq!(moving.engine.lookup(Ino(2), b"b").await.expect("looked up"), None);
     let there = get(&moving.engine, Key::ChunkIndexes(Ino(3), 0, 100)).await;
     assert_eq!(there, Some(Value::ChunkIndexes((0..20).map(|index| 2 * index).collect())));
-    let of_file = Scan::Chunks { ino: Ino(3), length: 40 << 26 };
-    assert_eq!(moving.engine.scan(of_file, None, 100).await.expect("scanned").len(), 20);
+    assert_eq!(moving.engine.chunk_indexes(Ino(3), 0, 41, 100).await.expect("found").len(), 20);
+    let lists: Vec<_> = (0..41).map(|index| Key::Chunk(Ino(3), index)).collect();
+    let read = moving.engine.fetch(&lists).await.expect("fetched");
+    assert_eq!(read.iter().filter(|(_, list)| list.is_some()).count(), 20);
     let page = moving.engine.readdir(Ino(2), None, false, 100).await.expect("listed");
     assert_eq!(page.entries.len(), 1);
     // A walk through all keys of a node waits until they are in one place.
@@ -129,10 +136,10 @@ async fn the_locks_of_a_session_are_removed_wherever_they_are() {
     let moving = Moving::new();
     let owner = |sid| LockOwner { sid: SessionId(sid), number: 1 };
     let session = Session { expire_secs: 10, info: Bytes::new() };
-    let mut list = vec![Effect::PutSession(SessionId(4), session)];
+    let mut list = vec![Effect::Session(SessionId(4), SessionEffect::Put(session))];
     for ino in 10..15 {
-        list.push(Effect::PutFlock(Ino(ino), owner(4), LockKind::Read));
-        list.push(Effect::PutFlock(Ino(ino), owner(5), LockKind::Read));
+        list.push(Effect::Lock(Ino(ino), owner(4), LockEffect::PutFlock(LockKind::Read)));
+        list.push(Effect::Lock(Ino(ino), owner(5), LockEffect::PutFlock(LockKind::Read)));
     }
     put(&moving.engine, list).await;
     let (at, _) = moving.nodes();
@@ -142,14 +149,17 @@ async fn the_locks_of_a_session_are_removed_wherever_they_are() {
     wire.call(&["SET", "{7}nextinode", "100"]);
     let slot = moving.begin();
     moving.move_key("{7}lockf11");
-    let change = moving.change(vec![Effect::DeleteSession(SessionId(4)), Effect::DeleteLocks(SessionId(4))]);
+    let change = moving.change(vec![
+        Effect::Session(SessionId(4), SessionEffect::Delete),
+        Effect::Session(SessionId(4), SessionEffect::DeleteLocks),
+    ]);
     sleep(MOMENT).await;
     assert!(!change.is_finished());
     slot.finish();
     assert!(matches!(change.await.expect("no panic"), ApplyOutcome::Applied(_)));
     for ino in 10..15 {
         let held = Value::Flocks(BTreeMap::from([(owner(5), LockKind::Read)]));
-        assert_eq!(get(&moving.engine, Key::Flocks(Ino(ino))).await, Some(held), "{ino}");
+        assert_eq!(get(&moving.engine, Key::Holder(HolderKey::Flocks(Ino(ino)))).await, Some(held), "{ino}");
     }
     let mut wire = moving.cluster.nodes()[moving.nodes().0].wire(0);
     assert_eq!(wire.call(&["EXISTS", "{7}locked4"]).int(), 0);
@@ -162,7 +172,8 @@ async fn a_listing_goes_on_where_the_directory_has_gone() {
     const COUNT: u64 = 20_000;
     let moving = Moving::new();
     for from in (0..COUNT).step_by(1000) {
-        let entry = |n| Effect::InsertEdge(Ino(2), Name::new(format!("name-{n}").as_bytes()), edge(n + 10));
+        let entry =
+            |n| Effect::Edge(Ino(2), Name::new(format!("name-{n}").as_bytes()), EdgeEffect::Insert(edge(n + 10)));
         put(&moving.engine, (from..from + 1000).map(entry).collect()).await;
     }
     let mut names = BTreeSet::new();

@@ -2,7 +2,8 @@
 
 use juicefs_core::{
     error::MetaError,
-    ids::Ino,
+    ids::{ChunkIndex, Ino, Name, SessionId},
+    lock::LockOwner,
     quota::QuotaSubject,
     slice::{SLICE_RECORD_BYTES, SliceRecord},
 };
@@ -20,186 +21,196 @@ use crate::{
             rows::{self, signed},
         },
     },
-    record::Counter,
-    txn::{Applied, Effect, NodePatch},
+    record::{Counter, Edge},
+    txn::{
+        AccountEffect, Applied, ChunkEffect, EdgeEffect, Effect, LockEffect, NodeEffect, NodePatch, SessionEffect,
+        SliceEffect, VolumeEffect,
+    },
 };
 
 /// Writes effects in their order. A fault leaves some of them written: the transaction must not commit.
 pub(super) fn effects(link: &Link, list: &[Effect]) -> Result<Applied, Fault> {
     let mut applied = Applied::default();
     for effect in list {
-        match effect {
-            Effect::AppendSlices(ino, index, records) => {
-                let list = SliceRecord::encode_list(records);
-                let length = link
-                    .one(Statement::AppendSlices, params![signed(ino.0), index, list], |row| int(row, 0))?
-                    .unwrap_or_default();
-                applied.appended.push(usize::try_from(length).unwrap_or(0) / SLICE_RECORD_BYTES);
-            }
-            other => one(link, other)?,
+        let changed = match effect {
+            Effect::Node(ino, effect) => node(link, *ino, effect)?,
+            Effect::Edge(parent, name, effect) => edge(link, *parent, name, *effect)?,
+            Effect::Chunk(ino, index, effect) => chunk(link, (*ino, *index), effect, &mut applied)?,
+            Effect::Slice(effect) => slice(link, effect)?,
+            Effect::Account(effect) => account(link, effect)?,
+            Effect::Session(sid, effect) => session(link, *sid, effect)?,
+            Effect::Lock(ino, owner, effect) => lock(link, *ino, *owner, effect)?,
+            Effect::Volume(effect) => volume(link, effect)?,
+        };
+        if changed != 1 && changes_what_is_there(effect) {
+            let why = "what it changes is not there".to_owned();
+            return Err(Fault::Record(MetaError::Corrupt { what: format!("{effect:?}"), why }));
         }
     }
     Ok(applied)
 }
 
-/// An effect that does not fit what is stored: nothing of its transaction may stay.
-fn misfit(effect: &Effect) -> Fault {
-    Fault::Record(MetaError::Corrupt { what: format!("{effect:?}"), why: "what it changes is not there".to_owned() })
+/// Whether an effect fits only where it changes one row. When it does not fit, nothing of its transaction may stay.
+fn changes_what_is_there(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Node(_, NodeEffect::Update(_) | NodeEffect::Patch(_))
+            | Effect::Edge(_, _, EdgeEffect::Update(_))
+            | Effect::Chunk(_, _, ChunkEffect::ReplaceHead(..))
+    )
 }
 
-fn must_change(changed: usize, effect: &Effect) -> Result<(), Fault> {
-    if changed == 1 { Ok(()) } else { Err(misfit(effect)) }
-}
+// Each of the following returns how many rows its last statement changed.
 
-fn one(link: &Link, effect: &Effect) -> Result<(), Fault> {
+fn node(link: &Link, ino: Ino, effect: &NodeEffect) -> Result<usize, Fault> {
+    let number = signed(ino.0);
     match effect {
-        Effect::InsertNode(ino, attr) => {
-            link.execute(Statement::InsertNode, rows::encode_node(*ino, attr))?;
+        NodeEffect::Insert(attr) => link.execute(Statement::InsertNode, rows::encode_node(ino, attr)),
+        NodeEffect::Update(attr) => link.execute(Statement::UpdateNode, rows::encode_node(ino, attr)),
+        NodeEffect::Patch(patch) => patch_node(link, ino, *patch),
+        NodeEffect::Delete => link.execute(Statement::DeleteNode, [number]),
+        NodeEffect::PutSymlink(target) => link.execute(Statement::PutSymlink, params![number, &target[..]]),
+        NodeEffect::DeleteSymlink => link.execute(Statement::DeleteSymlink, [number]),
+        NodeEffect::PutXattr(name, value) => {
+            link.execute(Statement::PutXattr, params![number, text(name.as_bytes()), &value[..]])
         }
-        Effect::UpdateNode(ino, attr) => {
-            let changed = link.execute(Statement::UpdateNode, rows::encode_node(*ino, attr))?;
-            must_change(changed, effect)?;
+        NodeEffect::DeleteXattr(name) => link.execute(Statement::DeleteXattr, params![number, text(name.as_bytes())]),
+        NodeEffect::DeleteXattrs => link.execute(Statement::DeleteXattrs, [number]),
+        // Parents are derived from entries.
+        NodeEffect::AddParent(..) | NodeEffect::DeleteParents => Ok(0),
+        NodeEffect::PutDetached(made_secs) => link.execute(Statement::PutDetached, [number, *made_secs]),
+        NodeEffect::DeleteDetached => link.execute(Statement::DeleteDetached, [number]),
+    }
+}
+
+fn edge(link: &Link, parent: Ino, name: &Name, effect: EdgeEffect) -> Result<usize, Fault> {
+    let (parent, name) = (signed(parent.0), name.as_bytes());
+    let values = |edge: Edge| (parent, name, signed(edge.ino.0), edge.kind as u8);
+    match effect {
+        EdgeEffect::Insert(edge) => link.execute(Statement::InsertEdge, values(edge)),
+        EdgeEffect::Update(edge) => link.execute(Statement::UpdateEdge, values(edge)),
+        EdgeEffect::Delete => link.execute(Statement::DeleteEdge, params![parent, name]),
+    }
+}
+
+fn chunk(
+    link: &Link,
+    (ino, index): (Ino, ChunkIndex),
+    effect: &ChunkEffect,
+    applied: &mut Applied,
+) -> Result<usize, Fault> {
+    let ino = signed(ino.0);
+    match effect {
+        ChunkEffect::Append(records) => {
+            let list = SliceRecord::encode_list(records);
+            let length = link.one(Statement::AppendSlices, params![ino, index, list], |row| int(row, 0))?;
+            applied.appended.push(usize::try_from(length.unwrap_or(0)).unwrap_or(0) / SLICE_RECORD_BYTES);
+            Ok(1)
         }
-        Effect::PatchNode(ino, patch) => must_change(patch_node(link, *ino, *patch)?, effect)?,
-        Effect::DeleteNode(ino) => drop(link.execute(Statement::DeleteNode, [signed(ino.0)])?),
-        Effect::InsertEdge(parent, name, edge) => {
-            let params = params![signed(parent.0), name.as_bytes(), signed(edge.ino.0), edge.kind as u8];
-            link.execute(Statement::InsertEdge, params)?;
-        }
-        Effect::UpdateEdge(parent, name, edge) => {
-            let params = params![signed(parent.0), name.as_bytes(), signed(edge.ino.0), edge.kind as u8];
-            must_change(link.execute(Statement::UpdateEdge, params)?, effect)?;
-        }
-        Effect::DeleteEdge(parent, name) => {
-            link.execute(Statement::DeleteEdge, params![signed(parent.0), name.as_bytes()])?;
-        }
-        Effect::PutSymlink(ino, target) => {
-            link.execute(Statement::PutSymlink, params![signed(ino.0), &target[..]])?;
-        }
-        Effect::DeleteSymlink(ino) => drop(link.execute(Statement::DeleteSymlink, [signed(ino.0)])?),
-        Effect::PutXattr(ino, name, value) => {
-            link.execute(Statement::PutXattr, params![signed(ino.0), text(name.as_bytes()), &value[..]])?;
-        }
-        Effect::DeleteXattr(ino, name) => {
-            link.execute(Statement::DeleteXattr, params![signed(ino.0), text(name.as_bytes())])?;
-        }
-        Effect::DeleteXattrs(ino) => drop(link.execute(Statement::DeleteXattrs, [signed(ino.0)])?),
-        Effect::ReplaceHead(ino, index, count, records) => {
+        ChunkEffect::ReplaceHead(count, records) => {
             let head = SliceRecord::encode_list(records);
             // Positions in SQL begin with 1.
             let behind = i64::try_from(count * SLICE_RECORD_BYTES).unwrap_or(i64::MAX).saturating_add(1);
-            must_change(link.execute(Statement::ReplaceHead, params![signed(ino.0), index, head, behind])?, effect)?;
+            link.execute(Statement::ReplaceHead, params![ino, index, head, behind])
         }
-        Effect::PutChunk(ino, index, records) if !records.is_empty() => {
-            let list = SliceRecord::encode_list(records);
-            link.execute(Statement::PutChunk, params![signed(ino.0), index, list])?;
+        ChunkEffect::Put(records) if !records.is_empty() => {
+            link.execute(Statement::PutChunk, params![ino, index, SliceRecord::encode_list(records)])
         }
-        Effect::PutChunk(ino, index, _) | Effect::DeleteChunk(ino, index) => {
-            link.execute(Statement::DeleteChunk, params![signed(ino.0), index])?;
-        }
-        Effect::InsertSliceRef(slice) => {
-            link.execute(Statement::InsertSliceRef, params![signed(slice.id.0), slice.size, 1])?;
-        }
-        Effect::PutGarbageSlice(slice) => {
-            link.execute(Statement::InsertSliceRef, params![signed(slice.id.0), slice.size, 0])?;
-        }
-        Effect::AddSliceRef(slice, delta) => {
-            // A slice without a row was never counted, by a client of long ago: there is nothing to add to.
-            link.execute(Statement::AddSliceRef, params![signed(slice.id.0), slice.size, delta])?;
-        }
-        Effect::DeleteSliceRef(slice) => drop(link.execute(Statement::DeleteSliceRef, [signed(slice.id.0)])?),
-        // Parents are derived from entries.
-        Effect::AddParent(..) | Effect::DeleteParents(_) => {}
-        other => upkeep(link, other)?,
+        ChunkEffect::Put(_) | ChunkEffect::Delete => link.execute(Statement::DeleteChunk, params![ino, index]),
     }
-    Ok(())
 }
 
-/// The effects of sessions, statistics and background work.
-fn upkeep(link: &Link, effect: &Effect) -> Result<(), Fault> {
+fn slice(link: &Link, effect: &SliceEffect) -> Result<usize, Fault> {
     match effect {
-        Effect::PutDirStat(ino, stat) => {
-            let params = [signed(ino.0), stat.length, stat.space, stat.inodes];
-            link.execute(Statement::PutDirStat, params)?;
+        SliceEffect::InsertRef(slice) => {
+            link.execute(Statement::InsertSliceRef, params![signed(slice.id.0), slice.size, 1])
         }
-        Effect::DeleteDirStat(ino) => drop(link.execute(Statement::DeleteDirStat, [signed(ino.0)])?),
-        Effect::DeleteAllDirStats => drop(link.execute(Statement::DeleteAllDirStats, [])?),
-        Effect::PutQuota(subject, quota) => {
-            let values = [quota.max_space, quota.max_inodes, quota.used_space, quota.used_inodes];
-            let [a, b, c, d] = values;
+        SliceEffect::PutGarbage(slice) => {
+            link.execute(Statement::InsertSliceRef, params![signed(slice.id.0), slice.size, 0])
+        }
+        // A slice without a row was never counted, by a client of long ago: there is nothing to add to.
+        SliceEffect::AddRef(slice, delta) => {
+            link.execute(Statement::AddSliceRef, params![signed(slice.id.0), slice.size, delta])
+        }
+        SliceEffect::DeleteRef(slice) => link.execute(Statement::DeleteSliceRef, [signed(slice.id.0)]),
+        SliceEffect::PutDelayed(id, held) => {
+            let list = binary::encode_slice_keys(&held.slices);
+            link.execute(Statement::PutDelaySlices, params![signed(id.0), held.since_secs, list])
+        }
+        SliceEffect::DeleteDelayed(id, _) => link.execute(Statement::DeleteDelaySlices, [signed(id.0)]),
+        SliceEffect::PutDelFile(ino, file) => {
+            link.execute(Statement::PutDelFile, [signed(ino.0), signed(file.length), file.removed_secs])
+        }
+        SliceEffect::DeleteDelFile(ino, _) => link.execute(Statement::DeleteDelFile, [signed(ino.0)]),
+    }
+}
+
+fn account(link: &Link, effect: &AccountEffect) -> Result<usize, Fault> {
+    match effect {
+        AccountEffect::PutDirStat(ino, stat) => {
+            link.execute(Statement::PutDirStat, [signed(ino.0), stat.length, stat.space, stat.inodes])
+        }
+        AccountEffect::DeleteDirStat(ino) => link.execute(Statement::DeleteDirStat, [signed(ino.0)]),
+        AccountEffect::DeleteAllDirStats => link.execute(Statement::DeleteAllDirStats, []),
+        AccountEffect::PutQuota(subject, quota) => {
+            let [a, b, c, d] = [quota.max_space, quota.max_inodes, quota.used_space, quota.used_inodes];
             match (subject, rows::quota_place(*subject)) {
-                (QuotaSubject::Dir(_), (_, ino)) => link.execute(Statement::PutDirQuota, [ino, a, b, c, d])?,
-                (_, (kind, id)) => link.execute(Statement::PutUserGroupQuota, [kind, id, a, b, c, d])?,
-            };
-        }
-        Effect::AddQuotaUsage(subject, delta) => {
-            match (subject, rows::quota_place(*subject)) {
-                (QuotaSubject::Dir(_), (_, ino)) => {
-                    link.execute(Statement::AddDirQuota, [ino, delta.space, delta.inodes])?
-                }
-                (_, (kind, id)) => link.execute(Statement::AddUserGroupQuota, [kind, id, delta.space, delta.inodes])?,
-            };
-        }
-        Effect::DeleteDirQuota(ino) => drop(link.execute(Statement::DeleteDirQuota, [signed(ino.0)])?),
-        Effect::DeleteAllUserGroupQuotas => drop(link.execute(Statement::DeleteAllUserGroupQuotas, [])?),
-        Effect::PutAcl(id, rule) => {
-            let ([owner, group, mask, other], users, groups) = rows::encode_acl(rule);
-            link.execute(Statement::PutAcl, params![id, owner, group, mask, other, users, groups])?;
-        }
-        Effect::PutSession(sid, session) => {
-            let params = params![signed(sid.0), session.expire_secs, &session.info[..]];
-            link.execute(Statement::PutSession, params)?;
-        }
-        Effect::DeleteSession(sid) => {
-            link.execute(Statement::DeleteSession, [signed(sid.0)])?;
-            if link.statements.schema().has(Table::LegacySession) {
-                link.execute(Statement::DeleteLegacySession, [signed(sid.0)])?;
+                (QuotaSubject::Dir(_), (_, ino)) => link.execute(Statement::PutDirQuota, [ino, a, b, c, d]),
+                (_, (kind, id)) => link.execute(Statement::PutUserGroupQuota, [kind, id, a, b, c, d]),
             }
         }
-        Effect::DeleteLocks(sid) => {
-            link.execute(Statement::DeleteFlocks, [signed(sid.0)])?;
-            link.execute(Statement::DeletePlocks, [signed(sid.0)])?;
-        }
-        Effect::PutFlock(ino, owner, kind) => {
-            let params = [signed(ino.0), signed(owner.sid.0), signed(owner.number), rows::encode_flock(*kind)];
-            link.execute(Statement::PutFlock, params)?;
-        }
-        Effect::DeleteFlock { ino, owner, .. } => {
-            link.execute(Statement::DeleteFlock, [signed(ino.0), signed(owner.sid.0), signed(owner.number)])?;
-        }
-        Effect::PutPlocks(ino, owner, held) => {
-            let held = binary::encode_plocks(held);
-            let params = params![signed(ino.0), signed(owner.sid.0), signed(owner.number), held];
-            link.execute(Statement::PutPlocks, params)?;
-        }
-        Effect::DeletePlocks { ino, owner, .. } => {
-            link.execute(Statement::DeletePlock, [signed(ino.0), signed(owner.sid.0), signed(owner.number)])?;
-        }
-        Effect::PutSustained(sid, ino) => {
-            link.execute(Statement::PutSustained, [signed(sid.0), signed(ino.0)])?;
-        }
-        Effect::DeleteSustained(sid, ino) => {
-            link.execute(Statement::DeleteSustained, [signed(sid.0), signed(ino.0)])?;
-        }
-        Effect::PutDelFile(ino, file) => {
-            link.execute(Statement::PutDelFile, [signed(ino.0), signed(file.length), file.removed_secs])?;
-        }
-        Effect::DeleteDelFile(ino, _) => drop(link.execute(Statement::DeleteDelFile, [signed(ino.0)])?),
-        Effect::PutDelaySlices(id, held) => {
-            let list = binary::encode_slice_keys(&held.slices);
-            link.execute(Statement::PutDelaySlices, params![signed(id.0), held.since_secs, list])?;
-        }
-        Effect::DeleteDelaySlices(id, _) => drop(link.execute(Statement::DeleteDelaySlices, [signed(id.0)])?),
-        Effect::PutDetached(ino, made_secs) => {
-            link.execute(Statement::PutDetached, [signed(ino.0), *made_secs])?;
-        }
-        Effect::DeleteDetached(ino) => drop(link.execute(Statement::DeleteDetached, [signed(ino.0)])?),
-        Effect::SetCounter(counter, value) => set_counter(link, *counter, *value)?,
-        Effect::AddCounter(counter, delta) => add_counter(link, *counter, *delta)?,
-        Effect::PutSetting(json) => drop(link.execute(Statement::PutSetting, [text(json)])?),
-        _ => unreachable!("invariant: the other effects are written above"),
+        AccountEffect::AddUsage(subject, delta) => match (subject, rows::quota_place(*subject)) {
+            (QuotaSubject::Dir(_), (_, ino)) => link.execute(Statement::AddDirQuota, [ino, delta.space, delta.inodes]),
+            (_, (kind, id)) => link.execute(Statement::AddUserGroupQuota, [kind, id, delta.space, delta.inodes]),
+        },
+        AccountEffect::DeleteDirQuota(ino) => link.execute(Statement::DeleteDirQuota, [signed(ino.0)]),
+        AccountEffect::DeleteAllUserGroupQuotas => link.execute(Statement::DeleteAllUserGroupQuotas, []),
+        AccountEffect::SetCounter(counter, value) => set_counter(link, *counter, *value),
+        AccountEffect::AddCounter(counter, delta) => add_counter(link, *counter, *delta),
     }
-    Ok(())
+}
+
+fn session(link: &Link, sid: SessionId, effect: &SessionEffect) -> Result<usize, Fault> {
+    let number = signed(sid.0);
+    match effect {
+        SessionEffect::Put(session) => {
+            link.execute(Statement::PutSession, params![number, session.expire_secs, &session.info[..]])
+        }
+        SessionEffect::Delete => {
+            if link.statements.schema().has(Table::LegacySession) {
+                link.execute(Statement::DeleteLegacySession, [number])?;
+            }
+            link.execute(Statement::DeleteSession, [number])
+        }
+        SessionEffect::DeleteLocks => {
+            link.execute(Statement::DeleteFlocks, [number])?;
+            link.execute(Statement::DeletePlocks, [number])
+        }
+        SessionEffect::Sustain(ino) => link.execute(Statement::PutSustained, [number, signed(ino.0)]),
+        SessionEffect::Release(ino) => link.execute(Statement::DeleteSustained, [number, signed(ino.0)]),
+    }
+}
+
+fn lock(link: &Link, ino: Ino, owner: LockOwner, effect: &LockEffect) -> Result<usize, Fault> {
+    let [ino, sid, number] = [signed(ino.0), signed(owner.sid.0), signed(owner.number)];
+    match effect {
+        LockEffect::PutFlock(kind) => link.execute(Statement::PutFlock, [ino, sid, number, rows::encode_flock(*kind)]),
+        LockEffect::DeleteFlock => link.execute(Statement::DeleteFlock, [ino, sid, number]),
+        LockEffect::PutPlocks(held) => {
+            link.execute(Statement::PutPlocks, params![ino, sid, number, binary::encode_plocks(held)])
+        }
+        LockEffect::DeletePlocks => link.execute(Statement::DeletePlock, [ino, sid, number]),
+    }
+}
+
+fn volume(link: &Link, effect: &VolumeEffect) -> Result<usize, Fault> {
+    match effect {
+        VolumeEffect::PutAcl(id, rule) => {
+            let ([owner, group, mask, other], users, groups) = rows::encode_acl(rule);
+            link.execute(Statement::PutAcl, params![id, owner, group, mask, other, users, groups])
+        }
+        VolumeEffect::PutSetting(json) => link.execute(Statement::PutSetting, [text(json)]),
+    }
 }
 
 /// What a patch means is written once, for all engines: the row is read, patched and written.
@@ -209,22 +220,20 @@ fn patch_node(link: &Link, ino: Ino, patch: NodePatch) -> Result<usize, Fault> {
     link.execute(Statement::UpdateNode, rows::encode_node(ino, &attr))
 }
 
-fn set_counter(link: &Link, counter: Counter, value: i64) -> Result<(), Fault> {
+fn set_counter(link: &Link, counter: Counter, value: i64) -> Result<usize, Fault> {
     if let Some(name) = rows::counter_name(counter) {
-        link.execute(Statement::SetCounter, params![name, value])?;
-        return Ok(());
+        return link.execute(Statement::SetCounter, params![name, value]);
     }
     let table = link.statements.schema().table_name(Table::Acl);
-    if link.execute(Statement::SetSequence, params![table, value])? == 0 {
-        link.execute(Statement::InsertSequence, params![table, value])?;
+    match link.execute(Statement::SetSequence, params![table, value])? {
+        0 => link.execute(Statement::InsertSequence, params![table, value]),
+        changed => Ok(changed),
     }
-    Ok(())
 }
 
-fn add_counter(link: &Link, counter: Counter, delta: i64) -> Result<(), Fault> {
+fn add_counter(link: &Link, counter: Counter, delta: i64) -> Result<usize, Fault> {
     if let Some(name) = rows::counter_name(counter) {
-        link.execute(Statement::AddCounter, params![name, delta])?;
-        return Ok(());
+        return link.execute(Statement::AddCounter, params![name, delta]);
     }
     let table = link.statements.schema().table_name(Table::Acl);
     let last = link.one(Statement::GetSequence, [table], |row| int(row, 0))?.unwrap_or(0);

@@ -2,7 +2,7 @@
 //!
 //! A commit only appends to the log. When the log has grown by some pages, this thread copies them (`PASSIVE`: nobody
 //! waits). The log starts over once a commit finds it copied whole, which under a steady load never happens by itself: past a
-//! limit the last pages are copied while jobs are held back for a moment. When nothing is written for a while, all of it is
+//! limit the last pages are copied while operations are held back for a moment. When nothing is written for a while, all of it is
 //! copied and a large log is cut.
 
 use std::{
@@ -26,11 +26,11 @@ use super::{
 
 /// Pages of the log after which copying starts, and after which it starts again.
 const STEP_PAGES: u32 = 1000;
-/// Pages after which jobs are held back for the last piece: 32 MiB.
+/// Pages after which operations are held back for the last piece: 32 MiB.
 const LIMIT_PAGES: u32 = 8192;
 /// A log longer than this is cut when nothing is written: 4 MiB.
 const KEPT_PAGES: u32 = 1024;
-/// Longest that jobs are held back for the last piece.
+/// Longest that operations are held back for the last piece.
 const COPY_REST: Duration = Duration::from_millis(200);
 /// So long without a commit is called idle.
 const IDLE: Duration = Duration::from_secs(2);
@@ -207,7 +207,7 @@ impl Work {
         }
     }
 
-    /// Copies what the log has, without anybody waiting; past the limit, with jobs held back for the rest. The next call
+    /// Copies what the log has, without anybody waiting; past the limit, with operations held back for the rest. The next call
     /// comes some pages later, or when the log has started over.
     fn copy(&mut self) -> Result<(), Fault> {
         let outcome = self.checkpoint("PASSIVE").and_then(|Copied { length, copied, .. }| {

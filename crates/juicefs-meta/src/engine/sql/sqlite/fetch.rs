@@ -18,7 +18,7 @@ use rusqlite::{
 
 use super::link::{Fault, Link, bytes, int};
 use crate::{
-    engine::Scan,
+    engine::{Found, Scan},
     layout::{
         binary,
         sql::{
@@ -26,7 +26,10 @@ use crate::{
             rows::{self, NodeRow, signed},
         },
     },
-    record::{CHUNKS_AT_ONCE, Counter, DelFile, DelaySlices, DirStat, Edge, Key, Session, Value},
+    record::{
+        AccountKey, CHUNKS_AT_ONCE, Counter, DelFile, DelaySlices, DirStat, Edge, HolderKey, Key, NoteKey, Session,
+        Value,
+    },
     txn::ReadSet,
 };
 
@@ -136,47 +139,51 @@ fn one(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
             let parents: BTreeMap<_, _> = pairs.into_iter().collect();
             Ok((!parents.is_empty()).then_some(Value::Parents(parents)))
         }
-        other => upkeep(link, other),
-    }
-}
-
-/// The records that few operations read.
-fn upkeep(link: &Link, key: &Key) -> Result<Option<Value>, Fault> {
-    match key {
-        Key::DirStat(ino) => link.one(Statement::GetDirStat, [signed(ino.0)], |row| {
+        Key::Acl(id) => link.one(Statement::GetAcl, [id], |row| acl(row, 0, *id)),
+        Key::Setting => Ok(setting(link)?.map(Value::Bytes)),
+        Key::Account(AccountKey::DirStat(ino)) => link.one(Statement::GetDirStat, [signed(ino.0)], |row| {
             let (length, space, inodes) = (int(row, 0)?, int(row, 1)?, int(row, 2)?);
             Ok(Value::DirStat(DirStat { length, space, inodes }))
         }),
-        Key::Acl(id) => link.one(Statement::GetAcl, [id], |row| acl(row, 0, *id)),
-        Key::Session(sid) => link.one(Statement::GetSession, [signed(sid.0)], |row| session(row, 0)),
-        Key::Sustained(sid, ino) => {
+        Key::Account(AccountKey::Quota(subject)) => quota(link, *subject),
+        Key::Account(AccountKey::Counter(counter)) => Ok(self::counter(link, *counter)?.map(Value::Counter)),
+        Key::Holder(key) => holder(link, *key),
+        Key::Note(key) => note(link, *key),
+    }
+}
+
+fn holder(link: &Link, key: HolderKey) -> Result<Option<Value>, Fault> {
+    match key {
+        HolderKey::Session(sid) => link.one(Statement::GetSession, [signed(sid.0)], |row| session(row, 0)),
+        HolderKey::Sustained(sid, ino) => {
             link.one(Statement::GetSustained, [signed(sid.0), signed(ino.0)], |_| Ok(Value::Sustained))
         }
-        Key::HasSustained(sid) => {
+        HolderKey::HasSustained(sid) => {
             let any = link.one(Statement::HasSustained, [signed(sid.0)], |row| int(row, 0))?;
             Ok(Some(Value::HasSustained(any == Some(1))))
         }
-        Key::DelFile(ino, _) => link.one(Statement::GetDelFile, [signed(ino.0)], |row| del_file(row, 0)),
-        Key::DelaySlices(id, _) => link.one(Statement::GetDelaySlices, [signed(id.0)], |row| delay_slices(row, 0)),
-        Key::Detached(ino) => {
-            link.one(Statement::GetDetached, [signed(ino.0)], |row| Ok(Value::Detached(int(row, 0)?)))
-        }
-        Key::Counter(counter) => Ok(self::counter(link, *counter)?.map(Value::Counter)),
-        Key::Flocks(ino) => {
+        HolderKey::Flocks(ino) => {
             let held = link.all(Statement::ListFlocks, [signed(ino.0)], |row| {
                 Ok((rows::decode_owner(int(row, 0)?, int(row, 1)?)?, rows::decode_flock(int(row, 2)?)?))
             })?;
             Ok((!held.is_empty()).then(|| Value::Flocks(held.into_iter().collect())))
         }
-        Key::Plocks(ino) => {
+        HolderKey::Plocks(ino) => {
             let held = link.all(Statement::ListPlocks, [signed(ino.0)], |row| {
                 Ok((rows::decode_owner(int(row, 0)?, int(row, 1)?)?, binary::decode_plocks(bytes(row, 2)?)?))
             })?;
             Ok((!held.is_empty()).then(|| Value::Plocks(held.into_iter().collect())))
         }
-        Key::Quota(subject) => quota(link, *subject),
-        Key::Setting => Ok(setting(link)?.map(Value::Bytes)),
-        _ => unreachable!("invariant: the other keys are read above"),
+    }
+}
+
+fn note(link: &Link, key: NoteKey) -> Result<Option<Value>, Fault> {
+    match key {
+        NoteKey::DelFile(ino, _) => link.one(Statement::GetDelFile, [signed(ino.0)], |row| del_file(row, 0)),
+        NoteKey::DelaySlices(id, _) => link.one(Statement::GetDelaySlices, [signed(id.0)], |row| delay_slices(row, 0)),
+        NoteKey::Detached(ino) => {
+            link.one(Statement::GetDetached, [signed(ino.0)], |row| Ok(Value::Detached(int(row, 0)?)))
+        }
     }
 }
 
@@ -281,8 +288,10 @@ fn delay_slices(row: &Row<'_>, at: usize) -> Result<Value, Fault> {
 }
 
 /// An entry with its node.
-pub(super) fn lookup(link: &Link, parent: Ino, name: &[u8]) -> Result<Option<(Edge, Option<Attr>)>, Fault> {
-    link.one(Statement::Lookup, params![signed(parent.0), name], |row| Ok((edge(row, 0)?, node(row, 2)?)))
+pub(super) fn lookup(link: &Link, parent: Ino, name: &[u8]) -> Result<Option<Found>, Fault> {
+    link.one(Statement::Lookup, params![signed(parent.0), name], |row| {
+        Ok(Found { edge: edge(row, 0)?, attr: node(row, 2)?, stored: None })
+    })
 }
 
 /// A page of entries by name. With attributes, entries whose node is missing are left out.
@@ -306,17 +315,20 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
     let number = after.map_or(-1, scan_position);
     match scan {
         Scan::Sessions => link.all(Statement::ScanSessions, [number, limit], |row| {
-            Ok((Key::Session(SessionId(unsigned(int(row, 0)?, "session")?)), session(row, 1)?))
+            Ok((Key::Holder(HolderKey::Session(SessionId(unsigned(int(row, 0)?, "session")?))), session(row, 1)?))
         }),
         Scan::Expiring { before_secs } => link.all(Statement::ScanExpiring, [before_secs, number, limit], |row| {
-            Ok((Key::Session(SessionId(unsigned(int(row, 0)?, "session")?)), session(row, 1)?))
+            Ok((Key::Holder(HolderKey::Session(SessionId(unsigned(int(row, 0)?, "session")?))), session(row, 1)?))
         }),
         Scan::Sustained(sid) => link.all(Statement::ScanSustained, [signed(sid.0), number, limit], |row| {
-            Ok((Key::Sustained(sid, Ino(unsigned(int(row, 0)?, "sustained inode")?)), Value::Sustained))
+            Ok((
+                Key::Holder(HolderKey::Sustained(sid, Ino(unsigned(int(row, 0)?, "sustained inode")?))),
+                Value::Sustained,
+            ))
         }),
         Scan::DelFiles { before_secs } => link.all(Statement::ScanDelFiles, [before_secs, number, limit], |row| {
             let ino = Ino(unsigned(int(row, 0)?, "removed inode")?);
-            Ok((Key::DelFile(ino, unsigned(int(row, 1)?, "length")?), del_file(row, 1)?))
+            Ok((Key::Note(NoteKey::DelFile(ino, unsigned(int(row, 1)?, "length")?)), del_file(row, 1)?))
         }),
         Scan::DeadSlices => link.all(Statement::ScanDeadSlices, [number, limit], |row| {
             let slice = SliceKey {
@@ -328,13 +340,9 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
         Scan::DelaySlices { before_secs } => {
             link.all(Statement::ScanDelaySlices, [before_secs, number, limit], |row| {
                 let id = SliceId(unsigned(int(row, 0)?, "slice id")?);
-                Ok((Key::DelaySlices(id, int(row, 1)?), delay_slices(row, 1)?))
+                Ok((Key::Note(NoteKey::DelaySlices(id, int(row, 1)?)), delay_slices(row, 1)?))
             })
         }
-        Scan::Chunks { ino, .. } => link.all(Statement::ScanChunks, [signed(ino.0), number, limit], |row| {
-            let index: ChunkIndex = narrow(int(row, 0)?, "chunk index")?;
-            Ok((Key::Chunk(ino, index), Value::Chunk(records(row, 1, ino)?)))
-        }),
         Scan::Xattrs(ino) => {
             let name = match after {
                 Some(Key::Xattr(_, name)) => name.as_bytes(),
@@ -345,17 +353,24 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
             })
         }
         Scan::Detached { before_secs } => link.all(Statement::ScanDetached, [before_secs, number, limit], |row| {
-            Ok((Key::Detached(Ino(unsigned(int(row, 0)?, "detached inode")?)), Value::Detached(int(row, 1)?)))
+            Ok((
+                Key::Note(NoteKey::Detached(Ino(unsigned(int(row, 0)?, "detached inode")?))),
+                Value::Detached(int(row, 1)?),
+            ))
         }),
         Scan::Quotas => {
-            let after = if let Some(Key::Quota(subject)) = after { rows::quota_place(*subject) } else { (0, 0) };
+            let after = if let Some(Key::Account(AccountKey::Quota(subject))) = after {
+                rows::quota_place(*subject)
+            } else {
+                (0, 0)
+            };
             link.all(Statement::ScanQuotas, [after.0, after.1, limit], |row| {
                 let (kind, number) = (int(row, 0)?, int(row, 1)?);
                 let subject = rows::quota_subject(kind, number).ok_or_else(|| MetaError::Corrupt {
                     what: format!("quota of kind {kind}"),
                     why: format!("it is for {number}"),
                 })?;
-                Ok((Key::Quota(subject), quota_value(row, 2)?))
+                Ok((Key::Account(AccountKey::Quota(subject)), quota_value(row, 2)?))
             })
         }
         Scan::Acls => link.all(Statement::ScanAcls, [number, limit], |row| {
@@ -368,11 +383,12 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
 /// The column that scans go by, of the key where the last page ended.
 fn scan_position(key: &Key) -> i64 {
     match key {
-        Key::Session(sid) => signed(sid.0),
-        Key::Sustained(_, ino) | Key::DelFile(ino, _) | Key::Detached(ino) => signed(ino.0),
+        Key::Holder(HolderKey::Session(sid)) => signed(sid.0),
+        Key::Holder(HolderKey::Sustained(_, ino))
+        | Key::Note(NoteKey::DelFile(ino, _))
+        | Key::Note(NoteKey::Detached(ino)) => signed(ino.0),
         Key::SliceRef(slice) => signed(slice.id.0),
-        Key::DelaySlices(id, _) => signed(id.0),
-        Key::Chunk(_, index) => i64::from(*index),
+        Key::Note(NoteKey::DelaySlices(id, _)) => signed(id.0),
         Key::Acl(id) => i64::from(*id),
         _ => -1,
     }

@@ -1,20 +1,25 @@
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, pin::Pin};
 
 use juicefs_core::{
     acl::AclRule,
-    attr::{FileType, Timestamp},
+    attr::{Attr, FileType, Timestamp},
     errno::Errno,
+    error::MetaError,
     ids::{Name, SessionId, SliceId, SliceKey},
     lock::{LockKind, LockOwner, LockRange},
     quota::{Quota, QuotaSubject},
     slice::SliceRecord,
 };
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    record::{DelFile, DelaySlices, Plock, Session},
-    txn::{Applied, Effect, NodeGuard, NodePatch, Step, Usage},
+    record::{AccountKey, DelFile, DelaySlices, Edge, HolderKey, NoteKey, Plock, Session},
+    txn::{
+        AccountEffect, Applied, ChunkEffect, EdgeEffect, Effect, LockEffect, NodeEffect, NodeGuard, NodePatch,
+        PendingOp, SessionEffect, SliceEffect, Step, Usage, VolumeEffect,
+    },
 };
 
 mod concurrency;
@@ -44,29 +49,25 @@ pub(super) fn fresh_with(options: &str) -> (TempDir, SqliteEngine) {
 
 type Judge = Box<dyn FnMut(&ReadSet) -> Step + Send>;
 
-/// A job of a closure.
-pub(super) struct TestJob {
+/// An operation of a closure.
+pub(super) struct TestOp {
     keys: Vec<Key>,
     judge: Judge,
     pub(super) applied: Option<Applied>,
 }
 
-impl TestJob {
-    pub(super) fn new(keys: Vec<Key>, judge: impl FnMut(&ReadSet) -> Step + Send + 'static) -> Box<Self> {
-        Box::new(Self { keys, judge: Box::new(judge), applied: None })
+impl TestOp {
+    pub(super) fn new(keys: Vec<Key>, judge: impl FnMut(&ReadSet) -> Step + Send + 'static) -> Self {
+        Self { keys, judge: Box::new(judge), applied: None }
     }
 
     /// Writes effects whatever is there.
-    pub(super) fn write(list: Vec<Effect>) -> Box<Self> {
+    pub(super) fn write(list: Vec<Effect>) -> Self {
         Self::new(Vec::new(), move |_| Step::Apply(Effects { list: list.clone(), ..Effects::none() }))
-    }
-
-    pub(super) fn back(job: Box<dyn Job>) -> Box<Self> {
-        job.into_any().downcast().expect("the job that was given")
     }
 }
 
-impl Job for TestJob {
+impl PendingOp for TestOp {
     fn name(&self) -> &'static str {
         "test"
     }
@@ -82,19 +83,19 @@ impl Job for TestJob {
     fn applied(&mut self, applied: &Applied) {
         self.applied = Some(applied.clone());
     }
+}
 
-    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
-        self
-    }
+/// Runs an operation and gives it back.
+pub(super) fn run(engine: &SqliteEngine, op: TestOp) -> Pin<Box<dyn Future<Output = MetaResult<TestOp>> + '_>> {
+    Box::pin(hand_over(engine, op))
 }
 
 pub(super) fn apply(engine: &SqliteEngine, list: Vec<Effect>) -> MetaResult<Applied> {
-    let job = wait(engine.run(TestJob::write(list)))?;
-    Ok(TestJob::back(job).applied.expect("applied"))
+    Ok(wait(run(engine, TestOp::write(list)))?.applied.expect("applied"))
 }
 
 pub(super) fn get(engine: &SqliteEngine, key: Key) -> Option<Value> {
-    wait(engine.fetch(vec![key.clone()])).expect("fetched").get(&key).cloned()
+    wait(engine.fetch(std::slice::from_ref(&key))).expect("fetched").get(&key).cloned()
 }
 
 pub(super) fn file(parent: u64) -> Attr {
@@ -104,8 +105,8 @@ pub(super) fn file(parent: u64) -> Attr {
 
 pub(super) fn create(ino: u64, name: &str) -> Vec<Effect> {
     vec![
-        Effect::InsertNode(Ino(ino), file(1)),
-        Effect::InsertEdge(Ino(1), name.into(), Edge { ino: Ino(ino), kind: FileType::File }),
+        Effect::Node(Ino(ino), NodeEffect::Insert(file(1))),
+        Effect::Edge(Ino(1), name.into(), EdgeEffect::Insert(Edge { ino: Ino(ino), kind: FileType::File })),
     ]
 }
 
@@ -119,7 +120,7 @@ fn opening_creates_nothing() {
     wait(engine.reset()).expect("nothing to remove");
     let error = apply(&engine, create(2, "a")).expect_err("no volume");
     assert!(matches!(&error, MetaError::Setting(s) if s.contains("not formatted")), "{error}");
-    let error = wait(engine.fetch(vec![Key::Node(Ino(1))])).expect_err("no volume");
+    let error = wait(engine.fetch(&[Key::Node(Ino(1))])).expect_err("no volume");
     assert!(matches!(error, MetaError::Setting(_)), "{error}");
     assert!(!path.exists());
     assert!(engine.describe().starts_with("sqlite3:///"));
@@ -146,7 +147,7 @@ fn an_immutable_file_is_read_and_left_alone() {
         let database = Arc::new(Database::new(plain.clone()).expect("a directory"));
         let writer = WriterQueue::new(Arc::clone(&database)).expect("threads");
         wait(writer.change_tables(Database::prepare, true)).expect("prepared");
-        wait(writer.run(TestJob::write(create(2, "a")))).expect("ran");
+        wait(writer.run(Arc::new(Mutex::new(TestOp::write(create(2, "a")))))).expect("ran");
         wait(writer.close());
     }
     let frozen = Options { immutable: true, read_only: true, ..plain };
@@ -154,7 +155,7 @@ fn an_immutable_file_is_read_and_left_alone() {
     let read = wait(Readers::new(Arc::clone(&database)).read(|link| fetch::snapshot(link, &[Key::Node(Ino(2))])));
     assert!(read.expect("read").node(Ino(2)).is_some());
     let writer = WriterQueue::new(database).expect("threads");
-    let error = wait(writer.run(TestJob::write(create(3, "b")))).map(drop).expect_err("read only");
+    let error = wait(writer.run(Arc::new(Mutex::new(TestOp::write(create(3, "b")))))).map(drop).expect_err("read only");
     assert!(matches!(error, MetaError::Posix(Errno::EROFS)));
     let files = std::fs::read_dir(dir.path()).expect("listed").count();
     assert_eq!(files, 1);
@@ -166,7 +167,7 @@ fn volumes_with_other_prefixes_do_not_meet() {
     let two = engine_at(&dir.path().join("meta.db"), "?table_prefix=two");
     assert_eq!(wait(two.load_setting()).expect("read"), None);
     wait(two.prepare()).expect("prepared");
-    apply(&one, vec![Effect::PutSetting("{}".into())]).expect("applied");
+    apply(&one, vec![Effect::Volume(VolumeEffect::PutSetting("{}".into()))]).expect("applied");
     assert!(wait(two.is_empty()).expect("read") && !wait(one.is_empty()).expect("read"));
     apply(&two, create(9, "x")).expect("applied");
     assert_eq!(get(&one, Key::Node(Ino(9))), None);
@@ -191,26 +192,29 @@ fn every_record_comes_back() {
     apply(
         &engine,
         vec![
-            Effect::PutSetting("{\"Name\": \"vol\"}".into()),
-            Effect::InsertNode(Ino(2), Attr { uid: u32::MAX, rdev: u32::MAX, access_acl: 3, tier: 9, ..file(1) }),
-            Effect::InsertEdge(Ino(1), odd.clone(), edge),
-            Effect::PutSymlink(Ino(2), Bytes::from_static(b"/t\xff")),
-            Effect::PutXattr(Ino(2), "user.empty".into(), Bytes::new()),
-            Effect::PutXattr(Ino(2), odd.clone(), Bytes::from_static(b"\x00v")),
-            Effect::PutChunk(Ino(2), 3, records.clone()),
-            Effect::InsertSliceRef(slice),
-            Effect::AddSliceRef(slice, 2),
-            Effect::PutGarbageSlice(SliceKey { id: SliceId(8), size: 1 }),
-            Effect::PutDirStat(Ino(1), stat),
-            Effect::PutAcl(3, rule.clone()),
-            Effect::PutSession(SessionId(4), session.clone()),
-            Effect::PutSustained(SessionId(4), Ino(2)),
-            Effect::PutSustained(SessionId(4), Ino(2)),
-            Effect::PutDelFile(Ino(5), gone),
-            Effect::PutDelaySlices(SliceId(7), held.clone()),
-            Effect::SetCounter(Counter::NextInode, 2),
-            Effect::AddCounter(Counter::NextInode, 1024),
-            Effect::AddCounter(Counter::UsedSpace, -4096),
+            Effect::Volume(VolumeEffect::PutSetting("{\"Name\": \"vol\"}".into())),
+            Effect::Node(
+                Ino(2),
+                NodeEffect::Insert(Attr { uid: u32::MAX, rdev: u32::MAX, access_acl: 3, tier: 9, ..file(1) }),
+            ),
+            Effect::Edge(Ino(1), odd.clone(), EdgeEffect::Insert(edge)),
+            Effect::Node(Ino(2), NodeEffect::PutSymlink(Bytes::from_static(b"/t\xff"))),
+            Effect::Node(Ino(2), NodeEffect::PutXattr("user.empty".into(), Bytes::new())),
+            Effect::Node(Ino(2), NodeEffect::PutXattr(odd.clone(), Bytes::from_static(b"\x00v"))),
+            Effect::Chunk(Ino(2), 3, ChunkEffect::Put(records.clone())),
+            Effect::Slice(SliceEffect::InsertRef(slice)),
+            Effect::Slice(SliceEffect::AddRef(slice, 2)),
+            Effect::Slice(SliceEffect::PutGarbage(SliceKey { id: SliceId(8), size: 1 })),
+            Effect::Account(AccountEffect::PutDirStat(Ino(1), stat)),
+            Effect::Volume(VolumeEffect::PutAcl(3, rule.clone())),
+            Effect::Session(SessionId(4), SessionEffect::Put(session.clone())),
+            Effect::Session(SessionId(4), SessionEffect::Sustain(Ino(2))),
+            Effect::Session(SessionId(4), SessionEffect::Sustain(Ino(2))),
+            Effect::Slice(SliceEffect::PutDelFile(Ino(5), gone)),
+            Effect::Slice(SliceEffect::PutDelayed(SliceId(7), held.clone())),
+            Effect::Account(AccountEffect::SetCounter(Counter::NextInode, 2)),
+            Effect::Account(AccountEffect::AddCounter(Counter::NextInode, 1024)),
+            Effect::Account(AccountEffect::AddCounter(Counter::UsedSpace, -4096)),
         ],
     )
     .expect("applied");
@@ -230,23 +234,26 @@ fn every_record_comes_back() {
         (Key::SliceRef(slice), Some(Value::SliceRef(3))),
         (Key::SliceRef(SliceKey { id: SliceId(9), size: 1 }), None),
         (Key::Parents(Ino(2)), Some(Value::Parents(BTreeMap::from([(Ino(1), 1)])))),
-        (Key::DirStat(Ino(1)), Some(Value::DirStat(stat))),
+        (Key::Account(AccountKey::DirStat(Ino(1))), Some(Value::DirStat(stat))),
         (Key::Acl(3), Some(Value::Acl(rule))),
-        (Key::Session(SessionId(4)), Some(Value::Session(session))),
-        (Key::Sustained(SessionId(4), Ino(2)), Some(Value::Sustained)),
-        (Key::Sustained(SessionId(4), Ino(3)), None),
-        (Key::DelFile(Ino(5), 1 << 57), Some(Value::DelFile(gone))),
-        (Key::DelaySlices(SliceId(7), 5), Some(Value::DelaySlices(held))),
-        (Key::Counter(Counter::NextInode), Some(Value::Counter(1026))),
-        (Key::Counter(Counter::UsedSpace), Some(Value::Counter(-4096))),
-        (Key::Counter(Counter::NextChunk), None),
-        (Key::Counter(Counter::AclMaxId), Some(Value::Counter(3))),
+        (Key::Holder(HolderKey::Session(SessionId(4))), Some(Value::Session(session))),
+        (Key::Holder(HolderKey::Sustained(SessionId(4), Ino(2))), Some(Value::Sustained)),
+        (Key::Holder(HolderKey::Sustained(SessionId(4), Ino(3))), None),
+        (Key::Note(NoteKey::DelFile(Ino(5), 1 << 57)), Some(Value::DelFile(gone))),
+        (Key::Note(NoteKey::DelaySlices(SliceId(7), 5)), Some(Value::DelaySlices(held))),
+        (Key::Account(AccountKey::Counter(Counter::NextInode)), Some(Value::Counter(1026))),
+        (Key::Account(AccountKey::Counter(Counter::UsedSpace)), Some(Value::Counter(-4096))),
+        (Key::Account(AccountKey::Counter(Counter::NextChunk)), None),
+        (Key::Account(AccountKey::Counter(Counter::AclMaxId)), Some(Value::Counter(3))),
     ];
-    let read = wait(engine.fetch(expected.iter().map(|(key, _)| key.clone()).collect())).expect("fetched");
+    let read = wait(engine.fetch(&expected.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>())).expect("fetched");
     for (key, value) in expected {
         assert_eq!(read.get(&key), value.as_ref(), "{key:?}");
     }
-    assert_eq!(wait(engine.lookup(Ino(1), odd.as_bytes())).expect("found"), Some((edge, Some(node))));
+    assert_eq!(
+        wait(engine.lookup(Ino(1), odd.as_bytes())).expect("found"),
+        Some(Found { edge, attr: Some(node), stored: None })
+    );
     let dead = wait(engine.scan(Scan::DeadSlices, None, 10)).expect("scanned");
     assert_eq!(dead, [(Key::SliceRef(SliceKey { id: SliceId(8), size: 1 }), Value::SliceRef(0))]);
 }
@@ -257,33 +264,33 @@ fn removals_remove() {
     let slice = SliceKey { id: SliceId(7), size: 4096 };
     let mut list = create(2, "a");
     list.extend([
-        Effect::PutXattr(Ino(2), "user.a".into(), "1".into()),
-        Effect::PutXattr(Ino(2), "user.b".into(), "2".into()),
-        Effect::InsertSliceRef(slice),
-        Effect::PutDirStat(Ino(2), DirStat::default()),
-        Effect::PutSession(SessionId(4), Session { expire_secs: 1, info: Bytes::new() }),
-        Effect::PutSustained(SessionId(4), Ino(2)),
-        Effect::PutChunk(Ino(2), 0, vec![SliceRecord::zeros(0, 1)]),
-        Effect::PutChunk(Ino(2), 1, vec![SliceRecord::zeros(0, 1)]),
+        Effect::Node(Ino(2), NodeEffect::PutXattr("user.a".into(), "1".into())),
+        Effect::Node(Ino(2), NodeEffect::PutXattr("user.b".into(), "2".into())),
+        Effect::Slice(SliceEffect::InsertRef(slice)),
+        Effect::Account(AccountEffect::PutDirStat(Ino(2), DirStat::default())),
+        Effect::Session(SessionId(4), SessionEffect::Put(Session { expire_secs: 1, info: Bytes::new() })),
+        Effect::Session(SessionId(4), SessionEffect::Sustain(Ino(2))),
+        Effect::Chunk(Ino(2), 0, ChunkEffect::Put(vec![SliceRecord::zeros(0, 1)])),
+        Effect::Chunk(Ino(2), 1, ChunkEffect::Put(vec![SliceRecord::zeros(0, 1)])),
     ]);
     apply(&engine, list).expect("applied");
     apply(
         &engine,
         vec![
-            Effect::DeleteEdge(Ino(1), "a".into()),
-            Effect::DeleteNode(Ino(2)),
-            Effect::DeleteXattr(Ino(2), "user.a".into()),
-            Effect::DeleteXattrs(Ino(2)),
-            Effect::DeleteSliceRef(slice),
-            Effect::DeleteDirStat(Ino(2)),
-            Effect::DeleteDirQuota(Ino(2)),
-            Effect::DeleteLocks(SessionId(4)),
-            Effect::DeleteSession(SessionId(4)),
-            Effect::DeleteSustained(SessionId(4), Ino(2)),
-            Effect::DeleteChunk(Ino(2), 0),
-            Effect::PutChunk(Ino(2), 1, vec![]),
-            Effect::DeleteAllDirStats,
-            Effect::DeleteAllUserGroupQuotas,
+            Effect::Edge(Ino(1), "a".into(), EdgeEffect::Delete),
+            Effect::Node(Ino(2), NodeEffect::Delete),
+            Effect::Node(Ino(2), NodeEffect::DeleteXattr("user.a".into())),
+            Effect::Node(Ino(2), NodeEffect::DeleteXattrs),
+            Effect::Slice(SliceEffect::DeleteRef(slice)),
+            Effect::Account(AccountEffect::DeleteDirStat(Ino(2))),
+            Effect::Account(AccountEffect::DeleteDirQuota(Ino(2))),
+            Effect::Session(SessionId(4), SessionEffect::DeleteLocks),
+            Effect::Session(SessionId(4), SessionEffect::Delete),
+            Effect::Session(SessionId(4), SessionEffect::Release(Ino(2))),
+            Effect::Chunk(Ino(2), 0, ChunkEffect::Delete),
+            Effect::Chunk(Ino(2), 1, ChunkEffect::Put(vec![])),
+            Effect::Account(AccountEffect::DeleteAllDirStats),
+            Effect::Account(AccountEffect::DeleteAllUserGroupQuotas),
         ],
     )
     .expect("applied");
@@ -294,7 +301,7 @@ fn removals_remove() {
 fn appending_reports_the_length_of_the_list() {
     let (_dir, engine) = fresh();
     let record = |at| SliceRecord { pos: at, id: SliceId(0), size: 0, off: 0, len: 1 };
-    let append = |n: u32| Effect::AppendSlices(Ino(2), 0, (0..n).map(record).collect());
+    let append = |n: u32| Effect::Chunk(Ino(2), 0, ChunkEffect::Append((0..n).map(record).collect()));
     assert_eq!(apply(&engine, vec![append(1)]).expect("applied").appended, [1]);
     assert_eq!(apply(&engine, vec![append(2), append(1)]).expect("applied").appended, [3, 4]);
     let expected: Vec<_> = [0, 0, 1, 0].map(record).to_vec();
@@ -308,7 +315,7 @@ fn patches_move_times_forward_only() {
     let time = |secs, nanos| Timestamp { secs, nanos };
     let patch = |nlink, secs, nanos| {
         let patch = NodePatch::links(nlink, Some(time(secs, nanos)));
-        apply(&engine, vec![Effect::PatchNode(Ino(2), patch)]).expect("applied");
+        apply(&engine, vec![Effect::Node(Ino(2), NodeEffect::Patch(patch))]).expect("applied");
         match get(&engine, Key::Node(Ino(2))) {
             Some(Value::Node(attr)) => (attr.nlink, attr.mtime, attr.ctime),
             other => panic!("{other:?}"),
@@ -321,7 +328,8 @@ fn patches_move_times_forward_only() {
     assert_eq!(patch(-1, later.secs, later.nanos), (1, later, later));
     let much_later = time(1_700_000_001, 0);
     assert_eq!(patch(0, much_later.secs, much_later.nanos), (1, much_later, much_later));
-    let error = apply(&engine, vec![Effect::PatchNode(Ino(3), NodePatch::default())]).expect_err("no node");
+    let error =
+        apply(&engine, vec![Effect::Node(Ino(3), NodeEffect::Patch(NodePatch::default()))]).expect_err("no node");
     assert!(matches!(error, MetaError::Corrupt { .. }));
 }
 
@@ -329,7 +337,7 @@ fn patches_move_times_forward_only() {
 fn listing_goes_by_name_and_page() {
     let (_dir, engine) = fresh();
     let mut list: Vec<_> = (2..27).flat_map(|ino| create(ino, &format!("f{:02}", 100 - ino))).collect();
-    list.push(Effect::InsertEdge(Ino(1), "dangling".into(), Edge { ino: Ino(99), kind: FileType::File }));
+    list.push(Effect::Edge(Ino(1), "dangling".into(), EdgeEffect::Insert(Edge { ino: Ino(99), kind: FileType::File })));
     apply(&engine, list).expect("applied");
     for (attrs, count) in [(false, 26), (true, 25)] {
         let (mut seen, mut from) = (Vec::new(), None);
@@ -346,7 +354,7 @@ fn listing_goes_by_name_and_page() {
         assert_eq!(seen.len(), count);
         assert!(seen.is_sorted());
     }
-    assert_eq!(wait(engine.lookup(Ino(1), b"dangling")).expect("found").map(|(_, attr)| attr), Some(None));
+    assert_eq!(wait(engine.lookup(Ino(1), b"dangling")).expect("found").map(|found| found.attr), Some(None));
     assert!(wait(engine.readdir(Ino(5), None, true, 10)).expect("listed").entries.is_empty());
 }
 
@@ -355,17 +363,24 @@ fn scans_go_on_after_a_key() {
     let (_dir, engine) = fresh();
     let mut list = Vec::new();
     for n in 1..=5 {
-        list.push(Effect::PutSession(SessionId(n), Session { expire_secs: 9, info: Bytes::new() }));
-        list.push(Effect::PutSustained(SessionId(1), Ino(n)));
-        list.push(Effect::PutDelFile(Ino(n), DelFile { length: n, removed_secs: n.cast_signed() }));
-        list.push(Effect::PutGarbageSlice(SliceKey { id: SliceId(n), size: 1 }));
+        list.push(Effect::Session(SessionId(n), SessionEffect::Put(Session { expire_secs: 9, info: Bytes::new() })));
+        list.push(Effect::Session(SessionId(1), SessionEffect::Sustain(Ino(n))));
+        list.push(Effect::Slice(SliceEffect::PutDelFile(Ino(n), DelFile { length: n, removed_secs: n.cast_signed() })));
+        list.push(Effect::Slice(SliceEffect::PutGarbage(SliceKey { id: SliceId(n), size: 1 })));
         let slices = vec![SliceKey { id: SliceId(n), size: 1 }];
-        list.push(Effect::PutDelaySlices(SliceId(n), DelaySlices { since_secs: n.cast_signed(), slices }));
-        list.push(Effect::PutChunk(Ino(1), u32::try_from(n).expect("small") - 1, vec![SliceRecord::zeros(0, 1)]));
-        list.push(Effect::PutXattr(Ino(1), Name::from(format!("user.{n}").as_str()), Bytes::new()));
+        list.push(Effect::Slice(SliceEffect::PutDelayed(
+            SliceId(n),
+            DelaySlices { since_secs: n.cast_signed(), slices },
+        )));
+        list.push(Effect::Chunk(
+            Ino(1),
+            u32::try_from(n).expect("small") - 1,
+            ChunkEffect::Put(vec![SliceRecord::zeros(0, 1)]),
+        ));
+        list.push(Effect::Node(Ino(1), NodeEffect::PutXattr(Name::from(format!("user.{n}").as_str()), Bytes::new())));
         let (id, bits) = (u32::try_from(n).expect("small"), 7);
         let rule = AclRule { owner: bits, group: bits, mask: bits, other: bits, users: vec![], groups: vec![] };
-        list.push(Effect::PutAcl(id, rule));
+        list.push(Effect::Volume(VolumeEffect::PutAcl(id, rule)));
     }
     apply(&engine, list).expect("applied");
     let scans = [
@@ -375,7 +390,6 @@ fn scans_go_on_after_a_key() {
         (Scan::DelFiles { before_secs: 4 }, 3),
         (Scan::DeadSlices, 5),
         (Scan::DelaySlices { before_secs: 6 }, 5),
-        (Scan::Chunks { ino: Ino(1), length: 0 }, 5),
         (Scan::Xattrs(Ino(1)), 5),
         (Scan::Acls, 5),
     ];
@@ -393,24 +407,27 @@ fn scans_go_on_after_a_key() {
 }
 
 #[test]
-fn jobs_read_what_they_ask_for() {
+fn operations_read_what_they_ask_for() {
     let (_dir, engine) = fresh();
     apply(&engine, create(2, "a")).expect("applied");
     let edge = Key::Edge(Ino(1), "a".into());
     let asked = edge.clone();
-    let job = TestJob::new(vec![edge], move |read| {
+    let op = TestOp::new(vec![edge], move |read| {
         let Some(Value::Edge(edge)) = read.get(&asked) else { return Step::Stop };
         if !read.contains(&Key::Node(edge.ino)) {
             return Step::Fetch(vec![Key::Node(edge.ino)]);
         }
         let attr = read.node(edge.ino).cloned().expect("the node");
-        Step::Apply(Effects { list: vec![Effect::UpdateNode(edge.ino, Attr { uid: 5, ..attr })], ..Effects::none() })
+        Step::Apply(Effects {
+            list: vec![Effect::Node(edge.ino, NodeEffect::Update(Attr { uid: 5, ..attr }))],
+            ..Effects::none()
+        })
     });
-    wait(engine.run(job)).expect("ran");
+    wait(run(&engine, op)).expect("ran");
     assert!(matches!(get(&engine, Key::Node(Ino(2))), Some(Value::Node(Attr { uid: 5, .. }))));
-    let error = wait(engine.run(TestJob::new(vec![], |_| Step::Fetch(vec![])))).map(drop).expect_err("never ends");
+    let error = wait(run(&engine, TestOp::new(vec![], |_| Step::Fetch(vec![])))).map(drop).expect_err("never ends");
     assert!(matches!(error, MetaError::Corrupt { .. }), "{error}");
-    let stopped = TestJob::back(wait(engine.run(TestJob::new(vec![], |_| Step::Stop))).expect("stopped"));
+    let stopped = wait(run(&engine, TestOp::new(vec![], |_| Step::Stop))).expect("stopped");
     assert!(stopped.applied.is_none());
 }
 
@@ -419,15 +436,15 @@ fn guarded_effects_conflict_when_something_changed() {
     let (_dir, engine) = fresh();
     apply(&engine, create(2, "a")).expect("applied");
     let keys = vec![Key::Node(Ino(2)), Key::Edge(Ino(1), "b".into())];
-    let read = wait(engine.fetch(keys)).expect("fetched");
+    let read = wait(engine.fetch(&keys)).expect("fetched");
     let touched = Some(Timestamp::from_secs(1_800_000_000));
-    apply(&engine, vec![Effect::PatchNode(Ino(2), NodePatch::links(0, touched))]).expect("applied");
+    apply(&engine, vec![Effect::Node(Ino(2), NodeEffect::Patch(NodePatch::links(0, touched)))]).expect("applied");
     let mut effects = Effects { list: create(3, "b"), ..Effects::none() };
-    assert_eq!(wait(engine.apply(&read, &effects)).expect("judged"), ApplyOutcome::Conflict);
+    assert_eq!(wait(engine.apply(&read, &effects, Patience::Budget)).expect("judged"), ApplyOutcome::Conflict);
     effects.narrowed = vec![(Ino(2), NodeGuard::Permissions)];
-    let outcome = wait(engine.apply(&read, &effects)).expect("judged");
+    let outcome = wait(engine.apply(&read, &effects, Patience::Budget)).expect("judged");
     assert_eq!(outcome, ApplyOutcome::Applied(Applied::default()));
-    assert_eq!(wait(engine.apply(&read, &effects)).expect("judged"), ApplyOutcome::Conflict);
+    assert_eq!(wait(engine.apply(&read, &effects, Patience::Budget)).expect("judged"), ApplyOutcome::Conflict);
 }
 
 #[test]
@@ -438,11 +455,11 @@ fn counters_and_statistics_add_up() {
     assert_eq!(wait(engine.counter_add(Counter::AclMaxId, 2)).expect("added"), 2);
     assert_eq!(wait(engine.counter_add(Counter::AclMaxId, 1)).expect("added"), 3);
     let one = DirStat { length: 1, space: 4096, inodes: 1 };
-    apply(&engine, vec![Effect::PutDirStat(Ino(5), one)]).expect("applied");
+    apply(&engine, vec![Effect::Account(AccountEffect::PutDirStat(Ino(5), one))]).expect("applied");
     let missing = wait(engine.add_dir_stats(vec![(Ino(5), one), (Ino(6), one), (Ino(5), one)])).expect("added");
     assert_eq!(missing, [Ino(6)]);
     let sum = DirStat { length: 3, space: 3 * 4096, inodes: 3 };
-    assert_eq!(get(&engine, Key::DirStat(Ino(5))), Some(Value::DirStat(sum)));
+    assert_eq!(get(&engine, Key::Account(AccountKey::DirStat(Ino(5)))), Some(Value::DirStat(sum)));
 }
 
 #[test]
@@ -451,7 +468,7 @@ fn damage_fails_the_job_that_meets_it() {
     apply(&engine, create(2, "a")).expect("applied");
     let other = rusqlite::Connection::open(dir.path().join("meta.db")).expect("opened");
     other.execute("UPDATE jfs_node SET type=12 WHERE inode=2", []).expect("damaged");
-    let error = wait(engine.fetch(vec![Key::Node(Ino(2))])).expect_err("damaged");
+    let error = wait(engine.fetch(&[Key::Node(Ino(2))])).expect_err("damaged");
     assert!(matches!(&error, MetaError::Corrupt { what, .. } if what == "node 2"), "{error}");
     let error = apply(&engine, create(2, "b")).expect_err("the inode is taken");
     assert!(matches!(error, MetaError::Corrupt { .. }), "{error}");
@@ -468,11 +485,11 @@ fn what_other_clients_do_to_the_tables_is_taken_up() {
     assert_eq!(wait(early.load_setting()).expect("read"), None);
     let late = engine_at(&path, "?table_prefix=p");
     wait(late.prepare()).expect("prepared");
-    apply(&late, vec![Effect::PutSetting("{}".into())]).expect("applied");
+    apply(&late, vec![Effect::Volume(VolumeEffect::PutSetting("{}".into()))]).expect("applied");
     assert_eq!(wait(early.load_setting()).expect("read"), Some("{}".into()));
     apply(&early, create(2, "a")).expect("it has the tables now");
 
-    apply(&engine, vec![Effect::PutSetting("{}".into())]).expect("applied");
+    apply(&engine, vec![Effect::Volume(VolumeEffect::PutSetting("{}".into()))]).expect("applied");
     let destroyer = engine_at(&path, "");
     wait(destroyer.reset()).expect("reset");
     assert_eq!(wait(engine.load_setting()).expect("read"), None);
@@ -490,17 +507,17 @@ fn locks_are_the_rows_of_the_format() {
     let high = 0xF000_0000_0000_0001;
     let held = vec![plock(1, 0, 9), plock(0, 200, LockRange::LAST)];
     let put = vec![
-        Effect::PutFlock(Ino(7), owner(high), LockKind::Write),
-        Effect::PutFlock(Ino(7), owner(5), LockKind::Read),
-        Effect::PutFlock(Ino(7), owner(5), LockKind::Write),
-        Effect::PutFlock(Ino(7), owner(5), LockKind::Read),
-        Effect::PutPlocks(Ino(7), owner(high), held.clone()),
+        Effect::Lock(Ino(7), owner(high), LockEffect::PutFlock(LockKind::Write)),
+        Effect::Lock(Ino(7), owner(5), LockEffect::PutFlock(LockKind::Read)),
+        Effect::Lock(Ino(7), owner(5), LockEffect::PutFlock(LockKind::Write)),
+        Effect::Lock(Ino(7), owner(5), LockEffect::PutFlock(LockKind::Read)),
+        Effect::Lock(Ino(7), owner(high), LockEffect::PutPlocks(held.clone())),
     ];
     apply(&engine, put).expect("applied");
     let flocks = [(owner(high), LockKind::Write), (owner(5), LockKind::Read)].into();
-    assert_eq!(get(&engine, Key::Flocks(Ino(7))), Some(Value::Flocks(flocks)));
-    assert_eq!(get(&engine, Key::Plocks(Ino(7))), Some(Value::Plocks([(owner(high), held)].into())));
-    assert_eq!(get(&engine, Key::Flocks(Ino(8))), None);
+    assert_eq!(get(&engine, Key::Holder(HolderKey::Flocks(Ino(7)))), Some(Value::Flocks(flocks)));
+    assert_eq!(get(&engine, Key::Holder(HolderKey::Plocks(Ino(7)))), Some(Value::Plocks([(owner(high), held)].into())));
+    assert_eq!(get(&engine, Key::Holder(HolderKey::Flocks(Ino(8)))), None);
     let raw = rusqlite::Connection::open(dir.path().join("meta.db")).expect("opened");
     let row = |query: &str| raw.query_row(query, [], |row| row.get::<_, String>(0)).expect("a row");
     let flocks = "SELECT group_concat(inode||','||sid||','||owner||','||ltype, ' ') FROM (SELECT * FROM jfs_flock ORDER BY owner)";
@@ -512,12 +529,15 @@ fn locks_are_the_rows_of_the_format() {
         format!("7,3,{},{records}", high as i64)
     );
     let delete = vec![
-        Effect::DeleteFlock { ino: Ino(7), owner: owner(5), last: false },
-        Effect::DeletePlocks { ino: Ino(7), owner: owner(high), last: true },
+        Effect::Lock(Ino(7), owner(5), LockEffect::DeleteFlock),
+        Effect::Lock(Ino(7), owner(high), LockEffect::DeletePlocks),
     ];
     apply(&engine, delete).expect("applied");
-    assert_eq!(get(&engine, Key::Flocks(Ino(7))), Some(Value::Flocks([(owner(high), LockKind::Write)].into())));
-    assert_eq!(get(&engine, Key::Plocks(Ino(7))), None);
-    apply(&engine, vec![Effect::DeleteLocks(SessionId(3))]).expect("applied");
-    assert_eq!(get(&engine, Key::Flocks(Ino(7))), None);
+    assert_eq!(
+        get(&engine, Key::Holder(HolderKey::Flocks(Ino(7)))),
+        Some(Value::Flocks([(owner(high), LockKind::Write)].into()))
+    );
+    assert_eq!(get(&engine, Key::Holder(HolderKey::Plocks(Ino(7)))), None);
+    apply(&engine, vec![Effect::Session(SessionId(3), SessionEffect::DeleteLocks)]).expect("applied");
+    assert_eq!(get(&engine, Key::Holder(HolderKey::Flocks(Ino(7)))), None);
 }

@@ -1,11 +1,11 @@
 //! The connection that writes, and who drives it.
 //!
-//! Whoever comes when it is free takes it and runs the job at once, on the calling thread; whoever comes when it is in use
-//! queues the job and waits without a thread. The one who has it takes queued jobs into the same transaction, up to a
+//! Whoever comes when it is free takes it and runs the operation at once, on the calling thread; whoever comes when it is in use
+//! queues the operation and waits without a thread. The one who has it takes queued operations into the same transaction, up to a
 //! bound, and leaves the rest to the writer thread, which goes on until the queue is empty. So a lone caller pays no hop,
 //! and many callers share commits.
 //!
-//! Invariant: while jobs are queued, either someone has the connection and will see them when giving it back, or the
+//! Invariant: while operations are queued, either someone has the connection and will see them when giving it back, or the
 //! writer thread is on its way.
 
 mod courtesy;
@@ -33,31 +33,31 @@ use super::{
     connection::Database,
     link::{Fault, Link},
 };
-use crate::txn::Job;
+use crate::engine::optimistic::SharedOp;
 
-/// Most jobs that wait for the connection; more wait to be queued.
-const QUEUE_JOBS: usize = 4096;
-/// What a caller's thread does for others in the transaction of its own job.
-const CALLER_BOUND: Bound = Bound { jobs: 16, time: Duration::from_micros(500) };
+/// Most operations that wait for the connection; more wait to be queued.
+const QUEUE_OPS: usize = 4096;
+/// What a caller's thread does for others in the transaction of its own operation.
+const CALLER_BOUND: Bound = Bound { ops: 16, time: Duration::from_micros(500) };
 /// One transaction of the writer thread.
-const THREAD_BOUND: Bound = Bound { jobs: 64, time: Duration::from_millis(2) };
+const THREAD_BOUND: Bound = Bound { ops: 64, time: Duration::from_millis(2) };
 /// First and last pause between two tries to get the write lock from another client.
 const BACKOFF: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
 
 /// How much goes into one transaction.
 #[derive(Clone, Copy)]
 struct Bound {
-    jobs: usize,
+    ops: usize,
     time: Duration,
 }
 
 type Reply<T> = oneshot::Sender<MetaResult<T>>;
 
-/// A job that waits.
+/// An operation that waits.
 struct Pending {
-    job: Box<dyn Job>,
-    /// `None` for the job of the thread that runs it.
-    reply: Option<Reply<Box<dyn Job>>>,
+    op: SharedOp,
+    /// `None` for the operation of the thread that runs it.
+    reply: Option<Reply<()>>,
     /// When it stops waiting for another client's lock.
     until: Instant,
     _room: Option<OwnedSemaphorePermit>,
@@ -73,22 +73,22 @@ struct TablesChange {
 }
 
 enum Task {
-    Job(Pending),
+    Run(Pending),
     Tables(TablesChange),
 }
 
 impl Task {
     fn until(&self) -> Instant {
         match self {
-            Self::Job(pending) => pending.until,
+            Self::Run(pending) => pending.until,
             Self::Tables(change) => change.until,
         }
     }
 
     fn fail(self, error: MetaError) {
         match self {
-            Self::Job(Pending { reply: Some(reply), .. }) => drop(reply.send(Err(error))),
-            Self::Job(_) => {}
+            Self::Run(Pending { reply: Some(reply), .. }) => drop(reply.send(Err(error))),
+            Self::Run(_) => {}
             Self::Tables(change) => drop(change.reply.send(Err(error))),
         }
     }
@@ -106,7 +106,7 @@ struct State {
     courtesy: Courtesy,
 }
 
-/// The connection that writes, opened with the first job.
+/// The connection that writes, opened with the first operation.
 struct Writer {
     link: Option<Link>,
     gauge: Arc<LogGauge>,
@@ -120,20 +120,20 @@ pub(super) struct Shared {
     room: Arc<Semaphore>,
 }
 
-/// Jobs on their way to the connection that writes.
+/// Operations on their way to the connection that writes.
 pub(super) struct WriterQueue {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     checkpointer: Checkpointer,
 }
 
-/// How a job fared that its caller tried to run.
+/// How an operation fared that its caller tried to run.
 enum Tried {
-    Done(MetaResult<Box<dyn Job>>),
+    Done(MetaResult<()>),
     /// Another client holds the lock; the thread goes on trying.
-    Waits(oneshot::Receiver<MetaResult<Box<dyn Job>>>),
+    Waits(oneshot::Receiver<MetaResult<()>>),
     /// The connection is in use.
-    Taken(Box<dyn Job>),
+    Taken(SharedOp),
 }
 
 fn closed() -> MetaError {
@@ -159,7 +159,7 @@ impl WriterQueue {
             database,
             state: Mutex::new(state),
             wake: Condvar::new(),
-            room: Arc::new(Semaphore::new(QUEUE_JOBS)),
+            room: Arc::new(Semaphore::new(QUEUE_OPS)),
         });
         let checkpointer = Checkpointer::start(Arc::clone(&shared), gauge)?;
         let served = Arc::clone(&shared);
@@ -168,17 +168,17 @@ impl WriterQueue {
         Ok(Self { shared, thread: Mutex::new(Some(thread)), checkpointer })
     }
 
-    /// Runs a job: at once if the connection is free, else as its turn comes.
-    pub(super) async fn run(&self, job: Box<dyn Job>) -> MetaResult<Box<dyn Job>> {
-        let job = match self.shared.try_here(job) {
+    /// Runs an operation: at once if the connection is free, else as its turn comes.
+    pub(super) async fn run(&self, op: SharedOp) -> MetaResult<()> {
+        let op = match self.shared.try_here(op) {
             Tried::Done(outcome) => return outcome,
             Tried::Waits(outcome) => return outcome.await.unwrap_or_else(|_| Err(closed())),
-            Tried::Taken(job) => job,
+            Tried::Taken(op) => op,
         };
         let room = Arc::clone(&self.shared.room).acquire_owned().await.map_err(|_| closed())?;
         let (reply, outcome) = oneshot::channel();
         let until = self.shared.deadline();
-        self.shared.enqueue(Task::Job(Pending { job, reply: Some(reply), until, _room: Some(room) }));
+        self.shared.enqueue(Task::Run(Pending { op, reply: Some(reply), until, _room: Some(room) }));
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -201,7 +201,7 @@ impl WriterQueue {
         work(&turn.link(false).expect("a connection").conn);
     }
 
-    /// Finishes what is queued, then closes the connection. Later jobs fail.
+    /// Finishes what is queued, then closes the connection. Later operations fail.
     pub(super) async fn close(&self) {
         self.shared.begin_closing();
         let thread = self.thread.lock().take();
@@ -245,18 +245,18 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    /// Runs the job on this thread if the connection is free and nobody was earlier.
-    fn try_here(self: &Arc<Self>, job: Box<dyn Job>) -> Tried {
+    /// Runs the operation on this thread if the connection is free and nobody was earlier.
+    fn try_here(self: &Arc<Self>, op: SharedOp) -> Tried {
         let now = Instant::now();
         let mut state = self.state.lock();
         if !state.queue.is_empty() || state.pausing || state.closed || state.courtesy.gap(now, false).is_some() {
-            return Tried::Taken(job);
+            return Tried::Taken(op);
         }
-        let Some(writer) = state.writer.take() else { return Tried::Taken(job) };
+        let Some(writer) = state.writer.take() else { return Tried::Taken(op) };
         drop(state);
         let mut turn = Turn { shared: self, writer: Some(writer) };
         let until = now + self.database.options().lock_deadline;
-        let own = Pending { job, reply: None, until, _room: None };
+        let own = Pending { op, reply: None, until, _room: None };
         let mut slots = turn.transact(own, CALLER_BOUND);
         let waits = slots.first_mut().and_then(Slot::waiter);
         turn.requeue(&mut slots);
@@ -279,7 +279,7 @@ impl Shared {
         if state.closed {
             return;
         }
-        let here = matches!(task, Task::Job(_))
+        let here = matches!(task, Task::Run(_))
             && state.queue.is_empty()
             && !state.pausing
             && state.courtesy.gap(Instant::now(), false).is_none();
@@ -351,18 +351,18 @@ impl Shared {
         }
     }
 
-    /// Takes queued jobs into a transaction that has `slots` already.
+    /// Takes queued operations into a transaction that has `slots` already.
     fn join(&self, slots: &mut Slots, most: usize) {
         let mut state = self.state.lock();
         while slots.len() < most
-            && let Some(Task::Job(_)) = state.queue.front()
-            && let Some(Task::Job(pending)) = state.queue.pop_front()
+            && let Some(Task::Run(_)) = state.queue.front()
+            && let Some(Task::Run(pending)) = state.queue.pop_front()
         {
             slots.push(Slot::new(pending));
         }
     }
 
-    /// Keeps jobs off the connection while `work` runs. `None` when the queue was closed.
+    /// Keeps operations off the connection while `work` runs. `None` when the queue was closed.
     pub(super) fn paused<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> Option<T> {
         let _turn = self.paused_turn()?;
         Some(work())
@@ -378,7 +378,7 @@ impl Shared {
         Some(out)
     }
 
-    /// Waits for the connection, before all jobs.
+    /// Waits for the connection, before all operations.
     fn paused_turn(self: &Arc<Self>) -> Option<Turn<'_>> {
         let mut state = self.state.lock();
         state.pausing = true;

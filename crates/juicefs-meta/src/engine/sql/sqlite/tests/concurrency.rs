@@ -1,4 +1,4 @@
-//! Many callers, other clients, and jobs that fail among others.
+//! Many callers, other clients, and ops that fail among others.
 
 use std::{
     future::Future,
@@ -24,10 +24,10 @@ fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     }
 }
 
-/// A job that creates a file unless the name is there, as operations do.
-fn create_once(ino: u64, name: &str) -> Box<TestJob> {
+/// A op that creates a file unless the name is there, as operations do.
+fn create_once(ino: u64, name: &str) -> TestOp {
     let (key, list) = (Key::Edge(Ino(1), name.into()), create(ino, name));
-    TestJob::new(vec![key.clone()], move |read| match read.get(&key) {
+    TestOp::new(vec![key.clone()], move |read| match read.get(&key) {
         Some(_) => Step::Stop,
         None => Step::Apply(Effects { list: list.clone(), ..Effects::none() }),
     })
@@ -36,8 +36,8 @@ fn create_once(ino: u64, name: &str) -> Box<TestJob> {
 #[test]
 fn a_lone_caller_is_answered_at_the_first_poll() {
     let (_dir, engine) = fresh();
-    assert!(poll_once(&mut engine.run(create_once(2, "a"))).expect("ready").is_ok());
-    assert!(poll_once(&mut engine.fetch(vec![Key::Node(Ino(2))])).expect("ready").is_ok());
+    assert!(poll_once(&mut run(&engine, create_once(2, "a"))).expect("ready").is_ok());
+    assert!(poll_once(&mut engine.fetch(&[Key::Node(Ino(2))])).expect("ready").is_ok());
     assert!(poll_once(&mut engine.lookup(Ino(1), b"a")).expect("ready").is_ok());
     assert!(poll_once(&mut engine.readdir(Ino(1), None, true, 5)).expect("ready").is_ok());
 }
@@ -56,9 +56,9 @@ fn many_threads_create_each_name_once() {
                 start.wait();
                 let mut won = 0;
                 for name in 0..NAMES {
-                    let job = create_once(2 + name * THREADS + thread, &format!("n{name}"));
-                    let job = TestJob::back(wait(engine.run(job)).expect("ran"));
-                    won += u64::from(job.applied.is_some());
+                    let op = create_once(2 + name * THREADS + thread, &format!("n{name}"));
+                    let op = wait(run(&engine, op)).expect("ran");
+                    won += u64::from(op.applied.is_some());
                     wait(engine.counter_add(Counter::NextChunk, 1)).expect("added");
                     let page = wait(engine.readdir(Ino(1), None, true, 10)).expect("listed");
                     assert!(!page.entries.is_empty());
@@ -69,34 +69,37 @@ fn many_threads_create_each_name_once() {
         .collect();
     let won: u64 = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
     assert_eq!(won, NAMES);
-    assert_eq!(get(&engine, Key::Counter(Counter::NextChunk)), Some(Value::Counter((THREADS * NAMES).cast_signed())));
+    assert_eq!(
+        get(&engine, Key::Account(AccountKey::Counter(Counter::NextChunk))),
+        Some(Value::Counter((THREADS * NAMES).cast_signed()))
+    );
     let page = wait(engine.readdir(Ino(1), None, true, 10_000)).expect("listed");
     assert_eq!(page.entries.len() as u64, NAMES);
     wait(engine.close());
 }
 
 #[test]
-fn each_job_of_a_shared_transaction_fares_alone() {
+fn each_operation_of_a_shared_transaction_fares_alone() {
     let (dir, engine) = fresh();
     apply(&engine, create(500, "taken")).expect("applied");
     let other = foreign(&dir);
     other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
-    let panicking = || TestJob::new(vec![], |_| panic!("a bug in an operation"));
-    let mut jobs: Vec<Box<TestJob>> = Vec::new();
+    let panicking = || TestOp::new(vec![], |_| panic!("a bug in an operation"));
+    let mut ops: Vec<TestOp> = Vec::new();
     for at in 0..40 {
-        jobs.push(match at % 8 {
+        ops.push(match at % 8 {
             // The inode is taken: applying fails after the entry was written.
             3 => {
                 let mut list = create(500, &format!("bad{at}"));
                 list.reverse();
-                TestJob::write(list)
+                TestOp::write(list)
             }
             5 => panicking(),
             6 => create_once(600, "taken"),
             _ => create_once(10 + at, &format!("good{at}")),
         });
     }
-    let mut waiting: Vec<_> = jobs.into_iter().map(|job| engine.run(job)).collect();
+    let mut waiting: Vec<_> = ops.into_iter().map(|op| run(&engine, op)).collect();
     for future in &mut waiting {
         assert!(poll_once(future).is_none(), "the lock is held");
     }
@@ -106,8 +109,8 @@ fn each_job_of_a_shared_transaction_fares_alone() {
         match at % 8 {
             3 => assert!(matches!(outcome.map(drop), Err(MetaError::Corrupt { .. })), "{at}"),
             5 => assert!(matches!(outcome.map(drop), Err(MetaError::Unavailable(_))), "{at}"),
-            6 => assert!(TestJob::back(outcome.expect("judged")).applied.is_none(), "{at}"),
-            _ => assert!(TestJob::back(outcome.expect("ran")).applied.is_some(), "{at}"),
+            6 => assert!(outcome.expect("judged").applied.is_none(), "{at}"),
+            _ => assert!(outcome.expect("ran").applied.is_some(), "{at}"),
         }
     }
     let names: Vec<_> = wait(engine.readdir(Ino(1), None, true, 100)).expect("listed").entries;
@@ -116,13 +119,13 @@ fn each_job_of_a_shared_transaction_fares_alone() {
 }
 
 #[test]
-fn a_panic_in_a_lone_job_is_an_error() {
+fn a_panic_in_a_lone_operation_is_an_error() {
     let (_dir, engine) = fresh();
-    let job = TestJob::new(vec![Key::Node(Ino(1))], |read| {
+    let op = TestOp::new(vec![Key::Node(Ino(1))], |read| {
         let _ = read.get(&Key::Node(Ino(2)));
         Step::Stop
     });
-    let error = wait(engine.run(job)).map(drop).expect_err("it looked at what it did not fetch");
+    let error = wait(run(&engine, op)).map(drop).expect_err("it looked at what it did not fetch");
     assert!(error.to_string().contains("which it did not fetch"), "{error}");
     apply(&engine, create(2, "a")).expect("the engine goes on");
 }
@@ -133,7 +136,7 @@ fn another_clients_lock_blocks_no_thread() {
     let other = foreign(&dir);
     other.execute_batch("BEGIN IMMEDIATE; INSERT INTO jfs_counter VALUES ('x', 1)").expect("the lock");
     let started = Instant::now();
-    let mut waiting: Vec<_> = (2..20).map(|ino| engine.run(create_once(ino, &format!("f{ino}")))).collect();
+    let mut waiting: Vec<_> = (2..20).map(|ino| run(&engine, create_once(ino, &format!("f{ino}")))).collect();
     for future in &mut waiting {
         assert!(poll_once(future).is_none());
     }
@@ -206,11 +209,11 @@ fn what_another_client_writes_is_seen_at_once() {
     for uid in 1..50 {
         other.execute("UPDATE jfs_node SET uid=?1 WHERE inode=2", [uid]).expect("written");
         assert!(matches!(get(&engine, Key::Node(Ino(2))), Some(Value::Node(attr)) if attr.uid == uid));
-        let job = TestJob::new(vec![Key::Node(Ino(2))], move |read| {
+        let op = TestOp::new(vec![Key::Node(Ino(2))], move |read| {
             assert_eq!(read.node(Ino(2)).map(|attr| attr.uid), Some(uid));
             Step::Stop
         });
-        wait(engine.run(job)).expect("the writer sees it too");
+        wait(run(&engine, op)).expect("the writer sees it too");
     }
 }
 
@@ -219,8 +222,8 @@ fn a_dropped_caller_harms_nobody() {
     let (dir, engine) = fresh();
     let other = foreign(&dir);
     other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
-    let mut dropped = engine.run(create_once(2, "dropped"));
-    let mut kept = engine.run(create_once(3, "kept"));
+    let mut dropped = run(&engine, create_once(2, "dropped"));
+    let mut kept = run(&engine, create_once(3, "kept"));
     assert!(poll_once(&mut dropped).is_none() && poll_once(&mut kept).is_none());
     drop(dropped);
     other.execute_batch("COMMIT").expect("let go");
@@ -233,7 +236,7 @@ fn closing_finishes_what_is_queued() {
     let (dir, engine) = fresh();
     let other = foreign(&dir);
     other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
-    let mut queued = engine.run(create_once(2, "a"));
+    let mut queued = run(&engine, create_once(2, "a"));
     assert!(poll_once(&mut queued).is_none());
     let unlocker = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(50));
@@ -244,7 +247,7 @@ fn closing_finishes_what_is_queued() {
     wait(queued).expect("it was queued before");
     let error = apply(&engine, create(3, "b")).expect_err("closed");
     assert!(matches!(error, MetaError::Unavailable(_)));
-    assert!(wait(engine.fetch(vec![Key::Node(Ino(2))])).is_err());
+    assert!(wait(engine.fetch(&[Key::Node(Ino(2))])).is_err());
     let again = engine_at(&dir.path().join("meta.db"), "");
     assert!(get(&again, Key::Node(Ino(2))).is_some() && get(&again, Key::Node(Ino(3))).is_none());
 }

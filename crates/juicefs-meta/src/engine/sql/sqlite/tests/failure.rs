@@ -21,14 +21,16 @@ fn a_full_disk_fails_only_what_needs_space() {
         conn.pragma_update(None, "max_page_count", 1).expect("as many pages as there are");
     });
     let big = Bytes::from(vec![7; 100_000]);
-    let error = apply(&engine, vec![Effect::PutXattr(Ino(2), "user.big".into(), big.clone())]).expect_err("full");
+    let error = apply(&engine, vec![Effect::Node(Ino(2), NodeEffect::PutXattr("user.big".into(), big.clone()))])
+        .expect_err("full");
     assert!(matches!(error, MetaError::Posix(Errno::ENOSPC)), "{error}");
-    let removal = vec![Effect::DeleteEdge(Ino(1), "a".into()), Effect::DeleteNode(Ino(2))];
+    let removal = vec![Effect::Edge(Ino(1), "a".into(), EdgeEffect::Delete), Effect::Node(Ino(2), NodeEffect::Delete)];
     apply(&engine, removal).expect("what needs no space goes on");
     engine.writer.with_connection(|conn| {
         conn.pragma_update(None, "max_page_count", 1_000_000).expect("set");
     });
-    apply(&engine, vec![Effect::PutXattr(Ino(2), "user.big".into(), big)]).expect("there is space again");
+    apply(&engine, vec![Effect::Node(Ino(2), NodeEffect::PutXattr("user.big".into(), big))])
+        .expect("there is space again");
 }
 
 #[test]
@@ -82,8 +84,11 @@ fn child_that_writes_until_killed() {
                 for ino in base + thread * 100_000.. {
                     let name = format!("f{ino}");
                     let mut list = create(ino, &name);
-                    list.push(Effect::PutXattr(Ino(ino), "user.size".into(), Bytes::from(vec![1; 2000])));
-                    list.push(Effect::AddCounter(Counter::TotalInodes, 1));
+                    list.push(Effect::Node(
+                        Ino(ino),
+                        NodeEffect::PutXattr("user.size".into(), Bytes::from(vec![1; 2000])),
+                    ));
+                    list.push(Effect::Account(AccountEffect::AddCounter(Counter::TotalInodes, 1)));
                     apply(&engine, list).expect("applied");
                     let mut out = std::io::stdout().lock();
                     writeln!(out, "ack {ino}").and_then(|()| out.flush()).expect("the parent listens");
@@ -98,7 +103,7 @@ fn child_that_writes_until_killed() {
 fn killed_processes_lose_nothing_acknowledged() {
     let (dir, engine) = fresh();
     let path = dir.path().join("meta.db");
-    apply(&engine, vec![Effect::SetCounter(Counter::TotalInodes, 0)]).expect("applied");
+    apply(&engine, vec![Effect::Account(AccountEffect::SetCounter(Counter::TotalInodes, 0))]).expect("applied");
     wait(engine.close());
     drop(engine);
     let mut acknowledged = Vec::new();
@@ -131,17 +136,20 @@ fn killed_processes_lose_nothing_acknowledged() {
     for ino in &acknowledged {
         let name = format!("f{ino}");
         let found = wait(engine.lookup(Ino(1), name.as_bytes())).expect("read");
-        assert!(matches!(found, Some((edge, Some(_))) if edge.ino == Ino(*ino)), "{name} was acknowledged");
+        assert!(
+            found.is_some_and(|found| found.edge.ino == Ino(*ino) && found.attr.is_some()),
+            "{name} was acknowledged"
+        );
     }
     // Whatever else was committed when the kill came is whole too.
     let page = wait(engine.readdir(Ino(1), None, false, 1_000_000)).expect("listed");
     for entry in &page.entries {
-        let read = wait(engine.fetch(vec![Key::Node(entry.ino), Key::Xattr(entry.ino, "user.size".into())]));
+        let read = wait(engine.fetch(&[Key::Node(entry.ino), Key::Xattr(entry.ino, "user.size".into())]));
         let read = read.expect("fetched");
         assert!(read.node(entry.ino).is_some() && read.xattr(entry.ino, &"user.size".into()).is_some());
     }
     let count = i64::try_from(page.entries.len()).expect("small");
-    assert_eq!(get(&engine, Key::Counter(Counter::TotalInodes)), Some(Value::Counter(count)));
+    assert_eq!(get(&engine, Key::Account(AccountKey::Counter(Counter::TotalInodes))), Some(Value::Counter(count)));
 }
 
 /// A log is looked at by others, and after a crash by a process that knows nothing but the files.
@@ -154,11 +162,16 @@ fn every_commit_is_whole_in_the_files() {
     for (ino, bytes) in [(2, 1), (3, 3000), (4, 300_000), (5, 20_000_000), (6, 10), (7, 10)] {
         let value = Bytes::from(vec![u8::try_from(ino).expect("small"); bytes]);
         let mut list = create(ino, &format!("f{ino}"));
-        list.push(Effect::PutXattr(Ino(ino), "user.value".into(), value.clone()));
+        list.push(Effect::Node(Ino(ino), NodeEffect::PutXattr("user.value".into(), value.clone())));
         if bytes > 10_000_000 {
             // Pages that already went out change again.
-            list.extend((0..200).map(|n| Effect::PutXattr(Ino(n), "user.more".into(), value.slice(..50_000))));
-            list.extend((0..200).map(|n| Effect::PutXattr(Ino(n), "user.more".into(), value.slice(..n as usize))));
+            list.extend(
+                (0..200).map(|n| Effect::Node(Ino(n), NodeEffect::PutXattr("user.more".into(), value.slice(..50_000)))),
+            );
+            list.extend(
+                (0..200)
+                    .map(|n| Effect::Node(Ino(n), NodeEffect::PutXattr("user.more".into(), value.slice(..n as usize)))),
+            );
         }
         apply(&engine, list).expect("applied");
         let files: Vec<_> =
@@ -222,7 +235,7 @@ fn another_journal_is_not_waited_for_while_the_file_is_in_use() {
 #[test]
 fn a_database_that_cannot_be_reached_is_not_taken_for_missing() {
     let (dir, engine) = fresh();
-    apply(&engine, vec![Effect::PutSetting(Bytes::from_static(b"{}"))]).expect("applied");
+    apply(&engine, vec![Effect::Volume(VolumeEffect::PutSetting(Bytes::from_static(b"{}")))]).expect("applied");
     let (path, away) = (dir.path().join("meta.db"), dir.path().join("away.db"));
     std::fs::rename(&path, &away).expect("renamed");
     std::os::unix::fs::symlink("meta.db", &path).expect("linked");

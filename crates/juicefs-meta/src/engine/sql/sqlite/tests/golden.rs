@@ -93,7 +93,7 @@ fn pairs(conn: &Connection, query: &str) -> Vec<(u64, Vec<u8>)> {
 
 /// Every key of the volume, found without the engine.
 fn keys(conn: &Connection, have: &[String]) -> Vec<Key> {
-    let mut keys: Vec<Key> = COUNTERS.into_iter().map(Key::Counter).collect();
+    let mut keys: Vec<Key> = COUNTERS.into_iter().map(AccountKey::Counter).map(Key::Account).collect();
     let name = |bytes: Vec<u8>| Name::from(bytes);
     keys.extend(ids(conn, "SELECT inode FROM jfs_node").into_iter().map(|ino| Key::Node(Ino(ino))));
     let edges = pairs(conn, "SELECT parent, name FROM jfs_edge");
@@ -111,21 +111,23 @@ fn keys(conn: &Connection, have: &[String]) -> Vec<Key> {
     }
     let optional = |table: &str, query: &str| if have.iter().any(|t| t == table) { ids(conn, query) } else { vec![] };
     let delslices = optional("delslices", "SELECT chunkid FROM jfs_delslices");
-    keys.extend(delslices.into_iter().map(|id| Key::DelaySlices(SliceId(id), 0)));
+    keys.extend(delslices.into_iter().map(|id| Key::Note(NoteKey::DelaySlices(SliceId(id), 0))));
     let sessions = optional("session2", "SELECT sid FROM jfs_session2");
-    keys.extend(sessions.into_iter().map(|sid| Key::Session(SessionId(sid))));
+    keys.extend(sessions.into_iter().map(|sid| Key::Holder(HolderKey::Session(SessionId(sid)))));
     let removed = optional("delfile", "SELECT inode FROM jfs_delfile");
-    keys.extend(removed.into_iter().map(|ino| Key::DelFile(Ino(ino), 0)));
+    keys.extend(removed.into_iter().map(|ino| Key::Note(NoteKey::DelFile(Ino(ino), 0))));
     let stats = optional("dir_stats", "SELECT inode FROM jfs_dir_stats");
-    keys.extend(stats.into_iter().map(|ino| Key::DirStat(Ino(ino))));
+    keys.extend(stats.into_iter().map(|ino| Key::Account(AccountKey::DirStat(Ino(ino)))));
     let rules = optional("acl", "SELECT id FROM jfs_acl");
     keys.extend(rules.into_iter().map(|id| Key::Acl(u32::try_from(id).expect("32 bits"))));
     let quotas = optional("dir_quota", "SELECT inode FROM jfs_dir_quota");
-    keys.extend(quotas.into_iter().map(|ino| Key::Quota(QuotaSubject::Dir(Ino(ino)))));
+    keys.extend(quotas.into_iter().map(|ino| Key::Account(AccountKey::Quota(QuotaSubject::Dir(Ino(ino))))));
     for (kind, make) in [(1, QuotaSubject::User as fn(u32) -> _), (2, QuotaSubject::Group as fn(u32) -> _)] {
         let query = format!("SELECT qkey FROM jfs_user_group_quota WHERE qtype={kind}");
         let owners = optional("user_group_quota", &query);
-        keys.extend(owners.into_iter().map(|id| Key::Quota(make(u32::try_from(id).expect("32 bits")))));
+        keys.extend(
+            owners.into_iter().map(|id| Key::Account(AccountKey::Quota(make(u32::try_from(id).expect("32 bits"))))),
+        );
     }
     keys
 }
@@ -136,38 +138,55 @@ fn effects(read: &ReadSet) -> Vec<Effect> {
     for (key, value) in read.iter() {
         // A counter that was never set has no row.
         let Some(value) = value else {
-            assert!(matches!(key, Key::Counter(_)), "{key:?} has a row but reads as nothing");
+            assert!(matches!(key, Key::Account(AccountKey::Counter(_))), "{key:?} has a row but reads as nothing");
             continue;
         };
         match (key.clone(), value.clone()) {
-            (Key::Node(ino), Value::Node(attr)) => list.push(Effect::InsertNode(ino, attr)),
-            (Key::Edge(parent, name), Value::Edge(edge)) => list.push(Effect::InsertEdge(parent, name, edge)),
-            (Key::Symlink(ino), Value::Bytes(target)) => list.push(Effect::PutSymlink(ino, target)),
-            (Key::Xattr(ino, name), Value::Bytes(value)) => list.push(Effect::PutXattr(ino, name, value)),
+            (Key::Node(ino), Value::Node(attr)) => list.push(Effect::Node(ino, NodeEffect::Insert(attr))),
+            (Key::Edge(parent, name), Value::Edge(edge)) => {
+                list.push(Effect::Edge(parent, name, EdgeEffect::Insert(edge)))
+            }
+            (Key::Symlink(ino), Value::Bytes(target)) => list.push(Effect::Node(ino, NodeEffect::PutSymlink(target))),
+            (Key::Xattr(ino, name), Value::Bytes(value)) => {
+                list.push(Effect::Node(ino, NodeEffect::PutXattr(name, value)))
+            }
             (Key::Chunk(ino, index), Value::Chunk(records)) => {
                 // In two steps, so that appending is seen to make the same bytes.
                 let (first, rest) = records.split_first().expect("not empty");
-                list.push(Effect::PutChunk(ino, index, vec![*first]));
+                list.push(Effect::Chunk(ino, index, ChunkEffect::Put(vec![*first])));
                 if !rest.is_empty() {
-                    list.push(Effect::AppendSlices(ino, index, rest.to_vec()));
+                    list.push(Effect::Chunk(ino, index, ChunkEffect::Append(rest.to_vec())));
                 }
             }
             (Key::SliceRef(slice), Value::SliceRef(count)) => {
-                list.push(Effect::InsertSliceRef(slice));
-                list.push(Effect::AddSliceRef(slice, count - 1));
+                list.push(Effect::Slice(SliceEffect::InsertRef(slice)));
+                list.push(Effect::Slice(SliceEffect::AddRef(slice, count - 1)));
             }
-            (Key::DelaySlices(id, _), Value::DelaySlices(held)) => list.push(Effect::PutDelaySlices(id, held)),
-            (Key::Session(sid), Value::Session(session)) => list.push(Effect::PutSession(sid, session)),
-            (Key::DelFile(ino, _), Value::DelFile(file)) => list.push(Effect::PutDelFile(ino, file)),
-            (Key::DirStat(ino), Value::DirStat(stat)) => list.push(Effect::PutDirStat(ino, stat)),
-            (Key::Acl(id), Value::Acl(rule)) => list.push(Effect::PutAcl(id, rule)),
-            (Key::Quota(subject), Value::Quota(quota)) => {
+            (Key::Note(NoteKey::DelaySlices(id, _)), Value::DelaySlices(held)) => {
+                list.push(Effect::Slice(SliceEffect::PutDelayed(id, held)))
+            }
+            (Key::Holder(HolderKey::Session(sid)), Value::Session(session)) => {
+                list.push(Effect::Session(sid, SessionEffect::Put(session)))
+            }
+            (Key::Note(NoteKey::DelFile(ino, _)), Value::DelFile(file)) => {
+                list.push(Effect::Slice(SliceEffect::PutDelFile(ino, file)))
+            }
+            (Key::Account(AccountKey::DirStat(ino)), Value::DirStat(stat)) => {
+                list.push(Effect::Account(AccountEffect::PutDirStat(ino, stat)))
+            }
+            (Key::Acl(id), Value::Acl(rule)) => list.push(Effect::Volume(VolumeEffect::PutAcl(id, rule))),
+            (Key::Account(AccountKey::Quota(subject)), Value::Quota(quota)) => {
                 // In two steps, so that adding is seen to make the same row.
-                list.push(Effect::PutQuota(subject, Quota { used_space: 0, used_inodes: 0, ..quota }));
+                list.push(Effect::Account(AccountEffect::PutQuota(
+                    subject,
+                    Quota { used_space: 0, used_inodes: 0, ..quota },
+                )));
                 let used = Usage { space: quota.used_space, inodes: quota.used_inodes };
-                list.push(Effect::AddQuotaUsage(subject, used));
+                list.push(Effect::Account(AccountEffect::AddUsage(subject, used)));
             }
-            (Key::Counter(counter), Value::Counter(value)) => list.push(Effect::SetCounter(counter, value)),
+            (Key::Account(AccountKey::Counter(counter)), Value::Counter(value)) => {
+                list.push(Effect::Account(AccountEffect::SetCounter(counter, value)))
+            }
             other => panic!("a record of another kind: {other:?}"),
         }
     }
@@ -183,9 +202,9 @@ fn every_row_is_written_again_byte_for_byte() {
         let have = tables(&raw);
         // Not prepared: volumes of 1.0 to 1.3 lack columns and tables.
         let old = engine_at(&path, "?mode=ro");
-        let mut list = effects(&wait(old.fetch(keys(&raw, &have))).expect("fetched"));
+        let mut list = effects(&wait(old.fetch(&keys(&raw, &have))).expect("fetched"));
         let setting = wait(old.load_setting()).expect("read").expect("a volume");
-        list.push(Effect::PutSetting(setting));
+        list.push(Effect::Volume(VolumeEffect::PutSetting(setting)));
         let (copy_dir, copy) = fresh();
         let written = list.len();
         apply(&copy, list).expect("applied");
@@ -224,7 +243,8 @@ fn listing_and_lookup_agree_with_the_rows() {
             let listed: Vec<_> = page.entries.iter().map(|e| (e.ino.0, e.name.as_bytes().to_vec())).collect();
             assert_eq!(listed, names, "{volume}: directory {ino}");
             for entry in page.entries {
-                let (edge, attr) = wait(engine.lookup(Ino(ino), entry.name.as_bytes())).expect("read").expect("found");
+                let Found { edge, attr, .. } =
+                    wait(engine.lookup(Ino(ino), entry.name.as_bytes())).expect("read").expect("found");
                 assert_eq!((edge.ino, edge.kind, attr), (entry.ino, entry.kind, entry.attr));
             }
         }
@@ -259,7 +279,7 @@ fn older_volumes_are_upgraded_and_only_when_prepared() {
         let node = Key::Node(Ino(1));
         let root = get(&engine, node.clone()).expect("the root");
         let complete = schema(&raw) == schema(&newest);
-        let made = apply(&engine, vec![Effect::SetCounter(Counter::NextTrash, 7)]);
+        let made = apply(&engine, vec![Effect::Account(AccountEffect::SetCounter(Counter::NextTrash, 7))]);
         assert_eq!(made.is_ok(), complete || volume == "sqlite-plain", "{volume}: writing before it was prepared");
         let rows_before = rows(&raw, "node", &columns(&raw, "node"));
         let columns_before = columns(&raw, "node");
@@ -274,7 +294,10 @@ fn older_volumes_are_upgraded_and_only_when_prepared() {
         assert_eq!(rows(&raw, "node", &columns_before), rows_before, "{volume}");
         assert_eq!(get(&engine, node), Some(root));
         let attr = Attr { tier: 3, access_acl: 4, ..file(1) };
-        let list = vec![Effect::InsertNode(Ino(1 << 40), attr.clone()), Effect::SetCounter(Counter::NextTrash, 7)];
+        let list = vec![
+            Effect::Node(Ino(1 << 40), NodeEffect::Insert(attr.clone())),
+            Effect::Account(AccountEffect::SetCounter(Counter::NextTrash, 7)),
+        ];
         apply(&engine, list).expect("writing after it was prepared");
         assert_eq!(get(&engine, Key::Node(Ino(1 << 40))), Some(Value::Node(attr)));
     }

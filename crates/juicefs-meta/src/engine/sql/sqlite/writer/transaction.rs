@@ -1,13 +1,8 @@
-//! Jobs in a transaction: each succeeds or fails alone.
+//! Operations in a transaction: each succeeds or fails alone.
 //!
-//! A job reads and decides before anything of it is written, so one that fails leaves the transaction as it was. When
-//! writing fails, the whole transaction is undone and its jobs run again, each in a transaction of its own: then only
+//! An operation reads and decides before anything of it is written, so one that fails leaves the transaction as it was. When
+//! writing fails, the whole transaction is undone and its operations run again, each in a transaction of its own: then only
 //! the faulty one fails. Nothing is answered before the commit.
-
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
 
 use juicefs_core::{
     errno::Errno,
@@ -23,13 +18,13 @@ use crate::{
         apply, fetch,
         link::{Fault, Link},
     },
-    txn::{Applied, Effect, Effects, Job, ReadSet, Step},
+    txn::{Applied, Effect, Effects, SessionEffect, judge, shielded},
 };
 
-/// The jobs of one transaction.
+/// The operations of one transaction.
 pub(super) type Slots = SmallVec<[Slot; 1]>;
 
-/// A job with what became of it.
+/// An operation with what became of it.
 pub(super) struct Slot {
     pending: Pending,
     /// `None` until it ran; then what applying showed, if anything was to be applied.
@@ -53,8 +48,8 @@ impl Slot {
         self.pending
     }
 
-    /// For a job that did not run and has no reply: makes one and returns its other end.
-    pub(super) fn waiter(&mut self) -> Option<oneshot::Receiver<MetaResult<Box<dyn Job>>>> {
+    /// For an operation that did not run and has no reply: makes one and returns its other end.
+    pub(super) fn waiter(&mut self) -> Option<oneshot::Receiver<MetaResult<()>>> {
         if self.is_done() || self.pending.reply.is_some() {
             return None;
         }
@@ -63,15 +58,17 @@ impl Slot {
         Some(outcome)
     }
 
-    /// Answers a job that ran and was committed; the answer comes back when it has no reply.
-    pub(super) fn finish(self) -> Option<MetaResult<Box<dyn Job>>> {
-        let Pending { mut job, reply, .. } = self.pending;
-        let outcome = self.outcome.unwrap_or(Ok(None)).and_then(|applied| {
-            if let Some(applied) = applied {
-                shielded(job.name(), || job.applied(&applied))?;
+    /// Answers an operation that ran and was committed, and lets go of it; the answer comes back when it has no reply.
+    pub(super) fn finish(self) -> Option<MetaResult<()>> {
+        let Pending { op, reply, .. } = self.pending;
+        let outcome = self.outcome.unwrap_or(Ok(None)).and_then(|applied| match applied {
+            Some(applied) => {
+                let mut op = op.lock();
+                shielded(op.name(), || op.applied(&applied))
             }
-            Ok(job)
+            None => Ok(()),
         });
+        drop(op);
         match reply {
             Some(reply) => {
                 // A caller that is gone has no use for the answer.
@@ -82,30 +79,13 @@ impl Slot {
         }
     }
 
-    /// Whether the caller of a queued job is gone.
+    /// Whether the caller of a queued operation is gone.
     fn is_abandoned(&self) -> bool {
         self.pending.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
     }
 }
 
-/// Runs code of an operation; a panic there fails that operation alone.
-fn shielded<T>(name: &'static str, work: impl FnOnce() -> T) -> MetaResult<T> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let why = message(panic.as_ref());
-        tracing::error!(operation = name, why, "a metadata operation panicked");
-        MetaError::Unavailable(format!("operation {name} panicked: {why}"))
-    })
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
-}
-
-/// Gives all jobs the fault as their outcome; a busy database leaves them to run later.
+/// Gives all operations the fault as their outcome; a busy database leaves them to run later.
 pub(super) fn fail(slots: &mut Slots, fault: Fault) {
     if matches!(fault, Fault::Busy) {
         slots.iter_mut().for_each(|slot| slot.outcome = None);
@@ -115,7 +95,7 @@ pub(super) fn fail(slots: &mut Slots, fault: Fault) {
     slots.iter_mut().for_each(|slot| slot.outcome = Some(Err(error.clone())));
 }
 
-/// Runs the jobs and those that `join` adds in one transaction. Jobs are left without outcome when the database is
+/// Runs the operations and those that `join` adds in one transaction. Operations are left without outcome when the database is
 /// busy. Returns whether the connection may be used further.
 pub(super) fn run(link: &Link, slots: &mut Slots, join: impl FnMut(&mut Slots)) -> bool {
     match together(link, slots, join) {
@@ -130,7 +110,11 @@ pub(super) fn run(link: &Link, slots: &mut Slots, join: impl FnMut(&mut Slots)) 
             true
         }
         Err(fault) => {
-            tracing::debug!(?fault, jobs = slots.len(), "a shared transaction failed; its jobs run one by one");
+            tracing::debug!(
+                ?fault,
+                operations = slots.len(),
+                "a shared transaction failed; its operations run one by one"
+            );
             let mut healthy = true;
             for slot in slots.iter_mut() {
                 match alone(link, slot) {
@@ -179,7 +163,7 @@ fn alone(link: &Link, slot: &mut Slot) -> Result<(), Fault> {
     outcome
 }
 
-/// What is known in a transaction about the sessions that its jobs write for. They mostly write for the same one, so
+/// What is known in a transaction about the sessions that its operations write for. They mostly write for the same one, so
 /// that one look is enough.
 #[derive(Default)]
 struct Alive {
@@ -198,46 +182,27 @@ impl Alive {
                 return Ok(false);
             }
         }
-        if effects.list.iter().any(|effect| matches!(effect, Effect::DeleteSession(_))) {
+        if effects.list.iter().any(|effect| matches!(effect, Effect::Session(_, SessionEffect::Delete))) {
             self.known = None;
         }
         Ok(true)
     }
 }
 
-/// Runs a job in the open transaction. `Err` means that the transaction must be undone.
+/// Runs an operation in the open transaction. `Err` means that the transaction must be undone.
 fn one(link: &Link, slot: &mut Slot, alive: &mut Alive) -> Result<(), Fault> {
     if slot.is_abandoned() {
         slot.outcome = Some(Err(MetaError::Unavailable("the caller is gone".to_owned())));
         return Ok(());
     }
-    let outcome = match decide(link, slot.pending.job.as_mut()) {
+    let outcome = match judge(&mut *slot.pending.op.lock(), |keys, read| fetch::into(link, keys, read)) {
         Ok(Some(effects)) if !alive.allows(link, &effects)? => Err(MetaError::Fenced),
         Ok(Some(effects)) => Ok(Some(apply::effects(link, &effects.list)?)),
         Ok(None) => Ok(None),
-        // Nothing of this job was written.
+        // Nothing of this operation was written.
         Err(Fault::Record(error)) => Err(error),
         Err(fault) => return Err(fault),
     };
     slot.outcome = Some(outcome);
     Ok(())
-}
-
-/// Reads what the job asks for until it knows what it wants.
-fn decide(link: &Link, job: &mut dyn Job) -> Result<Option<Effects>, Fault> {
-    let name = job.name();
-    let mut read = ReadSet::default();
-    let mut keys = shielded(name, || job.keys())?;
-    loop {
-        fetch::into(link, &keys, &mut read)?;
-        match shielded(name, || job.step(&read))? {
-            Step::Fetch(more) if more.iter().all(|key| read.contains(key)) => {
-                let why = "it asks again for what it has read".to_owned();
-                return Err(MetaError::Corrupt { what: format!("operation {name}"), why }.into());
-            }
-            Step::Fetch(more) => keys = more,
-            Step::Apply(effects) => return Ok(Some(effects)),
-            Step::Stop => return Ok(None),
-        }
-    }
 }

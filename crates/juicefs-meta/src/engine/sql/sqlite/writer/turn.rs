@@ -44,7 +44,7 @@ impl Turn<'_> {
     pub(super) fn next(mut self, bound: Bound) -> Progress {
         let Some(task) = self.shared.state.lock().queue.pop_front() else { return Progress::Made };
         match task {
-            Task::Job(pending) => {
+            Task::Run(pending) => {
                 let mut slots = self.transact(pending, bound);
                 let progress = self.requeue(&mut slots);
                 drop(self);
@@ -87,7 +87,7 @@ impl Turn<'_> {
         Ok(link.as_mut().expect("invariant: it was opened just now"))
     }
 
-    /// Runs a job and what else is queued in one transaction.
+    /// Runs an operation and what else is queued in one transaction.
     pub(super) fn transact(&mut self, first: Pending, bound: Bound) -> Slots {
         let shared = self.shared;
         let mut slots = Slots::new();
@@ -96,8 +96,8 @@ impl Turn<'_> {
         let ready = self.link(false).and_then(|link| shared.database.ready(link).map(|()| link));
         let healthy = match ready {
             Ok(link) => transaction::run(link, &mut slots, |slots| {
-                if slots.len() < bound.jobs && started.elapsed() < bound.time {
-                    shared.join(slots, bound.jobs);
+                if slots.len() < bound.ops && started.elapsed() < bound.time {
+                    shared.join(slots, bound.ops);
                 }
             }),
             Err(fault) => {
@@ -116,7 +116,7 @@ impl Turn<'_> {
         slots
     }
 
-    /// Puts the jobs that did not run, because another client holds the lock, back to the front of the queue.
+    /// Puts the operations that did not run, because another client holds the lock, back to the front of the queue.
     pub(super) fn requeue(&mut self, slots: &mut Slots) -> Progress {
         if slots.iter().all(Slot::is_done) {
             return Progress::Made;
@@ -126,7 +126,7 @@ impl Turn<'_> {
         let mut state = self.shared.state.lock();
         state.courtesy.contended(Instant::now());
         for slot in unrun.into_iter().rev() {
-            state.queue.push_front(Task::Job(slot.into_pending()));
+            state.queue.push_front(Task::Run(slot.into_pending()));
         }
         Progress::Busy
     }

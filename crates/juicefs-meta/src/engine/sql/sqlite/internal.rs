@@ -1,18 +1,12 @@
-//! Jobs of the engine itself: they run among those of operations.
-
-use std::any::Any;
+//! Changes that the engine makes for itself: they run among operations.
 
 use juicefs_core::ids::Ino;
 
 use crate::{
     engine::ApplyOutcome,
-    record::{Counter, DirStat, Key},
-    txn::{Applied, Effect, Effects, Job, ReadSet, Step},
+    record::{AccountKey, Counter, DirStat, Key},
+    txn::{AccountEffect, Applied, Effect, Effects, PendingOp, ReadSet, Step},
 };
-
-/// A job that is taken back with what it learned.
-pub(super) trait InternalJob: Job + Any {}
-impl<J: Job + Any> InternalJob for J {}
 
 /// Adds to a counter.
 pub(super) struct CounterAdd {
@@ -32,27 +26,23 @@ impl CounterAdd {
     }
 }
 
-impl Job for CounterAdd {
+impl PendingOp for CounterAdd {
     fn name(&self) -> &'static str {
         "counter_add"
     }
 
     fn keys(&self) -> Vec<Key> {
-        vec![Key::Counter(self.counter)]
+        vec![Key::Account(AccountKey::Counter(self.counter))]
     }
 
     fn step(&mut self, read: &ReadSet) -> Step {
         self.value = read.counter(self.counter).saturating_add(self.delta);
         let mut effects = Effects::none();
-        effects.push(Effect::SetCounter(self.counter, self.value));
+        effects.push(Effect::Account(AccountEffect::SetCounter(self.counter, self.value)));
         Step::Apply(effects)
     }
 
     fn applied(&mut self, _applied: &Applied) {}
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
 }
 
 /// Adds to the statistics of directories.
@@ -72,13 +62,13 @@ impl AddDirStats {
     }
 }
 
-impl Job for AddDirStats {
+impl PendingOp for AddDirStats {
     fn name(&self) -> &'static str {
         "add_dir_stats"
     }
 
     fn keys(&self) -> Vec<Key> {
-        self.deltas.iter().map(|(ino, _)| Key::DirStat(*ino)).collect()
+        self.deltas.iter().map(|(ino, _)| Key::Account(AccountKey::DirStat(*ino))).collect()
     }
 
     fn step(&mut self, read: &ReadSet) -> Step {
@@ -90,19 +80,13 @@ impl Job for AddDirStats {
                 continue;
             };
             let sum = sums.entry(*ino).or_insert(*stat);
-            sum.length += delta.length;
-            sum.space += delta.space;
-            sum.inodes += delta.inodes;
+            *sum += *delta;
         }
-        let list = sums.into_iter().map(|(ino, stat)| Effect::PutDirStat(ino, stat)).collect();
+        let list = sums.into_iter().map(|(ino, stat)| Effect::Account(AccountEffect::PutDirStat(ino, stat))).collect();
         Step::Apply(Effects { list, ..Effects::none() })
     }
 
     fn applied(&mut self, _applied: &Applied) {}
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
 }
 
 /// Applies effects if what was read still holds.
@@ -127,7 +111,7 @@ impl GuardedApply {
     }
 }
 
-impl Job for GuardedApply {
+impl PendingOp for GuardedApply {
     fn name(&self) -> &'static str {
         "apply"
     }
@@ -143,9 +127,5 @@ impl Job for GuardedApply {
 
     fn applied(&mut self, applied: &Applied) {
         self.outcome = ApplyOutcome::Applied(applied.clone());
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
     }
 }
