@@ -117,7 +117,7 @@ fn calls_without_an_answer_happen_once_or_never() {
     let runtimes = Runtimes::new(1);
     runtimes.block_on(async {
         let mem = Arc::new(MemEngine::new());
-        let engines = [Optimistic::new(Arc::clone(&mem)), Optimistic::new(Arc::clone(&mem))];
+        let engines = [Optimistic::losing(Arc::clone(&mem)), Optimistic::losing(Arc::clone(&mem))];
         let engine = |_: &Home, client: usize| Arc::clone(&engines[client]) as Arc<dyn Engine>;
         let mut arena = Arena::new(Home::Mem(mem), runtimes.handles(), engine, options).await;
         engines.iter().for_each(|engine| engine.lose(3));

@@ -20,9 +20,13 @@ use juicefs_core::{
 };
 use juicefs_meta::{
     Client, Engine,
-    engine::{ApplyOutcome, Caps, Found, Patience, Scan, mem::MemEngine},
+    engine::{
+        ApplyOutcome, Caps, Found, Patience, Scan,
+        mem::MemEngine,
+        optimistic::{SharedOp, Transactions},
+    },
     record::{Counter, DirStat, Key, Value},
-    txn::{Effects, ReadSet},
+    txn::{Effects, ReadSet, Step},
 };
 use juicefs_testkit::unsteady::Unsteady;
 use proptest::prelude::*;
@@ -44,6 +48,8 @@ pub(crate) struct Optimistic {
     /// How it lists directories; `None`: by name, each once.
     listing: Option<Unsteady>,
     conflicts: AtomicUsize,
+    /// It runs operations itself, so that they are booked before their answer is lost.
+    losing: bool,
     /// Of a hundred operations or looks, so many end with "unavailable", whether or not they were done.
     lost: AtomicU32,
 }
@@ -58,8 +64,13 @@ impl Optimistic {
         Self::with(inner, Some(listing))
     }
 
+    /// Loses the answers of operations that were done, once [`Optimistic::lose`] says so.
+    pub(crate) fn losing(inner: Arc<MemEngine>) -> Arc<Self> {
+        Arc::new(Self { inner, listing: None, conflicts: AtomicUsize::new(0), losing: true, lost: AtomicU32::new(0) })
+    }
+
     fn with(inner: Arc<MemEngine>, listing: Option<Unsteady>) -> Arc<Self> {
-        Arc::new(Self { inner, listing, conflicts: AtomicUsize::new(0), lost: AtomicU32::new(0) })
+        Arc::new(Self { inner, listing, conflicts: AtomicUsize::new(0), losing: false, lost: AtomicU32::new(0) })
     }
 
     /// How often an operation was judged anew.
@@ -77,6 +88,40 @@ impl Optimistic {
             return Err(MetaError::Unavailable("as the test wants it".to_owned()));
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Transactions for Optimistic {
+    async fn run(&self, op: SharedOp) -> MetaResult<()> {
+        self.may_lose()?;
+        loop {
+            let keys = op.lock().keys();
+            let mut read = self.inner.fetch(&keys).await?;
+            pause().await;
+            let verdict = loop {
+                let wanted = op.lock().step(&read);
+                match wanted {
+                    Step::Fetch(keys) => {
+                        read.extend(self.inner.fetch(&keys).await?);
+                        pause().await;
+                    }
+                    Step::Apply(effects) => break Some(effects),
+                    Step::Stop => break None,
+                }
+            };
+            // What was read in several steps was never true all at once, unless it still is: failures need the check too.
+            let decided = verdict.is_some();
+            match self.apply(&read, &verdict.unwrap_or_default(), Patience::Budget).await? {
+                ApplyOutcome::Conflict => {}
+                ApplyOutcome::Applied(applied) => {
+                    if decided {
+                        op.lock().applied(&applied);
+                    }
+                    return self.may_lose();
+                }
+            }
+        }
     }
 }
 
@@ -112,15 +157,13 @@ impl Engine for Optimistic {
         Ok(read)
     }
     async fn apply(&self, read: &ReadSet, effects: &Effects, patience: Patience) -> MetaResult<ApplyOutcome> {
-        self.may_lose()?;
         pause().await;
         let outcome = self.inner.apply(read, effects, patience).await?;
-        if outcome == ApplyOutcome::Conflict {
-            self.conflicts.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.may_lose()?;
-        }
+        self.conflicts.fetch_add(usize::from(outcome == ApplyOutcome::Conflict), Ordering::Relaxed);
         Ok(outcome)
+    }
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        self.losing.then_some(self)
     }
     async fn lookup(&self, parent: Ino, name: &[u8]) -> MetaResult<Option<Found>> {
         pause().await;
