@@ -93,6 +93,16 @@ pub enum Scan {
         /// Exclusive bound in seconds.
         before_secs: i64,
     },
+    /// `Key::Chunk` of one inode with `from <= index < to`, ascending by index, each as of a moment of its own. It costs what
+    /// [`Engine::chunk_indexes`] costs.
+    Chunks {
+        /// The file.
+        ino: Ino,
+        /// The first chunk.
+        from: ChunkIndex,
+        /// The one behind the last.
+        to: ChunkIndex,
+    },
     /// `Key::Xattr` of one inode.
     Xattrs(Ino),
     /// `Key::Acl`.

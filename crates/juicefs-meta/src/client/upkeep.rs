@@ -1,6 +1,6 @@
 //! The setting and counters as others change them, and the deletion of what nothing refers to.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use juicefs_core::{
     attr::Timestamp,
@@ -25,10 +25,8 @@ use crate::{
 
 /// Delayed slices read from the engine at once.
 const DELAYED_PAGE: usize = 1000;
-/// Chunks of a removed file asked for at once.
-const CHUNK_PAGE: usize = 4096;
 /// Slice lists of a removed file read at once.
-const LISTS_PAGE: usize = 256;
+const CHUNK_PAGE: usize = 256;
 
 impl Client {
     /// Takes up the setting as it is stored now.
@@ -138,39 +136,34 @@ impl Client {
     /// The chunks of a removed file of this length that have a list. An engine without an index of chunks is asked for those
     /// that a file of this length has, and, when one of them shows that it was cut, for those that it may have had before.
     async fn chunks_of(&self, ino: Ino, length: u64) -> MetaResult<Vec<ChunkIndex>> {
+        let mut indexes = Vec::new();
         if self.engine.caps().indexes_chunks {
-            return self.chunks_between(ino, 0, ChunkIndex::MAX).await;
+            self.add_chunks(ino, 0..ChunkIndex::MAX, &mut indexes).await?;
+            return Ok(indexes);
         }
         // With the one that the end is in, even if nothing of it belongs to the file: there the cut shows.
         let end = ChunkIndex::try_from(length / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX).saturating_add(1);
-        let likely =
-            if end <= LISTS_PAGE as ChunkIndex { (0..end).collect() } else { self.chunks_between(ino, 0, end).await? };
-        let (mut indexes, mut cut) = (Vec::new(), false);
-        for page in likely.chunks(LISTS_PAGE) {
-            let keys: Vec<_> = page.iter().map(|index| Key::Chunk(ino, *index)).collect();
-            let read = self.transactor.fetch(&keys).await?;
-            for index in page {
-                let list = read.chunk(ino, *index);
-                cut |= list.iter().any(SliceRecord::tells_cut);
-                indexes.extend((!list.is_empty()).then_some(*index));
-            }
-        }
-        if cut {
-            indexes.extend(self.chunks_between(ino, end, end.saturating_add(CHUNKS_BEYOND)).await?);
+        if self.add_chunks(ino, 0..end, &mut indexes).await? {
+            self.add_chunks(ino, end..end.saturating_add(CHUNKS_BEYOND), &mut indexes).await?;
         }
         Ok(indexes)
     }
 
-    /// The chunks with `from <= index < to` that have a list.
-    async fn chunks_between(&self, ino: Ino, from: ChunkIndex, to: ChunkIndex) -> MetaResult<Vec<ChunkIndex>> {
-        let (mut indexes, mut from) = (Vec::new(), from);
+    /// Adds the chunks of a range that have a list. Whether one of these shows that the file was cut.
+    async fn add_chunks(&self, ino: Ino, range: Range<ChunkIndex>, indexes: &mut Vec<ChunkIndex>) -> MetaResult<bool> {
+        let (scan, mut after, mut cut) = (Scan::Chunks { ino, from: range.start, to: range.end }, None, false);
         loop {
-            let page = self.engine.chunk_indexes(ino, from, to, CHUNK_PAGE).await?;
-            let next = page.last().filter(|_| page.len() >= CHUNK_PAGE).map(|last| last.saturating_add(1));
-            indexes.extend(page);
-            match next {
-                Some(next) => from = next,
-                None => return Ok(indexes),
+            let page = self.transactor.scan(scan, after, CHUNK_PAGE).await?;
+            let last = page.len() < CHUNK_PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            for (key, value) in page {
+                if let (Key::Chunk(_, index), Value::Chunk(list)) = (key, value) {
+                    indexes.push(index);
+                    cut |= list.iter().any(SliceRecord::tells_cut);
+                }
+            }
+            if last {
+                return Ok(cut);
             }
         }
     }

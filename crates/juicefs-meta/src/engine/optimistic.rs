@@ -22,7 +22,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use self::{predictor::Predictor, turns::Turns};
-use super::{ApplyOutcome, Engine, Found, Patience};
+use super::{ApplyOutcome, Engine, Found, Patience, Scan};
 use crate::{
     record::{Edge, Key, Value},
     txn::{Effects, Operation, PendingOp, ReadSet, Step, Unbooked, shielded, unread},
@@ -151,6 +151,18 @@ impl Transactor {
             self.predictor.learn_all(page.entries.iter().flat_map(|entry| seen(ino, entry)).flatten());
         }
         Ok(page)
+    }
+
+    /// [`Engine::scan`]; chunks are remembered, because whoever looks for them changes them.
+    ///
+    /// # Errors
+    /// Those of [`Engine::scan`].
+    pub async fn scan(&self, scan: Scan, after: Option<Key>, limit: usize) -> MetaResult<Vec<(Key, Value)>> {
+        let records = self.engine.scan(scan, after, limit).await?;
+        if matches!(scan, Scan::Chunks { .. }) && self.predicts() {
+            self.predictor.learn_all(records.iter().cloned());
+        }
+        Ok(records)
     }
 
     /// Whether what was seen is of use: not in transactions.

@@ -100,15 +100,12 @@ impl Snapshot {
         self.dir_stats.extend(read.dir_stat(ino).map(|stat| (ino, *stat)));
         let removed = self.del_files.get(&ino).map_or(0, |file| file.length);
         let length = read.node(ino).map_or(removed, |attr| attr.length);
-        let end = if engine.caps().indexes_chunks {
-            ChunkIndex::MAX
-        } else {
-            ChunkIndex::try_from(length / CHUNK_SIZE).expect("a length") + CHUNKS_BEYOND
-        };
-        let indexes = engine.chunk_indexes(ino, 0, end, ALL).await.expect("found");
-        let keys: Vec<_> = indexes.iter().map(|index| Key::Chunk(ino, *index)).collect();
-        let lists = engine.fetch(&keys).await.expect("fetched");
-        self.chunks.extend(indexes.into_iter().map(|index| ((ino, index), lists.chunk(ino, index).to_vec())));
+        let end = ChunkIndex::try_from(length / CHUNK_SIZE).expect("a length") + CHUNKS_BEYOND;
+        let to = if engine.caps().indexes_chunks { ChunkIndex::MAX } else { end };
+        for (key, value) in engine.scan(Scan::Chunks { ino, from: 0, to }, None, ALL).await.expect("scanned") {
+            let (Key::Chunk(ino, index), Value::Chunk(list)) = (key, value) else { panic!("not a chunk") };
+            self.chunks.insert((ino, index), list);
+        }
         for (key, value) in engine.scan(Scan::Xattrs(ino), None, ALL).await.expect("scanned") {
             let (Key::Xattr(ino, name), Value::Bytes(value)) = (key, value) else { panic!("not an xattr") };
             self.xattrs.insert((ino, name), value.to_vec());

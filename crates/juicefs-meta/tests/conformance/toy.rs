@@ -180,6 +180,7 @@ fn wants(scan: Scan, key: &Key, value: &Value) -> bool {
         (Scan::DelFiles { before_secs }, _, Value::DelFile(file)) => file.removed_secs < before_secs,
         (Scan::DeadSlices, _, Value::SliceRef(count)) => *count <= 0,
         (Scan::DelaySlices { before_secs }, _, Value::DelaySlices(held)) => held.since_secs < before_secs,
+        (Scan::Chunks { ino, from, to }, Key::Chunk(of, index), _) => *of == ino && (from..to).contains(index),
         (Scan::Xattrs(ino), Key::Xattr(of, _), _) => *of == ino,
         (Scan::Detached { before_secs }, _, Value::Detached(made_secs)) => *made_secs < before_secs,
         _ => false,

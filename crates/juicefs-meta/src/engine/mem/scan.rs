@@ -31,6 +31,7 @@ pub(super) fn bounds(scan: Scan) -> (Key, Key) {
             Key::Note(NoteKey::DelaySlices(SliceId(0), i64::MIN)),
             Key::Note(NoteKey::DelaySlices(SliceId(u64::MAX), i64::MAX)),
         ),
+        Scan::Chunks { ino, from, to } => (Key::Chunk(ino, from), Key::Chunk(ino, to.saturating_sub(1).max(from))),
         Scan::Xattrs(ino) => {
             (Key::Xattr(ino, Name::default()), Key::Xattr(Ino(ino.0.saturating_add(1)), Name::default()))
         }

@@ -8,8 +8,13 @@ use juicefs_core::{
 };
 
 use super::{RedisEngine, cursor::Cursor, fetch, link::Request};
-use crate::layout::redis::parse_number;
+use crate::{
+    layout::redis::parse_number,
+    record::{Key, Value},
+};
 
+/// Chunks of a file looked at in one round trip.
+const CHUNK_WINDOW: u32 = 256;
 /// Chunks that are asked for at once.
 const PROBE_WINDOW: u32 = 4096;
 /// After so many chunks (16 TiB) it is in any case less work to look at all keys of the database than to ask for each.
@@ -96,5 +101,50 @@ impl RedisEngine {
         there.sort_unstable();
         there.dedup();
         Ok(there)
+    }
+
+    /// Slice lists of the chunks of a range that have one, each as of a moment of its own: a slot that moves is no hindrance.
+    pub(super) async fn chunks_of(
+        &self,
+        ino: Ino,
+        range: Range<ChunkIndex>,
+        after: Option<Key>,
+        limit: usize,
+    ) -> MetaResult<Vec<(Key, Value)>> {
+        let mut at = match after {
+            Some(Key::Chunk(_, index)) => index.saturating_add(1).max(range.start),
+            _ => range.start,
+        };
+        let mut found = Vec::new();
+        while at < range.end && found.len() < limit {
+            let upto = range.end.min(at.saturating_add(CHUNK_WINDOW));
+            let before = found.len();
+            self.look_at_chunks(ino, at..upto, &mut found).await?;
+            at = upto;
+            if found.len() == before && range.end - at > CHUNK_WINDOW {
+                // The next one may be far.
+                let next = self.chunks_between(ino, at..range.end, Side::First, 1).await?;
+                at = next.first().copied().unwrap_or(range.end);
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Reads slice lists and adds those that there are.
+    async fn look_at_chunks(
+        &self,
+        ino: Ino,
+        window: Range<ChunkIndex>,
+        found: &mut Vec<(Key, Value)>,
+    ) -> MetaResult<()> {
+        let keys = self.keys().await?;
+        let mut request = Request::new();
+        window.clone().for_each(|index| fetch::ask(&mut request, keys, &Key::Chunk(ino, index)));
+        for (index, list) in window.zip(self.call_bulk(&request).await?) {
+            let list = fetch::slices(list)?;
+            found.extend((!list.is_empty()).then_some((Key::Chunk(ino, index), Value::Chunk(list))));
+        }
+        Ok(())
     }
 }

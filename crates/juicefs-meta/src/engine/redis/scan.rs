@@ -52,6 +52,7 @@ impl RedisEngine {
                 };
                 self.fields(&hash, after, limit, due).await
             }
+            Scan::Chunks { ino, from, to } => self.chunks_of(ino, from..to, after, limit).await,
             Scan::Xattrs(ino) => {
                 let hash = self.keys().await?.xattrs(ino);
                 let each = |field: Bytes, value: Bytes| Ok(Some((Key::Xattr(ino, Name(field)), Value::Bytes(value))));

@@ -621,6 +621,8 @@ async fn a_commit_goes_on_until_its_outcome_is_known() {
         let transactor = Arc::clone(&transactor);
         tokio::spawn(async move { transactor.finish(op).await.map(drop) })
     };
+    // What was seen before the server is gone can be judged without it.
+    transactor.fetch(&[Key::Node(Ino(2))]).await.expect("read");
     server.stop();
     let (patient, other) = (run(true), run(false));
     let gave_up = other.await.expect("no panic");

@@ -66,6 +66,7 @@ statements! {
         ORDER BY +`chunkid` LIMIT ?2";
     ScanDelaySlices = "SELECT `chunkid`,`deleted`,`slices` FROM {delslices} WHERE `deleted`<?1 AND `chunkid`>?2 \
         ORDER BY `chunkid` LIMIT ?3";
+    ScanChunks = "SELECT `indx`,`slices` FROM {chunk} WHERE `inode`=?1 AND `indx`>?2 AND `indx`<?3 ORDER BY `indx` LIMIT ?4";
     ScanXattrs = "SELECT `name`,`value` FROM {xattr} WHERE `inode`=?1 AND `name`>?2 ORDER BY `name` LIMIT ?3";
     ScanAcls = "SELECT `id`,`owner`,`group`,`mask`,`other`,`named_users`,`named_groups` FROM {acl} WHERE `id`>?1 \
         ORDER BY `id` LIMIT ?2";

@@ -29,11 +29,14 @@ async fn soon<F: Future<Output = bool>>(holds: impl Fn() -> F) {
     }
 }
 
+/// A length as a client reads it: asked for only when it is not known.
 async fn length(engine: &RedisEngine, ino: Ino) -> u64 {
-    match get(engine, Key::Node(ino)).await {
-        Some(Value::Node(attr)) => attr.length,
-        other => panic!("{other:?}"),
-    }
+    let key = [Key::Node(ino)];
+    let read = match engine.cached(&key) {
+        Some(read) => read,
+        None => engine.fetch(&key).await.expect("fetched"),
+    };
+    read.node(ino).expect("there").length
 }
 
 #[tokio::test]

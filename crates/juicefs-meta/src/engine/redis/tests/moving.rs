@@ -116,10 +116,8 @@ async fn what_is_on_either_node_is_found() {
     assert_eq!(moving.engine.lookup(Ino(2), b"b").await.expect("looked up"), None);
     let there = get(&moving.engine, Key::ChunkIndexes(Ino(3), 0, 100)).await;
     assert_eq!(there, Some(Value::ChunkIndexes((0..20).map(|index| 2 * index).collect())));
-    assert_eq!(moving.engine.chunk_indexes(Ino(3), 0, 41, 100).await.expect("found").len(), 20);
-    let lists: Vec<_> = (0..41).map(|index| Key::Chunk(Ino(3), index)).collect();
-    let read = moving.engine.fetch(&lists).await.expect("fetched");
-    assert_eq!(read.iter().filter(|(_, list)| list.is_some()).count(), 20);
+    let of_file = Scan::Chunks { ino: Ino(3), from: 0, to: 41 };
+    assert_eq!(moving.engine.scan(of_file, None, 100).await.expect("scanned").len(), 20);
     let page = moving.engine.readdir(Ino(2), None, false, 100).await.expect("listed");
     assert_eq!(page.entries.len(), 1);
     // A walk through all keys of a node waits until they are in one place.

@@ -343,6 +343,13 @@ pub(super) fn scan(link: &Link, scan: Scan, after: Option<&Key>, limit: usize) -
                 Ok((Key::Note(NoteKey::DelaySlices(id, int(row, 1)?)), delay_slices(row, 1)?))
             })
         }
+        Scan::Chunks { ino, from, to } => {
+            let params = [signed(ino.0), number.max(i64::from(from) - 1), i64::from(to), limit];
+            link.all(Statement::ScanChunks, params, |row| {
+                let index: ChunkIndex = narrow(int(row, 0)?, "chunk index")?;
+                Ok((Key::Chunk(ino, index), Value::Chunk(records(row, 1, ino)?)))
+            })
+        }
         Scan::Xattrs(ino) => {
             let name = match after {
                 Some(Key::Xattr(_, name)) => name.as_bytes(),
@@ -388,6 +395,7 @@ fn scan_position(key: &Key) -> i64 {
         | Key::Note(NoteKey::DelFile(ino, _))
         | Key::Note(NoteKey::Detached(ino)) => signed(ino.0),
         Key::SliceRef(slice) => signed(slice.id.0),
+        Key::Chunk(_, index) => i64::from(*index),
         Key::Note(NoteKey::DelaySlices(id, _)) => signed(id.0),
         Key::Acl(id) => i64::from(*id),
         _ => -1,

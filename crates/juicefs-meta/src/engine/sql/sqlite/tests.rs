@@ -390,6 +390,7 @@ fn scans_go_on_after_a_key() {
         (Scan::DelFiles { before_secs: 4 }, 3),
         (Scan::DeadSlices, 5),
         (Scan::DelaySlices { before_secs: 6 }, 5),
+        (Scan::Chunks { ino: Ino(1), from: 0, to: 1000 }, 5),
         (Scan::Xattrs(Ino(1)), 5),
         (Scan::Acls, 5),
     ];
