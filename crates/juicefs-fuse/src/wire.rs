@@ -1,4 +1,4 @@
-//! Our answers in the kernel's structures.
+//! How answers of the VFS look in the kernel's structures.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use juicefs_vfs::{AttrReply, DirItem, Entry, Opened, StatFs};
 
 use crate::abi::{self, AttrOut, Dirent, EntryOut, Kstatfs, OpenOut, bytes_of, fopen};
 
-/// What `st_blksize` says; programs size their buffers by it.
+/// The value of `st_blksize`, by which programs choose the size of their buffers.
 const BLOCK_SIZE_BYTES: u32 = 65536;
-/// Names are never reused for another inode number, so every inode has one generation.
+/// The generation of every inode: numbers are never used again for another inode.
 const GENERATION: u64 = 1;
 
 /// Attributes as `stat` shows them.
@@ -48,7 +48,7 @@ pub(crate) fn attr_out(reply: &AttrReply) -> AttrOut {
     AttrOut { attr_valid, attr_valid_nsec, dummy: 0, attr: attr(reply.ino, &reply.attr) }
 }
 
-/// The answer to whatever finds or makes a name. Inode 0 says that there is none.
+/// The answer to a request that finds or makes a name. Inode 0 says that there is no such name.
 pub(crate) fn entry_out(entry: &Entry) -> EntryOut {
     let (entry_valid, entry_valid_nsec) = ttl(entry.entry_ttl);
     if entry.ino == Ino(0) {
@@ -154,7 +154,7 @@ impl Listing {
     }
 }
 
-/// The entry in front of a name in READDIRPLUS; node id 0 makes the kernel look it up when it is wanted.
+/// The entry in front of a name in READDIRPLUS. With node id 0 the kernel looks the name up when somebody wants it.
 fn plus_entry(item: &DirItem) -> EntryOut {
     match &item.entry {
         Some(entry) if item.name != b"."[..] && item.name != b".."[..] => entry_out(entry),
