@@ -1,4 +1,4 @@
-//! What every part of a mounted file system shares.
+//! What all parts of a mounted file system share.
 
 use std::sync::{
     Arc, OnceLock,
@@ -63,7 +63,7 @@ impl Context {
         })
     }
 
-    /// The content of a file from `off` on is not what the front end was told.
+    /// Tells the front end that the content of a file from `off` on is not what it was told.
     pub(crate) fn content_moved(&self, ino: Ino, off: u64) {
         if let Some(moved) = self.moved.get() {
             moved(ino, off);
@@ -78,7 +78,7 @@ impl Context {
         answer
     }
 
-    /// Takes memory for data that an application writes, waiting for it if need be.
+    /// Takes memory for data that an application writes, and waits for it if there is none.
     pub(crate) async fn memory(&self, bytes: usize) -> Lease {
         let budget = self.chunks.budget();
         if let Some(lease) = budget.try_acquire(Share::Write, bytes) {
@@ -89,7 +89,7 @@ impl Context {
         budget.acquire(Share::Write, bytes).await
     }
 
-    /// Makes room for a read of `bytes` when dirty data holds the memory. Never waits.
+    /// Makes room for a read of `bytes` when dirty data holds the memory. It never waits.
     pub(crate) fn make_room(&self, bytes: usize) {
         let budget = self.chunks.budget();
         if budget.used_bytes() + bytes > budget.cap_bytes() / 2 && !budget.has_room(Share::Fetch, bytes) {

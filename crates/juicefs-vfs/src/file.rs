@@ -29,7 +29,7 @@ use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Mome
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent, writer::Place};
+pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent, writer::WriteAt};
 use self::{view::Views, writer::Writer};
 use crate::{context::Context, lockers::Lockers};
 

@@ -1,8 +1,8 @@
-//! Upkeep of the volume by this client: the session's heartbeat, statistics, flushing by age, deletion, compaction and the
-//! hourly jobs of which one client of the volume does each.
+//! The upkeep of the volume by this client: the heartbeat of the session, statistics, flushing by age, deletion,
+//! compaction, and the hourly jobs of which one client of the volume does each.
 //!
-//! Every loop is a named task that ends when the mount shuts down. What is cut off is found again by a later round, here or
-//! in another client: each step is restartable.
+//! Every loop is a named task that ends when the mount shuts down. Each step can be started again, so that a later
+//! round, here or in another client, finds what was cut off.
 
 mod compaction;
 mod deletion;
@@ -25,16 +25,16 @@ use tokio::{
 use self::deletion::Garbage;
 use crate::{VfsConfig, context::Context, table::HandleTable};
 
-/// Files and slices that may wait for deletion; what comes beyond is found by the hourly job.
+/// How many files and slices may wait for deletion. The hourly job finds what comes beyond.
 const MAX_GARBAGE: usize = 1 << 16;
-/// Chunks compacted at the same time.
+/// How many chunks are compacted at the same time.
 const MAX_COMPACTIONS: usize = 10;
-/// Between two passes over dirty files.
+/// The time between two passes over dirty files.
 const FLUSH_TICK: Duration = Duration::from_millis(500);
-/// Between two rounds of writing statistics.
+/// The time between two rounds in which statistics are written.
 const STATISTICS_PAUSE: Duration = Duration::from_secs(1);
 
-/// What upkeep has queued and under way.
+/// What the upkeep has queued and under way.
 pub(crate) struct Upkeep {
     garbage: mpsc::Sender<Garbage>,
     garbage_queue: Mutex<Option<mpsc::Receiver<Garbage>>>,
@@ -134,7 +134,7 @@ impl Context {
         }
     }
 
-    /// Renews the session: alone, so that nothing else delays it.
+    /// Renews the session, and does nothing else, so that nothing delays it.
     async fn heartbeat(self: Arc<Self>) {
         loop {
             tokio::time::sleep(jittered(self.config.heartbeat)).await;
@@ -145,7 +145,7 @@ impl Context {
         }
     }
 
-    /// Takes up what others changed. That the volume is gone is believed when it is seen twice.
+    /// Takes up what other clients changed. Only when it finds twice that the volume is gone it believes that.
     async fn refresh(self: Arc<Self>) {
         let mut gone = false;
         loop {
@@ -165,7 +165,7 @@ impl Context {
         }
     }
 
-    /// What is due every second.
+    /// Does what is due every second.
     async fn statistics(self: Arc<Self>) {
         for file in self.meta.release_replaced().await {
             self.upkeep.free(file);

@@ -1,4 +1,4 @@
-//! Counters of operations, and the text of `.stats`.
+//! The counters of operations, and the text of `.stats`.
 
 use std::{
     fmt::Write as _,
@@ -28,7 +28,7 @@ macro_rules! operations {
 }
 
 operations! {
-    /// What front ends call.
+    /// The operations that front ends call.
     Op {
         Access = "access", CopyFileRange = "copy_file_range", Create = "create", Fallocate = "fallocate",
         Flock = "flock", Flush = "flush", Fsync = "fsync", Getattr = "getattr", Getlk = "getlk", Getxattr = "getxattr",
@@ -41,7 +41,7 @@ operations! {
 }
 
 operations! {
-    /// What the metadata service is asked.
+    /// The calls of the metadata service.
     MetaOp {
         Access = "Access", Close = "Close", CopyFileRange = "CopyFileRange", Create = "Create",
         Fallocate = "Fallocate", Flock = "Flock", GetAttr = "GetAttr", GetFacl = "GetFacl", GetXattr = "GetXattr",
@@ -120,7 +120,7 @@ impl Tally {
     }
 }
 
-/// Numbers above this are counted under EIO; Linux has none.
+/// Error numbers from here on are counted as EIO. Linux has none.
 const ERRNOS: usize = 134;
 
 /// How often writes met a limit.
@@ -186,7 +186,7 @@ impl Metrics {
     }
 }
 
-/// Lines of `.stats`, put in order at the end.
+/// The lines of `.stats`, which are put in order at the end.
 #[derive(Default)]
 struct Lines(Vec<String>);
 

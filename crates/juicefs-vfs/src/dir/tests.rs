@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use juicefs_core::{
-    Caller, Meta,
+    Caller, FileType, Meta,
     meta::{NewNode, RenameFlags},
 };
 use juicefs_testkit::{clock::TestClock, mem_chunks::MemChunks, mem_meta::MemMeta};
 use proptest::prelude::*;
 
-use super::*;
-use crate::VfsConfig;
+use super::{pages::PAGES_KEPT, *};
+use crate::{VfsConfig, open_dirs::OpenDirs};
 
 struct Run {
     cx: Arc<Context>,
@@ -213,7 +213,7 @@ async fn a_long_directory_keeps_few_entries_in_memory() {
     run.settle().await;
     assert_eq!(run.meta.calls("readdir"), 2, "no more of them than one");
     assert_eq!(run.read_all(1000).await.len(), 5000);
-    let held = run.dir.listing.lock().pages.iter().filter(|page| page.body.is_some()).count();
+    let held = run.dir.pages.lock().pages.iter().filter(|page| page.body.is_some()).count();
     assert_eq!(held, PAGES_KEPT);
     assert_eq!(run.read(123, 2).await, [(123, "00123".to_owned()), (124, "00124".to_owned())]);
     run.dir.rewind();

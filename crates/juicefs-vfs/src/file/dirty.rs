@@ -1,4 +1,4 @@
-//! All files with dirty data: flushing by age, and making room when memory is short.
+//! The table of all files with dirty data. It flushes them by age, and makes room when memory is short.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,15 +12,15 @@ use super::File;
 const OLD: Duration = Duration::from_secs(5);
 /// Slices that nobody wrote to for this long are closed and committed.
 const IDLE: Duration = Duration::from_secs(1);
-/// Slices that the store did not take are sent again after this long, whether or not somebody asks for it: the memory that
-/// they hold is everybody's.
+/// Slices that the store did not take are sent again after this long, whether or not somebody asks for it, because
+/// others need the memory that they hold.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Files that have pending slices. Kept by what they are and not by their inode: one that is about to end stays apart
-/// from another that was opened meanwhile.
+/// Files that have pending slices. They are told apart by address, not by inode: one that is about to end stays apart
+/// from another of the same inode that was opened meanwhile.
 #[derive(Default)]
 pub(crate) struct DirtyFiles {
-    /// By address, which nothing else has for as long as the file is here.
+    /// The files by address, which nothing else has for as long as the file is here.
     files: Mutex<HashMap<usize, Arc<File>>>,
 }
 
@@ -38,7 +38,7 @@ impl DirtyFiles {
         self.files.lock().values().cloned().collect()
     }
 
-    /// One background pass: closes what is old or idle and revives drains that nobody polls.
+    /// Makes one background pass, which closes what is old or idle and revives drains that nobody polls.
     pub(crate) fn age_out(&self) {
         let now = Instant::now();
         for file in self.list() {
@@ -46,8 +46,8 @@ impl DirtyFiles {
         }
     }
 
-    /// Closes open slices, the largest files first, when they hold so much of what writers have of the budget that waiting for uploads under
-    /// way would not free `need` bytes soon.
+    /// Closes open slices, the largest files first, if they hold so much of the memory of writers that the uploads
+    /// under way would not free `need` bytes soon.
     pub(crate) fn relieve(&self, budget: &Budget, need: usize) {
         let sized = |file: Arc<File>| {
             let bytes = file.writer.lock().open_bytes();
@@ -69,7 +69,7 @@ impl DirtyFiles {
         }
     }
 
-    /// Closes everything: for when nothing moved although somebody waits for memory.
+    /// Closes everything. This is for the case that nothing moved although somebody waits for memory.
     pub(crate) fn close_all(&self) {
         for file in self.list() {
             file.close_all();
