@@ -52,8 +52,6 @@ pub struct VfsConfig {
     pub umask: Option<u16>,
     /// Upper bound of the read-ahead of one file in bytes (`--max-readahead`); 0 stands for 8 blocks.
     pub max_readahead_bytes: usize,
-    /// Blocks that the data path fetches at a time after random reads (`--prefetch`); carried for whoever shows it.
-    pub prefetch: usize,
     /// Interval of session renewal (`--heartbeat`, default 12 s).
     pub heartbeat: Duration,
     /// Clean-up jobs run in this client (off with `--no-bgjob` and on read-only mounts).
@@ -95,7 +93,6 @@ impl VfsConfig {
             hide_internal: false,
             umask: None,
             max_readahead_bytes: 0,
-            prefetch: 1,
             heartbeat: Duration::from_secs(12),
             background_jobs: true,
             max_deletes: 10,
