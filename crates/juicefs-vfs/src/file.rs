@@ -12,8 +12,8 @@
 //! * a file stays in the table of open files until nothing of it is dirty: there is one `File` of an inode that changes it;
 //! * `length` is what applications see: at least the end of every pending slice.
 
+mod aging;
 mod claim;
-mod dirty;
 mod drain;
 mod lost;
 mod reader;
@@ -29,7 +29,7 @@ use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Mome
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent, writer::WriteAt};
+pub(crate) use self::{reader::push_zeros, view::Extent, writer::WriteAt};
 use self::{view::Views, writer::Writer};
 use crate::{context::Context, lockers::Lockers};
 

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod control;
+mod stats;
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +13,7 @@ use self::access_log::LogReader;
 pub(crate) use self::access_log::{AccessLog, EntryText, Mode, Text};
 use self::control::ReplyRoom;
 pub(crate) use self::control::{Command, Control, Malformed, Reply, Request};
-use crate::{VfsConfig, context::Context, metrics};
+use crate::{VfsConfig, context::Context};
 
 /// Inode numbers from here on are internal. The root of the trash and its directories lie here too, but are kept as
 /// metadata.
@@ -219,11 +220,11 @@ impl InternalHandle {
         self.node == Node::AccessLog
     }
 
-    pub(crate) async fn read(&self, cx: &Context, off: u64, size: u32) -> Result<Segments, Errno> {
+    pub(crate) async fn read(&self, cx: &Context, open_inodes: usize, off: u64, size: u32) -> Result<Segments, Errno> {
         let bytes = match &self.content {
             Content::Log(reader) => reader.read(size as usize).await,
             Content::Control(control) => control.read(off, size)?,
-            Content::Stats(text) => cut(text.get_or_init(|| metrics::render(cx, cx.files.len()).into()), off, size),
+            Content::Stats(text) => cut(text.get_or_init(|| stats::render(cx, open_inodes).into()), off, size),
             Content::Fixed(text) => cut(text, off, size),
         };
         let mut out = Segments::new();

@@ -26,11 +26,9 @@ use crate::{
     dir::Change,
     fault,
     internal::{Command, Control, Malformed, Reply, Request, Special, is_special},
-    vfs::VfsResult,
+    reply::VfsResult,
 };
 
-/// How many jobs of one mount run at the same time. More are refused with EAGAIN.
-pub(crate) const MAX_JOBS: usize = 32;
 /// The time between two reports of progress.
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a job waits until the kernel has forgotten a name.
@@ -65,9 +63,6 @@ impl StoredChunks {
         Ok(page)
     }
 }
-
-/// Takes a name of a directory that a front end is to forget, and what to call once it has.
-pub(crate) type ForgetName = dyn Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync;
 
 impl Vfs {
     /// Says how the front end forgets names that changed without a request of its own. This is to be called once,
@@ -178,7 +173,7 @@ impl Vfs {
         }
         // The copy is one of what was written, not of what has arrived so far. Data that were lost are reported to their
         // writers.
-        if let Some(file) = self.cx.files.get(source) {
+        if let Some(file) = self.files.get(source) {
             let _ = file.flush().await;
         } else {
             let _ = self.flush_all().await;

@@ -9,13 +9,15 @@
 //! * `table` (what is open), `in_flight` (what a handle has begun), `lockers` (who asked for locks), `departed` (lost
 //!   names);
 //! * `internal` (the files that we serve ourselves) and `jobs` (what is asked for through them);
-//! * `maintenance`, the upkeep of the volume.
+//! * `upkeep` (what waits for the upkeep of the volume) and `maintenance` (the loops that do it);
+//! * `context`, which all of them share, with `metrics`, `dirty` (files with dirty data) and `tasks`.
 
 mod ahead;
 mod config;
 mod context;
 mod departed;
 mod dir;
+mod dirty;
 mod fault;
 mod file;
 mod in_flight;
@@ -30,6 +32,7 @@ mod ops;
 mod reply;
 mod table;
 mod tasks;
+mod upkeep;
 mod vfs;
 
 pub use config::{VfsConfig, WriteLimits};

@@ -1,13 +1,11 @@
 //! Remembers which owners asked for locks through which handles of a file. So closing a handle releases what they hold,
 //! and costs nothing where nobody ever asked for a lock.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, futures::Notified};
-
-use crate::file::File;
 
 /// The owners of locks of one file that belong to this mount. They are noted before they get a lock, so that none is
 /// missed whatever becomes of the request.
@@ -79,22 +77,12 @@ impl Lockers {
     pub(crate) fn gone(&self) -> Notified<'_> {
         self.gone.notified()
     }
-}
 
-/// What is to be released with a handle.
-pub(crate) struct Leaving {
-    file: Arc<File>,
-    /// Owner of its lock on the whole file.
-    pub(crate) file_owner: Option<u64>,
-    /// Owners that asked for ranges through this handle alone. Owners that are processes released theirs when they closed
-    /// it; what is left are open files (`F_OFD_SETLK`).
-    pub(crate) range_owners: SmallVec<[u64; 1]>,
-}
-
-impl Leaving {
-    /// Takes out what goes with the handle. `None` when nothing was ever locked through it.
-    pub(crate) fn begin(file: &Arc<File>, fh: u64) -> Option<Self> {
-        let mut state = file.lockers.state.lock();
+    /// Takes out the owner of a lock on the whole file that goes with a handle, and the owners that asked for ranges
+    /// through this handle alone. `None` when nothing was ever locked through it; otherwise the handle is leaving until
+    /// [`Lockers::left`].
+    pub(crate) fn leave(&self, fh: u64) -> Option<(Option<u64>, SmallVec<[u64; 1]>)> {
+        let mut state = self.state.lock();
         let file_owner = state.files.remove(&fh);
         let mut range_owners = SmallVec::new();
         state.ranges.retain(|owner, handles| {
@@ -108,13 +96,12 @@ impl Leaving {
             return None;
         }
         state.leaving += 1;
-        Some(Self { file: Arc::clone(file), file_owner, range_owners })
+        Some((file_owner, range_owners))
     }
-}
 
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.file.lockers.state.lock().leaving -= 1;
-        self.file.lockers.gone.notify_waiters();
+    /// Notes that a handle has left with its locks.
+    pub(crate) fn left(&self) {
+        self.state.lock().leaving -= 1;
+        self.gone.notify_waiters();
     }
 }

@@ -8,84 +8,17 @@ mod compaction;
 mod deletion;
 mod jobs;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use juicefs_core::{ChunkIndex, ChunkStore, Ino, MetaError, SliceKey, meta::Freed};
-use parking_lot::Mutex;
+use juicefs_core::MetaError;
 use rand::Rng;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
 
-use self::deletion::Garbage;
-use crate::{VfsConfig, context::Context, table::HandleTable};
+use crate::{context::Context, table::HandleTable};
 
-/// How many files and slices may wait for deletion. The hourly job finds what comes beyond.
-const MAX_GARBAGE: usize = 1 << 16;
-/// How many chunks are compacted at the same time.
-const MAX_COMPACTIONS: usize = 10;
 /// The time between two passes over dirty files.
 const FLUSH_TICK: Duration = Duration::from_millis(500);
 /// The time between two rounds in which statistics are written.
 const STATISTICS_PAUSE: Duration = Duration::from_secs(1);
-
-/// What the upkeep has queued and under way.
-pub(crate) struct Upkeep {
-    garbage: mpsc::Sender<Garbage>,
-    garbage_queue: Mutex<Option<mpsc::Receiver<Garbage>>>,
-    compacting: Mutex<HashSet<(Ino, ChunkIndex)>>,
-    /// Chunks whose compaction waits until nobody writes to them, with the time of the last write that was seen.
-    postponed: Mutex<HashMap<(Ino, ChunkIndex), Instant>>,
-    max_compactions: usize,
-    max_deletes: usize,
-    fatal: watch::Sender<Option<String>>,
-}
-
-impl Upkeep {
-    pub(crate) fn new(config: &VfsConfig, chunks: &dyn ChunkStore) -> Self {
-        let (garbage, queue) = mpsc::channel(MAX_GARBAGE);
-        // Each compaction holds a block and reads another; all together must leave room for applications.
-        let by_memory = chunks.budget().cap_bytes() / (4 * chunks.block_size().max(1));
-        Self {
-            garbage,
-            garbage_queue: Mutex::new(Some(queue)),
-            compacting: Mutex::default(),
-            postponed: Mutex::default(),
-            max_compactions: by_memory.clamp(1, MAX_COMPACTIONS),
-            max_deletes: if config.read_only { 0 } else { config.max_deletes },
-            fatal: watch::Sender::new(None),
-        }
-    }
-
-    /// Queues the data of a removed file for deletion.
-    pub(crate) fn free(&self, file: Freed) {
-        self.queue(Garbage::File(file));
-    }
-
-    /// Queues the objects of a slice that was never committed for deletion.
-    pub(crate) fn discard(&self, slice: SliceKey) {
-        self.queue(Garbage::Uncommitted(slice));
-    }
-
-    fn queue(&self, garbage: Garbage) {
-        if self.max_deletes > 0 && self.garbage.try_send(garbage).is_err() {
-            tracing::debug!(?garbage, "deletion is left to the hourly job");
-        }
-    }
-
-    /// Waits until this mount can no longer serve and returns the sentence that says why.
-    pub(crate) async fn fatal(&self) -> String {
-        let mut fatal = self.fatal.subscribe();
-        // The sender lives as long as self, so waiting cannot fail.
-        let reason = fatal.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-        reason.unwrap_or_default()
-    }
-}
 
 impl Context {
     /// Starts all loops.

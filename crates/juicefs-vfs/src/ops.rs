@@ -5,6 +5,7 @@ mod dirs;
 mod files;
 mod flags;
 mod layout;
+mod leaving;
 mod locks;
 mod names;
 mod set_id;

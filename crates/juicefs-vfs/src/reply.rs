@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use juicefs_core::{Attr, FileType, Ino};
+use juicefs_core::{Attr, Errno, FileType, Ino};
+
+/// The answer of an operation.
+pub(crate) type VfsResult<T> = Result<T, Errno>;
 
 /// A name that was found or made. With `ino` 0 it is a negative entry, which says for `entry_ttl` that the name does
 /// not exist.

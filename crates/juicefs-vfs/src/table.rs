@@ -9,12 +9,12 @@ use std::{
     },
 };
 
-use juicefs_core::{Attr, Errno, Ino, Timestamp, stamps::Moment};
+use juicefs_core::{Attr, ChunkIndex, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Moment};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
     ahead::Ahead,
-    context::Context,
+    context::{Context, OpenFiles},
     dir::DirHandle,
     file::{File, Unsent},
     in_flight::InFlight,
@@ -99,6 +99,15 @@ impl FileTable {
     /// How many inodes are open.
     pub(crate) fn len(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+}
+
+impl OpenFiles for FileTable {
+    fn chunk_changed(&self, ino: Ino, index: ChunkIndex) {
+        if let Some(file) = self.get(ino) {
+            let start = u64::from(index) * CHUNK_SIZE;
+            file.content_changed(start..start + 1);
+        }
     }
 }
 

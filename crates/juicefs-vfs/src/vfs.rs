@@ -10,8 +10,9 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use juicefs_core::{
-    Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, SessionId, meta::SessionLoss, stamps::Moment,
+    Attr, Caller, ChunkStore, Clock, Ino, Meta, MetaResult, SessionId, meta::SessionLoss, stamps::Moment,
 };
 use tokio::sync::Semaphore;
 
@@ -21,14 +22,17 @@ use crate::{
     fault,
     file::{File, Unsent},
     internal::Internal,
-    jobs::{ForgetName, MAX_JOBS},
     metrics::{MetaOp, Op},
     open_dirs::OpenDirs,
-    table::{Handle, HandleTable, LastOpens},
+    reply::VfsResult,
+    table::{FileTable, Handle, HandleTable, LastOpens},
 };
 
-/// The answer of an operation.
-pub(crate) type VfsResult<T> = Result<T, Errno>;
+/// How many jobs of one mount run at the same time. More are refused with EAGAIN.
+const MAX_JOBS: usize = 32;
+
+/// Takes a name of a directory that a front end is to forget, and what to call once it has.
+pub(crate) type ForgetName = dyn Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync;
 
 /// What one file lost with a session.
 #[derive(Default)]
@@ -50,6 +54,7 @@ struct Lost {
 pub struct Vfs {
     pub(crate) cx: Arc<Context>,
     pub(crate) internal: Internal,
+    pub(crate) files: Arc<FileTable>,
     pub(crate) handles: Arc<HandleTable>,
     pub(crate) dirs: OpenDirs,
     pub(crate) opens: LastOpens,
@@ -62,7 +67,7 @@ pub struct Vfs {
 
 impl fmt::Debug for Vfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vfs").field("open_inodes", &self.cx.files.len()).finish_non_exhaustive()
+        f.debug_struct("Vfs").field("open_inodes", &self.files.len()).finish_non_exhaustive()
     }
 }
 
@@ -76,9 +81,11 @@ impl Vfs {
         config: VfsConfig,
     ) -> Arc<Self> {
         let internal = Internal::new(&config, clock.now());
+        let files = Arc::new(FileTable::new());
         let vfs = Arc::new_cyclic(|me| Self {
-            cx: Context::new(meta, chunks, clock, config),
+            cx: Context::new(meta, chunks, clock, config, Arc::clone(&files) as _),
             internal,
+            files,
             handles: Arc::new(HandleTable::new()),
             dirs: OpenDirs::default(),
             opens: LastOpens::default(),
@@ -249,7 +256,7 @@ impl Vfs {
         if attr.is_dir() {
             self.dirs.seen(ino, attr);
         } else if attr.is_file()
-            && let Some(file) = self.cx.files.get(ino)
+            && let Some(file) = self.files.get(ino)
         {
             file.merge(attr, asked);
         }

@@ -10,7 +10,7 @@ use juicefs_testkit::{clock::TestClock, mem_chunks::MemChunks, mem_meta::MemMeta
 use proptest::prelude::*;
 
 use super::{pages::PAGES_KEPT, *};
-use crate::{VfsConfig, open_dirs::OpenDirs};
+use crate::{VfsConfig, open_dirs::OpenDirs, table::FileTable};
 
 struct Run {
     cx: Arc<Context>,
@@ -28,7 +28,13 @@ impl Run {
     async fn new(page_len: usize, names: impl IntoIterator<Item = String>) -> Self {
         let clock = TestClock::at(1_700_000_000);
         let meta = MemMeta::new(clock.clone());
-        let cx = Context::new(meta.clone(), MemChunks::new(4096, 1 << 20), clock, VfsConfig::standard());
+        let cx = Context::new(
+            meta.clone(),
+            MemChunks::new(4096, 1 << 20),
+            clock,
+            VfsConfig::standard(),
+            Arc::new(FileTable::new()),
+        );
         let dir = DirHandle::with_pages(Ino::ROOT, page_len);
         let run = Self { cx, meta, dir, open: OpenDirs::default(), names: BTreeSet::new() };
         run.open.add(&run.dir);

@@ -5,7 +5,7 @@ use juicefs_core::{Caller, ChunkIndex, Errno, FileType, Ino, Listing, limits::CH
 use parking_lot::Mutex;
 
 use super::StoredChunks;
-use crate::{Vfs, fault, vfs::VfsResult};
+use crate::{Vfs, fault, reply::VfsResult};
 
 /// Permission to write, which a change of how content is stored asks for.
 const WRITE: u8 = 2;

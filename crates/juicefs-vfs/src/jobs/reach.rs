@@ -3,7 +3,7 @@
 
 use juicefs_core::{Caller, Errno, Ino, MetaError, MetaResult};
 
-use crate::{Vfs, fault, internal::Command, vfs::VfsResult};
+use crate::{Vfs, fault, internal::Command, reply::VfsResult};
 
 /// How many paths of a file with many names are looked at.
 const MAX_PATHS: usize = 1024;

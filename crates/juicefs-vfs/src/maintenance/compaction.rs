@@ -9,14 +9,13 @@ use std::{sync::Arc, time::Duration};
 
 use juicefs_core::{
     ChunkError, ChunkIndex, Errno, Ino, MetaError, Segments, Share, SliceKey, SliceWriter,
-    limits::CHUNK_SIZE,
     meta::Compacted,
     slice::{CompactionPlan, Piece},
     store::{ReadPurpose, WriteOptions},
 };
 use tokio::time::Instant;
 
-use crate::{context::Context, fault, file::push_zeros, maintenance::deletion::Garbage};
+use crate::{context::Context, fault, file::push_zeros, upkeep::Garbage};
 
 /// A list of this many records is compacted before the next write goes on.
 const OVERLONG: usize = 2500;
@@ -188,10 +187,7 @@ impl Context {
         match self.meta.commit_compaction(ino, index, &plan, id).await {
             Ok(Compacted::Done(dead)) => {
                 self.metrics.compacted_bytes(u64::from(plan.size));
-                if let Some(file) = self.files.get(ino) {
-                    let start = u64::from(index) * CHUNK_SIZE;
-                    file.content_changed(start..start + 1);
-                }
+                self.files.chunk_changed(ino, index);
                 for slice in dead {
                     self.queue_garbage(Garbage::Dead(slice)).await;
                 }

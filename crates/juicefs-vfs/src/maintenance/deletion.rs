@@ -3,24 +3,13 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use juicefs_core::{MetaError, SliceKey, meta::Freed};
+use juicefs_core::{MetaError, SliceKey};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::context::Context;
+use crate::{context::Context, upkeep::Garbage};
 
 /// How many slices of one file are deleted side by side.
 const PARALLEL_SLICES: usize = 8;
-
-/// Something whose objects nobody needs any more.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Garbage {
-    /// All data of a removed file.
-    File(Freed),
-    /// A slice whose last reference is gone. Its record goes after its objects.
-    Dead(SliceKey),
-    /// A slice that never got a record.
-    Uncommitted(SliceKey),
-}
 
 impl Context {
     /// Deletes what is queued, `--max-deletes` at a time.

@@ -9,8 +9,8 @@ use juicefs_core::{
 };
 use tokio::time::Instant;
 
-use super::{deletion::Garbage, jittered};
-use crate::context::Context;
+use super::jittered;
+use crate::{context::Context, upkeep::Garbage};
 
 /// The time between two rounds of the hourly jobs.
 const ROUND: Duration = Duration::from_secs(3600);

@@ -12,8 +12,8 @@ use crate::{
     AttrReply, StatFs, Vfs,
     internal::{EntryText, is_special},
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::Handle,
-    vfs::VfsResult,
 };
 
 /// How long front ends may trust what never changes.
@@ -46,7 +46,7 @@ impl Vfs {
             Ok(attr) => Ok(self.attr_reply(ino, attr, since).await),
             Err(Errno::ENOENT) => {
                 // What went with a session is an error for whoever has it open, not a name that is missing.
-                let lost = self.cx.files.get(ino).is_some_and(|file| file.losses() > 0);
+                let lost = self.files.get(ino).is_some_and(|file| file.losses() > 0);
                 let removed = self.dirs.removed_attr(ino).ok_or(if lost { Errno::EIO } else { Errno::ENOENT });
                 removed.map(|attr| AttrReply { attr, ino, attr_ttl: ttl })
             }
@@ -111,7 +111,7 @@ impl Vfs {
             // What a truncate returns includes everything: nothing is dirty after it.
             return Ok(AttrReply { attr: attr.clone(), ino, attr_ttl: self.cx.config.attr_ttl });
         }
-        let file = self.cx.files.get(ino);
+        let file = self.files.get(ino);
         let guard = match &file {
             // A later commit must not undo a time that is set now.
             Some(file) if set.mtime.is_some() && file.is_dirty() => {

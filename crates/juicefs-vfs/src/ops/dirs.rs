@@ -10,8 +10,8 @@ use crate::{
     dir::{DirHandle, Listed},
     internal::Special,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::Handle,
-    vfs::VfsResult,
 };
 
 /// The permission to read a directory.
@@ -144,7 +144,7 @@ impl Vfs {
             return None;
         }
         if attr.is_file()
-            && let Some(file) = self.cx.files.get(ino)
+            && let Some(file) = self.files.get(ino)
             && !file.overlay(&mut attr, listed.since)
         {
             return None;

@@ -8,7 +8,7 @@ use juicefs_core::{
     stamps::Moment,
 };
 
-use super::{check_name, locks::release_all};
+use super::{check_name, leaving::Leaving, locks::release_all};
 use crate::{
     Entry, Opened, Vfs,
     ahead::Ahead,
@@ -16,10 +16,9 @@ use crate::{
     file::WriteAt,
     in_flight::InFlight,
     internal::{EntryText, Mode, Text},
-    lockers::Leaving,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::{FileHandle, Handle},
-    vfs::VfsResult,
 };
 
 /// The kernel's `FMODE_EXEC`: the file is opened to be executed.
@@ -74,7 +73,7 @@ impl Vfs {
     async fn open_file(&self, cx: &Caller, ino: Ino, flags: i32) -> VfsResult<Opened> {
         let mut since = self.cx.stamps.now();
         let wanted = open_flags(flags);
-        let cuts = self.cx.files.get(ino).map(|file| file.cuts());
+        let cuts = self.files.get(ino).map(|file| file.cuts());
         let mut attr = self.ask(MetaOp::Open, ino, self.cx.meta.open(cx, ino, wanted)).await?;
         let mut asked_again = false;
         while self.cx.stamps.changed(ino, since) && !asked_again {
@@ -93,7 +92,7 @@ impl Vfs {
         let opened = self.opened(ino, &attr, since, wanted, unchanged.content, flags);
         if let Some(cuts) = cuts
             && self.cx.stamps.changed(ino, since)
-            && let Some(file) = self.cx.files.get(ino)
+            && let Some(file) = self.files.get(ino)
         {
             // Somebody writes here all the time. What another mount committed before it closed the file shows all the same.
             file.look_again(&attr, cuts);
@@ -102,7 +101,7 @@ impl Vfs {
     }
 
     fn opened(&self, ino: Ino, attr: &Attr, since: Moment, wanted: OpenFlags, keep_cache: bool, flags: i32) -> Opened {
-        let file = self.cx.files.acquire(&self.cx, ino, attr, since);
+        let file = self.files.acquire(&self.cx, ino, attr, since);
         let write = wanted.write || wanted.append;
         let fh = self.handles.insert(Handle::File(Arc::new(FileHandle {
             file,
@@ -212,12 +211,12 @@ impl Vfs {
         if let Some(Handle::Internal(handle)) = &handle
             && handle.is_log()
         {
-            return handle.read(&self.cx, off, size).await;
+            return handle.read(&self.cx, self.files.len(), off, size).await;
         }
         let work = pin!(async {
             let answer = match handle {
                 Some(Handle::File(handle)) => read_file(&handle, off, size).await,
-                Some(Handle::Internal(handle)) => handle.read(&self.cx, off, size).await,
+                Some(Handle::Internal(handle)) => handle.read(&self.cx, self.files.len(), off, size).await,
                 Some(Handle::Dir(_)) => Err(Errno::EISDIR),
                 None => Err(Errno::EBADF),
             };
@@ -323,7 +322,7 @@ impl Vfs {
                     let file = Arc::clone(&handle.file);
                     drop(handle);
                     self.close_in_meta(ino).await;
-                    while !self.cx.files.release(&file) {
+                    while !self.files.release(&file) {
                         // Others that closed it at the same time have left it to this one.
                         file.settle().await;
                     }
@@ -352,7 +351,7 @@ impl Vfs {
             () = self.cx.tasks.stopping() => {}
         }
         let flushed = if handle.write { handle.flush().await } else { Ok(()) };
-        if self.cx.files.has_one_handle(handle.file.ino) {
+        if self.files.has_one_handle(handle.file.ino) {
             if flushed.is_err() {
                 handle.file.give_up();
             }

@@ -9,7 +9,7 @@ use crate::{
     Vfs,
     internal::is_special,
     metrics::{MetaOp, Op},
-    vfs::VfsResult,
+    reply::VfsResult,
 };
 
 const GETFLAGS: u32 = 0x8008_6601;

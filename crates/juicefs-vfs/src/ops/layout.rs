@@ -13,8 +13,8 @@ use crate::{
     file::{Extent, File, Unsent},
     internal::is_special,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::{FileHandle, Handle},
-    vfs::VfsResult,
 };
 
 /// `lseek` for the next data.
@@ -80,7 +80,7 @@ impl Vfs {
         if size >= MAX_FILE_BYTES {
             return Err(Errno::EFBIG);
         }
-        let file = self.cx.files.get(ino);
+        let file = self.files.get(ino);
         let bound = Bound::to(through, file.as_deref());
         let opened = through.is_some();
         let call = async || loop {

@@ -11,16 +11,16 @@ use juicefs_core::{
     stamps::Moment,
 };
 
+use super::leaving::Leaving;
 use crate::{
     Vfs,
     context::Context,
     fault,
     file::File,
     internal::is_special,
-    lockers::Leaving,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::{FileHandle, Handle},
-    vfs::VfsResult,
 };
 
 /// How long even a caller who does not want to wait waits for a handle of this mount that was closed already: the

@@ -16,7 +16,7 @@ use crate::{
     dir::Change,
     internal::{EntryText, Mode, Special, Text, is_special},
     metrics::{MetaOp, Op},
-    vfs::VfsResult,
+    reply::VfsResult,
 };
 
 impl Vfs {

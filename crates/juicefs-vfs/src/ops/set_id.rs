@@ -2,7 +2,7 @@
 
 use juicefs_core::{Caller, Ino, SetAttr};
 
-use crate::{Vfs, metrics::MetaOp, vfs::VfsResult};
+use crate::{Vfs, metrics::MetaOp, reply::VfsResult};
 
 /// Permission to write.
 const WRITE: u8 = 2;

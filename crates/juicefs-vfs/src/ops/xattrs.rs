@@ -14,7 +14,7 @@ use crate::{
     Vfs,
     internal::{Text, is_special},
     metrics::{MetaOp, Op},
-    vfs::VfsResult,
+    reply::VfsResult,
 };
 
 const XATTR_CREATE: u32 = libc::XATTR_CREATE as u32;

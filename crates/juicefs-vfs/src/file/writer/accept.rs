@@ -139,7 +139,7 @@ impl File {
         let mut kick = false;
         if begun {
             if self.pending.fetch_add(1, Ordering::AcqRel) == 0 {
-                self.cx.dirty.add(self);
+                self.cx.dirty.add(Arc::clone(self) as _);
             }
             if writer.close_left_behind(index, self.cx.config.write_limits.open_behind) {
                 self.cx.metrics.write_pressure.left_behind.fetch_add(1, Ordering::Relaxed);
