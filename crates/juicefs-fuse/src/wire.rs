@@ -95,14 +95,14 @@ pub(crate) fn statfs_out(st: &StatFs) -> Kstatfs {
     }
 }
 
-/// A listing as READDIR or READDIRPLUS answers it, filled up to the size that the kernel has room for.
-pub(crate) struct Listing {
+/// The entries of a reply to READDIR or READDIRPLUS, filled up to the size that the kernel has room for.
+pub(crate) struct ReaddirReply {
     bytes: Vec<u8>,
     room_bytes: usize,
     plus: bool,
 }
 
-impl Listing {
+impl ReaddirReply {
     /// Bytes that an entry with a name of common length takes.
     fn usual_entry_bytes(plus: bool) -> usize {
         size_of::<Dirent>() + 16 + if plus { size_of::<EntryOut>() } else { 0 }
@@ -113,7 +113,7 @@ impl Listing {
         (room_bytes / Self::usual_entry_bytes(plus)).max(1)
     }
 
-    /// An empty listing.
+    /// A reply without entries.
     pub(crate) fn new(room_bytes: usize, plus: bool) -> Self {
         Self { bytes: Vec::new(), room_bytes, plus }
     }
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_listing_stops_where_the_room_ends() {
-        let mut list = Listing::new(70, false);
+        let mut list = ReaddirReply::new(70, false);
         assert!(list.push(&item("a", 2, false)));
         assert!(list.push(&item("12345678", 3, false)));
         assert!(!list.push(&item("c", 4, false)));
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_plus_listing_names_nodes_only_where_they_are_fresh() {
-        let mut list = Listing::new(4096, true);
+        let mut list = ReaddirReply::new(4096, true);
         assert!(list.push(&item(".", 1, true)) && list.push(&item("f", 2, true)) && list.push(&item("g", 3, false)));
         let bytes = list.into_bytes();
         let nodes: Vec<_> = bytes.chunks(160).map(|b| abi::split::<EntryOut>(b).expect("an entry").0).collect();

@@ -7,7 +7,7 @@ use crate::{
     abi::{FsyncIn, ReadIn, ReleaseIn},
     ops::Operations,
     reply::ReplyBody,
-    wire::{Listing, open_out},
+    wire::{ReaddirReply, open_out},
 };
 
 impl<O: Operations> Call<'_, O> {
@@ -23,14 +23,14 @@ impl<O: Operations> Call<'_, O> {
         let room = size as usize;
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
-            let items = ops.readdir(&caller, node, fh, offset, Listing::entries_for(room, plus), plus).await?;
-            let mut listing = Listing::new(room, plus);
+            let items = ops.readdir(&caller, node, fh, offset, ReaddirReply::entries_for(room, plus), plus).await?;
+            let mut reply = ReaddirReply::new(room, plus);
             // What does not fit is asked for again: the kernel goes on from the cookie of the last entry it got.
-            let all_fit = items.iter().all(|item| listing.push(item));
-            if !all_fit && listing.is_empty() {
+            let all_fit = items.iter().all(|item| reply.push(item));
+            if !all_fit && reply.is_empty() {
                 return Err(Errno::EINVAL);
             }
-            Ok(ReplyBody::Bytes(listing.into_bytes().into()))
+            Ok(ReplyBody::Bytes(reply.into_bytes().into()))
         }))
     }
 
