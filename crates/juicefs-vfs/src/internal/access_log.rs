@@ -143,7 +143,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A name or path: as it is, or escaped when it could not stand in a line.
+/// A name or path as lines show it. It is escaped if it could not stand in a line as it is.
 pub(crate) struct Text<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Text<'_> {
@@ -170,7 +170,7 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// A node as lines show it: number and attributes.
+/// A node as lines show it, with its number and attributes.
 pub(crate) struct EntryText<'a>(pub(crate) Option<(Ino, &'a Attr)>);
 
 impl<'a> EntryText<'a> {
@@ -198,7 +198,7 @@ impl fmt::Display for EntryText<'_> {
     }
 }
 
-/// `-rwxr-xr-x` and the like.
+/// A mode as `ls` shows it, such as `-rwxr-xr-x`.
 pub(crate) struct Mode(pub(crate) u32);
 
 impl fmt::Display for Mode {
