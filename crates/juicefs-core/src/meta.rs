@@ -80,27 +80,28 @@ pub trait Meta: Send + Sync {
     /// Says whom to tell what was lost with a session that another client has ended. `tell` is called before
     /// [`Meta::session`] answers with the new session, and must not wait. It is set once.
     fn on_loss(&self, tell: Box<dyn Fn(&SessionLoss) + Send + Sync>);
-    /// After an answer `Fenced`: takes a new session if the present one was ended. Other calls that change something do
-    /// so by themselves, and then do what they were asked for; those that are bound to a session answer `Fenced`.
+    /// Takes a new session if the present one was ended, which an answer `Fenced` tells. Calls that are bound to a session
+    /// give that answer; other calls that change something take a new session by themselves, and then do what they were
+    /// asked for.
     async fn come_back(&self) -> MetaResult<()>;
     /// Takes up what others may have changed: the setting, the volume counters, quotas. `Setting` when the volume is gone or
     /// replaced.
     async fn refresh(&self) -> MetaResult<()>;
     /// Writes pending usage counters and directory statistics.
     async fn flush_stats(&self) -> MetaResult<()>;
-    /// Frees files that a rename replaced some time ago and that nobody opened since. Returns data to delete. What cannot be
-    /// freed now is logged, and goes with the session.
+    /// Frees files that a rename replaced some time ago and that nobody opened since. Returns data to delete. Files that
+    /// cannot be freed now are logged, and freed with the end of the session.
     async fn release_replaced(&self) -> Vec<Freed>;
     /// All sessions, live and stale.
     async fn sessions(&self) -> MetaResult<Vec<SessionInfo>>;
     /// Whether this client is to run `job` now: at most one client in `interval_secs` gets `true`.
     async fn claim(&self, job: Job, interval_secs: u64) -> MetaResult<bool>;
-    /// Looks at the sessions of others, and ends up to `limit` of clients that are dead, with what they hold: those whose
-    /// record stayed the same for five heartbeats while this client was watching and the engine answered. To be called with
-    /// every heartbeat, beside it. Returns data to delete.
+    /// Looks at the sessions of others, and ends up to `limit` sessions of dead clients with what they hold. A client is dead
+    /// if its record stayed the same for five heartbeats while this client was watching and the engine answered. This is to
+    /// be called with every heartbeat, beside it. Returns data to delete.
     async fn clean_stale_sessions(&self, limit: usize) -> MetaResult<Vec<Freed>>;
-    /// Removes sessions with what they hold, expired or not, because their clients are known to be dead. Returns data to
-    /// delete. One that is not there, and that of this client, is passed over.
+    /// Removes sessions with what they hold, expired or not, because their clients are known to be dead. A session that is
+    /// not there is passed over, and so is that of this client. Returns data to delete.
     async fn end_sessions(&self, dead: &[SessionId]) -> MetaResult<Vec<Freed>>;
     /// Files removed before `before` whose data is still there.
     async fn deleted_files(&self, before: Timestamp, limit: usize) -> MetaResult<Vec<Freed>>;
@@ -111,11 +112,11 @@ pub trait Meta: Send + Sync {
     async fn dead_slices(&self, limit: usize) -> MetaResult<Vec<SliceKey>>;
     /// Removes the record of a slice. Its objects must be gone before.
     async fn forget_slice(&self, slice: SliceKey) -> MetaResult<()>;
-    /// Removes entries of trash directories older than `before`, at most about `limit`. Returns data to delete and
-    /// whether more is left that can be removed; what cannot is logged, and passed over.
+    /// Removes entries of trash directories older than `before`, at most about `limit`. Returns data to delete, and whether
+    /// more is left that can be removed. Entries that cannot be removed are logged and passed over.
     async fn clean_trash(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<Freed>, bool)>;
-    /// Drops the references held by delayed slices (compaction with trash on) older than `before`, those of about `limit`
-    /// compactions. Returns slices that lost their last one, and whether more is left.
+    /// Drops the references of delayed slices older than `before`, which compactions leave while the trash is on. It takes
+    /// those of about `limit` compactions. Returns slices that lost their last reference, and whether more is left.
     async fn release_delayed_slices(&self, before: Timestamp, limit: usize) -> MetaResult<(Vec<SliceKey>, bool)>;
 
     // ---- looking -------------------------------------------------------------------------------------------------

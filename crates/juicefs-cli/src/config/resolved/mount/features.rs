@@ -46,9 +46,9 @@ pub(crate) struct Features {
 /// Kinds of locks that are not shared with other mounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LocalLocks {
-    /// Those of flock(2).
+    /// Locks of flock(2) are not shared.
     pub(crate) flock: bool,
-    /// Those of fcntl(2).
+    /// Locks of fcntl(2) are not shared.
     pub(crate) posix: bool,
 }
 
@@ -57,7 +57,7 @@ fn options(fuse: &FuseArgs) -> impl Iterator<Item = &str> {
     fuse.options.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|option| !option.is_empty())
 }
 
-/// Words of /etc/fstab that say something to mount(8), and nothing to a mount.
+/// Whether this is a word of /etc/fstab that says something to mount(8), and nothing to a mount.
 fn is_remark(option: &str) -> bool {
     const WORDS: [&str; 10] =
         ["_netdev", "nofail", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group"];
@@ -69,8 +69,8 @@ pub(super) fn has_option(fuse: &FuseArgs, name: &str) -> bool {
     options(fuse).any(|option| option == name)
 }
 
-/// The last access-time mode among the kernel options, which wins over `--atime-mode`: it is what an entry of
-/// /etc/fstab or mount(8) says for every file system.
+/// The last access-time mode among the kernel options. It wins over `--atime-mode`, because an entry of /etc/fstab or
+/// mount(8) says it so for every file system.
 pub(super) fn atime_option(fuse: &FuseArgs) -> Option<AtimeMode> {
     options(fuse).fold(None, |mode, option| if option == "atime" { None } else { atime::parse(option).or(mode) })
 }
