@@ -1,15 +1,16 @@
-//! The allocator of the process (`docs/adr/0006-allocator.md`): the system's, with few arenas; mimalloc with the feature
-//! of that name, to compare.
+//! The allocator of the process (`docs/adr/0006-allocator.md`). It is the allocator of the system with few arenas, or
+//! mimalloc with the feature of that name, to compare.
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Arenas of the system's allocator: each keeps freed memory of its own, and readers rarely allocate at the same time.
+/// How many arenas the allocator of the system has. Each keeps freed memory of its own, and readers rarely allocate at
+/// the same time.
 #[cfg(all(target_env = "gnu", not(feature = "mimalloc")))]
 const MOST_ARENAS: usize = 4;
 
-/// Bounds what freed memory the system's allocator holds back. Call it before the first thread starts.
+/// Bounds how much freed memory the allocator of the system holds back. It is to be called before the first thread starts.
 pub(crate) fn tune() {
     #[cfg(all(target_env = "gnu", not(feature = "mimalloc")))]
     if std::env::var_os("MALLOC_ARENA_MAX").is_none() {

@@ -1,7 +1,9 @@
-//! The conventions of the command line that users of JuiceFS know (cli.md §1.1), turned into what clap takes: one or two
-//! dashes are equal, flags stand anywhere, `--flag=false` unsets, and `mount.juicefs` is a command of its own.
+//! Turns command lines with the conventions that users of JuiceFS know (cli.md §1.1) into what clap takes: one or two
+//! dashes mean the same, flags stand anywhere, `--flag=false` unsets a flag, and `mount.juicefs` is a command of its
+//! own.
 //!
-//! Pure: words in, words out. The shape of every command is asked from clap, so there is no second table of flags.
+//! All functions are pure: they take words and give words. Clap is asked for the shape of every command, so that there
+//! is no second table of flags.
 
 use std::ffi::{OsStr, OsString};
 
@@ -13,7 +15,7 @@ use crate::config::values::{boolean, duration, interval};
 /// Why a command line is not understood.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum UsageError {
-    /// No such flag for this command.
+    /// The command has no such flag.
     #[error("unknown option {given:?} for `juicefs {command}`{hint}")]
     UnknownOption {
         /// The word as given.
@@ -26,13 +28,13 @@ pub(crate) enum UsageError {
     /// A flag that needs a value is the last word.
     #[error("option {0:?} requires a value")]
     MissingValue(String),
-    /// `--flag=value` where a boolean is expected.
+    /// `--flag=value` is given where a boolean is expected.
     #[error("option --{0} is true or false, not {1:?}")]
     NotBoolean(String, String),
-    /// No such command.
+    /// There is no such command.
     #[error("unknown command {0:?}: see `juicefs --help`")]
     UnknownCommand(String),
-    /// Too few or too many positional words; the text has two lines, as users know it.
+    /// There are too few or too many positional words. The text has two lines, as users know it.
     #[error("{0}")]
     Positionals(String),
 }
@@ -66,7 +68,7 @@ pub(crate) fn normalise(app: &Command, argv: Vec<OsString>) -> Result<Vec<OsStri
     Ok(out)
 }
 
-/// The first word that is no global flag and no value of one, with its place.
+/// The first word that is no global flag and no value of one, with its index.
 fn command_word(app: &Command, words: &[OsString]) -> Option<(usize, String)> {
     let mut at = 0;
     while at < words.len() {
@@ -157,7 +159,7 @@ fn with_value(arg: &Arg, value: &OsStr) -> OsString {
     out
 }
 
-/// A plain boolean is there or not; one that may be unset explicitly keeps its value.
+/// Adds a boolean flag. A plain one is there or not, and one that may be unset explicitly keeps its value.
 fn set_boolean(arg: &Arg, value: Option<&OsStr>, flags: &mut Vec<OsString>) -> Result<(), UsageError> {
     let long = arg.get_long().unwrap_or_default();
     let on = match value.map(OsStr::to_string_lossy) {
@@ -198,8 +200,9 @@ fn check_count(command: &Command, name: &str, given: &[OsString]) -> Result<(), 
     Ok(())
 }
 
-/// Takes durations that are none out of a normalised line for `mount`, so that the defaults of their flags hold, and says so
-/// once for each: JuiceFS (Go) mounts with them too, and what is in /etc/fstab has to mount.
+/// Takes flags out of a normalised line for `mount` whose value should be a duration and is none, so that their
+/// defaults hold, and says so once for each. JuiceFS (Go) mounts with such flags too, and what is in /etc/fstab has to
+/// mount.
 pub(crate) fn without_bad_durations(app: &Command, words: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
     let Some(mount) = app.find_subcommand("mount").filter(|_| words.get(1).is_some_and(|word| word == "mount")) else {
         return (words, Vec::new());
@@ -222,7 +225,7 @@ pub(crate) fn without_bad_durations(app: &Command, words: Vec<OsString>) -> (Vec
     (words, warnings)
 }
 
-/// Flags that take a duration are known by how their value is called.
+/// Whether a flag takes a duration, which the name of its value tells.
 fn is_duration(arg: &Arg) -> bool {
     arg.get_value_names().is_some_and(|names| names.iter().any(|name| name == "DURATION"))
 }

@@ -1,4 +1,4 @@
-//! The commands, one file each.
+//! The commands. Each has a file of its own.
 
 pub(crate) mod bench;
 pub(crate) mod clone;
@@ -31,10 +31,10 @@ use crate::{
     runtime, terminal,
 };
 
-/// Runs the command; `words` is the normalised command line. Returns the exit code.
+/// Runs the command. `words` is the normalised command line. Returns the exit code.
 ///
 /// # Errors
-/// Why the command failed, for the user; the exit code is 1 then.
+/// Why the command failed, for the user. The exit code is 1 then.
 pub(crate) fn run(cli: &Cli, words: &[OsString]) -> Result<u8> {
     let here = Surroundings::of_process();
     match &cli.command {

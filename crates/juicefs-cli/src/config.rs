@@ -1,4 +1,4 @@
-//! From the command line to checked settings: grammar of values, flags, and what they mean together.
+//! The way from the command line to checked settings: the grammar of values, the flags, and what they mean together.
 
 pub(crate) mod args;
 pub(crate) mod resolved;

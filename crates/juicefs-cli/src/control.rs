@@ -1,5 +1,5 @@
-//! Asking the client that serves a mount to do something, through the mount's `.control` file (data.md §5.6). The mount may
-//! be served by JuiceFS (Go) as well.
+//! Asks the client that serves a mount to do something, through the `.control` file of the mount (data.md §5.6).
+//! JuiceFS (Go) may serve the mount as well.
 
 use std::{
     ffi::OsStr,
@@ -13,21 +13,21 @@ use anyhow::{Context, Result, anyhow, bail};
 use juicefs_core::Errno;
 use rustix::fs::{Mode, OFlags, openat};
 
-use crate::paths::{Dir, Node, Place};
+use crate::paths::{Dir, Located, Node};
 
 /// The inode of the root directory of every mount.
 pub(crate) const ROOT_INO: u64 = 1;
 /// The inode of the control file of every mount.
 const CONTROL_INO: u64 = 0x7FFF_FFFF_0000_0002;
-/// Names of the control file; the second is what mounts show that keep theirs apart (`--prefix-internal`).
+/// The names of the control file. The first is that of mounts with `--prefix-internal`.
 const NAMES: [&str; 2] = [".jfs.control", ".control"];
 /// The shortest and the longest pause before looking again for a reply.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(300));
-/// What a report of progress begins with, and how long it is.
+/// The byte with which a report of progress begins, and how long it is.
 const PROGRESS: (u8, usize) = (0xFE, 17);
-/// What data begin with, and the bytes before them.
+/// The byte with which data begin, and how many bytes stand before them.
 const DATA: (u8, usize) = (0xFF, 5);
-/// Longest data that are believed.
+/// How long data may be.
 const MAX_DATA_BYTES: usize = 1 << 30;
 
 /// Numbers of the requests.
@@ -61,7 +61,7 @@ pub(crate) struct Control {
 /// # Errors
 /// With the path, when there is nothing, or it lies in no mount.
 pub(crate) fn subject(path: &Path) -> Result<(u64, Control)> {
-    let place = Place::of(path)?;
+    let place = Located::of(path)?;
     let node = place.existing()?;
     if !node.is_symlink() {
         return Ok((node.ino, Control::of_node(&place, &node)?));
@@ -72,12 +72,13 @@ pub(crate) fn subject(path: &Path) -> Result<(u64, Control)> {
     }
 }
 
-/// [`subject`] for what must be opened, like a directory that is listed: a symlink stands for what it leads to.
+/// Does what [`subject`] does for what must be opened, like a directory that is listed. A symlink stands for what it
+/// leads to.
 ///
 /// # Errors
 /// As [`subject`].
 pub(crate) fn subject_of_target(path: &Path) -> Result<(u64, Control)> {
-    let place = Place::of_target(path)?;
+    let place = Located::of_target(path)?;
     let node = place.existing()?;
     Ok((node.ino, Control::of_node(&place, &node)?))
 }
@@ -107,11 +108,12 @@ impl Control {
         bail!("{} is not inside JuiceFS", dir.path.display())
     }
 
-    /// Opens it for what lies at `place`, which its directory tells, but for a mount point.
+    /// Opens the control file of the mount in which `node` lies. Its directory tells which mount that is, except for a
+    /// mount point.
     ///
     /// # Errors
     /// As [`Control::open`]; also for a file that something else is mounted on.
-    pub(crate) fn of_node(place: &Place, node: &Node) -> Result<Self> {
+    pub(crate) fn of_node(place: &Located, node: &Node) -> Result<Self> {
         let is_elsewhere = node.device != place.dir.device;
         if node.is_dir() && (is_elsewhere || node.is_mount_point) {
             return Self::open(&Dir::open(&place.path())?);
@@ -122,8 +124,8 @@ impl Control {
         Self::open(&place.dir).with_context(|| place.path().display().to_string())
     }
 
-    /// Sends a request and waits for the end of its reply, however long that takes; `report` hears how far it is. Data are
-    /// returned, empty for a job that only succeeds.
+    /// Sends a request and waits for the end of its reply, however long that takes. `report` hears how far the job is.
+    /// Returns the data of the reply, which are empty for a job that only succeeds.
     ///
     /// # Errors
     /// What the client that serves the mount answers.
@@ -181,7 +183,7 @@ fn first_element(reply: &[u8]) -> Result<Option<(Element, usize)>> {
     }
 }
 
-/// What an errno of a job means.
+/// The sentence for an errno with which a job ended.
 fn failure(errno: Errno) -> anyhow::Error {
     match errno {
         Errno::EINVAL => {
@@ -192,7 +194,7 @@ fn failure(errno: Errno) -> anyhow::Error {
     }
 }
 
-/// What a failed read or write of the control file means.
+/// The sentence for a failed read or write of the control file.
 fn refused(error: &io::Error) -> anyhow::Error {
     match error.raw_os_error() {
         Some(libc::EBADF) => anyhow!("the client that serves the mount was restarted meanwhile"),

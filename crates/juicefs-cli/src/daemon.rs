@@ -1,7 +1,7 @@
-//! Going to the background: the command returns once the mount serves, or with the reason why it does not.
+//! How a mount goes to the background. The command returns once the mount serves, or with the reason why it does not.
 //!
-//! [`detach`] forks before any thread exists (a runtime does not survive a fork). The background process reports through
-//! a pipe; whoever started it waits at the other end, with a deadline.
+//! [`detach`] forks before any thread exists, because a runtime does not survive a fork. The background process reports
+//! through a pipe, and whoever started it waits at the other end, with a deadline.
 
 use std::{
     fs::{File, OpenOptions},
@@ -42,7 +42,7 @@ pub(crate) struct Waiter(File);
 /// What became of the background process.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It serves; the text is what to tell the user.
+    /// It serves, and the text is for the user.
     Ready(String),
     /// It gave up for this reason.
     Failed(String),
@@ -96,7 +96,7 @@ impl Waiter {
     }
 }
 
-/// The report is the process id (4 bytes), then a letter and a text.
+/// Reads the report, which is the process id (4 bytes), then a letter and a text.
 fn outcome(report: &[u8]) -> Outcome {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match report.get(4..).and_then(<[u8]>::split_first) {
@@ -116,7 +116,7 @@ fn end_late(report: &[u8]) -> Outcome {
 
 /// Forks into the background, in a session of its own, with standard output and error appended to `log`.
 ///
-/// Relative paths mean something else afterwards: the background process stands in `/`.
+/// Relative paths mean something else afterwards, because the background process stands in `/`.
 ///
 /// # Errors
 /// When the log cannot be opened or the system has no room for another process. Nothing runs in the background then.
@@ -141,7 +141,7 @@ pub(crate) fn detach(log: &Path) -> Result<Side> {
     }
 }
 
-/// The rest of `detach` in the child: leave the session, the starter and its terminal for good.
+/// Does the rest of `detach` in the child, which leaves the session, the starter and its terminal for good.
 fn settle(log: &File, null: &File, write: OwnedFd) -> Result<Side> {
     nix::unistd::setsid().context("leaving the session")?;
     // SAFETY: still the only thread. A second fork keeps the process from ever getting a terminal again.

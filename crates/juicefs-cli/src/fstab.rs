@@ -1,4 +1,4 @@
-//! `mount --update-fstab`: the line of `/etc/fstab` and the helper that mount(8) looks for.
+//! `mount --update-fstab` keeps a line of `/etc/fstab`, and the helper that mount(8) looks for.
 
 use std::{
     ffi::OsString,

@@ -1,8 +1,8 @@
-//! What the paths of a command line mean.
+//! Finds out what the paths of a command line mean.
 //!
-//! They mean what they mean to the kernel: `..` leads to where the directory before it really lies, links on the way are
-//! followed, the last name is taken as it is, and a slash behind it follows that one too. Taken as text,
-//! `link/../victim` would be another file than the one that `rm link/../victim` removes.
+//! They mean what they mean to the kernel: `..` leads to where the directory before it really lies, links on the way
+//! are followed, the last name is taken as it is, and with a slash behind it that one is followed too. If paths were
+//! taken as text, `link/../victim` would be another file than the one that `rm link/../victim` removes.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,16 +17,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstat, openat, statx};
 
-/// What a path names.
+/// A name in a directory, to which a path leads.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Located {
     /// The directory that has the name, or would have it.
     pub(crate) dir: Dir,
     /// The name in it.
     pub(crate) name: OsString,
 }
 
-/// A directory, held open: whoever renames something meanwhile does not change what is meant.
+/// A directory that is held open, so that a rename in the meantime does not change what is meant.
 #[derive(Debug)]
 pub(crate) struct Dir {
     fd: OwnedFd,
@@ -38,12 +38,12 @@ pub(crate) struct Dir {
     pub(crate) device: u64,
 }
 
-/// What there is at a place.
+/// The node that a name leads to.
 #[derive(Debug)]
 pub(crate) struct Node {
     /// Its inode; a symlink's own.
     pub(crate) ino: u64,
-    /// The file system that it lies in: another one than its directory's when something is mounted there.
+    /// The file system that it lies in, which is not that of its directory when something is mounted there.
     pub(crate) device: u64,
     /// Something is mounted there, maybe another part of the same file system.
     pub(crate) is_mount_point: bool,
@@ -103,8 +103,8 @@ impl Node {
     }
 }
 
-impl Place {
-    /// The place that `path` names. Its last name need not be there, unless a slash, `.` or `..` ends the path.
+impl Located {
+    /// Finds what `path` names. The last name need not be there, unless a slash, `.` or `..` ends the path.
     ///
     /// # Errors
     /// With the path, when what leads to it is not there, is no directory or may not be searched, and for the root of the
@@ -116,10 +116,10 @@ impl Place {
         Ok(Self { dir, name: name.to_owned() })
     }
 
-    /// The place of what `path` leads to when its last name is followed too.
+    /// Finds what `path` leads to when its last name is followed too.
     ///
     /// # Errors
-    /// As [`Place::of`], and when nothing is there.
+    /// As [`Located::of`], and when nothing is there.
     pub(crate) fn of_target(path: &Path) -> Result<Self> {
         let looked_up = || format!("{} cannot be looked up", path.display());
         if ends_in_slash(path) && !path.metadata().with_context(looked_up)?.is_dir() {
@@ -134,12 +134,12 @@ impl Place {
         }
     }
 
-    /// Where it lies, with no links but the last name.
+    /// The absolute path, in which only the last name may be a link.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path.join(&self.name)
     }
 
-    /// What is there, if anything is.
+    /// The node that has the name, if there is one.
     ///
     /// # Errors
     /// As lstat(2), with the path.
@@ -147,10 +147,10 @@ impl Place {
         self.dir.node(&self.name).with_context(|| format!("{} cannot be looked up", self.path().display()))
     }
 
-    /// What is there.
+    /// The node that has the name.
     ///
     /// # Errors
-    /// When nothing is, and as lstat(2), with the path.
+    /// When there is none, and as lstat(2), with the path.
     pub(crate) fn existing(&self) -> Result<Node> {
         let missing = || io::Error::from_raw_os_error(libc::ENOENT);
         self.node()?.ok_or_else(missing).with_context(|| format!("{} cannot be looked up", self.path().display()))
@@ -162,7 +162,7 @@ pub(crate) fn ends_in_slash(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/")
 }
 
-/// What leads to the last name, and that name: `None` for a path whose end is to be followed.
+/// Splits a path into what leads to the last name, and that name. The name is `None` for a path whose end is to be followed.
 fn split(path: &Path) -> (&Path, Option<&OsStr>) {
     let bytes = path.as_os_str().as_bytes();
     let (parent, name) = match bytes.iter().rposition(|byte| *byte == b'/') {
@@ -173,12 +173,12 @@ fn split(path: &Path) -> (&Path, Option<&OsStr>) {
     (Path::new(OsStr::from_bytes(parent)), name)
 }
 
-/// `path` from the root, without `.` and `..`. Links stay as they are, but for those before a `..`.
+/// `path` from the root, without `.` and `..`. Links stay as they are, except those before a `..`.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     absolute_from(&std::env::current_dir().unwrap_or_default(), path)
 }
 
-/// [`absolute`] for a process that stands in `cwd`. What is not there yet has no links.
+/// Does what [`absolute`] does, for a process that stands in `cwd`. What is not there yet has no links.
 pub(crate) fn absolute_from(cwd: &Path, path: &Path) -> PathBuf {
     let mut out = if path.is_absolute() { PathBuf::new() } else { cwd.to_owned() };
     for part in path.components() {
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn places_are_those_of_the_kernel() {
         let (_dir, root) = tree();
-        let place = |path: &str| Place::of(&root.join(path)).expect(path).path();
+        let place = |path: &str| Located::of(&root.join(path)).expect(path).path();
         assert_eq!(place("s/../victim"), root.join("d/victim"));
         assert_eq!(place("s"), root.join("s"));
         assert_eq!(place("s/"), root.join("d/e"));
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(place("d//e/./new"), root.join("d/e/new"));
         assert_eq!(place("d/../d/e/"), root.join("d/e"));
         let odd = OsStr::from_bytes(b"s/../../n\xFFt");
-        let place = Place::of(&root.join(odd)).expect("there");
+        let place = Located::of(&root.join(odd)).expect("there");
         let ino = fs::symlink_metadata(place.path()).expect("there").ino();
         assert_eq!(place.existing().expect("there").ino, ino);
     }
@@ -237,11 +237,11 @@ mod tests {
     #[test]
     fn a_link_itself_is_what_its_name_means() {
         let (_dir, root) = tree();
-        let node = Place::of(&root.join("s")).and_then(|place| place.existing()).expect("there");
+        let node = Located::of(&root.join("s")).and_then(|place| place.existing()).expect("there");
         assert!(node.is_symlink());
-        let node = Place::of(&root.join("s/")).and_then(|place| place.existing()).expect("there");
+        let node = Located::of(&root.join("s/")).and_then(|place| place.existing()).expect("there");
         assert_eq!((node.is_dir(), node.ino), (true, fs::metadata(root.join("d/e")).expect("there").ino()));
-        let node = Place::of(&root.join("d/none")).and_then(|place| place.node()).expect("looked up");
+        let node = Located::of(&root.join("d/none")).and_then(|place| place.node()).expect("looked up");
         assert!(node.is_none());
     }
 
@@ -249,22 +249,22 @@ mod tests {
     fn what_leads_nowhere_is_said_so() {
         let (_dir, root) = tree();
         for path in ["none/x", "loop/x", "loop/", "none/", "n/../x", "d/e/none/.."] {
-            let error = Place::of(&root.join(path)).expect_err(path).to_string();
+            let error = Located::of(&root.join(path)).expect_err(path).to_string();
             assert!(error.contains(path) && error.contains("cannot be looked up"), "{error}");
         }
         let file = root.join(OsStr::from_bytes(b"n\xFFt/"));
-        let error = format!("{:#}", Place::of(&file).expect_err("no directory"));
+        let error = format!("{:#}", Located::of(&file).expect_err("no directory"));
         assert!(error.to_lowercase().contains("not a directory"), "{error}");
         for path in ["/", "/..", ""] {
-            assert!(Place::of(Path::new(path)).is_err(), "{path:?}");
+            assert!(Located::of(Path::new(path)).is_err(), "{path:?}");
         }
     }
 
     #[test]
     fn mount_points_are_known() {
-        let node = Place::of(Path::new("/proc")).and_then(|place| place.existing()).expect("there");
+        let node = Located::of(Path::new("/proc")).and_then(|place| place.existing()).expect("there");
         assert!(node.is_mount_point);
-        let node = Place::of(Path::new("/proc/self/status")).and_then(|place| place.existing()).expect("there");
+        let node = Located::of(Path::new("/proc/self/status")).and_then(|place| place.existing()).expect("there");
         assert!(!node.is_mount_point);
     }
 

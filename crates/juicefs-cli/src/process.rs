@@ -1,5 +1,5 @@
-//! What a mount asks of its own process: descriptors, priority, and not to be killed for memory. All best effort, all
-//! before any thread starts, because threads inherit it.
+//! Prepares the process of a mount: its descriptors, its priority, and that it is not killed for memory. It is no error
+//! when some of that fails. It is done before any thread starts, because threads inherit it.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -38,7 +38,7 @@ fn raise_file_limit() {
     }
 }
 
-/// Memory reclaim on behalf of this process must not wait for this very mount.
+/// Tells the kernel that this process writes for others, so that it never waits for this very mount to free memory.
 fn set_io_flusher() {
     const PR_SET_IO_FLUSHER: libc::c_int = 57;
     // SAFETY: takes integers only and touches no memory of ours.

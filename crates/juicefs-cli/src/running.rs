@@ -1,4 +1,4 @@
-//! What a mount that is there says about itself in its file `.config`.
+//! Reads what a mount says about itself in its file `.config`.
 
 use std::{path::Path, sync::mpsc, time::Duration};
 
@@ -7,7 +7,8 @@ use serde_json::Value;
 /// How long the file system may take to tell. A mount that hangs does not answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
-/// The settings of the mount at `mountpoint`; `None` when it does not tell: nobody serves it, or not to this user.
+/// The settings of the mount at `mountpoint`. `None` when it does not tell, because nobody serves it or this user may
+/// not ask.
 pub(crate) fn config_of(mountpoint: &Path) -> Option<Value> {
     let (send, receive) = mpsc::sync_channel(1);
     let files = [mountpoint.join(".jfs.config"), mountpoint.join(".config")];

@@ -5,9 +5,9 @@ use std::num::NonZero;
 use anyhow::{Context, Result};
 use tokio::runtime::{Builder, Runtime};
 
-/// More workers than this only add hops: what is fast is answered on the reader threads of the mount.
+/// How many workers a runtime has at most. More only add hops, because the reader threads of the mount answer what is fast.
 const MOST_WORKERS: usize = 4;
-/// Only pages that are touched count as memory.
+/// The size of a stack. Only pages that are touched count as memory.
 const STACK_BYTES: usize = 2 << 20;
 
 /// A runtime for a command that ends soon.

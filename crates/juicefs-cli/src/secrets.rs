@@ -1,4 +1,4 @@
-//! Keeping passwords out of logs and out of the list of processes.
+//! Keeps passwords out of logs and out of the list of processes.
 
 use std::fs;
 
@@ -13,8 +13,8 @@ pub(crate) fn mask_url(url: &str) -> String {
     }
 }
 
-/// Takes passwords in URLs out of what others see of this process' command line. To be called while there is one thread
-/// and when the arguments have been read. Best effort: without `/proc` nothing happens.
+/// Masks passwords in URLs where others see the command line of this process. It is to be called when the arguments
+/// have been read and while there is one thread. Without `/proc` nothing happens.
 pub(crate) fn mask_command_line() {
     let Some((start, end)) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(argument_area) else {
         return;
@@ -27,14 +27,15 @@ pub(crate) fn mask_command_line() {
     mask_arguments(area);
 }
 
-/// Where the arguments begin and end: fields 48 and 49, counted after the name, which may hold blanks and brackets.
+/// Where the arguments begin and end. These are fields 48 and 49, counted after the name, which may hold blanks and
+/// brackets.
 fn argument_area(stat: &str) -> Option<(usize, usize)> {
     let mut fields = stat.rsplit_once(") ")?.1.split_ascii_whitespace().skip(45);
     let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     (start != 0 && start < end).then_some((start, end))
 }
 
-/// Masks arguments that end with a zero byte each. All begin where they did; what became shorter is filled with zeroes.
+/// Masks arguments that end with a zero byte each. All begin where they did, and what became shorter is filled with zeroes.
 fn mask_arguments(area: &mut [u8]) {
     for argument in area.split_mut(|byte| *byte == 0) {
         let Some(masked) = std::str::from_utf8(argument).ok().filter(|text| text.contains('@')).map(mask_url) else {

@@ -1,7 +1,7 @@
-//! Tables as JuiceFS prints them (cli.md §1.5): dividers above the header, below it and at the end, centred headers,
-//! cells to the right.
+//! Tables in the form of JuiceFS (cli.md §1.5). They have dividers above the header, below it and at the end, centred
+//! headers, and cells that stand to the right.
 
-/// A cell and its colour, an ANSI foreground code.
+/// A cell and its colour, which is an ANSI foreground code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     text: String,
@@ -21,7 +21,7 @@ impl From<&str> for Cell {
     }
 }
 
-/// Draws the table; `left` is the column whose cells stand to the left.
+/// Draws the table. `left` is the column whose cells stand to the left.
 pub(crate) fn draw(header: &[&str], rows: &[Vec<Cell>], left: Option<usize>) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());

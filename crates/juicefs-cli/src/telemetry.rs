@@ -1,7 +1,7 @@
-//! Log lines on standard error, in the form that JuiceFS users and their tools know (cli.md §1.4).
+//! Writes log lines to standard error, in the form that users of JuiceFS and their tools know (cli.md §1.4).
 //!
-//! A background mount points standard error at its log file, so panics and messages of libraries land there too and
-//! nothing that was logged is lost in a queue when the process dies.
+//! The standard error of a background mount is its log file. So panics and messages of libraries go there too, and no
+//! line is lost in a queue when the process dies.
 
 use std::{fmt, io::IsTerminal, os::unix::net::UnixDatagram, path::Path};
 
@@ -19,9 +19,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{config::args::GlobalArgs, local_time::CivilTime};
+use crate::{config::args::GlobalArgs, local_time};
 
-/// Starts logging. Called once, before anything logs; a second call changes nothing.
+/// Starts logging. It is called once, before anything logs; a second call changes nothing.
 pub(crate) fn start(global: &GlobalArgs, syslog: bool) {
     let level = level_of(global);
     let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("juicefs", level);
@@ -57,7 +57,7 @@ fn level_of(global: &GlobalArgs) -> LevelFilter {
     }
 }
 
-/// Logs why the command fails. The only place that logs at the fatal level.
+/// Logs why the command fails. Nothing else logs at the fatal level.
 pub(crate) fn fatal(reason: &str) {
     tracing::error!(fatal = true, "{reason}");
 }
@@ -75,7 +75,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let message = Message::of(event);
         let (name, color) = level_name(*event.metadata().level(), message.fatal);
-        let (stamp, pid) = (CivilTime::now().log_stamp(), std::process::id());
+        let (stamp, pid) = (local_time::log_stamp(local_time::now()), std::process::id());
         let level = if self.color { format!("\x1b[1;{color}m{name}\x1b[0m") } else { name.to_owned() };
         writeln!(out, "{}{stamp} juicefs[{pid}] <{level}>: {} [{}]", self.id, message.text, place(event))
     }
@@ -139,7 +139,7 @@ impl Visit for Message {
     }
 }
 
-/// The local syslog daemon: lines beyond what it takes at once are dropped, never waited for.
+/// The local syslog daemon. Lines that it does not take at once are dropped, because nobody waits for it.
 struct Syslog {
     socket: UnixDatagram,
     id: String,

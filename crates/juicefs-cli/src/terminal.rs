@@ -1,10 +1,10 @@
-//! Talking with whoever sits at the terminal: questions and progress.
+//! Talks with whoever sits at the terminal, by questions and bars of progress.
 
 use std::io::{BufRead, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Asks `question [y/N]` until the answer is clear. End of input is no.
+/// Asks `question [y/N]` until the answer is clear. The end of input means no.
 ///
 /// # Errors
 /// When the terminal cannot be read or written.
@@ -50,7 +50,7 @@ pub(crate) fn shows_colors() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A counter of what has no known end, hidden where progress is not wanted.
+/// A counter for work without a known end. It is hidden where progress is not wanted.
 pub(crate) fn counter(name: &str) -> ProgressBar {
     let target = if shows_progress() { ProgressDrawTarget::stdout() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{msg:>18}: {pos} {spinner} {per_sec} used: {elapsed}")
@@ -58,7 +58,7 @@ pub(crate) fn counter(name: &str) -> ProgressBar {
     ProgressBar::with_draw_target(None, target).with_style(style).with_message(name.to_owned())
 }
 
-/// A bar of `total` steps, hidden where progress is not wanted.
+/// A bar of `total` steps. It is hidden where progress is not wanted.
 pub(crate) fn progress(name: &str, total: u64) -> ProgressBar {
     let target = if shows_progress() { ProgressDrawTarget::stdout() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{msg:>18}: {pos}/{len} [{bar:40}] {per_sec} used: {elapsed}")

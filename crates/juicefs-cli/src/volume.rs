@@ -1,4 +1,4 @@
-//! Reaching a volume: its metadata engine, its setting and its object storage, for all commands alike.
+//! Opens a volume for all commands: its metadata engine, its setting and its object storage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,13 +9,13 @@ use juicefs_meta::{AtimeMode, Client, ClientConfig, Engine, Passwords, USUAL_RET
 
 use crate::secrets::mask_url;
 
-/// What users know to do when they read it.
+/// The error for a database without a volume. Users know from it what to do.
 pub(crate) const UNFORMATTED: &str = "load setting: database is not formatted, please run `juicefs format ...` first";
 
 /// The variable with the passphrase of private keys.
 const PASSPHRASE: &str = "JFS_RSA_PASSPHRASE";
 
-/// Opens the metadata engine of `url`. What is `read_only` may be one that cannot be written to.
+/// Opens the metadata engine of `url`. With `read_only` it may be one that cannot be written to.
 ///
 /// # Errors
 /// With the address, without its password, when it is not supported or cannot be reached.
@@ -23,10 +23,10 @@ pub(crate) async fn open_engine(url: &str, read_only: bool) -> Result<Arc<dyn En
     open_engine_with(url, read_only, USUAL_RETRIES).await
 }
 
-/// [`open_engine`] with `--io-retries`.
+/// Does what [`open_engine`] does, with the number of `--io-retries`.
 ///
 /// # Errors
-/// As there.
+/// Those of [`open_engine`].
 pub(crate) async fn open_engine_with(url: &str, read_only: bool, retries: u32) -> Result<Arc<dyn Engine>> {
     tracing::info!("Meta address: {}", mask_url(url));
     let url = if url.contains("://") { url.to_owned() } else { format!("redis://{url}") };
@@ -46,7 +46,7 @@ pub(crate) async fn load_format(engine: &Arc<dyn Engine>) -> Result<Format> {
     }
 }
 
-/// A client that only looks: no session, no writes.
+/// A client that only looks. It has no session and writes nothing.
 ///
 /// # Errors
 /// When the volume cannot be opened.
@@ -54,7 +54,7 @@ pub(crate) async fn open_reader(engine: &Arc<dyn Engine>) -> Result<Arc<Client>>
     open_client(engine, true).await
 }
 
-/// A client that changes something and is done: it needs no session.
+/// A client that changes something and is done, so that it needs no session.
 ///
 /// # Errors
 /// When the volume cannot be opened.
@@ -79,11 +79,11 @@ async fn open_client(engine: &Arc<dyn Engine>, read_only: bool) -> Result<Arc<Cl
 
 /// The object storage of a volume, as two users of it see it.
 pub(crate) struct Storage {
-    /// For all but blocks: encrypted on the way if the volume is.
+    /// The storage for everything but blocks. It encrypts if the volume is encrypted.
     pub(crate) objects: Arc<dyn ObjectStorage>,
-    /// For the data path, which encrypts with the cipher.
+    /// The storage for the data path, which itself encrypts with the cipher.
     pub(crate) blocks: Arc<dyn ObjectStorage>,
-    /// Of an encrypted volume.
+    /// The cipher of an encrypted volume.
     pub(crate) cipher: Option<Arc<Cipher>>,
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn open_blocks(format: &Format) -> Result<Arc<dyn ObjectStorage>> {
     juicefs_chunk::open_storage_with(format, &variable).context("object storage")
 }
 
-/// The cipher of a volume, if it is encrypted; the passphrase of its key comes from the environment.
+/// The cipher of a volume, if it is encrypted. The passphrase of its key comes from the environment.
 ///
 /// # Errors
 /// With a sentence for the user.
@@ -127,7 +127,7 @@ pub(crate) fn cipher(format: &Format) -> Result<Option<Arc<Cipher>>> {
 /// The setting as people may see it: with the secrets removed, otherwise as it is stored.
 ///
 /// # Errors
-/// When it cannot be written as JSON, which no setting is like.
+/// When it cannot be written as JSON, which happens for no setting.
 pub(crate) fn shown(format: &Format) -> Result<Format> {
     let mut shown = format.clone();
     shown.encrypt_secrets()?;

@@ -1,17 +1,17 @@
-//! POSIX ACL rules: as they are stored (format: metadata.md §5.6) and as the kernel passes them in extended attributes
-//! (format: data.md §5.4; `linux/posix_acl_xattr.h`).
+//! POSIX ACL rules, in the form in which they are stored (format: metadata.md §5.6) and in that in which the kernel
+//! passes them in extended attributes (format: data.md §5.4; `linux/posix_acl_xattr.h`).
 
 use crate::{attr::Attr, caller::Caller};
 
 /// A field of a rule that is not set.
 pub const UNSET: u16 = 0xFFFF;
 
-/// Which rule of a node.
+/// The two kinds of rules that a node can have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AclKind {
-    /// It governs access to the node.
+    /// The rule that governs access to the node.
     Access,
-    /// It is what new entries of the directory begin with.
+    /// The rule with which new entries of the directory begin.
     Default,
 }
 
@@ -90,7 +90,7 @@ impl AclRule {
         !matched && grants(self.other)
     }
 
-    /// A rule that says nothing: setting it removes the rule of a node.
+    /// A rule that says nothing. To set it removes the rule of a node.
     #[must_use]
     pub const fn empty() -> Self {
         Self { owner: UNSET, group: UNSET, mask: UNSET, other: UNSET, users: Vec::new(), groups: Vec::new() }
@@ -108,7 +108,7 @@ impl AclRule {
         self.users.is_empty() && self.groups.is_empty() && self.mask == UNSET
     }
 
-    /// The permission bits (`0o777`) that it shows as: with a mask, that of the group.
+    /// The permission bits (`0o777`) that a mode shows for it. If there is a mask it stands in the place of the group.
     #[must_use]
     pub fn permission_bits(&self) -> u16 {
         let group = if self.is_minimal() { self.group } else { self.mask };

@@ -1,11 +1,11 @@
-//! Attributes of a node and the changes that can be asked of them.
+//! The attributes of a node, and what can be changed of them.
 
 use crate::{
     ids::Ino,
     limits::{ENTRY_SPACE, align_4k},
 };
 
-/// Kind of a node; the discriminants are those of the format.
+/// The kind of a node. The discriminants are those of the format.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum FileType {
@@ -118,7 +118,7 @@ pub mod flags {
     pub const SKIP_TRASH: u8 = 32;
 }
 
-/// Everything stored about a node but its content.
+/// Everything that is stored about a node except its content.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attr {
     /// Bits of [`flags`].
@@ -194,7 +194,7 @@ pub enum SetTime {
     At(Timestamp),
 }
 
-/// What setattr is asked to change; `None` leaves a field alone. Size is not here: see `Meta::truncate`.
+/// What setattr is asked to change. `None` leaves a field alone. The size is not here: see `Meta::truncate`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SetAttr {
     /// New permission bits (0..=0o7777).

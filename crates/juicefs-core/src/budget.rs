@@ -1,12 +1,14 @@
-//! Memory for data: one hard cap for all of it, and a part of that for each kind of work.
+//! The memory for data. It has one hard cap, and each kind of work has a part of that.
 //!
-//! There is one [`Budget`] per mount. Whoever needs memory for data waits for it; nobody grows past the cap. Each kind of work
-//! has a [`Share`]: a part of the cap that nobody else takes, so that none waits for another kind that is held up, and beyond
-//! it what is common to all. So a read finds memory however many writers wait for a store that is away.
+//! There is one [`Budget`] per mount. Whoever needs memory for data waits for it, and nobody grows past the cap. Each
+//! kind of work has a [`Share`]: a part of the cap that nobody else takes, so that no kind waits for another that is
+//! held up. Beyond its part it takes from what is common to all. So a read finds memory however many writers wait for a
+//! store that is away.
 //!
-//! Each share serves its requests in order. What is common goes to whoever has waited longest, of whatever share. Guesses
+//! Each share serves its requests in order. The common part goes to whoever has waited longest, of whatever share. Guesses
 //! ([`Share::Ahead`]) use half of what is kept for fetches, and never stand in the way of an application.
 
+mod share;
 #[cfg(test)]
 mod tests;
 
@@ -20,54 +22,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// What memory is taken for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Share {
-    /// What applications write, until it is stored.
-    #[default]
-    Write,
-    /// What an application reads and has to be fetched from the store.
-    Fetch,
-    /// What an application reads from a disk of this machine.
-    Disk,
-    /// Uploads of staged blocks, fills, compaction: nobody waits for them, and they must come to their end.
-    Background,
-    /// Read-ahead and other guesses.
-    Ahead,
-}
-
-const SHARES: [Share; 5] = [Share::Write, Share::Fetch, Share::Disk, Share::Background, Share::Ahead];
-
-impl Share {
-    /// The part of a cap that is kept for it.
-    fn floor(self, cap_bytes: usize) -> usize {
-        match self {
-            Self::Write | Self::Fetch => cap_bytes / 4,
-            // A read from disk needs little, and not for long.
-            Self::Disk | Self::Background => cap_bytes / 16,
-            // It uses half of what is kept for fetches.
-            Self::Ahead => 0,
-        }
-    }
-
-    /// The most that it takes of a cap, the common part included.
-    fn limit(self, cap_bytes: usize) -> usize {
-        match self {
-            Self::Write | Self::Fetch | Self::Disk => {
-                let others: usize = SHARES.iter().filter(|share| **share != self).map(|s| s.floor(cap_bytes)).sum();
-                cap_bytes - others
-            }
-            // What a store that is away holds up of these must leave room for what can be staged and read meanwhile.
-            Self::Background => cap_bytes / 4,
-            Self::Ahead => cap_bytes / 2,
-        }
-    }
-
-    /// Whether an application waits for it.
-    fn is_foreground(self) -> bool {
-        matches!(self, Self::Write | Self::Fetch | Self::Disk)
-    }
-}
+use self::share::SHARES;
+pub use self::share::Share;
 
 /// A hard cap on the bytes held in data buffers, with shares for writing, reading and what goes on in the background.
 #[derive(Clone, Debug)]
@@ -81,7 +37,7 @@ struct Inner {
     floors: Bytes,
     limits: Bytes,
     state: Mutex<State>,
-    /// What of `state` is looked at without its lock: bytes taken, and requests that applications wait for.
+    /// Bytes taken. This number and the next can be read without the lock of `state`.
     used_bytes: AtomicUsize,
     waiting: AtomicUsize,
 }
@@ -93,9 +49,9 @@ type Bytes = [usize; SHARES.len()];
 struct State {
     used: Bytes,
     queues: [VecDeque<Waiter>; SHARES.len()],
-    /// Number of the next waiter: the order in which they came.
+    /// The number of the next waiter. Numbers tell in which order waiters came.
     next: u64,
-    /// Waiters in all queues.
+    /// How many waiters are in all queues.
     waiters: usize,
 }
 
@@ -106,7 +62,7 @@ struct Waiter {
     grant: oneshot::Sender<Lease>,
 }
 
-/// What waiters are given, to be sent without the lock: who does not want it any more gives it back.
+/// What waiters are given. It is sent without the lock, because a waiter that does not want it any more gives it back.
 type Grants = Vec<(oneshot::Sender<Lease>, Lease)>;
 
 impl Budget {
@@ -136,8 +92,8 @@ impl Budget {
         self.inner.take(&mut self.inner.lock(), share, bytes)
     }
 
-    /// Waits until `bytes` are free for `share` and takes them. A request beyond what a share can have takes all of that, so it
-    /// still ends.
+    /// Waits until `bytes` are free for `share` and takes them. A request beyond what a share can have takes all of
+    /// that, so it still ends.
     ///
     /// Fair: the requests of a share are served in order. Cancel safe: a dropped future holds nothing.
     pub async fn acquire(&self, share: Share, bytes: usize) -> Lease {
@@ -145,7 +101,7 @@ impl Budget {
         if bytes == 0 {
             return Lease::empty();
         }
-        let (place, granted) = {
+        let (queued, granted) = {
             let mut state = self.inner.lock();
             if let Some(lease) = self.inner.take(&mut state, share, bytes) {
                 return lease;
@@ -154,11 +110,11 @@ impl Budget {
         };
         // The sender goes with the grant only, so an error cannot happen; an empty lease would be the harmless answer.
         let lease = granted.await.unwrap_or_default();
-        drop(place);
+        drop(queued);
         lease
     }
 
-    /// Whether `bytes` would be had at once.
+    /// Whether `bytes` could be taken at once.
     #[must_use]
     pub fn has_room(&self, share: Share, bytes: usize) -> bool {
         let bytes = bytes.min(self.inner.limits[share as usize]);
@@ -197,12 +153,13 @@ impl Budget {
 }
 
 impl Inner {
-    /// A panic under the lock would leave numbers that are whole: each is changed by one statement.
+    /// Locks the state, also after a panic under the lock: each number is changed by one statement, so all of them are
+    /// whole.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is taken, and what is kept for those who have not taken it. Never more than the cap.
+    /// How many bytes are taken, or kept for those who have not taken them. They are never more than the cap.
     fn bound(&self, used: &Bytes) -> usize {
         let [writes, fetches, disk, background, ahead] = *used;
         let [for_writes, for_fetches, for_disk, for_background, _] = self.floors;
@@ -210,25 +167,25 @@ impl Inner {
         writes.max(for_writes) + reads + disk.max(for_disk) + background.max(for_background)
     }
 
-    /// What is bound when `share` takes so much more.
+    /// How many bytes are bound when `share` takes `bytes` more.
     fn bound_with(&self, state: &State, share: usize, bytes: usize) -> usize {
         let mut used = state.used;
         used[share] += bytes;
         self.bound(&used)
     }
 
-    /// Whether it would come from what is kept for the share.
+    /// Whether `bytes` would come from what is kept for the share.
     fn is_own(&self, state: &State, share: usize, bytes: usize) -> bool {
         self.bound_with(state, share, bytes) == self.bound(&state.used)
     }
 
-    /// Whether it is there, with what is kept for others untouched.
+    /// Whether `bytes` are free without touching what is kept for others.
     fn fits(&self, state: &State, share: usize, bytes: usize) -> bool {
         state.used[share] + bytes <= self.limits[share] && self.bound_with(state, share, bytes) <= self.cap_bytes
     }
 
-    /// The number of the waiter of a share that is the next to get of the common part; none when its share has all that it
-    /// can have.
+    /// The number of the waiter of a share that is the next to get something of the common part. `None` when the share
+    /// has all that it can have.
     fn claim(&self, state: &State, share: usize) -> Option<u64> {
         let head = state.queues[share].front()?;
         (state.used[share] + head.bytes <= self.limits[share]).then_some(head.number)
@@ -256,14 +213,14 @@ impl Inner {
         Lease { of: Some(Arc::clone(self)), share, bytes }
     }
 
-    fn enqueue(self: &Arc<Self>, state: &mut State, share: Share, bytes: usize) -> (Place, oneshot::Receiver<Lease>) {
+    fn enqueue(self: &Arc<Self>, state: &mut State, share: Share, bytes: usize) -> (Queued, oneshot::Receiver<Lease>) {
         let (grant, granted) = oneshot::channel();
         let number = state.next;
         state.next += 1;
         state.waiters += 1;
         state.queues[share as usize].push_back(Waiter { number, bytes, grant });
         self.waiting.fetch_add(usize::from(share.is_foreground()), Ordering::Relaxed);
-        (Place { of: Arc::clone(self), share, number }, granted)
+        (Queued { of: Arc::clone(self), share, number }, granted)
     }
 
     fn left(&self, state: &mut State, share: Share) {
@@ -271,7 +228,8 @@ impl Inner {
         self.waiting.fetch_sub(usize::from(share.is_foreground()), Ordering::Relaxed);
     }
 
-    /// Gives waiters what is free now: each share of its own part, and of the common part those first who came first.
+    /// Gives waiters what is free now. Each share gets from its own part, and from the common part those get first who
+    /// came first.
     fn serve(self: &Arc<Self>, state: &mut State) -> Grants {
         let mut grants = Vec::new();
         while state.waiters > 0 {
@@ -307,21 +265,21 @@ impl Inner {
     }
 }
 
-/// Who was cancelled meanwhile drops the lease, which gives the memory to others.
+/// Sends what waiters are given. A waiter that was cancelled meanwhile drops the lease, which gives the memory to others.
 fn send(grants: Grants) {
     for (grant, lease) in grants {
         drop(grant.send(lease));
     }
 }
 
-/// A place in a queue; left on drop.
-struct Place {
+/// A waiter that stands in a queue until this is dropped.
+struct Queued {
     of: Arc<Inner>,
     share: Share,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for Queued {
     fn drop(&mut self) {
         let grants = {
             let mut state = self.of.lock();
@@ -336,7 +294,7 @@ impl Drop for Place {
     }
 }
 
-/// Bytes taken from a [`Budget`]; dropping it gives them back.
+/// Bytes that were taken from a [`Budget`]. To drop it gives them back.
 #[derive(Debug, Default)]
 pub struct Lease {
     of: Option<Arc<Inner>>,

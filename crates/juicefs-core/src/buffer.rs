@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-/// Bytes in order, in as many pieces as they happen to lie in. Sharing a piece copies nothing.
+/// Bytes in order, in as many pieces as they happen to lie in. To share a piece copies nothing.
 pub type Segments = SmallVec<[Bytes; 4]>;
 
 /// Total length of `segments` in bytes.

@@ -17,19 +17,19 @@ pub struct Caller {
     pub pid: u32,
     /// Whether operations check permission bits themselves. False when the kernel did (`default_permissions`).
     pub check_permission: bool,
-    /// The session that what is asked for must not outlive, because it is asked for under what that session keeps: with its end
-    /// the answer is `Fenced`. 0 for none in particular.
+    /// The session within which the operation must happen, because it depends on locks of that session. When that
+    /// session has ended the answer is `Fenced`. 0 stands for any session.
     pub session: SessionId,
 }
 
 impl Caller {
-    /// Root without permission checks: background work and tools.
+    /// Root without permission checks. It is the caller for background work and tools.
     #[must_use]
     pub fn root() -> Self {
         Self::default()
     }
 
-    /// The same caller, for what must not outlive this session.
+    /// The same caller, for an operation that must happen within this session.
     #[must_use]
     pub fn within(&self, session: SessionId) -> Self {
         Self { session, ..self.clone() }

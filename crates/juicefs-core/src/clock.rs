@@ -1,4 +1,4 @@
-//! Time, injected so that tests can hold it.
+//! The clock. It is injected, so that tests can hold it.
 
 use std::{
     sync::LazyLock,
@@ -7,13 +7,13 @@ use std::{
 
 use crate::attr::Timestamp;
 
-/// Source of time.
+/// A source of time.
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// The present time of the wall clock, which records carry. It may be set, so it says little about how long something
     /// took, and nothing about the clocks of other machines.
     fn now(&self) -> Timestamp;
-    /// How long this machine has been awake since some moment before. Nobody sets it and it never goes back; while the machine
-    /// sleeps it may stand.
+    /// How long this machine has been awake since some moment before. Nobody sets it and it never goes back; while the
+    /// machine sleeps it may stand.
     fn awake(&self) -> Duration;
 }
 

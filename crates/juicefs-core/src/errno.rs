@@ -1,4 +1,4 @@
-//! Error numbers as operations answer them to applications.
+//! The error numbers that operations answer to applications.
 
 use std::fmt;
 

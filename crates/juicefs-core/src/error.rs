@@ -1,13 +1,13 @@
-//! Errors that cross crate edges, grouped by what the caller must do.
+//! The errors that cross the edges of crates. They are grouped by what the caller must do.
 
 use thiserror::Error;
 
 use crate::errno::Errno;
 
-/// Outcome of a metadata call that did not succeed.
+/// Why a metadata call did not succeed.
 #[derive(Debug, Error, Clone)]
 pub enum MetaError {
-    /// The answer of the operation itself: pass it to the application.
+    /// The operation itself answers with this error, which is for the application.
     #[error("{0}")]
     Posix(Errno),
     /// The engine could not be reached or did not answer within the retry budget.
@@ -16,7 +16,7 @@ pub enum MetaError {
     /// The operation kept losing against concurrent changes until its retries were used up.
     #[error("metadata transaction gave up after {0} conflicts")]
     Conflict(u32),
-    /// A stored record does not decode: damage, never an answer made of guesses.
+    /// A stored record does not decode. This is damage; no answer is ever made of guesses.
     #[error("corrupt metadata record {what}: {why}")]
     Corrupt {
         /// Which record.
@@ -24,10 +24,10 @@ pub enum MetaError {
         /// What is wrong with it.
         why: String,
     },
-    /// Another client has ended the session in which the call was made: nothing has happened.
+    /// Another client has ended the session in which the call was made, and nothing has happened.
     #[error("the session of this client was ended by another one")]
     Fenced,
-    /// The volume setting is missing or cannot be used by this client; the sentence is for the user.
+    /// The volume setting is missing or this client cannot use it. The sentence is for the user.
     #[error("{0}")]
     Setting(String),
     /// The engine, or this version of it, cannot do this.
@@ -61,19 +61,19 @@ pub type MetaResult<T> = Result<T, MetaError>;
 /// Failure of one request to an object store.
 #[derive(Debug, Error, Clone)]
 pub enum StorageError {
-    /// No such object. For a block this is damage, not an answer.
+    /// There is no such object. For a block this is damage, not an answer.
     #[error("no such object: {0}")]
     NotFound(String),
     /// The store is full.
     #[error("no space left in the object store: {0}")]
     NoSpace(String),
-    /// A fault that a later try may not meet: time-out, reset, throttling, 5xx.
+    /// A fault that a later try may not meet, such as a time-out, a reset, throttling or 5xx.
     #[error("object store: {0}")]
     Transient(String),
-    /// The store does not take the keys. Another try will meet that too, unless the volume has others by then.
+    /// The store does not accept the access keys. Another try will meet that too, unless the volume has other keys by then.
     #[error("object store refused: {0}")]
     Keys(String),
-    /// A fault that every try will meet: missing bucket, no permission, bad request.
+    /// A fault that every try will meet, such as a missing bucket, no permission or a bad request.
     #[error("object store refused: {0}")]
     Permanent(String),
 }
@@ -84,7 +84,7 @@ pub enum ChunkError {
     /// The object store failed after all retries, or refused.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// Bytes that do not match their checksum, size or codec; never served.
+    /// Bytes do not match their checksum, size or codec. They are never served.
     #[error("corrupt block {key}: {why}")]
     Corrupt {
         /// Object key of the block.
@@ -92,10 +92,10 @@ pub enum ChunkError {
         /// What does not match.
         why: String,
     },
-    /// The caller broke the contract of a slice (order, bounds); a bug, answered as EIO.
+    /// The caller broke the contract of a slice (order, bounds). It is a bug, and answered as EIO.
     #[error("slice misuse: {0}")]
     Misuse(&'static str),
-    /// Memory is short, and nobody waits for what was to be read: only for [`crate::store::ReadPurpose::ReadAhead`].
+    /// Memory is short, and nobody waits for what was to be read. Only [`crate::store::ReadPurpose::ReadAhead`] meets this.
     #[error("there is no memory to read ahead")]
     NoMemory,
     /// The store is shutting down.

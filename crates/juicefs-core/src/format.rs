@@ -1,4 +1,5 @@
-//! The volume setting (format: metadata.md §1): one JSON object, written by `format` and `config`, read by every client.
+//! The setting of a volume (format: metadata.md §1). It is one JSON object, which `format` and `config` write and every
+//! client reads.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,7 +14,7 @@ use secrets::SecretCipher;
 
 /// Highest metadata version that this client understands.
 pub const META_VERSION: i64 = 1;
-/// What a secret reads as once a dump stripped it, and how it is shown to people.
+/// What stands in the place of a secret that a dump has removed, or that is not shown to people.
 pub const REMOVED: &str = "removed";
 
 /// One storage tier.
@@ -134,7 +135,8 @@ pub struct Format {
     pub unknown: serde_json::Map<String, serde_json::Value>,
 }
 
-/// As the stored JSON, but without anything secret: what is debugged ends up in logs. Of unknown keys only the names are shown.
+/// Shows the stored JSON without anything secret, because debug output ends up in logs. Of unknown keys only the names
+/// are shown.
 impl fmt::Debug for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = self.redacted();
@@ -161,10 +163,10 @@ fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
 /// Why a setting cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FormatError {
-    /// Not the JSON of a setting.
+    /// The text is not the JSON of a setting.
     #[error("the volume setting is not valid: {0}")]
     Json(String),
-    /// Written by a newer layout.
+    /// The volume has a newer layout.
     #[error("metadata version {0} is newer than the highest supported {META_VERSION}; use a newer client")]
     MetaVersion(i64),
     /// This client is outside the allowed range.
@@ -201,10 +203,10 @@ impl Format {
         serde_json::from_slice(text).map_err(|e| FormatError::Json(e.to_string()))
     }
 
-    /// The JSON as it is stored: a newline after every `{` and `,`, no leading blanks.
+    /// The JSON as it is stored, with a newline after every `{` and `,` and without leading blanks.
     ///
     /// # Errors
-    /// `Json` when a value cannot be written, which no setting has.
+    /// `Json` when a value cannot be written, which happens for no setting.
     pub fn to_json(&self) -> Result<String, FormatError> {
         self.to_json_indented("")
     }
@@ -240,7 +242,7 @@ impl Format {
         Ok(())
     }
 
-    /// A copy fit to be shown: secrets read `removed`.
+    /// A copy that may be shown: `removed` stands in the place of each secret.
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut copy = self.clone();
@@ -259,7 +261,7 @@ impl Format {
     /// Encrypts the secrets for storing, if there are any and they are not yet.
     ///
     /// # Errors
-    /// `Secret` when sealing fails, which is not met.
+    /// `Secret` when the encryption fails, which does not happen.
     pub fn encrypt_secrets(&mut self) -> Result<(), FormatError> {
         if self.key_encrypted || self.secrets_mut().iter().all(|s| s.is_empty()) {
             return Ok(());

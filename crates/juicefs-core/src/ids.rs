@@ -1,17 +1,17 @@
-//! Identifiers of a volume: inodes, slices, sessions, handles and names.
+//! The identifiers in a volume: inodes, slices, sessions and names.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// Inode number. Numbers are permanent: they are never handed out twice.
+/// The number of an inode. Numbers are permanent, and never given twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ino(pub u64);
 
 impl Ino {
     /// Root directory of the volume.
     pub const ROOT: Self = Self(1);
-    /// Root of the trash; its children are the hourly directories `TRASH_ROOT + n`.
+    /// The root of the trash. Its children are the hourly directories `TRASH_ROOT + n`.
     pub const TRASH_ROOT: Self = Self(0x7FFF_FFFF_1000_0000);
 
     /// Whether this is the trash root or one of its hourly directories.
@@ -20,7 +20,7 @@ impl Ino {
         self.0 >= Self::TRASH_ROOT.0
     }
 
-    /// Whether this is an hourly directory of the trash: the parent of whatever was removed.
+    /// Whether this is an hourly directory of the trash, the parent of whatever was removed.
     #[must_use]
     pub fn is_hourly_trash(self) -> bool {
         self.0 > Self::TRASH_ROOT.0
@@ -39,7 +39,8 @@ impl fmt::Display for Ino {
     }
 }
 
-/// Identity of one contiguous write result; 0 stands for a hole. Never reused: object keys derive from it.
+/// The number of a slice, which is one contiguous piece of written data. 0 stands for a hole. Numbers are never used
+/// twice, because object keys derive from them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct SliceId(pub u64);
 
@@ -60,7 +61,7 @@ impl fmt::Display for SliceId {
     }
 }
 
-/// A slice as the object store knows it: block keys derive from both fields (format: data.md §1.3).
+/// A slice as the object store knows it. The keys of blocks derive from both fields (format: data.md §1.3).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SliceKey {
     /// Identity of the slice.
@@ -69,19 +70,19 @@ pub struct SliceKey {
     pub size: u32,
 }
 
-/// Number of a client session; 0 is a client without one (tools, read-only mounts).
+/// The number of the session of a client. 0 stands for a client without one (tools, read-only mounts).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct SessionId(pub u64);
 
 /// Index of a 64 MiB chunk within a file.
 pub type ChunkIndex = u32;
 
-/// One entry name: 1..=255 bytes without `/` and NUL, any other byte allowed.
+/// The name of an entry: 1..=255 bytes of any value except `/` and NUL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Name(pub Bytes);
 
 impl Name {
-    /// Copies `bytes` into a name. The rules for names are the operations', not this type's.
+    /// Copies `bytes` into a name. The operations check the rules for names, this type does not.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         Self(Bytes::copy_from_slice(bytes))

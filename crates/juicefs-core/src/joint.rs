@@ -1,8 +1,8 @@
-//! Work that several tasks wait for, carried on by whichever of them is polled.
+//! Work that several tasks wait for. Whichever of them is polled carries it on.
 //!
-//! `futures_util`'s `Shared` does the same, but can leave a waiter asleep for good: one that was woken while another was at
-//! the work, found it taken, and was not told when the other went away without coming back (a read that is given up). Here
-//! whoever was at the work wakes everybody once more when something happened meanwhile.
+//! The `Shared` of `futures_util` does the same, but can leave a waiter asleep for good: it was woken while another was
+//! at the work, found the work taken, and did not hear of it when the other went away (as a read does that is given
+//! up). Here whoever was at the work wakes everybody once more when something happened meanwhile.
 
 #[cfg(test)]
 mod tests;
@@ -16,28 +16,28 @@ use std::{
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// One of those who wait for the work. Every clone ends with a clone of its outcome.
+/// A handle of one who waits for the work. Every clone of it ends with a clone of the outcome.
 ///
-/// The work is carried on only while one of the clones is polled, and dropped with the last of them. Cancel safe: a clone
+/// The work goes on only while one of the clones is polled, and is dropped with the last of them. Cancel safe: a clone
 /// may be dropped at any time, and the others go on.
 pub struct Joint<T> {
     inner: Arc<Inner<T>>,
-    /// Its number among the waiters, once it was polled.
+    /// The number of this waiter, once it was polled.
     place: Option<u64>,
 }
 
-/// A way to join work while somebody still waits for it.
+/// A way to join the work while somebody still waits for it.
 pub struct WeakJoint<T>(Weak<Inner<T>>);
 
 struct Inner<T> {
-    /// None when it is done. Nobody waits for this lock: who is at the work has it.
+    /// The work, `None` when it is done. Nobody waits for this lock: whoever is at the work holds it.
     work: Mutex<Option<Work<T>>>,
     outcome: OnceLock<T>,
-    /// What the work wakes. Apart, for the work may hold it.
+    /// What the work wakes. It is shared on its own, because the work may hold it.
     waiters: Arc<Waiters>,
 }
 
-/// Who is to be woken. Each is told once for each poll.
+/// The tasks that are to be woken. Each is woken once for each poll.
 #[derive(Default)]
 struct Waiters(Mutex<Wakers>);
 
@@ -45,18 +45,18 @@ struct Waiters(Mutex<Wakers>);
 struct Wakers {
     next: u64,
     by_place: Vec<(u64, Waker)>,
-    /// The work woke them since somebody began to be at it.
+    /// Whether the work woke them since somebody went to it.
     woken: bool,
 }
 
 impl<T: Clone> Joint<T> {
-    /// Work that the first who is polled begins.
+    /// Makes a handle for `work`, which begins when the first clone is polled.
     pub fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
         let inner = Inner { work: Mutex::new(Some(Box::pin(work))), outcome: OnceLock::new(), waiters: Arc::default() };
         Self { inner: Arc::new(inner), place: None }
     }
 
-    /// A way to join later, which does not keep the work.
+    /// A way to join later, which does not keep the work alive.
     #[must_use]
     pub fn downgrade(&self) -> WeakJoint<T> {
         WeakJoint(Arc::downgrade(&self.inner))
@@ -64,7 +64,7 @@ impl<T: Clone> Joint<T> {
 }
 
 impl<T> WeakJoint<T> {
-    /// Joins; `None` when nobody waits for it any more.
+    /// Joins the work; `None` when nobody waits for it any more.
     #[must_use]
     pub fn upgrade(&self) -> Option<Joint<T>> {
         Some(Joint { inner: self.0.upgrade()?, place: None })
@@ -89,7 +89,7 @@ impl<T: Clone> Future for Joint<T> {
 }
 
 impl<T> Inner<T> {
-    /// Polls the work unless somebody is at it. Whether the others are to be woken.
+    /// Polls the work unless somebody is at it. Returns whether the others are to be woken.
     fn carry_on(&self) -> bool {
         let mut work = match self.work.try_lock() {
             Ok(work) => work,
@@ -118,7 +118,7 @@ impl Waiters {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes who is to be woken.
+    /// Notes that `waker` is to be woken.
     fn enter(&self, place: &mut Option<u64>, waker: &Waker) {
         let mut wakers = self.lock();
         let number = *place.get_or_insert_with(|| {
@@ -148,7 +148,7 @@ impl Waiters {
         self.lock().woken
     }
 
-    /// They enter again when they are polled.
+    /// Wakes all and forgets them. They enter again when they are polled.
     fn wake_all(&self) {
         let woken = {
             let mut wakers = self.lock();

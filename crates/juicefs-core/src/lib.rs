@@ -1,5 +1,5 @@
-//! Vocabulary of a JuiceFS volume and the three traits that its layers meet at: [`meta::Meta`], [`store::ChunkStore`] and
-//! [`store::ObjectStorage`].
+//! The vocabulary of a JuiceFS volume, and the three traits at which its layers meet: [`meta::Meta`],
+//! [`store::ChunkStore`] and [`store::ObjectStorage`].
 //!
 //! Nothing here does I/O, starts a runtime or reads the environment.
 
@@ -8,6 +8,7 @@ pub mod attr;
 pub mod budget;
 pub mod buffer;
 pub mod caller;
+pub mod civil;
 pub mod clock;
 pub mod errno;
 pub mod error;

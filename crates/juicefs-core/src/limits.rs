@@ -1,6 +1,6 @@
-//! Fixed numbers of the format and the bounds of queues and buffers, in one place.
+//! The fixed numbers of the format, and bounds that several crates share.
 
-/// Size of a chunk: the window of a file that one slice list describes.
+/// The size of a chunk, which is the window of a file that one list of slices describes.
 pub const CHUNK_SIZE: u64 = 1 << 26;
 /// Longest entry name in bytes (ENAMETOOLONG beyond).
 pub const MAX_NAME_BYTES: usize = 255;
@@ -20,11 +20,11 @@ pub const INODE_BATCH: u64 = 1024;
 pub const SLICE_ID_BATCH: u64 = 4096;
 /// Largest FUSE request payload.
 pub const MAX_FUSE_IO_BYTES: usize = 1 << 20;
-/// Requests of one client that wait for locks at the same time; one more is ENOLCK.
+/// How many requests of one client wait for locks at the same time. One more gets ENOLCK.
 pub const LOCK_WAITS_MAX: usize = 2048;
-/// Ranges that one owner may hold locked in one file; one more is ENOLCK.
+/// How many ranges one owner may hold locked in one file. One more gets ENOLCK.
 pub const LOCK_RANGES_MAX: usize = 16384;
-/// Entries of a directory read from the engine at once.
+/// How many entries of a directory are read from the engine at once.
 pub const READDIR_PAGE: usize = 10_000;
 
 /// Bytes that a file of `length` bytes counts in the used space: whole 4 KiB units, at least one.

@@ -1,8 +1,8 @@
-//! Reading a directory whole: each name once, whatever the engine repeats.
+//! How a directory is read whole, with each name once, whatever the engine repeats.
 //!
-//! An engine that keeps no order may give a name on two pages of one listing, and begin a listing anew when the directory has
-//! moved to another server ([`DirPage::anew`]). Whoever counts, copies or removes what is in a directory reads it by a
-//! [`Listing`], which leaves out what it has given before.
+//! An engine that keeps no order may give a name on two pages of one listing, and begin a listing anew when the
+//! directory has moved to another server ([`DirPage::anew`]). Whoever counts, copies or removes what is in a directory
+//! reads it by a [`Listing`], which leaves out what it has given before.
 
 use std::{
     collections::HashSet,
@@ -18,10 +18,11 @@ use crate::{
     meta::{DirCursor, DirEntry, DirPage, Meta},
 };
 
-/// Where directories are read page by page.
+/// A store whose directories are read page by page.
 #[async_trait]
 pub trait Directories: Sync {
-    /// A page of the entries of `dir` after `from` (`None`: the start), about `limit` of them. Errors are those of the store.
+    /// A page of the entries of `dir` after `from` (`None`: the start), about `limit` of them. Errors are those of the
+    /// store.
     async fn page(&self, dir: Ino, from: Option<DirCursor>, with_attrs: bool, limit: usize) -> MetaResult<DirPage>;
 }
 
@@ -34,20 +35,20 @@ impl Directories for dyn Meta + '_ {
 
 /// A directory that is being read.
 ///
-/// An entry that is present during all of it is given exactly once, one that comes or goes meanwhile at most once. Where
-/// entries come in the order of their names ([`DirPage::by_name`]) it remembers one name; elsewhere some 30 bytes for each
-/// name that it gave.
+/// It gives an entry that is present all the time exactly once, and one that comes or goes meanwhile at most once.
+/// Where entries come in the order of their names ([`DirPage::by_name`]) it remembers one name; elsewhere it needs some
+/// 30 bytes for each name that it gave.
 #[derive(Debug)]
 pub struct Listing {
     dir: Ino,
     with_attrs: bool,
     page_len: usize,
-    place: Place,
+    position: Position,
     given: Given,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Position {
     Start,
     At(DirCursor),
     End,
@@ -58,8 +59,8 @@ enum Place {
 struct Given {
     /// The last name, when they come in order.
     last: Option<Name>,
-    /// Hashes of all names, when they do not. Of 128 bits, and by keys that nobody knows: two names that meet in one would hide
-    /// a file.
+    /// Hashes of all names, when they do not. They have 128 bits, and keys that nobody knows, because two names with
+    /// one hash would hide a file.
     names: HashSet<u128>,
     keys: [RandomState; 2],
 }
@@ -68,7 +69,7 @@ impl Listing {
     /// The entries of `dir`, without their attributes.
     #[must_use]
     pub fn of(dir: Ino) -> Self {
-        Self { dir, with_attrs: false, page_len: READDIR_PAGE, place: Place::Start, given: Given::default() }
+        Self { dir, with_attrs: false, page_len: READDIR_PAGE, position: Position::Start, given: Given::default() }
     }
 
     /// The same entries with their attributes.
@@ -85,18 +86,19 @@ impl Listing {
 
     /// The next entries, `None` at the end. A page may be empty when more follow, or when nothing is in the directory.
     ///
-    /// Errors are those of the store; the same page is asked for again by the next call. Cancel safe likewise.
+    /// Errors are those of the store. After one the next call asks for the same page again, and so it does after a
+    /// future that was dropped: cancel safe.
     pub async fn next<D: Directories + ?Sized>(&mut self, store: &D) -> MetaResult<Option<Vec<DirEntry>>> {
-        let from = match &self.place {
-            Place::Start => None,
-            Place::At(cursor) => Some(cursor.clone()),
-            Place::End => return Ok(None),
+        let from = match &self.position {
+            Position::Start => None,
+            Position::At(cursor) => Some(cursor.clone()),
+            Position::End => return Ok(None),
         };
         let page = store.page(self.dir, from, self.with_attrs, self.page_len).await?;
         Ok(Some(self.take(page)))
     }
 
-    /// All entries that were not given yet. For directories that are known to fit into memory.
+    /// All entries that were not given yet. This is for directories that are known to fit into memory.
     ///
     /// Errors are those of the store.
     pub async fn rest<D: Directories + ?Sized>(mut self, store: &D) -> MetaResult<Vec<DirEntry>> {
@@ -109,14 +111,14 @@ impl Listing {
 
     fn take(&mut self, page: DirPage) -> Vec<DirEntry> {
         let DirPage { mut entries, next, anew: _, by_name } = page;
-        self.place = next.map_or(Place::End, Place::At);
+        self.position = next.map_or(Position::End, Position::At);
         entries.retain(|entry| self.given.is_new(&entry.name, by_name));
         entries
     }
 }
 
 impl Given {
-    /// Whether `name` was not given before; it is now.
+    /// Notes that `name` is given. Returns whether it was not given before.
     fn is_new(&mut self, name: &Name, by_name: bool) -> bool {
         if by_name {
             // All before the last one were given, also to a listing that begins anew.

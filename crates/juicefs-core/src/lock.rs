@@ -1,10 +1,10 @@
-//! Locks of files as flock(2) and fcntl(2) have them: advisory, and held by owners that may be in different clients.
+//! The locks of files that flock(2) and fcntl(2) know. They are advisory, and their owners may be in different clients.
 
 use std::{fmt, future::Future, pin::Pin};
 
 use crate::ids::SessionId;
 
-/// What a lock leaves to others.
+/// The kinds of locks, by what they leave to others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum LockKind {
     /// Others may hold it too, for reading (`LOCK_SH`, `F_RDLCK`).
@@ -30,7 +30,7 @@ pub struct LockOwner {
     pub number: u64,
 }
 
-/// Bytes of a file, both ends included; they need not exist.
+/// A range of bytes of a file, both ends included. The bytes need not exist.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LockRange {
     /// First byte.
@@ -80,9 +80,9 @@ pub struct RangeLock {
 pub struct FileLocks {
     /// Locks of flock(2), by owner.
     pub flocks: Vec<(LockOwner, LockKind)>,
-    /// Locks of fcntl(2), by owner and place. The process is that which the holder's client knows.
+    /// Locks of fcntl(2), by owner and range. The process is the one that the client of the holder knows.
     pub ranges: Vec<(LockOwner, RangeLock)>,
 }
 
-/// Ends when whoever asked for a lock does not want to wait for it any longer.
+/// A future that completes when whoever asked for a lock does not want to wait for it any longer.
 pub type GiveUp = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -1,4 +1,4 @@
-//! Quotas: how much a directory, a user or a group may hold (format: metadata.md §5.7).
+//! Quotas, which say how much a directory, a user or a group may hold (format: metadata.md §5.7).
 
 use crate::ids::Ino;
 
@@ -13,7 +13,7 @@ pub enum QuotaSubject {
     Dir(Ino),
 }
 
-/// Limits and usage. A limit of 0 or less is none.
+/// The limits and the usage of a quota. A limit of 0 or less is no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Quota {
     /// Most bytes.
@@ -27,7 +27,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A record that only counts: no limit was ever set.
+    /// A record that only counts, because no limit was ever set.
     pub const UNSET: Self = Self { max_space: -1, max_inodes: -1, used_space: 0, used_inodes: 0 };
 
     /// Whether anything is limited.
@@ -36,7 +36,7 @@ impl Quota {
         self.max_space > 0 || self.max_inodes > 0
     }
 
-    /// Whether somebody set it, be it to no limit; otherwise it only counts and is not shown.
+    /// Whether somebody set it, even to no limit. Otherwise it only counts and is not shown.
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.max_space != -1 || self.max_inodes != -1

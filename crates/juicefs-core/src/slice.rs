@@ -1,4 +1,4 @@
-//! Slice records of a chunk and the view that a list of them makes (format: metadata.md §5.3).
+//! The slice records of a chunk, and the view that a list of them makes (format: metadata.md §5.3).
 
 use crate::{
     ids::{SliceId, SliceKey},
@@ -31,7 +31,7 @@ impl SliceRecord {
         Self { pos, id: SliceId::HOLE, size: 0, off: 0, len }
     }
 
-    /// The least that tells that the file was once cut here: zeros in the last byte of the chunk.
+    /// The smallest record that tells that the file was once cut here. It has zeros in the last byte of the chunk.
     pub const CUT: Self = Self { pos: CHUNK_SIZE as u32 - 1, id: SliceId::HOLE, size: 0, off: 0, len: 1 };
 
     /// The slice that this record uses, `None` for zeros.
@@ -40,8 +40,8 @@ impl SliceRecord {
         (!self.id.is_hole()).then_some(SliceKey { id: self.id, size: self.size })
     }
 
-    /// Whether it has zeros up to the end of its chunk, as cutting a file leaves them: there may be chunks beyond the end
-    /// of the file. Stores without an index of chunks have nothing else to tell them that.
+    /// Whether it has zeros up to the end of its chunk, as a file has that was cut, so that there may be chunks beyond
+    /// the end of the file. Stores without an index of chunks have nothing else to tell them that.
     #[must_use]
     pub fn tells_cut(&self) -> bool {
         self.id.is_hole() && self.len > 0 && u64::from(self.pos) + u64::from(self.len) == CHUNK_SIZE
@@ -128,9 +128,10 @@ impl Piece {
     }
 }
 
-/// The visible view of a list of records: ordered, gapless from 0 to the last visible byte, gaps shown as zeros.
+/// The view that a list of records makes. It is ordered, and has no gap from 0 to the last visible byte, because gaps
+/// are zeros.
 ///
-/// A record that a later one splits yields two pieces; neighbours of one slice are not merged (format: §5.3
+/// A record that a later one splits makes two pieces. Neighbours that come from one slice are not merged (format: §5.3
 /// "Overlay rule").
 #[must_use]
 pub fn resolve(records: &[SliceRecord]) -> Vec<Piece> {
@@ -163,7 +164,7 @@ fn overlay(view: &mut Vec<Piece>, record: &SliceRecord) {
 /// What a compaction of one chunk would do (format: §5.3 "Compaction algorithm").
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CompactionPlan {
-    /// The records that were read: the stored list must still begin with them at commit.
+    /// The records that were read. The stored list must still begin with them when the compaction is committed.
     pub records: Vec<SliceRecord>,
     /// Leading records that stay as they are.
     pub skipped: usize,
@@ -179,8 +180,8 @@ pub struct CompactionPlan {
 const LARGE_BYTES: u32 = 1 << 20;
 
 impl CompactionPlan {
-    /// Bytes that would be copied for each byte that small records brought, rounded up. Large for a few small writes spread
-    /// over much that stays; about 1 for a file that was written in small pieces.
+    /// How many bytes would be copied for each byte that small records brought, rounded up. It is large for a few small
+    /// writes that are spread over much data, and about 1 for a file that was written in small pieces.
     #[must_use]
     pub fn copies_per_byte(&self) -> u64 {
         let small = self.records[self.skipped..].iter().filter(|record| record.len < LARGE_BYTES);
@@ -188,7 +189,8 @@ impl CompactionPlan {
         u64::from(self.size).div_ceil(fresh.max(1))
     }
 
-    /// Whether the new slice would have more than twice the bytes of those that it replaces: most of it were holes.
+    /// Whether the new slice would have more than twice the bytes of those that it replaces, so that most of it would
+    /// be holes.
     #[must_use]
     pub fn fills_holes(&self) -> bool {
         let replaced = self.records[self.skipped..].iter().filter(|record| !record.id.is_hole());

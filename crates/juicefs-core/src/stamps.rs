@@ -1,4 +1,4 @@
-//! Which inodes changed since when, in fixed space.
+//! Remembers, in fixed space, which inodes changed since when.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,12 +6,12 @@ use crate::Ino;
 
 const SLOTS: usize = 8192;
 
-/// A moment in the order of the changes noted.
+/// A moment in the order of the changes that were noted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Moment(u64);
 
-/// Remembers for every inode the last change that was noted, without growing: inodes share slots, so the answer "changed"
-/// may be about another inode, the answer "unchanged" is always true.
+/// Remembers for every inode the last change that was noted, and does not grow. Inodes share slots, so the answer
+/// "changed" may be about another inode, but the answer "unchanged" is always true.
 #[derive(Debug)]
 pub struct Stamps {
     changes: AtomicU64,
@@ -30,13 +30,13 @@ impl Stamps {
         &self.slots[spread as usize % SLOTS]
     }
 
-    /// The present moment: take it before asking for attributes.
+    /// The present moment. It is to be taken before attributes are asked for.
     #[must_use]
     pub fn now(&self) -> Moment {
         Moment(self.changes.load(Ordering::SeqCst))
     }
 
-    /// Notes that `ino` changes. Call it when the change is visible to whoever asks next.
+    /// Notes that `ino` has changed. It is to be called when the change is visible to whoever asks next.
     pub fn touch(&self, ino: Ino) {
         let at = self.changes.fetch_add(1, Ordering::SeqCst) + 1;
         self.slot(ino).fetch_max(at, Ordering::SeqCst);

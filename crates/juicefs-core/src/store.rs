@@ -1,4 +1,4 @@
-//! The data side: blocks of slices, and the object stores below them.
+//! The data side of a volume: the blocks of slices, and the object stores below them.
 
 use std::path::PathBuf;
 
@@ -13,20 +13,20 @@ use crate::{
     ids::{SliceId, SliceKey},
 };
 
-/// Why a range is read; decides how much is fetched and what is kept.
+/// Why a range is read. It decides how much is fetched and what is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ReadPurpose {
-    /// An application waits for exactly this range, at an unpredicted place.
+    /// An application waits for exactly this range, which nobody expected.
     #[default]
     Random,
-    /// The same in a file that is small beside the cache ([`ChunkStore::small_file_bytes`]) and read again and again: the rest
-    /// of its blocks may be fetched behind it.
+    /// As `Random`, in a file that is small beside the cache ([`ChunkStore::small_file_bytes`]) and read again and
+    /// again, so that the rest of its blocks may be fetched behind the read.
     RandomInSmall,
-    /// An application reads on: whole blocks are worth fetching and keeping.
+    /// An application reads on, so that whole blocks are worth fetching and keeping.
     Sequential,
-    /// Nobody waits yet: give way, and give up, when memory is short.
+    /// Nobody waits yet, so that the read gives way, and gives up, when memory is short.
     ReadAhead,
-    /// Read once to be written elsewhere (compaction): do not fill the caches.
+    /// The data is read once to be written elsewhere (compaction), so that it does not go into the caches.
     Once,
 }
 
@@ -35,18 +35,18 @@ pub enum ReadPurpose {
 pub struct WriteOptions {
     /// Storage tier of the file.
     pub tier: u8,
-    /// Never stage on local disk; go to the store at once (compaction).
+    /// The data goes to the store at once and is never staged on the local disk (compaction).
     pub direct: bool,
 }
 
-/// Counters of the data path since the mount, for `.stats` and `bench`.
+/// The counters of the data path since the mount, for `.stats` and `bench`.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct ChunkStats {
     /// GET requests and the seconds they took in all.
     pub get: OpStats,
     /// GET requests sent a second time because the first took long.
     pub hedges_sent: u64,
-    /// Those of them that were answered first.
+    /// How many of those were answered before the first.
     pub hedges_won: u64,
     /// PUT requests.
     pub put: OpStats,
@@ -58,7 +58,7 @@ pub struct ChunkStats {
     pub cache_miss: OpStats,
     /// Writes into the cache.
     pub cache_write: OpStats,
-    /// Blocks and bytes in the caches now.
+    /// Blocks in the caches now.
     pub cached_blocks: u64,
     /// Bytes in the caches now.
     pub cached_bytes: u64,
@@ -76,14 +76,14 @@ pub struct ChunkStats {
     pub disks: DiskCounts,
 }
 
-/// Disks of the local cache by how far they are relied on.
+/// How many disks of the local cache are relied on, and how far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DiskCounts {
-    /// Those that do as they should.
+    /// Disks that work as they should.
     pub normal: u64,
-    /// Those that have failed lately: hardly read from, and not written to.
+    /// Disks that have failed lately. They are hardly read from, and not written to.
     pub unstable: u64,
-    /// Those given up until the end of the mount.
+    /// Disks that are given up until the end of the mount.
     pub down: u64,
     /// Operations on all of them that failed or took too long.
     pub failures: u64,
@@ -141,7 +141,7 @@ pub struct ObjectPart {
     pub len: u32,
 }
 
-/// `[off, off + len)` of a slice, within it.
+/// The range `[off, off + len)` of a slice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stretch {
     /// The slice.
@@ -152,7 +152,7 @@ pub struct Stretch {
     pub len: u32,
 }
 
-/// Slices as whoever assembles files sees them. Holes (id 0) never come here.
+/// The store of slices, for whoever assembles files of them. Holes (id 0) never come here.
 #[async_trait]
 pub trait ChunkStore: Send + Sync {
     /// Bytes of a full block.
@@ -161,33 +161,34 @@ pub trait ChunkStore: Send + Sync {
     fn budget(&self) -> &Budget;
     /// Reads `[off, off + len)` of a slice without copying what is cached. The range lies within the slice.
     ///
-    /// Every byte was verified as far as its source carries a checksum. Fails when a block is missing or corrupt or the
-    /// store stays unreachable through all retries. Cancel safe.
+    /// Every byte is verified as far as its source carries a checksum. It fails when a block is missing or corrupt, or
+    /// the store stays unreachable through all retries. Cancel safe.
     async fn read(&self, slice: SliceKey, off: u32, len: u32, purpose: ReadPurpose) -> Result<Segments, ChunkError>;
-    /// Reads several stretches, each as [`ChunkStore::read`] does; one answer for each, in their order.
+    /// Reads several stretches, each as [`ChunkStore::read`] does. The result has one answer for each, in their order.
     ///
-    /// Whoever needs more than one at a time asks here: memory is taken for all of them together. Reads that had a part of
-    /// what they need in hand and waited for the rest could all wait for each other.
+    /// Whoever needs more than one at a time asks here, because memory is taken for all of them together. Reads that
+    /// had a part of what they need and waited for the rest could all wait for each other.
     async fn read_all(&self, stretches: &[Stretch], purpose: ReadPurpose) -> Result<Vec<Segments>, ChunkError>;
-    /// Suggests that a range will be read soon; may do nothing. Never blocks.
+    /// Suggests that a range will be read soon. The store may do nothing. It never blocks.
     fn prefetch(&self, slice: SliceKey, off: u32, len: u32);
-    /// Whether a read of this range would be answered from this machine now, so that holding it in memory beforehand gains
-    /// nothing: [`ChunkStore::prefetch`] is all that it needs. A guess, made without waiting.
+    /// Whether a read of this range would be answered from this machine now, so that nothing is gained by holding it in
+    /// memory beforehand and [`ChunkStore::prefetch`] is all that it needs. The answer is a guess, made without
+    /// waiting.
     fn at_hand(&self, _slice: SliceKey, _off: u32, _len: u32) -> bool {
         false
     }
-    /// Length up to which a file is small beside the cache, in bytes, so that whole blocks of it are worth having for random
-    /// reads; 0 where they never are.
+    /// The length in bytes up to which a file is small beside the cache, so that whole blocks of it are worth having
+    /// for random reads. 0 where they never are.
     fn small_file_bytes(&self) -> u64 {
         0
     }
-    /// The objects that hold `[off, off + len)` of a slice; none where nothing is kept in objects.
+    /// The objects that hold `[off, off + len)` of a slice. There is none where nothing is kept in objects.
     fn objects(&self, _slice: SliceKey, _off: u32, _len: u32) -> Vec<ObjectPart> {
         Vec::new()
     }
     /// Starts a new slice.
     fn writer(&self, options: WriteOptions) -> Box<dyn SliceWriter>;
-    /// Deletes all blocks of a slice from the caches and the store. Missing blocks are fine.
+    /// Deletes all blocks of a slice from the caches and the store. It is no error if some are missing.
     async fn remove(&self, slice: SliceKey) -> Result<(), ChunkError>;
     /// Loads every block of the slice into the cache.
     async fn fill(&self, slice: SliceKey) -> Result<(), ChunkError>;
@@ -197,18 +198,20 @@ pub trait ChunkStore: Send + Sync {
     async fn presence(&self, slice: SliceKey) -> CachePresence;
     /// Counters since the mount.
     fn stats(&self) -> ChunkStats;
-    /// Finishes cache writes under way and joins all tasks. Writers must be finished before. Downloads end at once with an
-    /// error, and what changes the store has a few seconds: a store that is away does not hold this up.
+    /// Finishes cache writes under way and joins all tasks. Writers must be finished before. Downloads end at once with
+    /// an error, and requests that change the store have a few seconds, so that a store that is away does not hold this
+    /// up.
     async fn shutdown(&self);
 }
 
-/// One slice while it is being written: at most 64 MiB, filled in any order within the part not yet uploaded.
+/// One slice while it is being written. It has at most 64 MiB, and is filled in any order within the part that is not
+/// uploaded yet.
 ///
-/// All methods but `finish` and `abort` only touch memory. Dropping a writer aborts it without waiting.
+/// All methods but `finish` and `abort` only touch memory. To drop a writer aborts it without waiting.
 #[async_trait]
 pub trait SliceWriter: Send {
-    /// Puts `data` at `off`, overwriting what is there; a gap before `off` becomes zeros. Large `data` is kept by
-    /// reference, small data is copied. `lease` covers `data` and is held until its block is stored.
+    /// Puts `data` at `off` over what is there. A gap before `off` becomes zeros. Large `data` is kept by reference,
+    /// small data is copied. `lease` covers `data` and is held until its block is stored.
     ///
     /// `Misuse` when the range passes 64 MiB or touches a block already handed to upload.
     fn write(&mut self, off: u32, data: Bytes, lease: Lease) -> Result<(), ChunkError>;
@@ -218,16 +221,16 @@ pub trait SliceWriter: Send {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Bytes below this offset were handed to upload and can no longer be written.
+    /// The offset below which bytes were handed to upload, so that they can no longer be written.
     fn sealed(&self) -> u32;
-    /// Gives the slice its id; no block is uploaded before.
+    /// Gives the slice its id. No block is uploaded before.
     fn set_id(&mut self, id: SliceId);
-    /// The id, once set.
+    /// The id, once it is set.
     fn id(&self) -> Option<SliceId>;
-    /// Starts to upload every full block that lies wholly below `off`; does nothing before the id is set.
+    /// Starts to upload every full block that lies wholly below `off`. It does nothing before the id is set.
     fn flush_to(&mut self, off: u32);
-    /// Uploads the rest and waits until every block of the slice is durable in the store (or staged). On an error the
-    /// data is kept: calling again retries what failed.
+    /// Uploads the rest and waits until every block of the slice is durable in the store, or staged. After an error the
+    /// data is kept, and another call tries again what failed.
     async fn finish(&mut self) -> Result<(), ChunkError>;
     /// Drops the data and deletes, as well as it can, what was uploaded.
     async fn abort(self: Box<Self>);
@@ -249,18 +252,19 @@ pub struct ObjectInfo {
 pub trait ObjectStorage: Send + Sync + std::fmt::Debug {
     /// The store and place, without secrets, for logs.
     fn describe(&self) -> String;
-    /// Makes the bucket or root directory if it is missing.
+    /// Makes the bucket, or the root directory, if it is missing.
     async fn create(&self) -> Result<(), StorageError>;
-    /// The object, or `range` (offset, length) of it. A range past the end is cut; the caller checks lengths.
+    /// Gets the object, or `range` (offset, length) of it. A range that goes past the end is cut, so the caller checks
+    /// lengths.
     async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Segments, StorageError>;
-    /// Stores an object, replacing one of the same key as a whole: a reader sees the old or the new bytes.
+    /// Stores an object. It replaces one of the same key as a whole, so that a reader sees either the old or the new bytes.
     async fn put(&self, key: &str, body: Segments) -> Result<(), StorageError>;
-    /// Deletes an object; a missing one is success.
+    /// Deletes an object. It is no error if there is none.
     async fn delete(&self, key: &str) -> Result<(), StorageError>;
     /// Size and time of an object.
     async fn head(&self, key: &str) -> Result<ObjectInfo, StorageError>;
     /// Stores an object from parts that are sent one by one, of which all but the last are as large as the store wants them
-    /// (5 MiB for S3). False, and nothing done, where a store takes no parts.
+    /// (5 MiB for S3). Where a store takes no parts, it returns false and does nothing.
     async fn put_in_parts(&self, _key: &str, _parts: Vec<Segments>) -> Result<bool, StorageError> {
         Ok(false)
     }

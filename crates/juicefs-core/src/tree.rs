@@ -1,4 +1,4 @@
-//! Operations on whole trees: they take long, tell how far they are, and can be stopped.
+//! What operations on whole trees take and give. Such operations take long, tell how far they are, and can be stopped.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -6,10 +6,10 @@ use crate::{
     attr::FileType,
     errno::Errno,
     ids::{Ino, Name},
-    meta::Removed,
+    meta::names::Removed,
 };
 
-/// How far a long operation has come, shared between who does it and who watches, and the wish that it stop.
+/// How far a long operation has come, and whether it is asked to stop. Whoever does it and whoever watches it share this.
 #[derive(Debug, Default)]
 pub struct Progress {
     first: AtomicU64,
@@ -18,7 +18,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Adds to the first number; what it counts is the operation's to say.
+    /// Adds to the first number. The operation says what it counts.
     pub fn add_first(&self, more: u64) {
         self.first.fetch_add(more, Ordering::Relaxed);
     }
@@ -34,12 +34,12 @@ impl Progress {
         (self.first.load(Ordering::Relaxed), self.second.load(Ordering::Relaxed))
     }
 
-    /// Asks the operation to stop: it answers EINTR before its next step.
+    /// Asks the operation to stop. It answers EINTR before its next step.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
     }
 
-    /// EINTR once [`Progress::stop`] was called.
+    /// Fails once [`Progress::stop`] was called.
     ///
     /// # Errors
     /// EINTR.
@@ -48,9 +48,9 @@ impl Progress {
     }
 }
 
-/// Learns of each name that the removal of a tree takes away, from any thread.
+/// Learns of each name that the removal of a tree takes away. It is called from any thread.
 pub trait RemovalWatch: Send + Sync {
-    /// `name` of `parent` is gone; what it named, and data to delete.
+    /// Takes note that `name` of `parent` is gone. `removed` says what it named, and which data is to be deleted.
     fn removed(&self, parent: Ino, name: &Name, removed: Removed);
 }
 
@@ -66,8 +66,8 @@ pub struct TreeRemoval {
 /// How a tree is cloned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cloning {
-    /// Owner, group, mode and times are those of the source. A caller who is not root keeps owner and group only where
-    /// they are its own, and set-id bits with them.
+    /// The copy has owner, group, mode and times of the source. For a caller who is not root it keeps owner and group
+    /// only where they are those of the caller, and set-id bits only with them.
     pub preserve: bool,
     /// The caller's umask, for what is not preserved.
     pub umask: u16,
@@ -101,9 +101,10 @@ impl Summary {
 /// What the parts of a tree hold, the largest first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TreeSummary {
-    /// The node; 0 for what stands for many.
+    /// The node, or 0 for an entry that stands for many nodes.
     pub ino: Ino,
-    /// Names from the top down to here, joined by `/`; empty at the top. The last one is `...` for the many small ones.
+    /// The names from the top down to here, joined by `/`. It is empty at the top. The last name is `...` for the entry
+    /// that stands for many nodes.
     pub path: Vec<u8>,
     /// Its kind.
     pub kind: FileType,
@@ -124,9 +125,9 @@ pub struct TreeDetail {
     pub strict: bool,
 }
 
-/// Bytes in the largest unit and as they are: `1.50 KiB (1536 Bytes)`.
+/// A number of bytes for people, in the largest unit and as it is: `1.50 KiB (1536 Bytes)`.
 #[must_use]
-pub fn bytes_text(bytes: u64) -> String {
+pub fn long_bytes_text(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} Bytes");
     }
@@ -144,10 +145,10 @@ mod tests {
 
     #[test]
     fn sizes_are_shown_with_their_bytes() {
-        assert_eq!(bytes_text(1023), "1023 Bytes");
-        assert_eq!(bytes_text(1536), "1.50 KiB (1536 Bytes)");
-        assert_eq!(bytes_text(1_358_576), "1.29 MiB (1358576 Bytes)");
-        assert_eq!(bytes_text(5 << 40), "5.00 TiB (5497558138880 Bytes)");
+        assert_eq!(long_bytes_text(1023), "1023 Bytes");
+        assert_eq!(long_bytes_text(1536), "1.50 KiB (1536 Bytes)");
+        assert_eq!(long_bytes_text(1_358_576), "1.29 MiB (1358576 Bytes)");
+        assert_eq!(long_bytes_text(5 << 40), "5.00 TiB (5497558138880 Bytes)");
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Values as people write them, in one grammar for flags, environment variables and addresses: durations, sizes,
-//! bandwidths and numbers, in every form that JuiceFS (Go) takes.
+//! The grammar of values that people write in flags, environment variables and addresses: durations, sizes, bandwidths
+//! and numbers, in every form that JuiceFS (Go) takes.
 //!
-//! Pure: text in, value or one sentence out.
+//! All functions are pure. They take a text, and give a value or one sentence that says what is wrong.
 
 use std::time::Duration;
 
 const SIZE_UNITS: &[u8] = b"BKMGTPE";
 
-/// Parses a duration that is not below zero: a number of seconds, which may have a fraction, or like `1d2h3m4s5ms`. An
-/// empty text is none.
+/// Parses a duration that is not below zero. It is a number of seconds, which may have a fraction, or written like
+/// `1d2h3m4s5ms`. An empty text is a duration of zero.
 ///
 /// # Errors
 /// A sentence that says what a duration looks like.
@@ -50,7 +50,7 @@ fn duration_parts(text: &str) -> Option<f64> {
     (!text.is_empty()).then_some(seconds)
 }
 
-/// Parses a size with an optional unit letter; a bare number counts in `unit`. An empty text is 0.
+/// Parses a size with an optional unit letter. A bare number counts in `unit`. An empty text is 0.
 ///
 /// # Errors
 /// A sentence that says what a size looks like.
@@ -74,8 +74,8 @@ pub fn size(text: &str, unit: u8) -> Result<u64, String> {
     if bytes >= u64::MAX as f64 { Err("the size is beyond 16 EiB".to_owned()) } else { Ok(bytes as u64) }
 }
 
-/// Parses a bandwidth into whole megabits a second; units are M (default), G, T and P, powers of 1000. An empty text and
-/// what is below zero are 0, which is no limit.
+/// Parses a bandwidth into whole megabits a second. Units are M (default), G, T and P, which are powers of 1000. An
+/// empty text and a number below zero are 0, which is no limit.
 ///
 /// # Errors
 /// A sentence that says what a bandwidth looks like.
@@ -95,8 +95,8 @@ pub fn mbps(text: &str) -> Result<i64, String> {
     Ok((value.max(0.0) * scale) as i64)
 }
 
-/// Parses a whole number as flags take it: decimal, or with `0x`, `0o`, `0b` or a leading 0 for another base, and with
-/// `_` between digits.
+/// Parses a whole number as flags take it: in decimal, or with `0x`, `0o`, `0b` or a leading 0 in another base, and
+/// with `_` between digits.
 ///
 /// # Errors
 /// A sentence that says so.
@@ -124,7 +124,7 @@ pub fn integer(text: &str) -> Result<i64, String> {
     i64::try_from(if negative { -number } else { number }).map_err(|_| bad())
 }
 
-/// A boolean as flags take it after `=`.
+/// Parses a boolean as flags take it after `=`. `None` for any other text.
 #[must_use]
 pub fn boolean(text: &str) -> Option<bool> {
     match text {

@@ -1,8 +1,8 @@
-//! Versions of clients and how they compare (format: metadata.md §1.4).
+//! The versions of clients, and how they compare (format: metadata.md §1.4).
 
 use std::cmp::Ordering;
 
-/// The version that this client claims towards other clients of a volume: format checks and session records use it.
+/// The version that this client shows to other clients of a volume, in checks of the format and in session records.
 pub const CLIENT_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+rust");
 
 /// A parsed version text: up to three numbers and a pre-release part.
@@ -27,7 +27,8 @@ impl Version {
 }
 
 impl Ord for Version {
-    /// Numbers first; then a version without pre-release is the newest, others compare as text.
+    /// Compares the numbers first. If they are equal, a version without pre-release is the newest, and others compare
+    /// as text.
     fn cmp(&self, other: &Self) -> Ordering {
         self.numbers.cmp(&other.numbers).then_with(|| {
             match (self.pre_release.is_empty(), other.pre_release.is_empty()) {

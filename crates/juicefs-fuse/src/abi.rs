@@ -1,21 +1,21 @@
-//! The kernel's wire format: the structures of fuse-backend-rs, what newer kernels add to them, and the one way in which
-//! bytes become structures and back.
+//! The kernel's wire format. This module takes the structures from fuse-backend-rs, adds what newer kernels have, and
+//! is the only place where bytes become structures and structures bytes.
 
 use std::mem::size_of;
 
 pub(crate) use fuse_backend_rs::abi::fuse_abi::{
     AccessIn, Attr, AttrOut, BatchForgetIn, CopyFileRangeIn, CreateIn, Dirent, EntryOut, FallocateIn, FileLock,
     FlushIn, FsyncIn, GetattrIn, GetxattrIn, GetxattrOut, InHeader, InitIn, InitIn2, InitOut, InterruptIn, IoctlIn,
-    IoctlOut, Kstatfs, LinkIn, LkIn, LkOut, LseekIn, LseekOut, MkdirIn, MknodIn, NotifyDeleteOut, NotifyInvalEntryOut,
+    IoctlOut, Kstatfs, LinkIn, LkIn, LkOut, LseekIn, LseekOut, MkdirIn, MknodIn, NotifyInvalEntryOut,
     NotifyInvalInodeOut, OpenIn, OpenOut, OutHeader, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn,
     WriteIn, WriteOut,
 };
 
-/// Major version of the protocol; another one is another protocol.
+/// The major version of the protocol. A kernel with another one speaks another protocol.
 pub(crate) const MAJOR: u32 = 7;
-/// The newest minor version whose additions were read and, where wanted, are answered.
+/// The newest minor version whose additions this client knows and, where it wants them, answers.
 pub(crate) const MINOR: u32 = 45;
-/// The oldest minor version served (kernel 4.20): from here on INIT has a size limit in pages.
+/// The oldest minor version that is served (Linux 4.20). From this one on INIT limits the size of requests in pages.
 pub(crate) const MINOR_MIN: u32 = 28;
 
 /// Bytes in front of the data of a WRITE: header and fixed arguments.
@@ -130,7 +130,6 @@ pub(crate) const IOCTL_UNRESTRICTED: u32 = 1 << 1;
 pub(crate) mod notify_code {
     pub(crate) const INVAL_INODE: i32 = 2;
     pub(crate) const INVAL_ENTRY: i32 = 3;
-    pub(crate) const DELETE: i32 = 6;
 }
 
 /// The answer to COPY_FILE_RANGE_64.
@@ -144,7 +143,7 @@ pub(crate) struct CopyFileRangeOut {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SetxattrExt {
-    /// Of them only [`SETXATTR_ACL_KILL_SGID`].
+    /// Only [`SETXATTR_ACL_KILL_SGID`] is looked at.
     pub(crate) flags: u32,
     pub(crate) padding: u32,
 }
@@ -172,7 +171,7 @@ wire!(
     AccessIn: 8, AttrOut: 104, BatchForgetIn: 8, CopyFileRangeIn: 56, CopyFileRangeOut: 8, CreateIn: 16, Dirent: 24,
     EntryOut: 128, FallocateIn: 32, FlushIn: 24, FsyncIn: 16, GetattrIn: 16, GetxattrIn: 8, GetxattrOut: 8,
     InHeader: 40, InitIn: 16, InitIn2: 48, InitOut: 64, InterruptIn: 8, IoctlIn: 32, IoctlOut: 16, Kstatfs: 80,
-    LinkIn: 8, LkIn: 48, LkOut: 24, LseekIn: 24, LseekOut: 8, MkdirIn: 8, MknodIn: 16, NotifyDeleteOut: 24, NotifyInvalEntryOut: 16,
+    LinkIn: 8, LkIn: 48, LkOut: 24, LseekIn: 24, LseekOut: 8, MkdirIn: 8, MknodIn: 16, NotifyInvalEntryOut: 16,
     NotifyInvalInodeOut: 24, OpenIn: 8, OpenOut: 16, OutHeader: 16, ReadIn: 40, ReleaseIn: 24, Rename2In: 16,
     RenameIn: 8, SetattrIn: 88, SetxattrExt: 8, SetxattrIn: 8, WriteIn: 40, WriteOut: 8,
 );

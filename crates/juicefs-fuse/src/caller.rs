@@ -1,5 +1,5 @@
-//! Who asks: from the header of a request to a [`Caller`], with squashing and, where the kernel does not check
-//! permissions, the supplementary groups of the process.
+//! Who asks. The header of a request becomes a [`Caller`] here: ids are squashed, and where the kernel does not check
+//! permissions the supplementary groups of the process are looked up.
 
 use std::{
     collections::HashMap,
@@ -13,14 +13,14 @@ use smallvec::SmallVec;
 
 use crate::abi::InHeader;
 
-/// How long the groups of a process are believed. They hardly ever change, but process numbers come back.
+/// How long the groups of a process are remembered. They hardly ever change, but process numbers are used again.
 const GROUPS_TTL: Duration = Duration::from_secs(5);
-/// Processes remembered at most.
+/// How many processes are remembered at most.
 const GROUPS_CAP: usize = 1024;
 
-/// The inode of the file that takes requests for jobs.
+/// The inode of `.control`, which takes requests for jobs.
 const CONTROL: u64 = 0x7FFF_FFFF_0000_0002;
-/// The other files that tell about the mount.
+/// The inodes of the other internal files, which tell about the mount.
 const TELLING: [u64; 3] = [0x7FFF_FFFF_0000_0001, 0x7FFF_FFFF_0000_0003, 0x7FFF_FFFF_0000_0004];
 
 type Groups = SmallVec<[u32; 4]>;
@@ -28,7 +28,7 @@ type Groups = SmallVec<[u32; 4]>;
 /// How callers are identified on one mount.
 #[derive(Debug, Default)]
 pub(crate) struct Callers {
-    /// The kernel does not check permissions (no `default_permissions`): operations do, for everybody but root.
+    /// Operations check permissions, for everybody but root, because the kernel does not (no `default_permissions`).
     pub(crate) check_permission: bool,
     /// Who root becomes.
     pub(crate) root_squash: Option<(u32, u32)>,

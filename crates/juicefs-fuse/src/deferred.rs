@@ -1,7 +1,8 @@
-//! Requests that could not be answered at once: how much data they have in memory, and how the kernel takes one back.
+//! The requests that could not be answered at once: how much data they hold in memory, and how the kernel takes one back.
 //!
-//! Readers never wait here. There are as many requests as threads that wait for them, which cost more than these; what they
-//! would write is bounded: once it is too much, readers leave it where it is (`parked.rs`).
+//! Readers never wait here. The number of requests needs no bound, because a thread outside waits for each, which costs
+//! more than the request does. The data that requests are to write is bounded: once there is too much of it, readers
+//! leave further data where it is (`transport/dev/parked.rs`).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,16 +18,17 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Interrupts remembered whose request is not deferred, or not yet.
+/// How many interrupts are remembered whose request is not deferred, or not yet.
 const EARLY_MAX: usize = 64;
 
 /// The deferred requests of one mount.
 #[derive(Debug)]
 pub(crate) struct Deferred {
-    /// From this on readers take no more data. Each of them may have taken one request before it sees that.
+    /// When payloads reach this many bytes, readers take no more. Each of them may have taken one request before it
+    /// sees that.
     payload_bytes_max: usize,
     state: Mutex<State>,
-    /// Bytes of the payloads; changed under the lock of `state` only.
+    /// Bytes of all payloads. It is changed under the lock of `state` only.
     payload_bytes: AtomicUsize,
     left: Condvar,
     /// The session is over: nobody waits for answers any more.
@@ -42,7 +44,7 @@ struct State {
 }
 
 impl Deferred {
-    /// None yet; their payloads will have about this many bytes at most.
+    /// No requests yet. Their payloads will have about `payload_bytes_max` bytes together at most.
     pub(crate) fn new(payload_bytes_max: usize) -> Self {
         Self {
             payload_bytes_max,
@@ -66,7 +68,7 @@ impl Deferred {
         Slot { deferred: Arc::clone(self), unique, payload, interrupted }
     }
 
-    /// Under the lock of `state`.
+    /// Counts `bytes` more; the caller holds the lock of `state`.
     fn count(self: &Arc<Self>, bytes: usize) -> Payload {
         self.payload_bytes.fetch_add(bytes, Ordering::Relaxed);
         Payload { deferred: Arc::clone(self), bytes }
@@ -77,12 +79,12 @@ impl Deferred {
         held == 0 || held + bytes <= self.payload_bytes_max
     }
 
-    /// Whether the data of one more write may be too much.
+    /// Whether the data of one more write could be too much.
     pub(crate) fn is_full(&self) -> bool {
         !self.fits(MAX_FUSE_IO_BYTES)
     }
 
-    /// Waits until it is not full any more: for a reader that cannot leave data where it is.
+    /// Waits until [`Deferred::is_full`] is false. This is for a reader that cannot leave data where it is.
     pub(crate) fn wait_for_room(&self) {
         let mut state = self.state.lock();
         while self.is_full() && !self.is_over() {
@@ -90,7 +92,8 @@ impl Deferred {
         }
     }
 
-    /// Waits until a parked write may have its `bytes` in memory. In the order in which they were parked. Cancel safe.
+    /// Waits until a parked write may have its `bytes` in memory. Writes get there in the order in which they were
+    /// parked. Cancel safe.
     pub(crate) async fn payload(self: &Arc<Self>, bytes: usize) -> Payload {
         let granted = {
             let mut state = self.state.lock();
@@ -105,7 +108,7 @@ impl Deferred {
         granted.await.unwrap_or_else(|_| Payload { deferred: Arc::clone(self), bytes: 0 })
     }
 
-    /// Lets parked writes have their data that fits now.
+    /// Grants those parked writes their memory that fit now.
     fn serve(self: &Arc<Self>) {
         let mut grants = Vec::new();
         let mut state = self.state.lock();
@@ -125,8 +128,8 @@ impl Deferred {
         }
     }
 
-    /// The kernel wants request `unique` to end soon. When it is not here it is being answered by its reader or is
-    /// answered already; it is remembered for the case that the reader is about to defer it.
+    /// Ends request `unique` soon, because the kernel wants that. A request that is not here is being answered by its
+    /// reader, or is answered already; its number is remembered, for the reader may be about to defer it.
     pub(crate) fn interrupt(&self, unique: u64) {
         let mut state = self.state.lock();
         if let Some(token) = state.running.get(&unique) {
@@ -139,7 +142,7 @@ impl Deferred {
         state.early.push_back(unique);
     }
 
-    /// Nobody waits for an answer any more: whatever can end early does.
+    /// Ends early whatever can, because nobody waits for an answer any more.
     pub(crate) fn interrupt_all(&self) {
         self.over.cancel();
         self.state.lock().running.values().for_each(CancellationToken::cancel);
@@ -151,7 +154,7 @@ impl Deferred {
         self.over.is_cancelled()
     }
 
-    /// Waits until none is left, but no longer than `patience`. How many are.
+    /// Waits until no request is left, but no longer than `patience`. Returns how many are left.
     pub(crate) fn wait_idle(&self, patience: Duration) -> usize {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
@@ -163,13 +166,13 @@ impl Deferred {
         state.running.len()
     }
 
-    /// How many there are.
+    /// How many requests are deferred now.
     pub(crate) fn len(&self) -> usize {
         self.state.lock().running.len()
     }
 }
 
-/// Data of a request that is held in memory; counted until dropped.
+/// The data of a request that is held in memory. It is counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Payload {
     deferred: Arc<Deferred>,
@@ -191,19 +194,19 @@ impl Drop for Payload {
     }
 }
 
-/// The place of one deferred request; given back on drop.
+/// Stands for one deferred request, which is over when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
     deferred: Arc<Deferred>,
     unique: u64,
-    /// What of it is in memory.
+    /// What of the request is in memory.
     pub(crate) payload: Payload,
     /// Cancelled when the kernel sent an INTERRUPT.
     pub(crate) interrupted: CancellationToken,
 }
 
 impl Slot {
-    /// Whether nobody waits for the answer, for the session is over.
+    /// Whether the session is over, so that nobody waits for the answer.
     pub(crate) fn is_over(&self) -> bool {
         self.deferred.is_over()
     }

@@ -7,17 +7,17 @@ use crate::{
     request::Args,
 };
 
-/// Requests that the kernel may have outstanding without a process waiting for each: read-ahead, writeback, direct AIO.
+/// How many requests the kernel may have outstanding that no process waits for: read-ahead, writeback, direct AIO.
 const MAX_BACKGROUND: u16 = 128;
-/// Outstanding such requests from which the kernel holds back new ones.
+/// How many such requests may be outstanding before the kernel holds new ones back.
 const CONGESTION: u16 = 96;
 /// The kernel's page size for the purpose of request sizes.
 const PAGE_BYTES: usize = 4096;
 
-/// Asked for on every mount, where the kernel offers it.
+/// What every mount asks for, where the kernel offers it.
 ///
-/// Not here: ATOMIC_O_TRUNC (truncation comes as SETATTR), HANDLE_KILLPRIV (the kernel clears set-id bits by SETATTR),
-/// NO_OPENDIR_SUPPORT (handles carry state).
+/// Some capabilities are left out on purpose: ATOMIC_O_TRUNC, because truncation comes as SETATTR; HANDLE_KILLPRIV,
+/// because the kernel clears set-id bits by SETATTR; NO_OPENDIR_SUPPORT, because handles carry state.
 const ALWAYS: u64 = flag::ASYNC_READ
     | flag::EXPORT_SUPPORT
     | flag::BIG_WRITES
@@ -30,7 +30,7 @@ const ALWAYS: u64 = flag::ASYNC_READ
     | flag::CACHE_SYMLINKS
     | flag::INIT_EXT;
 
-/// What a mount wants.
+/// What a mount wants of the kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     /// Largest READ and WRITE in bytes.
@@ -41,20 +41,20 @@ pub(crate) struct Wanted {
     pub(crate) acl: bool,
     /// The kernel leaves the umask to us.
     pub(crate) own_umask: bool,
-    /// Locks of flock(2) are ours. Otherwise the kernel keeps them, for this mount alone.
+    /// Locks of flock(2) come to us. Otherwise the kernel keeps them, for this mount alone.
     pub(crate) flock: bool,
-    /// Likewise those of fcntl(2).
+    /// Locks of fcntl(2) come to us, likewise.
     pub(crate) posix_locks: bool,
 }
 
 /// How INIT goes on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Negotiation {
-    /// Agreed: the answer to give.
+    /// Both sides agree, and this is the answer.
     Agreed(Agreed),
-    /// The kernel speaks a newer protocol: this answer makes it ask again in ours.
+    /// The kernel speaks a newer protocol, and is to be made to ask again in ours.
     AskAgain,
-    /// No common protocol.
+    /// The two sides have no common protocol.
     Refused {
         /// What the kernel speaks.
         major: u32,
@@ -114,7 +114,7 @@ pub(crate) fn negotiate(mut args: Args<'_>, wanted: Wanted) -> Negotiation {
     })
 }
 
-/// The size of requests for `asked` bytes: whole pages within what kernel and buffers allow.
+/// The size of requests when `asked` bytes are wanted. It is whole pages, within what kernel and buffers allow.
 pub(crate) fn io_bytes(asked: usize) -> usize {
     asked.clamp(PAGE_BYTES, MAX_FUSE_IO_BYTES).next_multiple_of(PAGE_BYTES)
 }

@@ -1,6 +1,8 @@
-//! Changes that go on although their caller was killed and let go. To the world that caller is gone, and what it asked for
-//! has happened or has not: it must not happen after something that was asked for later and answered. So whatever would
-//! change one of the same nodes waits for it.
+//! Changes that go on although their caller was killed and let go.
+//!
+//! To everybody else that caller is gone, so that what it asked for either has happened or never will: it must not
+//! happen after something that was asked for later and has been answered. Therefore whatever would change one of the
+//! same nodes waits for it.
 
 use std::sync::{
     Arc,
@@ -15,12 +17,12 @@ use crate::{
     request::Args,
 };
 
-/// The nodes that a request may change, 0 for none: files and, for names, their directories.
+/// The nodes that a request may change: files and, where names change, their directories. 0 stands for no node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Nodes([u64; 2]);
 
 impl Nodes {
-    /// Those of a request that changes something; `None` for any other.
+    /// The nodes of a request that changes something, `None` for any other request.
     pub(crate) fn changed_by(header: &InHeader, mut args: Args<'_>) -> Option<Self> {
         let second = match header.opcode {
             // A request that does not decode is refused elsewhere.
@@ -53,7 +55,7 @@ impl Nodes {
     }
 }
 
-/// All such changes of one mount.
+/// All changes of one mount that go on without their callers.
 #[derive(Debug, Default)]
 pub(crate) struct LetGo {
     count: AtomicUsize,
@@ -73,7 +75,7 @@ impl State {
     }
 }
 
-/// Those that something waits for.
+/// The changes that something has to wait for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Before {
     nodes: Nodes,
@@ -81,7 +83,7 @@ pub(crate) struct Before {
 }
 
 impl LetGo {
-    /// A change of these nodes goes on without its caller, until this is dropped.
+    /// Notes that a change of these nodes goes on without its caller, until the result is dropped.
     pub(crate) fn hold(self: &Arc<Self>, nodes: Nodes) -> Held {
         let mut state = self.state.lock();
         let number = state.next;
@@ -91,7 +93,7 @@ impl LetGo {
         Held { of: Arc::clone(self), number }
     }
 
-    /// Whether there is any: asked by every request, and hardly ever true.
+    /// Whether there is any such change. Every request asks, and hardly ever is the answer yes.
     pub(crate) fn is_any(&self) -> bool {
         self.count.load(Ordering::Acquire) > 0
     }
@@ -103,7 +105,7 @@ impl LetGo {
         state.meets(nodes, upto).then_some(Before { nodes, upto })
     }
 
-    /// Waits for these, and not for those that are let go later. Cancel safe.
+    /// Waits until the changes of `before` have ended, not for those that are let go later. Cancel safe.
     pub(crate) async fn ended(&self, before: Before) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
@@ -116,7 +118,7 @@ impl LetGo {
     }
 }
 
-/// One change under way.
+/// One change that goes on; it has ended when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     of: Arc<LetGo>,

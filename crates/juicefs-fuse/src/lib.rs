@@ -3,10 +3,13 @@
 //! [`Mounted::mount`] attaches a [`juicefs_vfs::Vfs`] to a directory. From the kernel up:
 //!
 //! * `mount` makes and ends mounts; `init` agrees on the protocol.
-//! * `transport` has threads that read requests into page-aligned buffers (`page_buf`, `request`).
-//! * `dispatch` turns a request into an operation (`ops`), polls it once on the reader's thread and answers from there if
-//!   that was enough; what has to wait moves to tokio (`deferred`).
-//! * `reply` answers exactly once, with `writev` straight from shared bytes.
+//! * `device` is `/dev/fuse`.
+//! * `transport` is how requests come and replies go: threads read requests into page-aligned buffers, and write
+//!   replies straight from shared bytes. FUSE over io_uring can stand beside it: dispatch knows neither the buffers nor
+//!   the device.
+//! * `dispatch` turns a request (`request`) into an operation (`ops`), polls it once on the thread that received it,
+//!   and lets that thread reply if it was enough. What has to wait moves to tokio (`deferred`).
+//! * `reply` sees to it that every request gets one reply.
 //! * `notify` tells the kernel what to forget.
 //!
 //! Nothing here knows about metadata or blocks, and nothing above knows the kernel's structures.
@@ -14,19 +17,18 @@
 mod abi;
 mod caller;
 mod deferred;
+mod device;
 mod dispatch;
 mod init;
 mod let_go;
 mod mount;
 mod notify;
 mod ops;
-mod page_buf;
-mod parked;
 mod reply;
 mod request;
 mod session;
 #[cfg(test)]
-mod toy;
+mod tests;
 mod transport;
 mod wire;
 

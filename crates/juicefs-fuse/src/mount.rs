@@ -1,4 +1,4 @@
-//! Making and ending mounts: mount(2) where we may, the setuid helper `fusermount3` where we may not.
+//! How mounts are made and ended: by mount(2) where this user may, and by the setuid helper `fusermount3` elsewhere.
 
 mod abort;
 mod fusermount;
@@ -92,7 +92,7 @@ fn list(holders: &[Holder]) -> String {
     format!(": used by {}{more}", shown.join(", "))
 }
 
-/// Mounts as `resolved` says; the descriptor is the session with the kernel, which now waits for INIT to be answered.
+/// Mounts as `resolved` says. The descriptor is the session with the kernel, which now waits for an answer to INIT.
 pub(crate) fn mount(resolved: &Resolved) -> Result<OwnedFd, MountError> {
     let path = &resolved.mountpoint;
     let root = fs::metadata(path).map_err(|why| MountError::MountPoint { path: path.clone(), why })?;

@@ -1,7 +1,7 @@
-//! Messages that we start: what the kernel must forget.
+//! Messages that tell the kernel what to forget. They start here, not in the kernel.
 //!
-//! Dropping pages or names waits for locks that a request in our hands may hold, so those messages are sent by a thread
-//! of their own. Attributes alone take no lock and are dropped at once, from anywhere.
+//! When the kernel drops pages or names it waits for locks, which a request that is being served may hold. So a thread
+//! of its own sends those messages. To drop attributes alone takes no lock, so that is done at once, from anywhere.
 
 use std::{
     fmt, io,
@@ -17,14 +17,14 @@ use juicefs_core::Ino;
 use rustix::io::Errno as IoErrno;
 
 use crate::{
-    abi::{NotifyDeleteOut, NotifyInvalEntryOut, NotifyInvalInodeOut, bytes_of, notify_code},
-    reply::{Device, write_message},
+    abi::{NotifyInvalEntryOut, NotifyInvalInodeOut, bytes_of, notify_code},
+    device::{Device, write_message},
 };
 
-/// Messages waiting at most.
+/// How many messages wait at most.
 const QUEUE_MAX: usize = 512;
 
-/// What is called once the kernel was told; also when a message is dropped.
+/// What is called once the kernel was told. It is called too when the message is dropped.
 struct Then(Option<Box<dyn FnOnce() + Send>>);
 
 impl fmt::Debug for Then {
@@ -45,11 +45,10 @@ impl Drop for Then {
 enum Message {
     Data { ino: Ino, off: i64, len: i64 },
     Entry { parent: Ino, name: Bytes, then: Then },
-    Deleted { parent: Ino, child: Ino, name: Bytes },
     End,
 }
 
-/// Tells the kernel what to forget. Cheap to clone; outlives the mount harmlessly.
+/// Tells the kernel what to forget. It is cheap to clone, and may outlive the mount.
 #[derive(Clone, Debug)]
 pub struct Notifier {
     device: Arc<Device>,
@@ -57,7 +56,8 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// A notifier on `device` and the thread that sends what may wait, until [`Notifier::end`] or the last clone is gone.
+    /// Makes a notifier on `device`, and starts the thread that sends what may wait. The thread runs until
+    /// [`Notifier::end`] is called or the last clone is gone.
     pub(crate) fn start(device: Arc<Device>) -> io::Result<(Self, JoinHandle<()>)> {
         let (queue, messages) = sync_channel(QUEUE_MAX);
         let thread = thread::Builder::new().name("fuse-notify".into()).spawn({
@@ -67,38 +67,35 @@ impl Notifier {
         Ok((Self { device, queue }, thread))
     }
 
-    /// Drops the cached attributes of `ino`, at once. May be called while a request is served.
+    /// Makes the kernel drop the attributes of `ino` at once. It may be called while a request is served.
     pub fn inval_attr(&self, ino: Ino) {
         send_data(&self.device, ino, -1, 0);
     }
 
-    /// Drops the cached pages `off..off + len` of `ino` (`len` 0: to the end) and its attributes, soon.
+    /// Makes the kernel drop, soon, the pages `off..off + len` of `ino` and its attributes. A `len` of 0 stands for all
+    /// up to the end.
     pub fn inval_inode(&self, ino: Ino, off: u64, len: u64) {
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.push(Message::Data { ino, off: signed(off), len: signed(len) });
     }
 
-    /// Drops the cached name `name` of `parent`, soon.
+    /// Makes the kernel drop the name `name` of `parent` soon.
     pub fn inval_entry(&self, parent: Ino, name: Bytes) {
         self.push(Message::Entry { parent, name, then: Then(None) });
     }
 
-    /// Drops the cached name `name` of `parent`, soon, and calls `then` afterwards, in any case.
+    /// Makes the kernel drop the name `name` of `parent` soon, and calls `then` afterwards, also when that fails.
     pub fn inval_entry_then(&self, parent: Ino, name: Bytes, then: Box<dyn FnOnce() + Send>) {
         self.push(Message::Entry { parent, name, then: Then(Some(then)) });
     }
 
-    /// Says that `name` of `parent`, which was `child`, is gone, soon: also wakes who watches it.
-    pub fn deleted(&self, parent: Ino, child: Ino, name: Bytes) {
-        self.push(Message::Deleted { parent, child, name });
-    }
-
-    /// Ends the thread once it has sent what waits; later messages that may wait go nowhere.
+    /// Ends the thread once it has sent what waits. Later messages that may wait are not sent.
     pub(crate) fn end(&self) {
         let _ = self.queue.send(Message::End);
     }
 
-    /// A message that finds the queue full is dropped: what it names then lives as long as its cache timeout says.
+    /// Queues a message. If the queue is full the message is dropped, and the kernel keeps what it names until that
+    /// times out.
     fn push(&self, message: Message) {
         if let Err(TrySendError::Full(message)) = self.queue.try_send(message) {
             tracing::warn!(?message, "too many notifications wait: dropped");
@@ -115,10 +112,6 @@ fn run(device: &Device, messages: &Receiver<Message>) {
                 let out = NotifyInvalEntryOut { parent: parent.0, namelen: name_len(&name), padding: 0 };
                 send(device, notify_code::INVAL_ENTRY, &[bytes_of(&out), &name, b"\0"]);
                 drop(then);
-            }
-            Message::Deleted { parent, child, name } => {
-                let out = NotifyDeleteOut { parent: parent.0, child: child.0, namelen: name_len(&name), padding: 0 };
-                send(device, notify_code::DELETE, &[bytes_of(&out), &name, b"\0"]);
             }
         }
     }
@@ -143,7 +136,7 @@ fn send(device: &Device, code: i32, pieces: &[&[u8]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reply::tests::{device, message};
+    use crate::device::tests::{device, message};
 
     #[test]
     fn messages_carry_their_code_and_a_terminated_name() {

@@ -1,5 +1,5 @@
-//! The operations that requests are turned into. [`Vfs`] is what serves them; tests of the layers below put their own
-//! in its place and so need neither a volume nor a mount.
+//! The operations that requests are turned into. [`Vfs`] serves them. Tests of the layers below put operations of their
+//! own in its place, so that they need neither a volume nor a mount.
 
 use std::{future::Future, sync::Arc};
 
@@ -10,7 +10,7 @@ use juicefs_core::{
 };
 use juicefs_vfs::{AttrReply, DirItem, Entry, Opened, StatFs, Vfs};
 
-/// Declares the trait, with ENOSYS as the answer to whatever an implementation leaves out, and its form for the VFS.
+/// Declares the trait and implements it for the VFS. ENOSYS is the answer to whatever another implementation leaves out.
 macro_rules! operations {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
         /// File-system operations; see [`Vfs`] for what each does.

@@ -1,51 +1,34 @@
-//! Answers: what is said, and the handle that says it exactly once.
-
-use std::{
-    io::IoSlice,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
-};
+//! Replies: what is said to the kernel, and the handle that says it exactly once.
 
 use bytes::Bytes;
-use juicefs_core::{Errno, Segments, buffer::segments_len};
-use rustix::io::Errno as IoErrno;
+use juicefs_core::{Errno, Segments};
 use smallvec::SmallVec;
 
-use crate::abi::{OutHeader, Wire, bytes_of};
+use crate::abi::{Wire, bytes_of};
 
-/// Pieces that one `writev` takes (UIO_MAXIOV), less the header.
-const PIECES_MAX: usize = 1023;
-/// Largest fixed answer: CREATE, an entry and an open file.
+/// Bytes of the largest fixed reply, which is that to CREATE: an entry and an open file.
 const FIXED_BYTES: usize = 144;
 
-/// One open description of `/dev/fuse`. A request is answered on the one that it was read from.
-#[derive(Debug)]
-pub(crate) struct Device {
-    fd: OwnedFd,
+/// The way back to the kernel for the reply to one request. Each transport has its own.
+pub(crate) trait ReplySink: Send + 'static {
+    /// Sends the reply to request number `unique`: `error` is 0 or a negative error number, and `body` is what follows the
+    /// header, in the pieces that it lies in.
+    ///
+    /// The sink logs what goes wrong, for nobody else could do anything about it. It does not wait for the kernel. A
+    /// sink that is dropped instead belongs to a request that the kernel expects no reply to.
+    fn send(self, unique: u64, error: i32, body: &[&[u8]]);
 }
 
-impl Device {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd }
-    }
-}
-
-impl AsFd for Device {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// Structures of a fixed answer, side by side.
+/// Structures of a fixed reply, side by side.
 #[derive(Debug)]
 pub(crate) struct Fixed {
     len: usize,
     bytes: [u8; FIXED_BYTES],
 }
 
-/// What a request is answered with when it succeeded.
+/// What follows the header in the reply to a request that succeeded.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum ReplyBody {
     /// Success without data.
     Empty,
     /// Structures.
@@ -54,11 +37,11 @@ pub(crate) enum Answer {
     Data(Segments),
     /// A listing, a value, a link target.
     Bytes(Bytes),
-    /// Nothing at all is sent: the kernel expects no answer.
+    /// Nothing at all is sent: the kernel expects no reply.
     Silence,
 }
 
-impl Answer {
+impl ReplyBody {
     /// One structure.
     pub(crate) fn fixed<T: Wire>(value: &T) -> Self {
         Self::Fixed(Fixed { len: 0, bytes: [0; FIXED_BYTES] }.and(value))
@@ -84,111 +67,65 @@ impl Fixed {
     }
 }
 
-/// The right and the duty to answer one request. Dropped without an answer it says EIO.
+/// The right and the duty to reply to one request. A handle that is dropped before that replies EIO.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct Reply<S: ReplySink> {
     unique: u64,
-    /// `None` once answered.
-    device: Option<Arc<Device>>,
+    /// `None` once the reply is sent.
+    sink: Option<S>,
 }
 
-impl Reply {
-    /// The handle for request number `unique`, read from `device`.
-    pub(crate) fn new(unique: u64, device: Arc<Device>) -> Self {
-        Self { unique, device: Some(device) }
+impl<S: ReplySink> Reply<S> {
+    /// The handle for request number `unique`, whose reply goes to `sink`.
+    pub(crate) fn new(unique: u64, sink: S) -> Self {
+        Self { unique, sink: Some(sink) }
     }
 
-    /// Answers. An error of the device cannot be passed to anybody and is logged here.
-    pub(crate) fn send(mut self, answer: Result<Answer, Errno>) {
-        let Some(device) = self.device.take() else { return };
-        match answer {
-            Ok(Answer::Silence) => {}
-            Ok(Answer::Empty) => send(&device, self.unique, 0, &[]),
-            Ok(Answer::Fixed(fixed)) => send(&device, self.unique, 0, &[fixed.as_bytes()]),
-            Ok(Answer::Bytes(bytes)) => send(&device, self.unique, 0, &[&bytes]),
-            Ok(Answer::Data(segments)) if segments.len() <= PIECES_MAX => {
+    /// Sends the reply.
+    pub(crate) fn send(mut self, reply: Result<ReplyBody, Errno>) {
+        let Some(sink) = self.sink.take() else { return };
+        match reply {
+            Ok(ReplyBody::Silence) => drop(sink),
+            Ok(ReplyBody::Empty) => sink.send(self.unique, 0, &[]),
+            Ok(ReplyBody::Fixed(fixed)) => sink.send(self.unique, 0, &[fixed.as_bytes()]),
+            Ok(ReplyBody::Bytes(bytes)) => sink.send(self.unique, 0, &[&bytes]),
+            Ok(ReplyBody::Data(segments)) => {
                 let pieces: SmallVec<[&[u8]; 8]> = segments.iter().map(|s| &s[..]).collect();
-                send(&device, self.unique, 0, &pieces);
+                sink.send(self.unique, 0, &pieces);
             }
-            Ok(Answer::Data(segments)) => {
-                let mut joined = Vec::with_capacity(segments_len(&segments));
-                segments.iter().for_each(|s| joined.extend_from_slice(s));
-                send(&device, self.unique, 0, &[&joined]);
-            }
-            Err(errno) => send(&device, self.unique, errno.0, &[]),
+            Err(errno) => sink.send(self.unique, wire_error(errno), &[]),
         }
     }
 }
 
-impl Drop for Reply {
+impl<S: ReplySink> Drop for Reply<S> {
     fn drop(&mut self) {
-        if let Some(device) = self.device.take() {
+        if let Some(sink) = self.sink.take() {
             tracing::error!(unique = self.unique, "a request ended without an answer: EIO");
-            send(&device, self.unique, Errno::EIO.0, &[]);
+            sink.send(self.unique, wire_error(Errno::EIO), &[]);
         }
     }
 }
 
-/// Sends one message and, if the device refuses its form, an error in its place.
-fn send(device: &Device, unique: u64, errno: i32, pieces: &[&[u8]]) {
+/// The error number as the header of a reply has it.
+fn wire_error(errno: Errno) -> i32 {
     // The kernel takes 1..=511 for an error number and refuses the whole message otherwise.
-    let errno = if (0..512).contains(&errno) { errno } else { Errno::EIO.0 };
-    match write_message(device, unique, -errno, pieces) {
-        // ENOENT: the request was given up meanwhile. ENODEV: the mount is gone. Nobody waits in either case.
-        Ok(()) | Err(IoErrno::NOENT | IoErrno::NODEV | IoErrno::CONNABORTED | IoErrno::PERM) => {}
-        Err(error) => {
-            tracing::error!(unique, %error, "the kernel refused an answer");
-            // ENOENT if the kernel ended the request with the refusal, which it does for answers of a wrong size.
-            let _ = write_message(device, unique, -Errno::EIO.0, &[]);
-        }
-    }
-}
-
-/// Writes header and pieces as one message.
-pub(crate) fn write_message(device: &Device, unique: u64, error: i32, pieces: &[&[u8]]) -> rustix::io::Result<()> {
-    let body: usize = pieces.iter().map(|p| p.len()).sum();
-    let len = u32::try_from(size_of::<OutHeader>() + body).map_err(|_| IoErrno::TOOBIG)?;
-    let header = OutHeader { len, error, unique };
-    let mut slices: SmallVec<[IoSlice<'_>; 9]> = SmallVec::with_capacity(1 + pieces.len());
-    slices.push(IoSlice::new(bytes_of(&header)));
-    slices.extend(pieces.iter().map(|p| IoSlice::new(p)));
-    loop {
-        match rustix::io::writev(device, &slices) {
-            Ok(_) => return Ok(()),
-            Err(IoErrno::INTR | IoErrno::AGAIN) => {}
-            Err(error) => return Err(error),
-        }
-    }
+    -if (0..512).contains(&errno.0) { errno.0 } else { Errno::EIO.0 }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::os::unix::net::UnixDatagram;
+mod tests {
+    use std::sync::Arc;
 
     use super::*;
-
-    /// A device whose messages can be read back.
-    pub(crate) fn device() -> (Arc<Device>, UnixDatagram) {
-        let (ours, theirs) = UnixDatagram::pair().expect("a socket pair");
-        theirs.set_nonblocking(true).expect("a flag");
-        (Arc::new(Device::new(OwnedFd::from(ours))), theirs)
-    }
-
-    /// The next message: number, error, body.
-    pub(crate) fn message(socket: &UnixDatagram) -> Option<(u64, i32, Vec<u8>)> {
-        let mut buf = vec![0; 4 << 20];
-        let n = socket.recv(&mut buf).ok()?;
-        let (header, body) = crate::abi::split::<OutHeader>(&buf[..n]).expect("a header");
-        assert_eq!(header.len as usize, n);
-        Some((header.unique, header.error, body.to_vec()))
-    }
+    use crate::device::tests::{device, message};
 
     #[test]
     fn answers_once_and_in_order_of_the_pieces() {
         let (device, socket) = device();
         let segments: Segments =
             [Bytes::from_static(b"ab"), Bytes::new(), Bytes::from_static(b"c")].into_iter().collect();
-        Reply::new(5, Arc::clone(&device)).send(Ok(Answer::Data(segments)));
+        Reply::new(5, Arc::clone(&device)).send(Ok(ReplyBody::Data(segments)));
         assert_eq!(message(&socket), Some((5, 0, b"abc".to_vec())));
         assert_eq!(message(&socket), None);
     }
@@ -206,7 +143,7 @@ pub(crate) mod tests {
     fn more_pieces_than_writev_takes_are_joined() {
         let (device, socket) = device();
         let segments: Segments = (0..3000u32).map(|i| Bytes::copy_from_slice(&i.to_ne_bytes())).collect();
-        Reply::new(8, device).send(Ok(Answer::Data(segments)));
+        Reply::new(8, device).send(Ok(ReplyBody::Data(segments)));
         let (_, error, body) = message(&socket).expect("an answer");
         assert_eq!(error, 0);
         assert!(body.as_chunks::<4>().0.iter().enumerate().all(|(i, b)| u32::from_ne_bytes(*b) == i as u32));

@@ -1,4 +1,4 @@
-//! A live mount: from mount(2) and INIT to the last answer.
+//! A live mount, from mount(2) and INIT to the last answer.
 
 #[cfg(test)]
 mod measure;
@@ -23,33 +23,29 @@ use crate::{
     abi::{Wire, bytes_of, init_flag, opcode},
     caller::Callers,
     deferred::Deferred,
+    device::{Device, write_message},
     dispatch::{Dispatcher, Settings},
     init::{self, Agreed, Negotiation, Wanted},
     mount::{self, MountEntry, MountError, MountOptions, Resolved, abort_session, mounted_at, unmount_path},
     notify::Notifier,
     ops::Operations,
-    page_buf::PageBufPool,
-    parked::Park,
-    reply::{Device, Reply, write_message},
-    request::Request,
+    reply::Reply,
+    request::Request as _,
     transport::{
         Transport,
-        dev::{Arrived, DevTransport, receive},
+        dev::{Arrived, DevRequest, DevTransport, page_buf::PageBufPool, parked::Park, receive},
     },
 };
 
 /// How long the kernel may take to begin a session that it has just mounted.
 const INIT_WAIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
-/// How often buffers that were not needed go back to the machine.
-const TRIM_INTERVAL: Duration = Duration::from_secs(10);
-
 /// A mounted file system that is being served.
 ///
-/// Dropping it stops nothing: the mount lives until it is unmounted, by [`Mounted::unmount`] or by anybody else.
+/// To drop it stops nothing: the mount lives until somebody unmounts it, by [`Mounted::unmount`] or otherwise.
 #[derive(Debug)]
 pub struct Mounted {
     mountpoint: PathBuf,
-    /// The line of the mount table, where it could be read.
+    /// The line of the mount table, if it could be read.
     entry: Option<MountEntry>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     notify_thread: Mutex<Option<JoinHandle<()>>>,
@@ -59,10 +55,10 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts `vfs` and serves it. On return the mount is live: the kernel has been answered and readers wait.
+    /// Mounts `vfs` and serves it. When this returns the mount is live: the kernel has its answer to INIT, and readers wait.
     ///
-    /// Requests that must wait run on `rt`, which must have its timer on and outlive the mount. Blocks for as long as
-    /// mount(2) and one exchange with the kernel take.
+    /// Requests that must wait run on `rt`, which must have its timer on and outlive the mount. The call blocks for as
+    /// long as mount(2) and one exchange with the kernel take.
     ///
     /// # Errors
     /// [`MountError`]; nothing is left mounted then.
@@ -77,7 +73,7 @@ impl Mounted {
         Ok(mounted)
     }
 
-    /// [`Mounted::mount`] for anything that has the operations.
+    /// Does what [`Mounted::mount`] does, for anything that has the operations.
     pub(crate) fn mount_operations<O: Operations>(
         ops: O,
         rt: Handle,
@@ -115,14 +111,13 @@ impl Mounted {
             deferred: Arc::clone(&deferred),
             let_go: Arc::default(),
             notifier: notifier.clone(),
-            rt: rt.clone(),
+            rt,
         });
         let ended = CancellationToken::new();
         let readers = options.threads.unwrap_or_else(default_readers);
-        let threads = DevTransport::new(device, readers, Arc::clone(&pool), Park::new(resolved.wanted.max_io_bytes))
+        let threads = DevTransport::new(device, readers, pool, Park::new(resolved.wanted.max_io_bytes))
             .start(&dispatcher, &ended)
             .map_err(MountError::Start)?;
-        drop(rt.spawn(trim(pool, ended.clone())));
         Ok(Self {
             mountpoint: resolved.mountpoint.clone(),
             entry: mounted_at(&resolved.mountpoint).unwrap_or_default(),
@@ -134,26 +129,26 @@ impl Mounted {
         })
     }
 
-    /// Where it is mounted: absolute, without links.
+    /// The mount point as an absolute path without links.
     #[must_use]
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
     }
 
-    /// Tells the kernel what to forget.
+    /// The handle through which the kernel is told what to forget.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         self.notifier.clone()
     }
 
-    /// Requests that wait for something at this moment.
+    /// How many requests wait for something at this moment.
     #[must_use]
     pub fn waiting_requests(&self) -> usize {
         self.deferred.len()
     }
 
-    /// Unmounts. With `lazy` the mount point is free at once and the session ends with its last user. Success when it
-    /// is not mounted any more; another mount on top of ours is left alone.
+    /// Unmounts. With `lazy` the mount point is free at once, and the session ends with its last user. It is a success when
+    /// nothing of ours is mounted any more; another mount on top of ours is left alone.
     ///
     /// # Errors
     /// [`MountError::Busy`] with the holders (never with `lazy`), [`MountError::Unmount`].
@@ -175,8 +170,9 @@ impl Mounted {
         }
     }
 
-    /// Breaks the session whoever uses it, even one that was unmounted lazily before, and unmounts: requests under way and
-    /// later ones end with an error. What was acknowledged is not touched, what is only buffered above is not flushed.
+    /// Breaks the session, whoever uses it and even if it was unmounted lazily before, and unmounts. Requests under way
+    /// and later ones end with an error. What was acknowledged stays; what is only buffered in the layers above is not
+    /// flushed.
     ///
     /// # Errors
     /// [`MountError::Unmount`] when the kernel does not let us.
@@ -191,15 +187,16 @@ impl Mounted {
         self.unmount(true)
     }
 
-    /// Ends when the kernel has ended the session: it was unmounted and nobody uses it any more, or it was aborted.
-    /// Cancel safe.
+    /// Waits until the kernel has ended the session, because it was unmounted and nobody uses it any more, or because it was
+    /// aborted. Cancel safe.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// Waits until the session has ended and every request that was taken has been served to its end, the latter for
-    /// `patience` at most. Returns how many requests are still under way: without any the VFS gets no more calls from here.
-    /// What only looks, and writes that nobody acknowledged, are dropped. Blocks the thread: not for use in a task.
+    /// Waits until the session has ended, and then for `patience` at most until every request that was taken is served
+    /// to its end. Returns how many requests are still under way; if there are none, the VFS gets no more calls from
+    /// here. Requests that only look are dropped, and so are writes that nobody acknowledged. The call blocks its
+    /// thread, so it is not for use in a task.
     ///
     /// # Errors
     /// [`MountError::Start`] when a reader ended by a panic; the rest was waited for all the same.
@@ -222,20 +219,9 @@ impl Mounted {
     }
 }
 
-/// More readers than CPUs only cost; they never wait for I/O.
+/// How many readers there are if nobody says. They never wait for I/O, so more of them than CPUs would only cost.
 fn default_readers() -> usize {
     thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 8)
-}
-
-/// Gives unused buffers back until the session ends.
-async fn trim(pool: Arc<PageBufPool>, ended: CancellationToken) {
-    let mut ticks = tokio::time::interval(TRIM_INTERVAL);
-    loop {
-        tokio::select! {
-            () = ended.cancelled() => return,
-            _ = ticks.tick() => pool.trim(),
-        }
-    }
 }
 
 /// Answers the INIT with which the kernel begins every session.
@@ -263,10 +249,10 @@ fn handshake(device: &Arc<Device>, pool: &Arc<PageBufPool>, wanted: Wanted) -> R
     }
 }
 
-/// `None`: go on reading.
-fn answer_init(device: &Arc<Device>, request: &Request, wanted: Wanted) -> Result<Option<Agreed>, MountError> {
-    let unique = request.header.unique;
-    if request.header.opcode != opcode::INIT {
+/// Answers one request of the handshake. `None` means that another one will follow.
+fn answer_init(device: &Arc<Device>, request: &DevRequest, wanted: Wanted) -> Result<Option<Agreed>, MountError> {
+    let unique = request.header().unique;
+    if request.header().opcode != opcode::INIT {
         Reply::new(unique, Arc::clone(device)).send(Err(juicefs_core::Errno::EIO));
         return Ok(None);
     }

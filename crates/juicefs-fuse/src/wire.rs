@@ -1,4 +1,4 @@
-//! Our answers in the kernel's structures.
+//! How answers of the VFS look in the kernel's structures.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use juicefs_vfs::{AttrReply, DirItem, Entry, Opened, StatFs};
 
 use crate::abi::{self, AttrOut, Dirent, EntryOut, Kstatfs, OpenOut, bytes_of, fopen};
 
-/// What `st_blksize` says; programs size their buffers by it.
+/// The value of `st_blksize`, by which programs choose the size of their buffers.
 const BLOCK_SIZE_BYTES: u32 = 65536;
-/// Names are never reused for another inode number, so every inode has one generation.
+/// The generation of every inode: numbers are never used again for another inode.
 const GENERATION: u64 = 1;
 
 /// Attributes as `stat` shows them.
@@ -48,7 +48,7 @@ pub(crate) fn attr_out(reply: &AttrReply) -> AttrOut {
     AttrOut { attr_valid, attr_valid_nsec, dummy: 0, attr: attr(reply.ino, &reply.attr) }
 }
 
-/// The answer to whatever finds or makes a name. Inode 0 says that there is none.
+/// The answer to a request that finds or makes a name. Inode 0 says that there is no such name.
 pub(crate) fn entry_out(entry: &Entry) -> EntryOut {
     let (entry_valid, entry_valid_nsec) = ttl(entry.entry_ttl);
     if entry.ino == Ino(0) {
@@ -95,14 +95,14 @@ pub(crate) fn statfs_out(st: &StatFs) -> Kstatfs {
     }
 }
 
-/// A listing as READDIR or READDIRPLUS answers it, filled up to the size that the kernel has room for.
-pub(crate) struct Listing {
+/// The entries of a reply to READDIR or READDIRPLUS, filled up to the size that the kernel has room for.
+pub(crate) struct ReaddirReply {
     bytes: Vec<u8>,
     room_bytes: usize,
     plus: bool,
 }
 
-impl Listing {
+impl ReaddirReply {
     /// Bytes that an entry with a name of common length takes.
     fn usual_entry_bytes(plus: bool) -> usize {
         size_of::<Dirent>() + 16 + if plus { size_of::<EntryOut>() } else { 0 }
@@ -113,7 +113,7 @@ impl Listing {
         (room_bytes / Self::usual_entry_bytes(plus)).max(1)
     }
 
-    /// An empty listing.
+    /// A reply without entries.
     pub(crate) fn new(room_bytes: usize, plus: bool) -> Self {
         Self { bytes: Vec::new(), room_bytes, plus }
     }
@@ -154,7 +154,7 @@ impl Listing {
     }
 }
 
-/// The entry in front of a name in READDIRPLUS; node id 0 makes the kernel look it up when it is wanted.
+/// The entry in front of a name in READDIRPLUS. With node id 0 the kernel looks the name up when somebody wants it.
 fn plus_entry(item: &DirItem) -> EntryOut {
     match &item.entry {
         Some(entry) if item.name != b"."[..] && item.name != b".."[..] => entry_out(entry),
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_listing_stops_where_the_room_ends() {
-        let mut list = Listing::new(70, false);
+        let mut list = ReaddirReply::new(70, false);
         assert!(list.push(&item("a", 2, false)));
         assert!(list.push(&item("12345678", 3, false)));
         assert!(!list.push(&item("c", 4, false)));
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_plus_listing_names_nodes_only_where_they_are_fresh() {
-        let mut list = Listing::new(4096, true);
+        let mut list = ReaddirReply::new(4096, true);
         assert!(list.push(&item(".", 1, true)) && list.push(&item("f", 2, true)) && list.push(&item("g", 3, false)));
         let bytes = list.into_bytes();
         let nodes: Vec<_> = bytes.chunks(160).map(|b| abi::split::<EntryOut>(b).expect("an entry").0).collect();

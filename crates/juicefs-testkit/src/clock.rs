@@ -1,11 +1,12 @@
-//! A clock that tests hold.
+//! A clock that tests move by hand.
 
 use std::{sync::Arc, time::Duration};
 
 use juicefs_core::{Clock, Timestamp};
 use parking_lot::Mutex;
 
-/// Shows a time that only moves when told, but for one nanosecond at every look, so that no two moments are equal.
+/// A clock that moves only when it is told to. It moves by one nanosecond at every look too, so that no two moments are
+/// equal.
 #[derive(Debug)]
 pub struct TestClock {
     now: Mutex<Timestamp>,

@@ -1,29 +1,31 @@
 //! A TCP proxy before a server that loses, delays and tears what passes through it.
 //!
-//! It knows no protocol: what a client sends in one go counts as one request, and what comes back as its reply. Which
-//! requests meet a fault follows from the seed and their order; requests of several connections have no fixed order.
+//! It knows no protocol: what a client sends in one go counts as one request, and what comes back as its reply. The
+//! seed and the order of requests decide which of them meet a fault; requests of several connections have no fixed
+//! order.
 
+mod acceptor;
 mod connection;
 pub mod http;
 
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use connection::Connection;
+use self::{acceptor::Acceptor, connection::Connection};
 
-/// Most connections at once; more are refused.
+/// How many connections there are at once at most. More are refused.
 const MAX_CONNECTIONS: usize = 256;
 
 /// What goes wrong with one request.
@@ -37,11 +39,11 @@ pub enum Fault {
     ResetAfter,
     /// The request is passed on, the server answers, the answer is swallowed and the connection closed.
     ReplyDropped,
-    /// Likewise, but the first half of the answer gets through.
+    /// As `ReplyDropped`, but the first half of the answer gets through.
     ReplyTorn,
     /// All connections are reset, and none is accepted for this long.
     Cut(Duration),
-    /// No byte gets through in either direction for this long; connections stay.
+    /// No byte gets through in either direction for this long. Connections stay.
     Stall(Duration),
 }
 
@@ -129,8 +131,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct FaultProxy {
     shared: Arc<Shared>,
-    port: u16,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 impl FaultProxy {
@@ -142,8 +143,6 @@ impl FaultProxy {
     #[must_use]
     pub fn start(server_port: u16, seed: u64) -> Self {
         println!("fault proxy: seed {seed}");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen on a free port");
-        let port = listener.local_addr().expect("the port just bound").port();
         let now = Instant::now();
         let state = State {
             rng: StdRng::seed_from_u64(seed),
@@ -160,20 +159,21 @@ impl FaultProxy {
             ended: Condvar::new(),
             ending: AtomicBool::new(false),
         });
-        let acceptor = thread::Builder::new()
-            .name("fault-proxy".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || accept(&shared, &listener)
-            })
-            .expect("start a thread");
-        Self { shared, port, acceptor: Some(acceptor) }
+        let mut next = 0;
+        let acceptor = Acceptor::start("fault-proxy", {
+            let shared = Arc::clone(&shared);
+            move |client| {
+                next += 1;
+                accept(&shared, client, next)
+            }
+        });
+        Self { shared, acceptor }
     }
 
     /// The port of 127.0.0.1 that clients are to use.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.acceptor.port()
     }
 
     /// Sets how often things go wrong from now on.
@@ -181,7 +181,7 @@ impl FaultProxy {
         self.shared.state.lock().faults = faults;
     }
 
-    /// From now on nothing goes wrong any more: rates are zero, queued faults forgotten, cuts and stalls over.
+    /// Lets nothing go wrong any more: rates become zero, queued faults are forgotten, cuts and stalls end.
     pub fn calm(&self) {
         let mut state = self.shared.state.lock();
         let now = Instant::now();
@@ -222,18 +222,9 @@ impl FaultProxy {
 impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.shared.ending.store(true, Ordering::Release);
-        {
-            let state = self.shared.state.lock();
-            self.shared.ended.notify_all();
-            state.connections.values().for_each(|connection| connection.close());
-        }
-        // Wakes the acceptor, which joins what it started.
-        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
-        if let Some(acceptor) = self.acceptor.take()
-            && acceptor.join().is_err()
-        {
-            eprintln!("fault proxy: a thread panicked");
-        }
+        let state = self.shared.state.lock();
+        self.shared.ended.notify_all();
+        state.connections.values().for_each(|connection| connection.close());
     }
 }
 
@@ -319,27 +310,19 @@ impl Faults {
     }
 }
 
-/// Takes connections until the proxy ends, then waits for the threads that serve them.
-fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
-    let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    let mut next = 0;
-    while let Ok((client, _)) = listener.accept() {
-        if shared.is_ending() {
-            break;
-        }
-        threads.retain(|thread| !thread.is_finished());
-        next += 1;
-        match open(shared, client, next) {
-            Ok(connection) => threads.extend(connection::serve(shared, &connection, next)),
+/// Serves one more connection; `None` once the proxy ends.
+fn accept(shared: &Arc<Shared>, client: TcpStream, number: u64) -> Option<Vec<JoinHandle<()>>> {
+    if shared.is_ending() {
+        return None;
+    }
+    Some(match open(shared, client, number) {
+        Ok(connection) => connection::serve(shared, &connection, number).into(),
+        Err(_) => {
             // The client sees its connection closed.
-            Err(_) => shared.state.lock().counts.refused += 1,
+            shared.state.lock().counts.refused += 1;
+            Vec::new()
         }
-    }
-    for thread in threads {
-        if thread.join().is_err() {
-            eprintln!("fault proxy: a thread panicked");
-        }
-    }
+    })
 }
 
 fn open(shared: &Shared, client: TcpStream, number: u64) -> io::Result<Arc<Connection>> {

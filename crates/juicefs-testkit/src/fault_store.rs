@@ -1,4 +1,4 @@
-//! An object store that misbehaves on purpose, the same way for the same seed.
+//! An object store that misbehaves on purpose, and in the same way for the same seed.
 
 use std::{
     collections::VecDeque,
@@ -95,7 +95,7 @@ struct State {
     rng: StdRng,
     rates: Rates,
     queued: VecDeque<(Verb, Fault)>,
-    /// Applies to every request of its kind until it is taken away.
+    /// A fault that every request of its kind meets until it is taken away.
     standing: Option<(Verb, Fault)>,
 }
 
@@ -160,7 +160,7 @@ impl FaultStore {
         (verb == Verb::Get && hit(rates.truncated)).then_some(Fault::Truncated)
     }
 
-    /// Meets the fault of a request before it is passed on; what is left of it for afterwards.
+    /// Lets a request meet its fault before it is passed on. Returns what is left of the fault for afterwards.
     async fn before(&self, verb: Verb) -> Result<Option<Fault>, StorageError> {
         match self.pick(verb) {
             Some(Fault::ErrorBefore(e)) => Err(e),

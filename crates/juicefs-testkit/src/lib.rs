@@ -1,4 +1,5 @@
-//! Tools for the tests of this project: things that fail on purpose, things that know the right answer.
+//! What the tests of several crates share: things that fail on purpose, servers to test with, and models that know the
+//! right answer.
 
 pub mod fault_proxy;
 

@@ -1,77 +1,32 @@
 //! A chunk store in memory whose uploads and reads can be made to fail, wait and be counted.
 
+mod blocks;
+mod writer;
+
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use juicefs_core::{
-    Budget, ChunkError, ChunkStore, Lease, Segments, SliceId, SliceKey, SliceWriter, StorageError,
-    limits::CHUNK_SIZE,
+    Budget, ChunkError, ChunkStore, Segments, SliceId, SliceKey, SliceWriter, StorageError,
     store::{CachePresence, ChunkStats, OpStats, ReadPurpose, Stretch, WriteOptions},
 };
-use parking_lot::Mutex;
-use tokio::{sync::watch, task::JoinHandle};
 
-/// One block: its slice, its index and its size.
-pub type BlockKey = (SliceId, u32, u32);
+pub use self::blocks::BlockKey;
+use self::{blocks::Blocks, writer::Writer};
 
-type Fault = Box<dyn FnMut(BlockKey) -> Option<ChunkError> + Send>;
-
-/// The store. Clones of the inner state live on in writers.
+/// The store. Its blocks live on in writers.
 pub struct MemChunks {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    block_size: usize,
-    budget: Budget,
-    blocks: Mutex<HashMap<BlockKey, Bytes>>,
-    put_fault: Mutex<Option<Fault>>,
-    get_fault: Mutex<Option<Fault>>,
-    put_latency: Mutex<Duration>,
-    get_latency: Mutex<Duration>,
-    puts_held: watch::Sender<bool>,
-    ahead_held: watch::Sender<bool>,
-    puts: AtomicU64,
-    gets: AtomicU64,
-    deletes: AtomicU64,
-    prefetches: AtomicU64,
-    small_file_bytes: AtomicU64,
-    reads_in_small: AtomicU64,
-    closed: AtomicBool,
+    shared: Arc<Blocks>,
 }
 
 impl MemChunks {
     /// An empty store with blocks of `block_size` bytes and a budget of `budget_bytes`.
     #[must_use]
     pub fn new(block_size: usize, budget_bytes: usize) -> Arc<Self> {
-        Arc::new(Self {
-            shared: Arc::new(Shared {
-                block_size,
-                budget: Budget::new(budget_bytes),
-                blocks: Mutex::default(),
-                put_fault: Mutex::default(),
-                get_fault: Mutex::default(),
-                put_latency: Mutex::default(),
-                get_latency: Mutex::default(),
-                puts_held: watch::Sender::new(false),
-                ahead_held: watch::Sender::new(false),
-                puts: AtomicU64::new(0),
-                gets: AtomicU64::new(0),
-                deletes: AtomicU64::new(0),
-                prefetches: AtomicU64::new(0),
-                small_file_bytes: AtomicU64::new(0),
-                reads_in_small: AtomicU64::new(0),
-                closed: AtomicBool::new(false),
-            }),
-        })
+        Arc::new(Self { shared: Arc::new(Blocks::new(block_size, budget_bytes)) })
     }
 
     /// Asks `fault` about every upload of a block from now on; what it returns is the outcome.
@@ -155,45 +110,6 @@ impl MemChunks {
     }
 }
 
-impl Shared {
-    fn block_of(&self, slice: SliceKey, index: u32) -> BlockKey {
-        let start = index as usize * self.block_size;
-        let size = self.block_size.min(slice.size as usize - start);
-        (slice.id, index, u32::try_from(size).unwrap_or(u32::MAX))
-    }
-
-    fn blocks_of(&self, slice: SliceKey) -> impl Iterator<Item = BlockKey> {
-        let count = (slice.size as usize).div_ceil(self.block_size);
-        (0..u32::try_from(count).unwrap_or(u32::MAX)).map(move |index| self.block_of(slice, index))
-    }
-
-    fn store(&self, key: BlockKey, data: &Bytes) -> Result<(), ChunkError> {
-        if let Some(error) = self.put_fault.lock().as_mut().and_then(|fault| fault(key)) {
-            return Err(error);
-        }
-        let old = self.blocks.lock().insert(key, data.clone());
-        assert!(old.is_none_or(|old| old == *data), "block {key:?} was overwritten with other bytes");
-        self.puts.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Whether uploads end at once.
-    fn is_instant(&self) -> bool {
-        self.put_latency.lock().is_zero() && !*self.puts_held.borrow()
-    }
-
-    /// Gives `lease` back when the block is stored.
-    async fn put(self: Arc<Self>, key: BlockKey, data: Bytes, lease: Lease) -> Result<(), Refused> {
-        let latency = *self.put_latency.lock();
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
-        let mut held = self.puts_held.subscribe();
-        let _ = held.wait_for(|held| !held).await;
-        self.store(key, &data).map_err(|error| Refused { error, lease })
-    }
-}
-
 #[async_trait]
 impl ChunkStore for MemChunks {
     fn block_size(&self) -> usize {
@@ -251,14 +167,7 @@ impl ChunkStore for MemChunks {
     }
 
     fn writer(&self, _options: WriteOptions) -> Box<dyn SliceWriter> {
-        Box::new(Writer {
-            shared: Arc::clone(&self.shared),
-            id: None,
-            data: Vec::new(),
-            leases: Vec::new(),
-            sent: Vec::new(),
-            done: false,
-        })
+        Box::new(Writer::new(Arc::clone(&self.shared)))
     }
 
     async fn remove(&self, slice: SliceKey) -> Result<(), ChunkError> {
@@ -294,145 +203,5 @@ impl ChunkStore for MemChunks {
 
     async fn shutdown(&self) {
         assert!(!self.shared.closed.swap(true, Ordering::SeqCst), "closed twice");
-    }
-}
-
-/// A block that was not stored keeps its memory.
-struct Refused {
-    error: ChunkError,
-    lease: Lease,
-}
-
-enum Sent {
-    Stored,
-    Running(JoinHandle<Result<(), Refused>>),
-    Failed(Refused),
-}
-
-struct Writer {
-    shared: Arc<Shared>,
-    id: Option<SliceId>,
-    data: Vec<u8>,
-    /// Leases by the block that they cover.
-    leases: Vec<Lease>,
-    sent: Vec<Sent>,
-    done: bool,
-}
-
-impl Writer {
-    fn send_block(&mut self, id: SliceId) {
-        let index = self.sent.len();
-        let lease = self.leases.get_mut(index).map(std::mem::take).unwrap_or_default();
-        let sent = self.start(id, index, lease);
-        self.sent.push(sent);
-    }
-
-    fn start(&self, id: SliceId, index: usize, lease: Lease) -> Sent {
-        let start = index * self.shared.block_size;
-        let end = self.data.len().min(start + self.shared.block_size);
-        let data = Bytes::copy_from_slice(&self.data[start..end]);
-        let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let key = (id, u32::try_from(index).unwrap_or(u32::MAX), size);
-        if self.shared.is_instant() {
-            match self.shared.store(key, &data) {
-                Ok(()) => Sent::Stored,
-                Err(error) => Sent::Failed(Refused { error, lease }),
-            }
-        } else {
-            Sent::Running(tokio::spawn(Arc::clone(&self.shared).put(key, data, lease)))
-        }
-    }
-}
-
-#[async_trait]
-impl SliceWriter for Writer {
-    fn write(&mut self, off: u32, data: Bytes, mut lease: Lease) -> Result<(), ChunkError> {
-        let end = off as usize + data.len();
-        if end as u64 > CHUNK_SIZE {
-            return Err(ChunkError::Misuse("write beyond 64 MiB"));
-        }
-        if off < self.sealed() {
-            return Err(ChunkError::Misuse("write below what was sealed"));
-        }
-        if self.data.len() < end {
-            self.data.resize(end, 0);
-        }
-        self.data[off as usize..end].copy_from_slice(&data);
-        let mut at = off as usize;
-        while at < end {
-            let index = at / self.shared.block_size;
-            let upto = end.min((index + 1) * self.shared.block_size);
-            self.leases.resize_with(self.leases.len().max(index + 1), Lease::empty);
-            self.leases[index].merge(lease.split(upto - at));
-            at = upto;
-        }
-        Ok(())
-    }
-
-    fn len(&self) -> u32 {
-        u32::try_from(self.data.len()).unwrap_or(u32::MAX)
-    }
-
-    fn sealed(&self) -> u32 {
-        self.len().min(u32::try_from(self.sent.len() * self.shared.block_size).unwrap_or(u32::MAX))
-    }
-
-    fn set_id(&mut self, id: SliceId) {
-        assert!(self.id.replace(id).is_none(), "id set twice");
-    }
-
-    fn id(&self) -> Option<SliceId> {
-        self.id
-    }
-
-    fn flush_to(&mut self, off: u32) {
-        let Some(id) = self.id else { return };
-        while (self.sent.len() + 1) * self.shared.block_size <= off.min(self.len()) as usize {
-            self.send_block(id);
-        }
-    }
-
-    async fn finish(&mut self) -> Result<(), ChunkError> {
-        let id = self.id.ok_or(ChunkError::Misuse("finish without an id"))?;
-        for index in 0..self.sent.len() {
-            if let Sent::Failed(refused) = &mut self.sent[index] {
-                let lease = std::mem::take(&mut refused.lease);
-                self.sent[index] = self.start(id, index, lease);
-            }
-        }
-        while self.sent.len() * self.shared.block_size < self.data.len() {
-            self.send_block(id);
-        }
-        let mut result = Ok(());
-        for sent in &mut self.sent {
-            if let Sent::Running(task) = sent {
-                *sent = match task.await {
-                    Ok(Ok(())) => Sent::Stored,
-                    Ok(Err(refused)) => Sent::Failed(refused),
-                    Err(_) => Sent::Failed(Refused { error: ChunkError::Closed, lease: Lease::empty() }),
-                };
-            }
-            if let Sent::Failed(refused) = sent {
-                result = Err(refused.error.clone());
-            }
-        }
-        self.done = result.is_ok();
-        result
-    }
-
-    async fn abort(mut self: Box<Self>) {
-        for sent in std::mem::take(&mut self.sent) {
-            if let Sent::Running(task) = sent {
-                let _ = task.await;
-            }
-        }
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if let (Some(id), false) = (self.id, self.done) {
-            self.shared.blocks.lock().retain(|(slice, ..), _| *slice != id);
-        }
     }
 }

@@ -1,15 +1,17 @@
-//! A POSIX tree in memory: the plainest thing that answers as a metadata service should.
+//! A POSIX tree in memory, which is the plainest thing that answers as a metadata service should.
 //!
-//! It is the oracle that tests compare with and the double that the layers above run on. It shares nothing with the real
-//! operations: one lock, plain maps, no transactions, no permissions but those that the data path needs. It has no trash,
+//! Tests compare with it, and the layers above run on it in their tests. It shares nothing with the real operations: it
+//! has one lock, plain maps, no transactions, and no permissions but those that the data path needs. It has no trash,
 //! no quota and one client.
 
 mod content;
 mod listing;
 mod locks;
+mod nodes;
 mod service;
 mod session;
 mod tree;
+mod whole_trees;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,7 +42,7 @@ pub struct MemMeta {
     calls: Mutex<HashMap<&'static str, u64>>,
     locks: locks::Locks,
     lives: session::Lives,
-    /// Counting, and reading lists of slices, goes on until this is over.
+    /// While this is set, counting and reading of slice lists go on.
     held: AtomicBool,
     waiting: AtomicUsize,
     commits_held: watch::Sender<bool>,
@@ -121,13 +123,13 @@ impl MemMeta {
         })
     }
 
-    /// Asks `fault` about every call from now on, by the name of the method and its inode; what it returns is the answer, and
-    /// nothing is done.
+    /// Asks `fault` about every call from now on, by the name of the method and its inode; what it returns is the
+    /// answer, and nothing is done.
     pub fn fail(&self, fault: impl FnMut(&'static str, Ino) -> Option<MetaError> + Send + 'static) {
         *self.fault.lock() = Some(Box::new(fault));
     }
 
-    /// Lists directories like this from now on.
+    /// Makes listings of directories go wrong like this from now on.
     pub fn list(&self, how: Unsteady) {
         *self.listings.lock() = Some(how);
     }
@@ -152,7 +154,7 @@ impl MemMeta {
         self.held.store(held, Ordering::Release);
     }
 
-    /// Holds all commits of slices back, or lets them go: they are done when they are let go.
+    /// Holds all commits of slices back, or lets them go. They are done when they are let go.
     pub fn hold_commits(&self, held: bool) {
         self.commits_held.send_replace(held);
     }
@@ -272,7 +274,7 @@ impl State {
         Ok(())
     }
 
-    /// Drops a node that has neither names nor opens; its data waits for deletion.
+    /// Drops a node that has neither names nor opens. Its data then waits for deletion.
     fn reap(&mut self, ino: Ino) -> Option<juicefs_core::meta::Freed> {
         let node = self.nodes.get(&ino)?;
         if node.attr.nlink > 0 || node.opens > 0 {

@@ -1,4 +1,4 @@
-//! A process that does not outlive the test that started it, and that can be started again while the test is stuck.
+//! A process that ends with the test that started it, and that can be started again while the test is stuck.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Starts the server when it is told to, ends it when it is told to or when nobody is left to tell it anything.
+/// Starts and ends the server when it is told to, and ends it when nobody is left to tell it anything.
 const SHELL: &str = r#"
 dir=$1; shift; pid=
 while read -r word; do
@@ -29,8 +29,9 @@ rm -rf "$dir"
 /// A test process that is killed, or that holds the server in a static, drops nothing. The shell sees the end of its
 /// standard input then, ends the server and removes its directory.
 ///
-/// The shell also starts the server, since the test may not be able to: a child of the test inherits its open files and
-/// closes them at its exec. Closing a file of a mount waits for the client, and the client waits for this very server.
+/// The shell also starts the server, because the test may not be able to: a child of the test inherits its open files
+/// and closes them at its exec. To close a file of a mount waits for the client, and the client waits for this very
+/// server.
 #[derive(Debug)]
 pub(crate) struct Process {
     shell: Child,
@@ -67,7 +68,7 @@ impl Process {
         assert!(self.server.is_some(), "not a process id: {id:?}");
     }
 
-    /// Ends the process with SIGKILL and waits for its end; nothing if it does not run.
+    /// Ends the process with SIGKILL and waits for its end. It does nothing if the process does not run.
     pub(crate) fn end(&mut self) {
         if self.server.take().is_some() {
             self.tell("end");

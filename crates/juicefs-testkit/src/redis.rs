@@ -1,7 +1,8 @@
-//! Redis servers of a test's own: started on 127.0.0.1 and a free port, ended by process id when they are dropped.
+//! Redis servers for single tests. They are started on 127.0.0.1 and a free port, and ended by process id when they are
+//! dropped.
 //!
-//! Everything here blocks and runs no async code, so it serves any test. What cannot be started is a failed test, never a
-//! skipped one. `JUICEFS_TEST_REDIS` names another server program than `redis-server` (Valkey's, say).
+//! Everything here blocks and runs no async code, so that it serves any test. A server that cannot be started fails the
+//! test and never skips it. `JUICEFS_TEST_REDIS` names another program than `redis-server`, that of Valkey for example.
 
 mod cluster;
 mod sentinel;
@@ -29,7 +30,7 @@ pub use wire::{Reply, Wire};
 /// How long a server may take until it answers.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
-/// What a server is to be like; [`start`](Self::start) makes it run.
+/// What a server is to be like. [`start`](Self::start) makes it run.
 #[derive(Clone, Debug, Default)]
 pub struct RedisSetup {
     args: Vec<String>,
@@ -40,7 +41,7 @@ pub struct RedisSetup {
 }
 
 impl RedisSetup {
-    /// Adds options of the server's command line, which stand above this harness' own.
+    /// Adds options of the command line of the server, which go before those that are given here anyway.
     #[must_use]
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(ToString::to_string));
@@ -142,7 +143,7 @@ impl RedisServer {
         Self::setup().args(args).tls().start()
     }
 
-    /// A server still to be described.
+    /// The setup of a server, which is still to be described.
     #[must_use]
     pub fn setup() -> RedisSetup {
         RedisSetup::default()
@@ -206,7 +207,8 @@ impl RedisServer {
         self.process.lock().as_mut().expect("the Redis server was started").end();
     }
 
-    /// Starts the process again on the same port and directory, after ending it if it still runs, and waits until it answers.
+    /// Starts the process again on the same port and directory, after ending it if it still runs, and waits until it
+    /// answers.
     ///
     /// # Panics
     ///
@@ -235,7 +237,7 @@ impl RedisServer {
         self.process.lock().as_ref().expect("the Redis server runs").signal(signal);
     }
 
-    /// Runs `redis-cli` with these arguments against the server; what it printed, without the last newline.
+    /// Runs `redis-cli` with these arguments against the server. Returns what it printed, without the last newline.
     ///
     /// # Panics
     ///
@@ -254,7 +256,7 @@ impl RedisServer {
         text
     }
 
-    /// A connection of the test's own to a database, to look at it behind the client's back.
+    /// A connection of the test to a database, to look at it without the client.
     ///
     /// # Panics
     ///
@@ -276,7 +278,7 @@ impl RedisServer {
         Ok(wire)
     }
 
-    /// Starts the process and waits until it answers; why it did not.
+    /// Starts the process and waits until it answers. The error says why it did not.
     fn launch(&self) -> Result<(), String> {
         let mut slot = self.process.lock();
         let process = slot.get_or_insert_with(|| Process::prepare(&self.command(), self.dir.path()));

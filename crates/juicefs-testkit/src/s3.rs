@@ -1,8 +1,9 @@
-//! An S3 server of a test's own: on 127.0.0.1 and a free port, over a directory of its own, ended when it is dropped.
+//! An S3 server for a single test. It listens on 127.0.0.1 and a free port, has a directory of its own, and ends when
+//! it is dropped.
 //!
-//! The server is the workspace's package `s3-server`, which no other package depends on: it is large, so whoever tests
-//! without S3 does not build it. `JUICEFS_TEST_S3_SERVER` names its binary; without it the package is built here, once
-//! per test process and in the profile of the test.
+//! The server is the package `s3-server` of the workspace. It is large and no other package depends on it, so that
+//! whoever tests without S3 does not build it. `JUICEFS_TEST_S3_SERVER` names its binary; without that the package is
+//! built here, once per test process and in the profile of the test.
 
 use std::{
     env, fs,
@@ -27,9 +28,9 @@ use crate::{
 pub const ACCESS_KEY: &str = "testkey";
 /// The secret of [`ACCESS_KEY`].
 pub const SECRET_KEY: &str = "testsecret/+=";
-/// A session token that is refused because it has expired. Any other is good.
+/// A session token that is refused because it has expired. Any other one is accepted.
 pub const EXPIRED_TOKEN: &str = "expired-token";
-/// Below this name buckets are found as `BUCKET.s3.localhost`, which resolves to this machine wherever it is resolved.
+/// The domain in which buckets are found as `BUCKET.s3.localhost`. Every machine resolves such a name to itself.
 pub const DOMAIN: &str = "s3.localhost";
 
 /// How long a server may take until it answers.
@@ -63,7 +64,7 @@ impl S3Server {
         Self::with(None, false)
     }
 
-    /// The same, with keys that [`set_keys`](Self::set_keys) changes; until then they are the usual ones.
+    /// Starts a server whose keys [`set_keys`](Self::set_keys) can change. Until then they are the usual ones.
     ///
     /// # Panics
     ///
@@ -73,7 +74,7 @@ impl S3Server {
         Self::with(None, true)
     }
 
-    /// The same, but speaking TLS only, to clients with a certificate: see [`tls`](Self::tls).
+    /// Starts a server that speaks TLS only, and only to clients with a certificate: see [`tls`](Self::tls).
     ///
     /// # Panics
     ///
@@ -140,7 +141,8 @@ impl S3Server {
         self.root().join(bucket)
     }
 
-    /// From now on these pairs of access and secret key are good, and no others. Only for a server whose keys can be changed.
+    /// Makes these pairs of access and secret key the only ones that are accepted. The server must be one whose keys
+    /// can be changed.
     ///
     /// # Panics
     ///
@@ -161,7 +163,8 @@ impl S3Server {
         self.process.lock().as_mut().expect("the S3 server was started").end();
     }
 
-    /// Starts the process again on the same port and directory, after ending it if it still runs, and waits until it answers.
+    /// Starts the process again on the same port and directory, after ending it if it still runs, and waits until it
+    /// answers.
     ///
     /// # Panics
     ///
@@ -180,7 +183,7 @@ impl S3Server {
         self.dir.path().join("buckets")
     }
 
-    /// Starts the process and waits until it answers; `false` when it ended instead.
+    /// Starts the process and waits until it answers. Returns `false` when it ended instead.
     fn launch(&self) -> bool {
         let mut slot = self.process.lock();
         let process = slot.get_or_insert_with(|| Process::prepare(&self.command(), self.dir.path()));
@@ -245,7 +248,7 @@ fn program() -> &'static Path {
     })
 }
 
-/// Builds the server where this test was built: a test's binary is `PROFILE/deps/NAME` below the target directory.
+/// Builds the server where this test was built. The binary of a test is `PROFILE/deps/NAME` below the target directory.
 fn build() -> PathBuf {
     let test = env::current_exe().expect("the path of this test");
     let place = test.parent().and_then(Path::parent).expect("the directory of the test's profile");

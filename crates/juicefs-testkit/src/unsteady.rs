@@ -1,4 +1,4 @@
-//! Listings as the worst of engines gives them: in no order, with names twice, and anew in the middle.
+//! Listings of the worst kind that an engine may give: in no order, with names twice, and begun anew in the middle.
 
 use std::cmp::Reverse;
 
@@ -9,26 +9,27 @@ use juicefs_core::{
     meta::{DirCursor, DirPage},
 };
 
-/// Names of the page before that a page repeats.
+/// How many names of the page before a page repeats.
 const REPEATED: usize = 2;
 
 /// How listings go wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Unsteady {
-    /// New names on a page. The last page of a directory that these divide is empty but for what it repeats.
+    /// How many new names a page has. If the names of a directory fill whole pages, the last page has only what it repeats.
     pub page_len: usize,
-    /// The place after so many pages means nothing any more: the listing begins anew, once, in another order. 0: never.
+    /// After so many pages the cursor means nothing any more, and the listing begins anew, once, in another order. 0
+    /// stands for never.
     pub anew_after: usize,
 }
 
-/// Where a listing is: whether it began anew, pages given since it began, and its last new name.
-struct Place {
+/// Where a listing is: whether it has begun anew, how many pages it gave since, and its last new name.
+struct Position {
     second: bool,
     pages: usize,
     last: Name,
 }
 
-impl Place {
+impl Position {
     fn read(cursor: &DirCursor) -> Self {
         let bytes = &cursor.0;
         Self { second: bytes[0] == 1, pages: usize::from(bytes[1]), last: Name(bytes.slice(2..)) }
@@ -54,7 +55,7 @@ impl Unsteady {
         limit: usize,
     ) -> MetaResult<DirPage> {
         let mut entries = inner.page(dir, None, with_attrs, usize::MAX).await?.entries;
-        let from = from.as_ref().map(Place::read);
+        let from = from.as_ref().map(Position::read);
         let anew = from.as_ref().is_some_and(|from| !from.second && from.pages == self.anew_after);
         let second = anew || from.as_ref().is_some_and(|from| from.second);
         let from = from.filter(|_| !anew);
@@ -71,7 +72,7 @@ impl Unsteady {
         let new = at..entries.len().min(at + len);
         let full = new.len() == len;
         let pages = from.map_or(0, |from| from.pages) + 1;
-        let next = full.then(|| Place { second, pages, last: entries[new.end - 1].name.clone() }.cursor());
+        let next = full.then(|| Position { second, pages, last: entries[new.end - 1].name.clone() }.cursor());
         let mut shown = entries[at.saturating_sub(REPEATED)..new.end].to_vec();
         // Within a page too.
         shown.extend(shown.first().cloned());

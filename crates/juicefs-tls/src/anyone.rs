@@ -1,4 +1,4 @@
-//! Doing without the check of a server's certificate.
+//! How to do without the check of the certificate of a server.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Believes whatever certificate a server has, but not that it has its key.
+/// Accepts whatever certificate a server has, and still makes it prove that it has the key of that certificate.
 #[derive(Debug)]
 pub(crate) struct Anyone(pub(crate) Arc<CryptoProvider>);
 

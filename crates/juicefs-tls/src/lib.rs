@@ -1,5 +1,5 @@
-//! TLS of clients, to metadata servers and object stores alike: from the files that a user names to a configuration of
-//! rustls with aws-lc-rs. No provider is installed for the whole process.
+//! TLS of clients, to metadata servers and object stores alike. It makes a configuration of rustls with aws-lc-rs of
+//! the files that a user names. No provider is installed for the whole process.
 
 mod anyone;
 
@@ -17,16 +17,16 @@ use anyone::Anyone;
 /// How a client checks a server, and who it says that it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct TlsFiles {
-    /// Every certificate is believed.
+    /// Every certificate is accepted.
     pub skip_verify: bool,
-    /// A file with the authorities that are believed instead of those of the system, which `SSL_CERT_FILE` and
+    /// A file with the authorities that are trusted in place of those of the system, which `SSL_CERT_FILE` and
     /// `SSL_CERT_DIR` may name.
     pub authorities: Option<PathBuf>,
     /// Certificate of the client, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// What a user calls the files.
+/// The names of the options by which a user names the files.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionNames {
     /// The file of authorities.
@@ -37,10 +37,10 @@ pub struct OptionNames {
     pub key: &'static str,
 }
 
-/// Why there is no TLS with these files. The sentences are for the user.
+/// Why these files make no configuration. The sentences are for the user.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// The library refuses.
+    /// The library refuses the configuration.
     #[error("TLS cannot be used: {0}")]
     Unusable(rustls::Error),
     /// A file is missing or is not what it should be.
@@ -53,7 +53,7 @@ pub enum TlsError {
         /// What is wrong.
         why: String,
     },
-    /// Certificate and key of the client are not of one another.
+    /// The certificate and the key of the client do not belong together.
     #[error("{files} do not fit: {why}")]
     Mismatch {
         /// Both files with their options.
@@ -66,8 +66,8 @@ pub enum TlsError {
 impl TlsFiles {
     /// Reads the files.
     ///
-    /// Without a file of authorities those of the system are taken; none that can be read is no error here, since no
-    /// server may be asked for its certificate: see [`has_authorities`].
+    /// Without a file of authorities those of the system are taken. It is no error here if none can be read, because
+    /// perhaps no server is asked for its certificate: see [`has_authorities`].
     ///
     /// # Errors
     /// With one sentence about the file, by the name of its option.
@@ -121,7 +121,7 @@ impl TlsFiles {
     }
 }
 
-/// The authorities of the system. One that cannot be read is no reason to do without the others.
+/// The authorities of the system that can be read.
 fn system_roots() -> RootCertStore {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

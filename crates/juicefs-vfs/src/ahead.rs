@@ -1,7 +1,8 @@
-//! Read-ahead of one handle: notices sequential use and fetches what comes next into a bounded window.
+//! Read-ahead of one handle. It notices that the handle is read sequentially, and fetches what comes next into a
+//! bounded window.
 //!
-//! Fetched stretches lie side by side as shared bytes; a read that falls into them copies nothing. They are guesses: they
-//! only take memory that nobody waits for, and are void once the content of the file changes.
+//! Fetched stretches lie side by side as shared bytes, so that a read which falls into them copies nothing. They are
+//! guesses: they only take memory that nobody waits for, and are dropped once the content of the file changes.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -16,12 +17,12 @@ use tokio::sync::oneshot;
 
 use crate::{context::Context, file::File};
 
-/// Streams that one handle may read side by side.
+/// How many streams one handle may read side by side.
 const STREAMS: usize = 2;
 /// A read of this size at offset 0 is taken for the beginning of a sequential one.
 const START_BYTES: u64 = 16 << 10;
 
-/// Reads of a handle after which it is taken for one that reads again and again.
+/// After so many reads a handle is taken for one that reads again and again.
 const FEW_READS: u64 = 3;
 
 /// The read-ahead state of a handle.
@@ -37,18 +38,18 @@ struct State {
     clock: u64,
 }
 
-/// One place that is read sequentially.
+/// A stream: one place of the file that is read sequentially.
 #[derive(Clone, Copy, Default)]
 struct Stream {
     /// Where the next read is expected.
     next: u64,
-    /// How far to fetch beyond, in bytes; 0 while not sequential.
+    /// How many bytes are fetched beyond; 0 while the reads are not sequential.
     window: u64,
     /// Bytes read in order so far.
     total: u64,
-    /// Everything below was asked for.
+    /// The offset below which everything was asked for.
     asked: u64,
-    /// When it was used last, in reads of this handle.
+    /// The number of the read of this handle that used the stream last.
     used: u64,
 }
 
@@ -57,7 +58,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 type Arriving = Joint<Option<Segments>>;
 
-/// A stretch that is fetched or there; never crosses a block edge of the file.
+/// A stretch that is being fetched or is there. It never crosses the edge of a block of the file.
 struct Fetch {
     start: u64,
     end: u64,
@@ -76,7 +77,8 @@ impl Drop for Fetch {
 }
 
 impl Ahead {
-    /// Reads `[off, off + len)`, which lies within the file, from the window and the rest from the store, and fetches on.
+    /// Reads `[off, off + len)`, which lies within the file: from the window as far as that goes, and the rest from the
+    /// store. Then it fetches what comes next.
     pub(crate) async fn read(&self, file: &Arc<File>, off: u64, len: u64) -> Result<Segments, Errno> {
         let (purpose, held) = self.note(file, off, len);
         let mut out = Segments::new();
@@ -102,7 +104,7 @@ impl Ahead {
         Ok(out)
     }
 
-    /// Drops everything that was fetched: memory is short.
+    /// Drops everything that was fetched, because memory is short.
     pub(crate) fn drop_window(&self) {
         let mut state = self.state.lock();
         state.fetches.clear();
@@ -250,9 +252,9 @@ impl Fetch {
     }
 }
 
-/// Waits for a stretch. `None` when it failed, and when it may be long in coming because memory is short: guesses give way
-/// then, but an application that waits must not. It must not wait for memory that guesses take either: all of that may be
-/// in windows whose readers wait like this one.
+/// Waits for a stretch. `None` when it failed, and when it may take long because memory is short: guesses give way
+/// then, and the application that waits must be served otherwise. It must not wait for the memory that guesses take,
+/// because all of that may be in windows whose readers wait like this one.
 async fn arrival(cx: &Context, mut data: Arriving) -> Option<Segments> {
     if let Some(there) = (&mut data).now_or_never() {
         return there;

@@ -1,25 +1,25 @@
-//! What a mount decides about its VFS.
+//! The options of a VFS, which its mount decides.
 
 use std::time::Duration;
 
 /// How much of one file may wait for its commit, whatever memory there is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WriteLimits {
-    /// Slices that may be pending; the next write waits for all of them.
+    /// How many slices may be pending. A write beyond that waits for all of them.
     pub pending_slices: usize,
-    /// Slices of one chunk that may be open behind the newest: what a random writer has left further behind is closed.
+    /// How many slices of one chunk may be open behind the newest. What a random writer has left further behind is closed.
     pub open_behind: usize,
 }
 
 impl WriteLimits {
-    /// Those of every mount.
+    /// The limits of every mount.
     #[must_use]
     pub fn standard() -> Self {
         Self { pending_slices: 1000, open_behind: 4 }
     }
 }
 
-/// Options of a [`Vfs`](crate::Vfs). All are explicit: whoever builds one has decided each.
+/// The options of a [`Vfs`](crate::Vfs). Whoever builds them decides about each.
 #[derive(Clone, Debug)]
 pub struct VfsConfig {
     /// How long front ends may trust attributes (`--attr-cache`, default 1 s).
@@ -52,8 +52,6 @@ pub struct VfsConfig {
     pub umask: Option<u16>,
     /// Upper bound of the read-ahead of one file in bytes (`--max-readahead`); 0 stands for 8 blocks.
     pub max_readahead_bytes: usize,
-    /// Blocks that the data path fetches at a time after random reads (`--prefetch`); carried for whoever shows it.
-    pub prefetch: usize,
     /// Interval of session renewal (`--heartbeat`, default 12 s).
     pub heartbeat: Duration,
     /// Clean-up jobs run in this client (off with `--no-bgjob` and on read-only mounts).
@@ -64,11 +62,11 @@ pub struct VfsConfig {
     pub write_limits: WriteLimits,
     /// How long a commit may take before whoever waits for it is told that it failed. It goes on all the same.
     pub commit_patience: Duration,
-    /// What `.config` shows; the mount's composition of all settings with secrets removed.
+    /// What `.config` shows: all settings of the mount, without secrets.
     pub config_json: serde_json::Value,
-    /// The mount shows a sub-directory: the trash is hidden.
+    /// The mount shows a sub-directory, so that the trash is hidden.
     pub subdir: bool,
-    /// Owner of the internal files: who mounted.
+    /// The owner of the internal files, who is the user that mounted.
     pub mount_uid: u32,
     /// Group of the internal files.
     pub mount_gid: u32,
@@ -95,7 +93,6 @@ impl VfsConfig {
             hide_internal: false,
             umask: None,
             max_readahead_bytes: 0,
-            prefetch: 1,
             heartbeat: Duration::from_secs(12),
             background_jobs: true,
             max_deletes: 10,

@@ -1,23 +1,22 @@
-//! What every part of a mounted file system shares.
+//! What all parts of a mounted file system share.
 
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
-use juicefs_core::{ChunkStore, Clock, Ino, Lease, Meta, MetaResult, Share, stamps::Stamps};
+use juicefs_core::{ChunkIndex, ChunkStore, Clock, Ino, Lease, Meta, MetaResult, Share, stamps::Stamps};
 
 use crate::{
     VfsConfig,
     departed::Departed,
-    file::DirtyFiles,
-    maintenance::Upkeep,
+    dirty::DirtyFiles,
     metrics::{MetaOp, Metrics},
-    table::FileTable,
     tasks::Tasks,
+    upkeep::Upkeep,
 };
 
-/// Services, settings and the registries that cross files.
+/// Services, settings, and what crosses files.
 pub(crate) struct Context {
     pub(crate) meta: Arc<dyn Meta>,
     pub(crate) chunks: Arc<dyn ChunkStore>,
@@ -27,12 +26,19 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) stamps: Stamps,
     pub(crate) departed: Departed,
-    pub(crate) files: FileTable,
+    /// The open files, for what lies below them.
+    pub(crate) files: Arc<dyn OpenFiles>,
     pub(crate) dirty: DirtyFiles,
     pub(crate) upkeep: Upkeep,
     /// Bytes that read-ahead of all handles holds or fetches.
     pub(crate) ahead_bytes: AtomicUsize,
     pub(crate) moved: OnceLock<Box<ContentMoved>>,
+}
+
+/// The open files, as far as what lies below them must tell them something.
+pub(crate) trait OpenFiles: Send + Sync {
+    /// Forgets where the committed data of a chunk lies.
+    fn chunk_changed(&self, ino: Ino, index: ChunkIndex);
 }
 
 /// Takes a file and the offset from which on a front end is to forget its content and its length.
@@ -44,6 +50,7 @@ impl Context {
         chunks: Arc<dyn ChunkStore>,
         clock: Arc<dyn Clock>,
         config: VfsConfig,
+        files: Arc<dyn OpenFiles>,
     ) -> Arc<Self> {
         let upkeep = Upkeep::new(&config, chunks.as_ref());
         Arc::new(Self {
@@ -55,7 +62,7 @@ impl Context {
             metrics: Metrics::new(),
             stamps: Stamps::new(),
             departed: Departed::new(),
-            files: FileTable::new(),
+            files,
             dirty: DirtyFiles::default(),
             upkeep,
             ahead_bytes: AtomicUsize::new(0),
@@ -63,7 +70,7 @@ impl Context {
         })
     }
 
-    /// The content of a file from `off` on is not what the front end was told.
+    /// Tells the front end that the content of a file from `off` on is not what it was told.
     pub(crate) fn content_moved(&self, ino: Ino, off: u64) {
         if let Some(moved) = self.moved.get() {
             moved(ino, off);
@@ -78,7 +85,7 @@ impl Context {
         answer
     }
 
-    /// Takes memory for data that an application writes, waiting for it if need be.
+    /// Takes memory for data that an application writes, and waits for it if there is none.
     pub(crate) async fn memory(&self, bytes: usize) -> Lease {
         let budget = self.chunks.budget();
         if let Some(lease) = budget.try_acquire(Share::Write, bytes) {
@@ -89,7 +96,7 @@ impl Context {
         budget.acquire(Share::Write, bytes).await
     }
 
-    /// Makes room for a read of `bytes` when dirty data holds the memory. Never waits.
+    /// Makes room for a read of `bytes` when dirty data holds the memory. It never waits.
     pub(crate) fn make_room(&self, bytes: usize) {
         let budget = self.chunks.budget();
         if budget.used_bytes() + bytes > budget.cap_bytes() / 2 && !budget.has_room(Share::Fetch, bytes) {

@@ -1,11 +1,12 @@
-//! Which nodes lost names by this mount lately, in fixed space.
+//! Remembers, in fixed space, which nodes lost names by this mount lately.
 
 use std::collections::VecDeque;
 
 use juicefs_core::Ino;
 use parking_lot::Mutex;
 
-/// Names whose loss is remembered: far more than are lost while the kernel goes from looking a name up to opening it.
+/// How many lost names are remembered. It is far more than get lost while the kernel goes from looking a name up to
+/// opening it.
 const LOSSES: usize = 4096;
 
 /// How a node lost a name.
@@ -35,7 +36,7 @@ impl Departed {
         losses.push_back((ino, loss));
     }
 
-    /// Whether the names that the node lost were missing afterwards, all that are remembered and at least one.
+    /// Whether a loss of the node is remembered, and the name was missing afterwards each time.
     pub(crate) fn only_removed(&self, ino: Ino) -> bool {
         let losses = self.losses.lock();
         let mut of_node = losses.iter().filter(|(lost, _)| *lost == ino).map(|(_, loss)| *loss).peekable();

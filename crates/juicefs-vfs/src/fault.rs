@@ -1,8 +1,8 @@
-//! The edge where errors of the layers below become numbers for applications; they are logged here, once.
+//! The one place where errors of the layers below become error numbers for applications. They are logged here.
 
 use juicefs_core::{ChunkError, Errno, Ino, MetaError};
 
-/// The number for a failed metadata call. Answers of the operation itself pass silently.
+/// The error number for a failed metadata call. An errno that is the answer of the operation itself is not logged.
 pub(crate) fn of_meta(what: &'static str, ino: Ino, error: &MetaError) -> Errno {
     match error {
         MetaError::Posix(_) | MetaError::Unsupported(_) => {}
@@ -15,7 +15,7 @@ pub(crate) fn of_meta(what: &'static str, ino: Ino, error: &MetaError) -> Errno 
     error.errno()
 }
 
-/// The number for a failure of the data path.
+/// The error number for a failure of the data path.
 pub(crate) fn of_chunk(what: &'static str, ino: Ino, error: &ChunkError) -> Errno {
     match error {
         ChunkError::Storage(_) | ChunkError::Corrupt { .. } | ChunkError::Misuse(_) => {

@@ -4,16 +4,16 @@
 //! metadata ([`drain`]), and knows where committed data lies ([`view`], [`reader`]).
 //!
 //! Invariants:
-//! * a slice is committed only after its objects are durable, slices of one chunk strictly in the order in which they
-//!   were begun;
+//! * a slice is committed only after its objects are durable, and slices of one chunk are committed strictly in the order
+//!   in which they were begun;
 //! * whoever sees no pending slice over a range also sees views that include everything ever accepted there;
-//! * data that the store or the metadata engine does not take is kept, in its place in that order, until they do or the last
-//!   handle goes;
-//! * a file stays in the table of open files until nothing of it is dirty: there is one `File` of an inode that changes it;
-//! * `length` is what applications see: at least the end of every pending slice.
+//! * data that the store or the metadata engine does not take is kept, in its place in that order, until they do or the
+//!   last handle is gone;
+//! * a file stays in the table of open files until nothing of it is dirty, so that only one `File` changes an inode;
+//! * `length` is what applications see, which is at least the end of every pending slice.
 
+mod aging;
 mod claim;
-mod dirty;
 mod drain;
 mod lost;
 mod reader;
@@ -29,13 +29,13 @@ use juicefs_core::{Attr, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Mome
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub(crate) use self::{dirty::DirtyFiles, reader::push_zeros, view::Extent, writer::Place};
+pub(crate) use self::{reader::push_zeros, view::Extent, writer::WriteAt};
 use self::{view::Views, writer::Writer};
 use crate::{context::Context, lockers::Lockers};
 
-/// What attributes said about the content when they were last asked for. Answers to changes of our own are not noted here:
-/// they would hide what another client changed at the same time, so after a change of ours the next look makes us forget
-/// all views.
+/// What attributes said about the content when they were last asked for. Answers to changes of our own are not noted
+/// here, because they would hide what another client changed at the same time. So after a change of ours the next look
+/// makes us forget all views.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Seen {
     mtime: Timestamp,
@@ -49,8 +49,8 @@ impl From<&Attr> for Seen {
     }
 }
 
-/// What a handle knows of its data that was not stored when it should have been: writes through it fail until a flush
-/// of it has succeeded. And whether the handle is lost.
+/// What a handle knows of its data that was not stored when it should have been, and whether the handle is lost. Writes
+/// through a handle with such data fail until a flush of it has succeeded.
 #[derive(Default, Debug)]
 pub(crate) struct Unsent {
     errno: AtomicI32,
@@ -58,7 +58,7 @@ pub(crate) struct Unsent {
 }
 
 impl Unsent {
-    /// Fails with what was noted; with EIO when the handle is lost.
+    /// Fails with the error that was noted, or with EIO when the handle is lost.
     pub(crate) fn check(&self) -> Result<(), Errno> {
         self.check_kept()?;
         match self.errno.load(Ordering::Acquire) {
@@ -67,7 +67,7 @@ impl Unsent {
         }
     }
 
-    /// EIO when the handle is lost: what it held went with the session in which it held it.
+    /// Fails with EIO when the handle is lost, because what it held was lost with a session.
     pub(crate) fn check_kept(&self) -> Result<(), Errno> {
         if self.is_lost() { Err(Errno::EIO) } else { Ok(()) }
     }
@@ -77,7 +77,7 @@ impl Unsent {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// After a flush that succeeded.
+    /// Forgets the error, because a flush has succeeded.
     pub(crate) fn clear(&self) {
         self.errno.store(0, Ordering::Release);
     }
@@ -96,18 +96,18 @@ pub(crate) struct File {
     pub(crate) cx: Arc<Context>,
     pub(crate) ino: Ino,
     tier: u8,
-    /// Writes share it; truncate, fallocate and copies hold it alone.
+    /// Writes share it. Truncate, fallocate and copies hold it alone.
     gate: RwLock<()>,
     length: AtomicU64,
     /// The length that is known to be committed.
     stored: AtomicU64,
     /// How often handles of this file were lost with a session.
     losses: AtomicU64,
-    /// Counts changes of the committed content; read-ahead of another epoch is void.
+    /// Counts changes of the committed content. What was read ahead in another epoch is dropped.
     epoch: AtomicU64,
-    /// Counts what may have made the file shorter here.
+    /// Counts changes that may have made the file shorter here.
     cuts: AtomicU64,
-    /// Slices not yet committed; changed under the lock of `writer` only.
+    /// How many slices are not committed yet. It is changed under the lock of `writer` only.
     pending: AtomicUsize,
     /// The first error of a lost write, 0 for none. It stays until the last handle is released.
     failed: AtomicI32,
@@ -149,7 +149,7 @@ impl File {
         self.length.load(Ordering::Acquire)
     }
 
-    /// Changes whenever the committed content does.
+    /// A number that changes whenever the committed content does.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
@@ -172,7 +172,7 @@ impl File {
         let _ = self.failed.compare_exchange(0, errno.0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Held while data is written: keeps changes of length and layout out.
+    /// Keeps changes of length and layout out while data is written.
     pub(crate) async fn share(&self) -> RwLockReadGuard<'_, ()> {
         match self.gate.try_read() {
             Ok(guard) => guard,
@@ -180,7 +180,7 @@ impl File {
         }
     }
 
-    /// Held while length or layout change: keeps writes out.
+    /// Keeps writes out while length or layout change.
     pub(crate) async fn exclude(&self) -> RwLockWriteGuard<'_, ()> {
         match self.gate.try_write() {
             Ok(guard) => guard,
@@ -188,11 +188,11 @@ impl File {
         }
     }
 
-    /// Takes note of attributes asked for after `since`: of the length, and of changes that other clients made. Then puts
-    /// into them what this file knows better.
+    /// Takes note of attributes that were asked for after `since`, that is of the length and of changes that other clients
+    /// made. Then puts into them what this file knows better.
     ///
-    /// One look at the stamps under the lock of `writer` decides: commits and truncations of ours leave theirs under it, so
-    /// attributes asked for before one of them never bring an older length back.
+    /// One look at the stamps under the lock of `writer` decides. Our commits and truncations leave their stamps under it,
+    /// so that attributes which were asked for before one of them never bring an older length back.
     pub(crate) fn merge(&self, attr: &mut Attr, since: Moment) {
         let stored = Seen::from(&*attr);
         let fresh = {
@@ -214,8 +214,8 @@ impl File {
         }
     }
 
-    /// Puts what is accepted but not committed into attributes that were asked for after `since`; false when the file
-    /// changed here since, so that they are of no use.
+    /// Puts what is accepted but not committed into attributes that were asked for after `since`. Returns false when the
+    /// file changed here since, so that they are of no use.
     pub(crate) fn overlay(&self, attr: &mut Attr, since: Moment) -> bool {
         let mut writer = self.writer.lock();
         if self.is_dirty() {
@@ -227,8 +227,8 @@ impl File {
         !self.cx.stamps.changed(self.ino, since)
     }
 
-    /// After truncate, fallocate or a copy into this file, under [`File::exclude`]: the new length and a new layout of
-    /// `range`.
+    /// Takes note of the new length and of a new layout of `range`, after truncate, fallocate or a copy into this file. The
+    /// caller holds [`File::exclude`].
     pub(crate) fn relaid(&self, length: u64, range: std::ops::Range<u64>) {
         self.content_changed(range);
         let writer = self.writer.lock();
@@ -243,8 +243,8 @@ impl File {
         self.cuts.load(Ordering::Acquire)
     }
 
-    /// Takes note of attributes that were asked for when there had been `cuts`, while the file is changed here all the time,
-    /// so that they cannot be [merged](File::merge): whatever another client committed before shows from now on.
+    /// Takes note of attributes that were asked for when there had been `cuts`, and that cannot be [merged](File::merge)
+    /// because the file is changed here all the time. Whatever another client committed before shows from now on.
     pub(crate) fn look_again(&self, attr: &Attr, cuts: u64) {
         self.content_changed(0..u64::MAX);
         let _writer = self.writer.lock();

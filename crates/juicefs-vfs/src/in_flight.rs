@@ -1,5 +1,5 @@
-//! What has begun through a handle and has not ended. A caller that was killed may be gone before what it asked for is
-//! done; a handle ends after that.
+//! Which calls have begun through a handle and have not ended. A killed caller may be gone before what it asked for is
+//! done, and the handle must not end before that.
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -19,7 +19,7 @@ struct State {
 }
 
 impl InFlight {
-    /// Something begins; it ends when the pass is dropped.
+    /// Notes that a call begins. It has ended when the pass is dropped.
     pub(crate) fn begin(&self) -> Pass<'_> {
         let mut state = self.state.lock();
         state.begun += 1;
@@ -42,7 +42,7 @@ impl InFlight {
     }
 }
 
-/// Something under way.
+/// One call that is under way.
 pub(crate) struct Pass<'a> {
     of: &'a InFlight,
     number: u64,

@@ -1,7 +1,8 @@
-//! Files that the client itself serves: `.accesslog`, `.control`, `.stats`, `.config` (format: data.md §5.6).
+//! The internal files, which the client itself serves: `.accesslog`, `.control`, `.stats`, `.config` (format: data.md §5.6).
 
 mod access_log;
 mod control;
+mod stats;
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,9 +13,10 @@ use self::access_log::LogReader;
 pub(crate) use self::access_log::{AccessLog, EntryText, Mode, Text};
 use self::control::ReplyRoom;
 pub(crate) use self::control::{Command, Control, Malformed, Reply, Request};
-use crate::{VfsConfig, context::Context, metrics};
+use crate::{VfsConfig, context::Context};
 
-/// Inode numbers from here on are internal; the trash root and its children lie above too but are kept as metadata.
+/// Inode numbers from here on are internal. The root of the trash and its directories lie here too, but are kept as
+/// metadata.
 const FIRST: u64 = 0x7FFF_FFFF_0000_0000;
 
 /// One internal file.
@@ -28,8 +30,8 @@ pub(crate) enum Node {
 
 impl Node {
     const ALL: [Self; 4] = [Self::AccessLog, Self::Control, Self::Stats, Self::Config];
-    /// Those that a listing of the root shows. The access log never ends, and what copies or searches a whole tree would hang
-    /// on it: who wants it knows its name.
+    /// The files that a listing of the root shows. The access log is not among them: it never ends, so that a program
+    /// which copies or searches a whole tree would hang there.
     const LISTED: [Self; 2] = [Self::Stats, Self::Config];
 
     pub(crate) fn ino(self) -> Ino {
@@ -157,7 +159,7 @@ impl Internal {
         })
     }
 
-    /// EACCES unless the mode bits of an internal file grant `mask`; uid 0 always passes.
+    /// Fails with EACCES unless the mode bits of an internal file grant `mask`. Uid 0 always passes.
     pub(crate) fn access(&self, cx: &Caller, attr: &Attr, mask: u8) -> Result<(), Errno> {
         let shift = if cx.uid == attr.uid {
             6
@@ -170,8 +172,8 @@ impl Internal {
         if cx.uid == 0 || u16::from(mask) & !granted == 0 { Ok(()) } else { Err(Errno::EACCES) }
     }
 
-    /// Opens an internal file for somebody whom its mode bits let, which the kernel has not looked at on every mount, and lets
-    /// root pass who is squashed. Only `.control` opens for writing. EACCES.
+    /// Opens an internal file, or fails with EACCES. The mode bits are checked here because the kernel does not do so
+    /// on every mount, and lets a squashed root pass. Only `.control` can be opened for writing.
     pub(crate) fn open(&self, cx: &Caller, ino: Ino, flags: i32) -> Result<Arc<InternalHandle>, Errno> {
         let node = Node::of(ino).ok_or(Errno::EACCES)?;
         let attr = self.attr(ino).ok_or(Errno::EACCES)?;
@@ -203,7 +205,7 @@ pub(crate) struct InternalHandle {
 enum Content {
     Log(LogReader),
     Control(Arc<Control>),
-    /// Captured by the first read.
+    /// The text, which the first read captures.
     Stats(OnceLock<Bytes>),
     Fixed(Bytes),
 }
@@ -218,11 +220,11 @@ impl InternalHandle {
         self.node == Node::AccessLog
     }
 
-    pub(crate) async fn read(&self, cx: &Context, off: u64, size: u32) -> Result<Segments, Errno> {
+    pub(crate) async fn read(&self, cx: &Context, open_inodes: usize, off: u64, size: u32) -> Result<Segments, Errno> {
         let bytes = match &self.content {
             Content::Log(reader) => reader.read(size as usize).await,
             Content::Control(control) => control.read(off, size)?,
-            Content::Stats(text) => cut(text.get_or_init(|| metrics::render(cx, cx.files.len()).into()), off, size),
+            Content::Stats(text) => cut(text.get_or_init(|| stats::render(cx, open_inodes).into()), off, size),
             Content::Fixed(text) => cut(text, off, size),
         };
         let mut out = Segments::new();
@@ -241,7 +243,7 @@ impl InternalHandle {
         }
     }
 
-    /// Who had it open closes it: the job that runs for them is to stop.
+    /// Stops the job that runs for whoever had the file open, because they close it.
     pub(crate) fn close(&self) {
         if let Content::Control(control) = &self.content {
             control.cancel();

@@ -1,5 +1,5 @@
-//! Jobs that are asked for through `.control` (format: data.md §5.6). They run on behalf of who asked, tell how far they are,
-//! and stop when who asked is gone.
+//! The jobs that are asked for through `.control` (format: data.md §5.6). They run on behalf of a caller, tell how far
+//! they are, and stop when the caller is gone.
 
 mod compact;
 mod info;
@@ -26,33 +26,31 @@ use crate::{
     dir::Change,
     fault,
     internal::{Command, Control, Malformed, Reply, Request, Special, is_special},
-    vfs::Answer,
+    reply::VfsResult,
 };
 
-/// Jobs of one mount at the same time; more are refused with EAGAIN.
-pub(crate) const MAX_JOBS: usize = 32;
-/// Between two reports of progress.
+/// The time between two reports of progress.
 const REPORT_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a job waits until the kernel has forgotten a name.
 const FORGET_WAIT: Duration = Duration::from_secs(5);
 
-/// Chunks of a file that are asked for at once.
+/// How many chunks of a file are asked for at once.
 const STORED_PAGE: usize = 1024;
 
-/// The chunks of a file that hold something, page by page: a file may span far more than it holds.
+/// Walks the chunks of a file that hold something, page by page: a file may span far more chunks than that.
 struct StoredChunks {
     ino: Ino,
     left: Range<ChunkIndex>,
 }
 
 impl StoredChunks {
-    /// Those of a file of this length.
+    /// The chunks of a file of this length.
     fn new(ino: Ino, length: u64) -> Self {
         let end = ChunkIndex::try_from(length.div_ceil(CHUNK_SIZE)).unwrap_or(ChunkIndex::MAX);
         Self { ino, left: 0..end }
     }
 
-    /// The next of them; none at the end.
+    /// The next page of chunks, empty at the end.
     async fn next(&mut self, meta: &dyn Meta) -> MetaResult<Vec<ChunkIndex>> {
         if self.left.is_empty() {
             return Ok(Vec::new());
@@ -66,17 +64,14 @@ impl StoredChunks {
     }
 }
 
-/// Takes a name of a directory that a front end is to forget, and what to call once it has.
-pub(crate) type ForgetName = dyn Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync;
-
 impl Vfs {
-    /// Says how names are forgotten that changed without a request of the front end. To be called once, before the first
-    /// operation; a second call changes nothing.
+    /// Says how the front end forgets names that changed without a request of its own. This is to be called once,
+    /// before the first operation; a second call changes nothing.
     pub fn on_forget(&self, forget: impl Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync + 'static) {
         let _ = self.forget.set(Box::new(forget));
     }
 
-    /// Starts the job that a request asks for, or answers why there is none.
+    /// Starts the job that a request asks for, or answers why it does not run.
     pub(crate) fn start_job(&self, cx: &Caller, control: &Arc<Control>, request: Request) {
         let code = request.command;
         let refuse = |errno| control.finish(&Reply::Done(Err(errno)));
@@ -126,7 +121,7 @@ impl Vfs {
         name: Bytes,
         how: TreeRemoval,
         progress: &Progress,
-    ) -> Answer<()> {
+    ) -> VfsResult<()> {
         if self.internal.find(parent, &name) == Some(Special::Trash) {
             return self.empty_trash(cx, how, progress).await;
         }
@@ -139,9 +134,9 @@ impl Vfs {
         answered("rmr", parent, outcome)
     }
 
-    /// Removes for good what is in the trash, hour by hour. The trash itself stays. Goes on after an hour that cannot be
-    /// removed; the first error is the answer. EPERM for all but root.
-    async fn empty_trash(&self, cx: &Caller, how: TreeRemoval, progress: &Progress) -> Answer<()> {
+    /// Removes for good what is in the trash, hour by hour. The trash itself stays. It goes on after an hour that
+    /// cannot be removed, and the first error is the answer. EPERM for all but root.
+    async fn empty_trash(&self, cx: &Caller, how: TreeRemoval, progress: &Progress) -> VfsResult<()> {
         if cx.uid != 0 {
             return Err(Errno::EPERM);
         }
@@ -172,13 +167,13 @@ impl Vfs {
         (to, name): (Ino, Bytes),
         how: Cloning,
         progress: &Progress,
-    ) -> Answer<()> {
+    ) -> VfsResult<()> {
         if is_special(source) || is_special(to) || self.internal.reserves(to, &name) {
             return Err(Errno::EPERM);
         }
         // The copy is one of what was written, not of what has arrived so far. Data that were lost are reported to their
         // writers.
-        if let Some(file) = self.cx.files.get(source) {
+        if let Some(file) = self.files.get(source) {
             let _ = file.flush().await;
         } else {
             let _ = self.flush_all().await;
@@ -194,7 +189,7 @@ impl Vfs {
         answered("clone", source, copied.map(drop))
     }
 
-    /// Makes the kernel forget a name and waits until it has, so that who asked for the job sees what it did.
+    /// Makes the kernel forget a name and waits until it has, so that whoever asked for the job sees what it did.
     async fn forget_name(&self, parent: Ino, name: Bytes) {
         self.cx.stamps.touch(parent);
         let Some(forget) = self.forget.get() else { return };
@@ -211,7 +206,7 @@ impl Vfs {
     }
 }
 
-/// How a job that may not begin is answered: each kind tells of failures in its own way.
+/// The answer to a job that may not begin. Each kind of job tells of failures in its own way.
 fn refusal(command: &Command, errno: Errno) -> Reply {
     match command {
         Command::Info { ino, text, .. } => {
@@ -223,12 +218,12 @@ fn refusal(command: &Command, errno: Errno) -> Reply {
     }
 }
 
-/// The number for an outcome; failures of the layers below are logged.
-fn answered(what: &'static str, ino: Ino, outcome: MetaResult<()>) -> Answer<()> {
+/// The answer for an outcome. Failures of the layers below are logged.
+fn answered(what: &'static str, ino: Ino, outcome: MetaResult<()>) -> VfsResult<()> {
     outcome.map_err(|error| fault::of_meta(what, ino, &error))
 }
 
-/// Does the work, reports on it, and answers. When the mount ends the job is asked to stop, and is waited for.
+/// Does the work of a job, reports on it, and answers. When the mount ends it asks the job to stop, and waits for it.
 async fn run(
     vfs: Arc<Vfs>,
     caller: Caller,

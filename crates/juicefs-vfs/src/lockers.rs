@@ -1,15 +1,13 @@
-//! Which owners asked for locks through which handles of a file: closing releases what they hold, and asks nobody where
-//! nothing was ever asked for.
+//! Remembers which owners asked for locks through which handles of a file. So closing a handle releases what they hold,
+//! and costs nothing where nobody ever asked for a lock.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, futures::Notified};
 
-use crate::file::File;
-
-/// The lock owners of one file, as far as they are of this mount. Owners are noted before they get a lock, so that none is
+/// The owners of locks of one file that belong to this mount. They are noted before they get a lock, so that none is
 /// missed whatever becomes of the request.
 #[derive(Default)]
 pub(crate) struct Lockers {
@@ -23,22 +21,22 @@ struct State {
     files: HashMap<u64, u64>,
     /// Owners of ranges, with the handles through which they asked.
     ranges: HashMap<u64, SmallVec<[u64; 1]>>,
-    /// Handles under release that may hold locks.
+    /// How many handles that may hold locks are being released.
     leaving: usize,
 }
 
 impl Lockers {
-    /// An owner asks for a lock on the whole file. Whether it did so before.
+    /// Notes that an owner asks for a lock on the whole file. Returns whether it did so before.
     pub(crate) fn note_file(&self, fh: u64, owner: u64) -> bool {
         self.state.lock().files.insert(fh, owner).is_some()
     }
 
-    /// The owner that may hold a lock on the whole file through a handle; it does not from now on.
+    /// Takes out the owner that may hold a lock on the whole file through a handle.
     pub(crate) fn take_file(&self, fh: u64) -> Option<u64> {
         self.state.lock().files.remove(&fh)
     }
 
-    /// An owner asks for a lock on a range. Whether it did so before.
+    /// Notes that an owner asks for a lock on a range. Returns whether it did so before.
     pub(crate) fn note_range(&self, fh: u64, owner: u64) -> bool {
         let mut state = self.state.lock();
         let handles = state.ranges.entry(owner).or_default();
@@ -54,13 +52,14 @@ impl Lockers {
         self.state.lock().ranges.contains_key(&owner)
     }
 
-    /// The handles through which an owner may hold ranges; it holds none from now on.
+    /// Takes out the handles through which an owner may hold ranges.
     pub(crate) fn take_ranges(&self, owner: u64) -> Option<SmallVec<[u64; 1]>> {
         self.state.lock().ranges.remove(&owner)
     }
 
-    /// Whether a handle is lost with these owners of locks on the whole file, and of ranges. Which process writes through which
-    /// handle is not known: one that writes, and through which nobody asked for ranges, may belong to a process that held some.
+    /// Whether a handle is lost when these owners lose their locks on the whole file, and on ranges. Nobody knows which
+    /// process writes through which handle, so a handle that writes, and through which nobody asked for ranges, may
+    /// belong to a process that held some.
     pub(crate) fn is_lost(&self, fh: u64, writes: bool, files: &[u64], ranges: &[u64]) -> bool {
         let state = self.state.lock();
         let held = state.files.get(&fh).is_some_and(|owner| files.contains(owner));
@@ -69,31 +68,21 @@ impl Lockers {
         held || ranges.iter().any(asked) || !ranges.is_empty() && nobodys()
     }
 
-    /// Whether a handle is being released whose locks are not yet.
+    /// Whether a handle is being released whose locks are not released yet.
     pub(crate) fn is_leaving(&self) -> bool {
         self.state.lock().leaving > 0
     }
 
-    /// Ends when a handle has left with its locks; misses none once it is enabled.
+    /// Completes when a handle has left with its locks. It misses none once it is enabled.
     pub(crate) fn gone(&self) -> Notified<'_> {
         self.gone.notified()
     }
-}
 
-/// What is to be released with a handle.
-pub(crate) struct Leaving {
-    file: Arc<File>,
-    /// Owner of its lock on the whole file.
-    pub(crate) file_owner: Option<u64>,
-    /// Owners that asked for ranges through this handle alone. Owners that are processes released theirs when they closed
-    /// it; what is left are open files (`F_OFD_SETLK`).
-    pub(crate) range_owners: SmallVec<[u64; 1]>,
-}
-
-impl Leaving {
-    /// Takes what goes with the handle out of the books; `None` when nothing was ever locked through it.
-    pub(crate) fn begin(file: &Arc<File>, fh: u64) -> Option<Self> {
-        let mut state = file.lockers.state.lock();
+    /// Takes out the owner of a lock on the whole file that goes with a handle, and the owners that asked for ranges
+    /// through this handle alone. `None` when nothing was ever locked through it; otherwise the handle is leaving until
+    /// [`Lockers::left`].
+    pub(crate) fn leave(&self, fh: u64) -> Option<(Option<u64>, SmallVec<[u64; 1]>)> {
+        let mut state = self.state.lock();
         let file_owner = state.files.remove(&fh);
         let mut range_owners = SmallVec::new();
         state.ranges.retain(|owner, handles| {
@@ -107,13 +96,12 @@ impl Leaving {
             return None;
         }
         state.leaving += 1;
-        Some(Self { file: Arc::clone(file), file_owner, range_owners })
+        Some((file_owner, range_owners))
     }
-}
 
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.file.lockers.state.lock().leaving -= 1;
-        self.file.lockers.gone.notify_waiters();
+    /// Notes that a handle has left with its locks.
+    pub(crate) fn left(&self) {
+        self.state.lock().leaving -= 1;
+        self.gone.notify_waiters();
     }
 }

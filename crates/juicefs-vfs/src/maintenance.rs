@@ -1,91 +1,24 @@
-//! Upkeep of the volume by this client: the session's heartbeat, statistics, flushing by age, deletion, compaction and the
-//! hourly jobs of which one client of the volume does each.
+//! The upkeep of the volume by this client: the heartbeat of the session, statistics, flushing by age, deletion,
+//! compaction, and the hourly jobs of which one client of the volume does each.
 //!
-//! Every loop is a named task that ends when the mount shuts down. What is cut off is found again by a later round, here or
-//! in another client: each step is restartable.
+//! Every loop is a named task that ends when the mount shuts down. Each step can be started again, so that a later
+//! round, here or in another client, finds what was cut off.
 
 mod compaction;
 mod deletion;
 mod jobs;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use juicefs_core::{ChunkIndex, ChunkStore, Ino, MetaError, SliceKey, meta::Freed};
-use parking_lot::Mutex;
+use juicefs_core::MetaError;
 use rand::Rng;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
 
-use self::deletion::Garbage;
-use crate::{VfsConfig, context::Context, table::HandleTable};
+use crate::{context::Context, table::HandleTable};
 
-/// Files and slices that may wait for deletion; what comes beyond is found by the hourly job.
-const MAX_GARBAGE: usize = 1 << 16;
-/// Chunks compacted at the same time.
-const MAX_COMPACTIONS: usize = 10;
-/// Between two passes over dirty files.
+/// The time between two passes over dirty files.
 const FLUSH_TICK: Duration = Duration::from_millis(500);
-/// Between two rounds of writing statistics.
+/// The time between two rounds in which statistics are written.
 const STATISTICS_PAUSE: Duration = Duration::from_secs(1);
-
-/// What upkeep has queued and under way.
-pub(crate) struct Upkeep {
-    garbage: mpsc::Sender<Garbage>,
-    garbage_queue: Mutex<Option<mpsc::Receiver<Garbage>>>,
-    compacting: Mutex<HashSet<(Ino, ChunkIndex)>>,
-    /// Chunks whose compaction waits until nobody writes to them, with the time of the last write that was seen.
-    postponed: Mutex<HashMap<(Ino, ChunkIndex), Instant>>,
-    max_compactions: usize,
-    max_deletes: usize,
-    fatal: watch::Sender<Option<String>>,
-}
-
-impl Upkeep {
-    pub(crate) fn new(config: &VfsConfig, chunks: &dyn ChunkStore) -> Self {
-        let (garbage, queue) = mpsc::channel(MAX_GARBAGE);
-        // Each compaction holds a block and reads another; all together must leave room for applications.
-        let by_memory = chunks.budget().cap_bytes() / (4 * chunks.block_size().max(1));
-        Self {
-            garbage,
-            garbage_queue: Mutex::new(Some(queue)),
-            compacting: Mutex::default(),
-            postponed: Mutex::default(),
-            max_compactions: by_memory.clamp(1, MAX_COMPACTIONS),
-            max_deletes: if config.read_only { 0 } else { config.max_deletes },
-            fatal: watch::Sender::new(None),
-        }
-    }
-
-    /// Queues the data of a removed file for deletion.
-    pub(crate) fn free(&self, file: Freed) {
-        self.queue(Garbage::File(file));
-    }
-
-    /// Queues the objects of a slice that was never committed for deletion.
-    pub(crate) fn discard(&self, slice: SliceKey) {
-        self.queue(Garbage::Uncommitted(slice));
-    }
-
-    fn queue(&self, garbage: Garbage) {
-        if self.max_deletes > 0 && self.garbage.try_send(garbage).is_err() {
-            tracing::debug!(?garbage, "deletion is left to the hourly job");
-        }
-    }
-
-    /// Waits until this mount can no longer serve and returns the sentence that says why.
-    pub(crate) async fn fatal(&self) -> String {
-        let mut fatal = self.fatal.subscribe();
-        // The sender lives as long as self, so waiting cannot fail.
-        let reason = fatal.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-        reason.unwrap_or_default()
-    }
-}
 
 impl Context {
     /// Starts all loops.
@@ -134,7 +67,7 @@ impl Context {
         }
     }
 
-    /// Renews the session: alone, so that nothing else delays it.
+    /// Renews the session, and does nothing else, so that nothing delays it.
     async fn heartbeat(self: Arc<Self>) {
         loop {
             tokio::time::sleep(jittered(self.config.heartbeat)).await;
@@ -145,7 +78,7 @@ impl Context {
         }
     }
 
-    /// Takes up what others changed. That the volume is gone is believed when it is seen twice.
+    /// Takes up what other clients changed. Only when it finds twice that the volume is gone it believes that.
     async fn refresh(self: Arc<Self>) {
         let mut gone = false;
         loop {
@@ -165,7 +98,7 @@ impl Context {
         }
     }
 
-    /// What is due every second.
+    /// Does what is due every second.
     async fn statistics(self: Arc<Self>) {
         for file in self.meta.release_replaced().await {
             self.upkeep.free(file);

@@ -1,10 +1,11 @@
-//! The operations of [`Vfs`](crate::Vfs), by what they work on.
+//! The operations of [`Vfs`](crate::Vfs), sorted by what they work on.
 
 mod attrs;
 mod dirs;
 mod files;
 mod flags;
 mod layout;
+mod leaving;
 mod locks;
 mod names;
 mod set_id;
@@ -12,7 +13,7 @@ mod xattrs;
 
 use juicefs_core::{Errno, limits::MAX_NAME_BYTES};
 
-/// ENAMETOOLONG for names that no directory can hold.
+/// Fails with ENAMETOOLONG for names that no directory can hold.
 fn check_name(name: &[u8]) -> Result<(), Errno> {
     if name.len() > MAX_NAME_BYTES { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
 }

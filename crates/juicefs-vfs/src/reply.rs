@@ -1,11 +1,15 @@
-//! What operations answer; front ends turn these into their own wire forms.
+//! The answers of operations. Front ends turn them into their own wire forms.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use juicefs_core::{Attr, FileType, Ino};
+use juicefs_core::{Attr, Errno, FileType, Ino};
 
-/// A name that was found or made. `ino` 0 is a negative entry: the name does not exist, valid for `entry_ttl`.
+/// The answer of an operation.
+pub(crate) type VfsResult<T> = Result<T, Errno>;
+
+/// A name that was found or made. With `ino` 0 it is a negative entry, which says for `entry_ttl` that the name does
+/// not exist.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The inode, 0 for a negative entry.
@@ -34,9 +38,9 @@ pub struct AttrReply {
 pub struct Opened {
     /// Handle number, never 0.
     pub fh: u64,
-    /// Pages that the kernel still has of this file are good.
+    /// The pages that the kernel still has of this file are good.
     pub keep_cache: bool,
-    /// The access time is another than at the last open, which the kernel may still believe.
+    /// The access time is not that of the last open, which the kernel may still have.
     pub new_atime: bool,
     /// The kernel must not cache pages (internal files).
     pub direct_io: bool,
@@ -57,13 +61,13 @@ pub struct DirItem {
     pub ino: Ino,
     /// Kind of the node.
     pub kind: FileType,
-    /// Offset of the *next* entry: reading on from here gives what follows this one.
+    /// The offset of the *next* entry. Whoever reads on from here gets what follows this one.
     pub cookie: u64,
-    /// The whole entry, when it was asked for and is known to be fresh; `None` means node id 0 in READDIRPLUS.
+    /// The whole entry, if it was asked for and is known to be fresh. `None` becomes node id 0 in READDIRPLUS.
     pub entry: Option<Entry>,
 }
 
-/// Answer to statfs.
+/// The answer to statfs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StatFs {
     /// Blocks of `frsize` in all.

@@ -1,4 +1,4 @@
-//! Open inodes and handles by number.
+//! The tables of open inodes and of handles, by number.
 
 use std::{
     collections::HashMap,
@@ -9,12 +9,12 @@ use std::{
     },
 };
 
-use juicefs_core::{Attr, Errno, Ino, Timestamp, stamps::Moment};
+use juicefs_core::{Attr, ChunkIndex, Errno, Ino, Timestamp, limits::CHUNK_SIZE, stamps::Moment};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
     ahead::Ahead,
-    context::Context,
+    context::{Context, OpenFiles},
     dir::DirHandle,
     file::{File, Unsent},
     in_flight::InFlight,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 const SHARDS: usize = 64;
-/// Closed files whose state at the last open is remembered, at least.
+/// How many closed files are remembered at least, with their state at the last open.
 const REMEMBERED: usize = 1 << 14;
 
 struct Slot {
@@ -69,8 +69,9 @@ impl FileTable {
         file
     }
 
-    /// Counts one handle less. The last one takes the state with it, and with that any sticky error. Returns false and does
-    /// nothing if data of the last one still waits for its commit: it would come over what the next opener writes.
+    /// Counts one handle less. With the last one the state goes, and with that any error that the file remembers. If
+    /// data still waits for its commit then, it returns false and does nothing, because that data would come over what
+    /// the next opener writes.
     pub(crate) fn release(&self, file: &Arc<File>) -> bool {
         let ino = file.ino;
         let mut shard = self.shard(ino).lock();
@@ -101,13 +102,23 @@ impl FileTable {
     }
 }
 
-/// What a file looked like when it was opened last: decides whether the kernel may keep its pages and attributes.
+impl OpenFiles for FileTable {
+    fn chunk_changed(&self, ino: Ino, index: ChunkIndex) {
+        if let Some(file) = self.get(ino) {
+            let start = u64::from(index) * CHUNK_SIZE;
+            file.content_changed(start..start + 1);
+        }
+    }
+}
+
+/// What files looked like when they were opened last. By this it is decided whether the kernel may keep pages and
+/// attributes.
 #[derive(Default)]
 pub(crate) struct LastOpens {
     looks: Mutex<Generations>,
 }
 
-/// Looks by inode; when the younger map is full it becomes the older one, and what was there is forgotten.
+/// States by inode, in two maps. When the younger map is full it becomes the older one, and what was there is forgotten.
 #[derive(Default)]
 struct Generations {
     younger: HashMap<Ino, Look>,
@@ -120,7 +131,7 @@ struct Look {
     atime: Timestamp,
 }
 
-/// What is as it was at the last open.
+/// Which parts of a file are as they were at the last open.
 #[derive(Clone, Copy)]
 pub(crate) struct Unchanged {
     /// The content, as far as times and length tell.

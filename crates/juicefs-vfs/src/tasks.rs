@@ -1,4 +1,4 @@
-//! Background tasks: each has a name, stops when told, and is joined at the end.
+//! The background tasks of a mount. Each has a name, stops when it is told to, and is joined at the end.
 
 use std::{sync::OnceLock, time::Duration};
 

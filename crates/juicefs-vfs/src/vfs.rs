@@ -1,37 +1,43 @@
-//! The file system as front ends call it: what it is made of, its start and its end. The operations are in `ops/`.
+//! The file system that front ends call: what it is made of, how it starts and ends, and the wrapper that every
+//! operation runs through. The operations themselves are in `ops/`.
 
 use std::{
     collections::HashMap,
     fmt,
     future::Future,
+    pin::Pin,
     sync::{Arc, OnceLock, Weak},
     time::Instant,
 };
 
+use bytes::Bytes;
 use juicefs_core::{
-    Attr, Caller, ChunkStore, Clock, Errno, Ino, Meta, MetaResult, SessionId, meta::SessionLoss, stamps::Moment,
+    Attr, Caller, ChunkStore, Clock, Ino, Meta, MetaResult, SessionId, meta::SessionLoss, stamps::Moment,
 };
 use tokio::sync::Semaphore;
 
 use crate::{
     Entry, VfsConfig,
     context::Context,
-    dir::OpenDirs,
     fault,
     file::{File, Unsent},
     internal::Internal,
-    jobs::{ForgetName, MAX_JOBS},
     metrics::{MetaOp, Op},
-    table::{Handle, HandleTable, LastOpens},
+    open_dirs::OpenDirs,
+    reply::VfsResult,
+    table::{FileTable, Handle, HandleTable, LastOpens},
 };
 
-/// What operations answer.
-pub(crate) type Answer<T> = Result<T, Errno>;
+/// How many jobs of one mount run at the same time. More are refused with EAGAIN.
+const MAX_JOBS: usize = 32;
 
-/// What went with a session of one file.
+/// Takes a name of a directory that a front end is to forget, and what to call once it has.
+pub(crate) type ForgetName = dyn Fn(Ino, Bytes, Box<dyn FnOnce() + Send>) + Send + Sync;
+
+/// What one file lost with a session.
 #[derive(Default)]
 struct Lost {
-    /// It has no name, so that all went.
+    /// The file has no name, so that all of it is lost.
     all: bool,
     /// Owners of locks on the whole file.
     files: Vec<u64>,
@@ -48,6 +54,7 @@ struct Lost {
 pub struct Vfs {
     pub(crate) cx: Arc<Context>,
     pub(crate) internal: Internal,
+    pub(crate) files: Arc<FileTable>,
     pub(crate) handles: Arc<HandleTable>,
     pub(crate) dirs: OpenDirs,
     pub(crate) opens: LastOpens,
@@ -60,12 +67,12 @@ pub struct Vfs {
 
 impl fmt::Debug for Vfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vfs").field("open_inodes", &self.cx.files.len()).finish_non_exhaustive()
+        f.debug_struct("Vfs").field("open_inodes", &self.files.len()).finish_non_exhaustive()
     }
 }
 
 impl Vfs {
-    /// A file system over these services. Nothing runs in the background before [`Vfs::start`].
+    /// Makes a file system over these services. Nothing runs in the background before [`Vfs::start`].
     #[must_use]
     pub fn new(
         meta: Arc<dyn Meta>,
@@ -74,9 +81,11 @@ impl Vfs {
         config: VfsConfig,
     ) -> Arc<Self> {
         let internal = Internal::new(&config, clock.now());
+        let files = Arc::new(FileTable::new());
         let vfs = Arc::new_cyclic(|me| Self {
-            cx: Context::new(meta, chunks, clock, config),
+            cx: Context::new(meta, chunks, clock, config, Arc::clone(&files) as _),
             internal,
+            files,
             handles: Arc::new(HandleTable::new()),
             dirs: OpenDirs::default(),
             opens: LastOpens::default(),
@@ -93,7 +102,7 @@ impl Vfs {
         vfs
     }
 
-    /// Another client has ended the session: takes note of what went with it, before there is a new one.
+    /// Takes note of what was lost with a session that another client has ended, before there is a new one.
     fn lose(&self, loss: &SessionLoss) {
         let mut lost: HashMap<Ino, Lost> = HashMap::new();
         for (ino, owner) in &loss.flocks {
@@ -124,9 +133,9 @@ impl Vfs {
         }
     }
 
-    /// Says how a front end forgets content that lies elsewhere than it was told, from an offset on, and the length. It must
-    /// not wait for a request that is being served. To be called once, before the first operation; a second call changes
-    /// nothing.
+    /// Says how the front end forgets the length of a file, and its content from an offset on, when these are not what
+    /// it was told. `moved` must not wait for a request that is being served. This is to be called once, before the
+    /// first operation; a second call changes nothing.
     pub fn on_moved(&self, moved: impl Fn(Ino, u64) + Send + Sync + 'static) {
         let _ = self.cx.moved.set(Box::new(moved));
     }
@@ -140,7 +149,7 @@ impl Vfs {
     /// Ends the sessions of clients that are known to be dead, with their locks and the files that only they kept.
     ///
     /// Fails with EIO when the metadata engine does; what is left then is ended by the heartbeat of some client.
-    pub async fn end_sessions(&self, dead: &[SessionId]) -> Answer<()> {
+    pub async fn end_sessions(&self, dead: &[SessionId]) -> VfsResult<()> {
         let ended = self.cx.meta.end_sessions(dead).await;
         let freed = ended.map_err(|error| fault::of_meta("end of dead sessions", Ino::ROOT, &error))?;
         freed.into_iter().for_each(|file| self.cx.upkeep.free(file));
@@ -151,7 +160,7 @@ impl Vfs {
     ///
     /// Fails with the first error of lost data; everything is closed all the same. Call it once, after the last operation;
     /// not cancel safe.
-    pub async fn shutdown(&self) -> Answer<()> {
+    pub async fn shutdown(&self) -> VfsResult<()> {
         let mut result = self.flush_all().await;
         if result.is_err() {
             // They had their chance, and closing each handle would give them another one.
@@ -172,8 +181,8 @@ impl Vfs {
         result
     }
 
-    /// Commits everything that was accepted so far. Fails with the first error of lost data, after trying all files.
-    pub async fn flush_all(&self) -> Answer<()> {
+    /// Commits everything that was accepted so far. It tries all files, and fails with the first error of lost data.
+    pub async fn flush_all(&self) -> VfsResult<()> {
         let flushes = self.cx.dirty.list().into_iter().map(|file| async move { file.flush().await });
         futures_util::future::join_all(flushes).await.into_iter().collect()
     }
@@ -191,25 +200,31 @@ impl Vfs {
         self.cx.upkeep.fatal().await
     }
 
-    /// Counts a finished operation and writes its line into the access log.
-    pub(crate) fn done<T>(
+    /// Runs one operation of a front end to its end: takes its time, counts it, and writes its line into the access log if
+    /// anybody reads that. `args` appends arguments and result to the name of the operation.
+    ///
+    /// `work` is pinned by the caller, so that its future lies in the caller's once and is not moved.
+    pub(crate) async fn operation<T>(
         &self,
         op: Op,
-        begun: Instant,
         cx: &Caller,
-        answer: &Answer<T>,
-        args: impl FnOnce(&mut String) -> fmt::Result,
-    ) {
+        work: Pin<&mut impl Future<Output = VfsResult<T>>>,
+        args: impl FnOnce(&mut String, &VfsResult<T>) -> fmt::Result,
+    ) -> VfsResult<T> {
+        let begun = Instant::now();
+        let answer = work.await;
         let spent = begun.elapsed();
         let failed = answer.as_ref().err().copied();
         self.cx.metrics.op_done(op, spent, failed);
         if self.internal.log.wants(spent) {
+            let args = |line: &mut String| args(line, &answer);
             self.internal.log.line(self.cx.clock.now(), cx, spent, failed, op.name(), args);
         }
+        answer
     }
 
     /// Makes one metadata call and turns its error into a number.
-    pub(crate) async fn ask<T>(&self, op: MetaOp, ino: Ino, call: impl Future<Output = MetaResult<T>>) -> Answer<T> {
+    pub(crate) async fn ask<T>(&self, op: MetaOp, ino: Ino, call: impl Future<Output = MetaResult<T>>) -> VfsResult<T> {
         self.cx.timed(op, call).await.map_err(|error| fault::of_meta(op.name(), ino, &error))
     }
 
@@ -225,8 +240,8 @@ impl Vfs {
         }
     }
 
-    /// Brings attributes asked for after `since` up to what applications here have done, and takes note of them. Returns
-    /// whether they may be kept: not when the node was changed here meanwhile.
+    /// Brings attributes that were asked for after `since` up to what applications here have done, and takes note of
+    /// them. Returns whether they may be kept, which they may not if the node was changed here meanwhile.
     pub(crate) async fn refresh(&self, ino: Ino, attr: &mut Attr, since: Moment) -> bool {
         let mut asked = since;
         let fresh = !self.cx.stamps.changed(ino, since);
@@ -241,7 +256,7 @@ impl Vfs {
         if attr.is_dir() {
             self.dirs.seen(ino, attr);
         } else if attr.is_file()
-            && let Some(file) = self.cx.files.get(ino)
+            && let Some(file) = self.files.get(ino)
         {
             file.merge(attr, asked);
         }

@@ -1,4 +1,4 @@
-//! `juicefs bench`: how fast a directory is, with big files and with many small ones (cli.md §8.1).
+//! `juicefs bench` measures how fast a directory is, with big files and with many small ones (cli.md §8.1).
 
 mod load;
 mod report;
@@ -18,7 +18,7 @@ use self::{
 };
 use crate::{config::args::BenchArgs, paths::absolute, terminal};
 
-/// What to run, checked.
+/// What is to be run; all numbers are checked.
 #[derive(Clone, Debug)]
 struct Plan {
     dir: PathBuf,
@@ -111,7 +111,7 @@ fn step(case: &Case, step: Step, scratch: &Scratch, plan: &Plan) -> Result<f64> 
     Ok(seconds)
 }
 
-/// The directory that holds the files; it goes with the value, whatever happened.
+/// The directory that holds the files. It is removed when the value is dropped, whatever happened.
 struct Scratch(PathBuf);
 
 impl Scratch {

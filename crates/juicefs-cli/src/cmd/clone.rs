@@ -1,4 +1,4 @@
-//! `juicefs clone` (cli.md §8.6).
+//! `juicefs clone` copies a file or a tree without copying data (cli.md §8.6).
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -8,7 +8,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::{
     config::args::CloneArgs,
     control::{Command, Control, ROOT_INO},
-    paths::{Dir, Place, ends_in_slash},
+    paths::{Dir, Located, ends_in_slash},
     terminal,
 };
 
@@ -20,12 +20,12 @@ const PRESERVE: u8 = 2;
 /// # Errors
 /// When source and target do not lie in one mount, the target exists or lies in the source, or the mount refuses.
 pub(crate) fn run(args: &CloneArgs) -> Result<()> {
-    let source = Place::of(&args.source)?;
+    let source = Located::of(&args.source)?;
     let node = source.existing()?;
     let target = if ends_in_slash(&args.target) {
-        Place { dir: Dir::open(&args.target)?, name: source.name.clone() }
+        Located { dir: Dir::open(&args.target)?, name: source.name.clone() }
     } else {
-        Place::of(&args.target)?
+        Located::of(&args.target)?
     };
     if target.node()?.is_some() {
         bail!("{} exists already", target.path().display());
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &CloneArgs) -> Result<()> {
     Ok(())
 }
 
-/// The umask of this process: asking for it means setting it for a moment, which no other thread notices here.
+/// The umask of this process. To ask for it sets it for a moment, which no other thread notices here.
 fn own_umask() -> u16 {
     let mask = umask(Mode::empty());
     umask(mask);

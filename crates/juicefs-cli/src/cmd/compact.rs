@@ -1,4 +1,4 @@
-//! `juicefs compact` (cli.md §8.7).
+//! `juicefs compact` joins the slices of files (cli.md §8.7).
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! `juicefs config`: shows or changes the setting of a volume (cli.md §5.2).
+//! `juicefs config` shows or changes the setting of a volume (cli.md §5.2).
 
 use std::{ffi::OsString, sync::Arc};
 
@@ -57,7 +57,7 @@ pub(crate) async fn run(args: &ConfigArgs, words: &[OsString], here: &Surroundin
     Ok(())
 }
 
-/// The setting as it is stored, secrets encrypted or removed.
+/// The setting as it is stored, in which secrets are encrypted or removed.
 async fn stored(engine: &Arc<dyn Engine>) -> Result<Format> {
     match engine.load_setting().await.context("load setting")?.filter(|json| !json.is_empty()) {
         Some(json) => Format::from_json(&json).context("load setting"),
@@ -65,7 +65,7 @@ async fn stored(engine: &Arc<dyn Engine>) -> Result<Format> {
     }
 }
 
-/// The setting of a volume whose secrets a dump has stripped, if a new one is being given: this is how they come back.
+/// The setting of a volume whose secrets a dump has removed, if a new secret is being given. This is how they come back.
 async fn without_removed_secrets(engine: &Arc<dyn Engine>, args: &ConfigArgs) -> Result<Option<Format>> {
     if args.storage.secret_key.is_none() && args.storage.session_token.is_none() {
         return Ok(None);
@@ -134,7 +134,7 @@ async fn check_limits(format: &Format, engine: &Arc<dyn Engine>, yes: bool) -> R
     Ok(())
 }
 
-/// Quotas of directories rest on their statistics.
+/// Refuses to turn statistics of directories off while quotas need them.
 async fn refuse_while_limited(engine: &Arc<dyn Engine>) -> Result<()> {
     let client = open_reader(engine).await?;
     let mut limited = Vec::new();

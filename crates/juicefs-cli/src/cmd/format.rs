@@ -1,4 +1,4 @@
-//! `juicefs format`: makes a volume, or changes the setting of one (cli.md §5.1).
+//! `juicefs format` makes a volume, or changes the setting of one (cli.md §5.1).
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     volume::{cipher, open_engine, open_storage, shown},
 };
 
-/// Formats.
+/// Formats a volume.
 ///
 /// # Errors
 /// A sentence for the user. The metadata are written last, so a failed format leaves no volume.

@@ -1,9 +1,9 @@
-//! `juicefs info` (cli.md §6.4).
+//! `juicefs info` shows what a mount knows of files and directories (cli.md §6.4).
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use juicefs_core::tree::bytes_text;
+use juicefs_core::tree::long_bytes_text;
 use serde::Deserialize;
 
 use crate::{
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
 fn shown(path: &Path, info: &Info) -> String {
     let Summary { length, size, files, dirs } = &info.summary;
     let mut out = format!("{} :\n  inode: {}\n  files: {files}\n   dirs: {dirs}\n", path.display(), info.ino);
-    out += &format!(" length: {}\n   size: {}\n", bytes_text(*length), bytes_text(*size));
+    out += &format!(" length: {}\n   size: {}\n", long_bytes_text(*length), long_bytes_text(*size));
     out += &match info.paths.as_deref().unwrap_or_default() {
         [] => "   path: unknown\n".to_owned(),
         [path] => format!("   path: {path}\n"),
@@ -144,7 +144,7 @@ fn chunk_rows(info: &Info) -> Vec<Vec<String>> {
     chunks.map(|c| [c.chunk_index, c.id, c.size, c.off, c.len].map(|n| n.to_string()).to_vec()).collect()
 }
 
-/// With the position of each block in the file; what lies beyond its end is not shown.
+/// The rows of blocks, with the offset of each in the file. What lies beyond the end of the file is not shown.
 fn object_rows(info: &Info) -> Vec<Vec<String>> {
     let (mut rows, mut chunk, mut within) = (Vec::new(), 0, 0);
     for part in info.objects.iter().flatten() {

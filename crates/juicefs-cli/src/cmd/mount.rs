@@ -1,7 +1,7 @@
-//! `juicefs mount` (cli.md §7.1): from checked flags to a process that serves until it is unmounted.
+//! `juicefs mount` makes a process of checked flags, which serves until it is unmounted (cli.md §7.1).
 //!
 //! One process serves a mount. A supervisor that restarts it would stand between [`daemon::detach`] and
-//! [`service::serve`]; nothing here assumes that it does not exist.
+//! [`service::serve`]; nothing here assumes that there is none.
 
 mod config_json;
 mod flags;
@@ -90,7 +90,7 @@ fn report(config: &MountConfig, outcome: Outcome) -> Result<()> {
     Ok(())
 }
 
-/// What a mount leaves on the machine, once it is there. Best effort: the mount is not undone for it.
+/// Leaves on the machine what a mount leaves there. When that fails the mount stays.
 fn after_mount(config: &MountConfig, fstab_options: Option<&str>) {
     let is_root = nix::unistd::geteuid().is_root();
     let in_container = std::env::var_os("JFS_INSIDE_CONTAINER").is_some() || Path::new("/.dockerenv").exists();

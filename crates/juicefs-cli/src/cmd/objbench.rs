@@ -1,4 +1,4 @@
-//! `juicefs objbench`: whether an object storage does what volumes need, and how fast (cli.md §8.2).
+//! `juicefs objbench` tests whether an object storage does what volumes need, and how fast (cli.md §8.2).
 
 mod functional;
 mod load;
@@ -27,7 +27,7 @@ use crate::{
     terminal,
 };
 
-/// Runs the tests and the benchmark, and prints their tables. What fails is in the tables.
+/// Runs the tests and the benchmark, and prints their tables, which show what failed.
 ///
 /// # Errors
 /// When a flag is out of range, or the storage cannot be used at all.
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: &ObjbenchArgs, colors: bool, here: &Surroundings) 
     Ok(())
 }
 
-/// Checks the numbers and returns that of the threads.
+/// Checks the numbers and returns how many threads there are.
 fn check(args: &ObjbenchArgs) -> Result<u32> {
     let sizes = [
         ("--block-size", args.block_size),

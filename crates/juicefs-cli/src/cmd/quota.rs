@@ -1,4 +1,4 @@
-//! `juicefs quota`: limits of directories, users and groups (cli.md §5.3).
+//! `juicefs quota` limits directories, users and groups (cli.md §5.3).
 
 use std::{collections::BTreeMap, ffi::OsString, os::unix::ffi::OsStrExt, sync::Arc};
 
@@ -17,13 +17,13 @@ use crate::{
     volume::{load_format, open_engine, open_reader, open_writer},
 };
 
-/// Whom a command line names.
+/// The directory, user or group that a command line names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
     Path(OsString),
     User(u32),
     Group(u32),
-    /// Nobody in particular.
+    /// None in particular.
     All,
 }
 
@@ -59,7 +59,7 @@ impl Target {
         }
     }
 
-    /// The quota that is meant; `None` for all.
+    /// The subject of the quota that is meant, `None` for all quotas.
     async fn subject(&self, client: &Client, create: bool) -> Result<Option<QuotaSubject>> {
         Ok(match self {
             Self::User(uid) => Some(QuotaSubject::User(*uid)),
@@ -73,7 +73,7 @@ impl Target {
         })
     }
 
-    /// How the row of the one that is meant begins.
+    /// The first cell of the row of the quota that is meant.
     fn label(&self) -> String {
         match self {
             Self::Path(path) => path.to_string_lossy().into_owned(),
@@ -119,7 +119,7 @@ pub(crate) async fn run(args: &QuotaArgs) -> Result<()> {
     Ok(())
 }
 
-/// Quotas need what they rest on to be counted: that is turned on with the first one, and everything is counted once.
+/// Turns on what a quota needs to be counted. This happens with the first quota, and everything is counted once then.
 async fn turn_on(engine: &Arc<dyn Engine>, mut was: Bytes, mut format: Format, target: &Target) -> Result<()> {
     let owners = matches!(target, Target::User(_) | Target::Group(_));
     loop {

@@ -1,4 +1,4 @@
-//! `juicefs restore` (cli.md §5.7).
+//! `juicefs restore` takes removed files out of the trash (cli.md §5.7).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,7 +24,7 @@ struct Counts {
 /// Takes what was removed in some hours out of the trash.
 ///
 /// # Errors
-/// When an hour is not in the trash, or some of what was to be moved was not; the rest is.
+/// When an hour is not in the trash, or some of what was to be moved was not moved. The rest is moved all the same.
 pub(crate) async fn run(args: &RestoreArgs) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("only root can restore files from trash");

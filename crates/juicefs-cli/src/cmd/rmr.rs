@@ -1,4 +1,4 @@
-//! `juicefs rmr` (cli.md §8.5).
+//! `juicefs rmr` removes whole trees (cli.md §8.5).
 
 use std::{os::unix::ffi::OsStrExt, path::Path};
 
@@ -8,11 +8,11 @@ use crate::{
     cmd::each_path,
     config::args::RmrArgs,
     control::{Command, Control},
-    paths::Place,
+    paths::Located,
     terminal,
 };
 
-/// Removes trees, all at the mount that they lie in.
+/// Removes trees by asking the mounts that they lie in.
 ///
 /// # Errors
 /// When one of them could not be removed; the others are.
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &RmrArgs) -> Result<()> {
 }
 
 fn remove(path: &Path, args: &RmrArgs, mut report: impl FnMut(u64)) -> Result<()> {
-    let place = Place::of(path)?;
+    let place = Located::of(path)?;
     if place.existing()?.is_mount_point {
         bail!("{} is a mount point: unmount it first", place.path().display());
     }

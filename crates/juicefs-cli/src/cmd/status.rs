@@ -1,4 +1,4 @@
-//! `juicefs status`: the setting, the sessions and the use of a volume as JSON (cli.md §6.1).
+//! `juicefs status` shows the setting, the sessions and the use of a volume as JSON (cli.md §6.1).
 
 use std::sync::Arc;
 
@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::args::StatusArgs,
-    local_time::CivilTime,
-    terminal,
+    local_time, terminal,
     volume::{load_format, open_engine, open_reader, shown},
 };
 
@@ -35,10 +34,11 @@ pub(crate) struct SessionRecord {
     /// Its process.
     #[serde(rename = "ProcessID")]
     pub(crate) process_id: i64,
-    /// Where the number of its process means that process; empty when it was written by another client. Not shown.
+    /// The space in which the number of its process is unique. It is empty when another client wrote the record, and is
+    /// not shown.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) process_space: String,
-    /// How often it renews its session, in seconds; 0 when it was written by another client. Not shown.
+    /// How often it renews its session, in seconds. It is 0 when another client wrote the record, and is not shown.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) heartbeat: u64,
 }
@@ -71,7 +71,7 @@ impl Session {
     fn of(session: &SessionInfo, with_sustained: bool) -> Self {
         Self {
             sid: session.sid.0,
-            expire: CivilTime::at(session.expire.secs, 0).rfc3339(),
+            expire: local_time::rfc3339(juicefs_vfs::local_time(Timestamp::from_secs(session.expire.secs))),
             record: SessionRecord { process_space: String::new(), heartbeat: 0, ..SessionRecord::of(session) },
             sustained: if with_sustained { session.sustained.iter().map(|ino| ino.0).collect() } else { Vec::new() },
         }
@@ -146,7 +146,7 @@ fn stat(usage: VolumeUsage, more: Option<Pending>) -> Stat {
     }
 }
 
-/// Counts by looking at every entry: slow on purpose.
+/// Counts by looking at every entry, which is slow.
 async fn pending(client: &Arc<Client>) -> Result<Pending> {
     let mut out = Pending::default();
     if client.getattr(Ino::TRASH_ROOT).await.is_ok() {

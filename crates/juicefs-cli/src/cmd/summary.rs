@@ -1,17 +1,17 @@
-//! `juicefs summary` (cli.md §6.5).
+//! `juicefs summary` shows what the parts of a directory hold (cli.md §6.5).
 
 use anyhow::{Context, Result, bail};
 use juicefs_core::Errno;
 use serde::Deserialize;
 
 use crate::{
-    config::args::SummaryArgs,
+    config::{args::SummaryArgs, values::bytes_text},
     control::{Command, subject_of_target},
     table::{self, Cell},
     terminal,
 };
 
-/// Levels and entries that can be asked for.
+/// How many levels and entries can be asked for.
 const MOST: (u8, u8) = (10, 100);
 /// The type of directories.
 const DIRECTORY: u8 = 2;
@@ -19,7 +19,7 @@ const DIRECTORY: u8 = 2;
 /// What the mount answers.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct SummaryReply {
     errno: i32,
     tree: Tree,
 }
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &SummaryArgs) -> Result<()> {
     let bar = terminal::counter("Counted entries");
     let reply = control.ask(Command::Summary, &body, |count, _| bar.set_position(count));
     bar.finish_and_clear();
-    let answer: Answer = serde_json::from_slice(&reply?).context("the mount's answer is not understood")?;
+    let answer: SummaryReply = serde_json::from_slice(&reply?).context("the mount's answer is not understood")?;
     if answer.errno != 0 {
         bail!("{}: {}", args.path.display(), Errno(answer.errno));
     }
@@ -78,7 +78,7 @@ fn grid(rows: &[Row]) -> String {
     let rows: Vec<Vec<Cell>> = rows
         .iter()
         .map(|(path, size, dirs, files)| {
-            vec![cell(path.clone()), cell(short_bytes(*size)), cell(dirs.to_string()), cell(files.to_string())]
+            vec![cell(path.clone()), cell(bytes_text(*size)), cell(dirs.to_string()), cell(files.to_string())]
         })
         .collect();
     table::draw(&["PATH", "SIZE", "DIRS", "FILES"], &rows, Some(0))
@@ -97,24 +97,13 @@ fn csv(rows: &[Row]) -> String {
     out
 }
 
-/// Bytes in the largest unit, with one decimal below 10.
-fn short_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 10 {
-        return format!("{bytes} B");
-    }
-    let unit = (bytes.ilog2() / 10) as usize;
-    let value = (bytes as f64 / (1u64 << (10 * unit)) as f64 * 10.0 + 0.5).floor() / 10.0;
-    if value < 10.0 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn sizes_are_short() {
-        let shown: Vec<_> = [0, 9, 512, 4096, 12_582_912, 1 << 40].into_iter().map(short_bytes).collect();
+        let shown: Vec<_> = [0, 9, 512, 4096, 12_582_912, 1 << 40].into_iter().map(bytes_text).collect();
         assert_eq!(shown, ["0 B", "9 B", "512 B", "4.0 KiB", "12 MiB", "1.0 TiB"]);
     }
 
@@ -122,7 +111,7 @@ mod tests {
     fn a_tree_is_shown_from_the_top_down() {
         let text = r#"{"Errno":0,"Tree":{"Inode":1,"Path":"","Type":2,"Size":8192,"Files":1,"Dirs":1,
             "Children":[{"Inode":2,"Path":"a,b","Type":1,"Size":4096,"Files":1,"Dirs":0}]}}"#;
-        let answer: Answer = serde_json::from_str(text).expect("an answer");
+        let answer: SummaryReply = serde_json::from_str(text).expect("an answer");
         let mut rows = Vec::new();
         flatten(&answer.tree, &mut rows);
         assert_eq!(csv(&rows), "PATH,SIZE,DIRS,FILES\n/,8192,1,1\n\"a,b\",4096,0,1\n");

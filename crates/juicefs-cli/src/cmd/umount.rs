@@ -1,4 +1,4 @@
-//! `juicefs umount` (cli.md §7.2).
+//! `juicefs umount` unmounts, and waits for the process that served (cli.md §7.2).
 
 use std::{
     os::fd::OwnedFd,
@@ -20,7 +20,7 @@ use crate::{
     running::config_of,
 };
 
-/// Links that lead to each other, as many as the kernel follows.
+/// How many links that lead to each other are followed. The kernel follows as many.
 const MOST_LINKS: usize = 40;
 /// How long the serving process may take to end after the unmount.
 const END_WAIT: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ const END_WAIT: Duration = Duration::from_secs(30);
 /// Unmounts, and waits until the process that served the mount has ended.
 ///
 /// # Errors
-/// When it is no mount of ours, or is busy: then with the names of the processes that use it.
+/// When it is no mount of ours, or is busy. Then the error names the processes that use it.
 pub(crate) fn run(args: &UmountArgs) -> Result<()> {
     let table = mounts().context("read the table of mounts")?;
     let path = resolve(&args.mountpoint, &table)?;
@@ -53,8 +53,8 @@ pub(crate) fn run(args: &UmountArgs) -> Result<()> {
     Ok(())
 }
 
-/// The mount point that is meant, of those in `table`: absolute and without links, but without touching what is mounted
-/// there, which may hang. Links are read, and only where nothing is mounted.
+/// The mount point in `table` that `path` means, absolute and without links. It is found without touching what is
+/// mounted there, which may hang: links are read only where nothing is mounted.
 fn resolve(path: &Path, table: &[MountEntry]) -> Result<PathBuf> {
     let mut path = absolute(path);
     for _ in 0..MOST_LINKS {
@@ -114,8 +114,8 @@ fn server(config: &Value) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
-/// The mount is gone for everybody, but its process still closes the session: who mounts again at once should find it
-/// closed.
+/// Waits until the process has ended. The mount is gone for everybody by then, but the process still closes the
+/// session, and whoever mounts again at once should find that closed.
 fn wait_for_end(server: &OwnedFd) {
     let wait = Timespec { tv_sec: END_WAIT.as_secs().cast_signed(), tv_nsec: 0 };
     if let Ok(0) = poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&wait)) {

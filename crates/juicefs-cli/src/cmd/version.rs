@@ -1,4 +1,4 @@
-//! `juicefs version`.
+//! `juicefs version` shows the version.
 
 use juicefs_core::version::CLIENT_VERSION;
 

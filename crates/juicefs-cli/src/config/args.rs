@@ -15,7 +15,7 @@ pub(crate) use groups::{
 pub(crate) use trees::{CloneArgs, CompactArgs, InfoArgs, RmrArgs, SummaryArgs};
 pub(crate) use volume::{ConfigArgs, FormatArgs, MountArgs};
 
-use crate::config::values::{bounded, quota_action, size_g, size_k, size_m};
+use crate::config::values::{bounded, size_g, size_k, size_m};
 
 /// A POSIX file system on FUSE that stores data in objects and metadata in a database
 #[derive(Parser, Debug)]
@@ -122,11 +122,28 @@ pub(crate) enum QuotaAction {
     Check,
 }
 
+impl QuotaAction {
+    /// Parses the word that says what `quota` is to do.
+    ///
+    /// # Errors
+    /// A sentence that says which words there are.
+    fn parse(word: &str) -> Result<Self, String> {
+        match word {
+            "set" => Ok(Self::Set),
+            "get" => Ok(Self::Get),
+            "delete" | "del" => Ok(Self::Delete),
+            "list" | "ls" => Ok(Self::List),
+            "check" => Ok(Self::Check),
+            _ => Err("quota takes set, get, delete, list or check".to_owned()),
+        }
+    }
+}
+
 /// `quota`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct QuotaArgs {
     /// set, get, delete (del), list (ls) or check
-    #[arg(value_name = "COMMAND", value_parser = quota_action)]
+    #[arg(value_name = "COMMAND", value_parser = QuotaAction::parse)]
     pub(crate) action: QuotaAction,
     /// Address of the metadata engine
     #[arg(value_name = "META-URL")]

@@ -1,6 +1,7 @@
-//! Settings that are checked as a whole: every field explicit, every correction reported, every refusal one sentence.
+//! Settings that are checked as a whole. Every field has a value, every correction is reported, and every refusal is
+//! one sentence.
 //!
-//! Pure but for what [`Surroundings`] carries; nothing is written before this has passed.
+//! What the machine adds comes through [`Surroundings`]. Nothing is written before these checks have passed.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ pub(crate) mod volume;
 
 pub(crate) use mount::MountConfig;
 
-/// What the machine says that settings depend on.
+/// What settings depend on besides the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
     /// Root may do more, and keeps its things elsewhere.
@@ -23,7 +24,7 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// The surroundings of this process.
     pub(crate) fn of_process() -> Self {
         Self {
             is_root: nix::unistd::geteuid().is_root(),

@@ -1,13 +1,11 @@
-//! The value grammars of flags: what [`juicefs_core::values`] has for all, and octal modes, squash ids, tags and directory
-//! lists.
+//! The grammar of values of flags. It adds octal modes, squash ids, tags and directory lists to what
+//! [`juicefs_core::values`] has.
 //!
-//! Pure: text in, value or one sentence out.
+//! All functions are pure. They take a text, and give a value or one sentence that says what is wrong.
 
 use std::{path::PathBuf, time::Duration};
 
 pub(crate) use juicefs_core::values::{boolean, duration, integer, mbps, size};
-
-use super::args::QuotaAction;
 
 /// [`size`] in bytes by default.
 pub(crate) fn size_b(text: &str) -> Result<u64, String> {
@@ -24,21 +22,21 @@ pub(crate) fn size_m(text: &str) -> Result<u64, String> {
     size(text, b'M')
 }
 
-/// A number of something. What lies outside of the bounds is the nearest that lies inside: a script that asks for more threads
-/// than there can be is to run.
+/// Parses a number of something. A number outside of the bounds becomes the nearest inside, so that a script runs which
+/// asks for more threads than there can be.
 ///
 /// # Errors
-/// For what is no number.
+/// When the text is no number.
 pub(crate) fn bounded<const LEAST: i64, const MOST: i64, N: TryFrom<i64>>(text: &str) -> Result<N, String> {
     let number = number(text)?.clamp(LEAST.into(), MOST.into());
     let bounded = i64::try_from(number).ok().and_then(|number| N::try_from(number).ok());
     bounded.ok_or_else(|| "this number is out of bounds".to_owned())
 }
 
-/// Steps of a removal side by side: below 1 the usual 50, at most 255.
+/// Parses how many steps of a removal are done side by side: the usual 50 for less than 1, and at most 255.
 ///
 /// # Errors
-/// For what is no number.
+/// When the text is no number.
 pub(crate) fn removers(text: &str) -> Result<u8, String> {
     match number(text)? {
         ..=0 => Ok(50),
@@ -78,7 +76,7 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
     if value < 10.0 { format!("{value:.1} {}", UNITS[power]) } else { format!("{value:.0} {}", UNITS[power]) }
 }
 
-/// A duration that may be switched off, by a negative one.
+/// A duration, or `None` for never, which is written as a negative one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Interval(pub(crate) Option<Duration>);
 
@@ -101,10 +99,10 @@ pub(crate) fn count(text: &str) -> Result<u32, String> {
     integer(text).map(|number| u32::try_from(number.max(0)).unwrap_or(u32::MAX))
 }
 
-/// [`count`] of what there may be more of.
+/// Parses a [`count`] that may be large.
 ///
 /// # Errors
-/// As there.
+/// A sentence about the text.
 pub(crate) fn large_count(text: &str) -> Result<u64, String> {
     integer(text).map(|number| u64::try_from(number).unwrap_or(0))
 }
@@ -151,22 +149,7 @@ pub(crate) fn directories(text: &str) -> Vec<PathBuf> {
     text.split(separator).filter(|part| !part.is_empty()).map(PathBuf::from).collect()
 }
 
-/// Parses what `quota` is to do.
-///
-/// # Errors
-/// A sentence that says what there is.
-pub(crate) fn quota_action(text: &str) -> Result<QuotaAction, String> {
-    match text {
-        "set" => Ok(QuotaAction::Set),
-        "get" => Ok(QuotaAction::Get),
-        "delete" | "del" => Ok(QuotaAction::Delete),
-        "list" | "ls" => Ok(QuotaAction::List),
-        "check" => Ok(QuotaAction::Check),
-        _ => Err("quota takes set, get, delete, list or check".to_owned()),
-    }
-}
-
-/// Thousands apart, as counts are shown.
+/// A count for people, with commas between thousands.
 pub(crate) fn with_commas(count: u64) -> String {
     let digits = count.to_string();
     let groups: Vec<&str> =

@@ -1,5 +1,6 @@
-//! How the secrets in a volume setting are stored: base64 of nonce, ciphertext and tag, under a key that comes from the UUID
-//! (format: metadata.md §1.3). That hides them from a glance, not from who knows the UUID.
+//! How the secrets in the setting of a volume are stored: as base64 of nonce, ciphertext and tag, under a key that is
+//! derived from the UUID (format: metadata.md §1.3). That hides them from a glance, not from anybody who knows the
+//! UUID.
 
 use aes_gcm::{AesGcm, KeyInit, aead::AeadInOut, aead::consts::U12};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -15,16 +16,16 @@ const TAG_BYTES: usize = 16;
 /// Bytes of a key of either cipher.
 const KEY_BYTES: usize = 16;
 
-/// The cipher of a volume's secrets. Which one it is goes by the algorithm of its bodies.
+/// The cipher of the secrets of a volume. The algorithm by which the volume encrypts its data decides which one it is.
 pub(super) enum SecretCipher {
-    /// AES-128-GCM, of all volumes but those with SM4.
+    /// AES-128-GCM, which all volumes have but those with SM4.
     Aes(LessSafeKey),
     /// SM4-GCM.
     Sm4(Box<AesGcm<Sm4, U12>>),
 }
 
 impl SecretCipher {
-    /// That of a volume with this algorithm and UUID.
+    /// The cipher of a volume with this algorithm and UUID.
     pub(super) fn of_volume(algorithm: &str, uuid: &str) -> Result<Self, FormatError> {
         if algorithm == "sm4gcm" {
             return Ok(Self::Sm4(Box::new(AesGcm::new(&sm3_key(uuid).into()))));

@@ -22,9 +22,9 @@ fn what_a_page_repeats_is_left_out() {
     assert_eq!(names(listing.take(page(&["c", "a", "c"], true, false, false))), ["c", "a"]);
     assert_eq!(names(listing.take(page(&["a", "b"], true, false, false))), ["b"]);
     assert!(names(listing.take(page(&["c", "a"], true, false, false))).is_empty());
-    assert!(matches!(listing.place, Place::At(_)), "an empty page is not the end");
+    assert!(matches!(listing.position, Position::At(_)), "an empty page is not the end");
     assert!(names(listing.take(page(&[], false, false, false))).is_empty());
-    assert!(matches!(listing.place, Place::End));
+    assert!(matches!(listing.position, Position::End));
 }
 
 #[test]
@@ -39,8 +39,8 @@ fn a_listing_that_begins_anew_goes_on_with_what_it_has_not_given() {
     }
 }
 
-/// One life of a directory's server: in which order it gives the names, how it cuts them, which of those before it repeats on each
-/// page, and after how many pages it goes.
+/// One life of a directory's server: in which order it gives the names, how it cuts them, which of those before it
+/// repeats on each page, and after how many pages it goes.
 #[derive(Clone, Debug)]
 struct Life {
     order: Vec<u8>,
@@ -106,10 +106,10 @@ proptest! {
         let mut listing = Listing::of(Ino(1));
         let mut given = Vec::new();
         for page in pages(&lives, &stays, by_name) {
-            prop_assert!(!matches!(listing.place, Place::End));
+            prop_assert!(!matches!(listing.position, Position::End));
             given.extend(names(listing.take(page)));
         }
-        prop_assert!(matches!(listing.place, Place::End));
+        prop_assert!(matches!(listing.position, Position::End));
         let once: BTreeSet<_> = given.iter().cloned().collect();
         prop_assert_eq!(once.len(), given.len(), "none twice");
         for (name, stay) in stays.iter().enumerate().filter(|(_, stay)| **stay == (0, usize::MAX)) {

@@ -11,11 +11,11 @@ use crate::{
     },
     notify::Notifier,
     ops::Operations,
-    reply::Answer,
+    reply::ReplyBody,
     wire::open_out,
 };
 
-/// What one COPY_FILE_RANGE copies at most when its answer has 32 bits for the number: whole chunks.
+/// How many bytes one COPY_FILE_RANGE copies at most when its answer has 32 bits for the number. These are whole chunks.
 const COPY_32_BYTES_MAX: u64 = (1 << 32) - (64 << 20);
 
 impl<O: Operations> Call<'_, O> {
@@ -30,7 +30,7 @@ impl<O: Operations> Call<'_, O> {
                 // reads would end at the old one until the attributes time out. Opening may have moved the access time.
                 notifier.inval_attr(node);
             }
-            Ok(Answer::fixed(&open_out(&opened)))
+            Ok(ReplyBody::fixed(&open_out(&opened)))
         }))
     }
 
@@ -43,7 +43,7 @@ impl<O: Operations> Call<'_, O> {
                 tracing::error!(node = node.0, offset, size, "a read returned more than was asked for");
                 return Err(Errno::EIO);
             }
-            Ok(Answer::Data(data))
+            Ok(ReplyBody::Data(data))
         }))
     }
 
@@ -54,28 +54,28 @@ impl<O: Operations> Call<'_, O> {
         let Call { ops, caller, node, .. } = self;
         Box::pin(async move {
             let size = ops.write(&caller, node, fh, offset, data, append).await?;
-            Ok(Answer::fixed(&WriteOut { size, padding: 0 }))
+            Ok(ReplyBody::fixed(&WriteOut { size, padding: 0 }))
         })
     }
 
     pub(super) fn flush(mut self) -> Result<Work, Errno> {
         let FlushIn { fh, lock_owner, .. } = self.args.fixed()?;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.flush(&caller, node, fh, lock_owner).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move { ops.flush(&caller, node, fh, lock_owner).await.map(|()| ReplyBody::Empty) }))
     }
 
     pub(super) fn fsync(mut self) -> Result<Work, Errno> {
         let FsyncIn { fh, fsync_flags, .. } = self.args.fixed()?;
         let datasync = fsync_flags & FSYNC_FDATASYNC != 0;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.fsync(&caller, node, fh, datasync).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move { ops.fsync(&caller, node, fh, datasync).await.map(|()| ReplyBody::Empty) }))
     }
 
     pub(super) fn release(mut self) -> Result<Work, Errno> {
         let ReleaseIn { fh, .. } = self.args.fixed()?;
         let Call { ops, node, .. } = self;
         // Which locks go with the handle is known better than the kernel says: of those of open files it says nothing.
-        Ok(Box::pin(async move { ops.release(node, fh).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move { ops.release(node, fh).await.map(|()| ReplyBody::Empty) }))
     }
 
     pub(super) fn fallocate(mut self, notifier: &Notifier) -> Result<Work, Errno> {
@@ -86,7 +86,7 @@ impl<O: Operations> Call<'_, O> {
             ops.fallocate(&caller, node, fh, mode.cast_signed(), offset, length).await?;
             // The kernel asks anew for size and times afterwards, but not for the mode, which may have lost set-gid.
             notifier.inval_attr(node);
-            Ok(Answer::Empty)
+            Ok(ReplyBody::Empty)
         }))
     }
 
@@ -95,11 +95,11 @@ impl<O: Operations> Call<'_, O> {
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
             let offset = ops.lseek(&caller, node, fh, offset, whence).await?;
-            Ok(Answer::fixed(&LseekOut { offset }))
+            Ok(ReplyBody::fixed(&LseekOut { offset }))
         }))
     }
 
-    /// `wide`: the form whose answer has 64 bits for the number of bytes.
+    /// With `wide` the request has the form whose answer has 64 bits for the number of bytes.
     pub(super) fn copy_file_range(mut self, wide: bool) -> Result<Work, Errno> {
         let CopyFileRangeIn { fh_in, offset_in, nodeid_out, fh_out, offset_out, len, flags } = self.args.fixed()?;
         let len = if wide || len <= u64::from(u32::MAX) { len } else { COPY_32_BYTES_MAX };
@@ -109,13 +109,13 @@ impl<O: Operations> Call<'_, O> {
             let bytes_copied =
                 ops.copy_file_range(&caller, node, fh_in, offset_in, target, fh_out, offset_out, len, flags).await?;
             if wide {
-                return Ok(Answer::fixed(&CopyFileRangeOut { bytes_copied }));
+                return Ok(ReplyBody::fixed(&CopyFileRangeOut { bytes_copied }));
             }
             let Ok(size) = u32::try_from(bytes_copied) else {
                 tracing::error!(node = node.0, bytes_copied, len, "a copy was longer than asked for");
                 return Err(Errno::EIO);
             };
-            Ok(Answer::fixed(&WriteOut { size, padding: 0 }))
+            Ok(ReplyBody::fixed(&WriteOut { size, padding: 0 }))
         }))
     }
 }

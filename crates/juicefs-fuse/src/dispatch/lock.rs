@@ -11,7 +11,7 @@ use crate::{
     abi::{FileLock, LK_FLOCK, LkIn, LkOut},
     notify::Notifier,
     ops::Operations,
-    reply::Answer,
+    reply::ReplyBody,
 };
 
 /// The kind of a lock, `None` for unlocking.
@@ -50,11 +50,11 @@ impl<O: Operations> Call<'_, O> {
                 },
                 pid: held.pid,
             });
-            Ok(Answer::fixed(&LkOut { lk }))
+            Ok(ReplyBody::fixed(&LkOut { lk }))
         }))
     }
 
-    /// With `stop` it waits for the lock until that is cancelled.
+    /// With `stop` the operation waits for the lock, until `stop` is cancelled.
     pub(super) fn setlk(mut self, notifier: &Notifier, stop: Option<CancellationToken>) -> Result<Work, Errno> {
         let LkIn { fh, owner, lk, lk_flags, .. } = self.args.fixed()?;
         let (kind, range) = (kind(lk.type_)?, range(&lk)?);
@@ -72,7 +72,7 @@ impl<O: Operations> Call<'_, O> {
                 // attributes before it reads, and drops its pages if they differ.
                 notifier.inval_attr(node);
             }
-            Ok(Answer::Empty)
+            Ok(ReplyBody::Empty)
         }))
     }
 }

@@ -6,7 +6,7 @@ use super::{Call, NameBuf, Work};
 use crate::{
     abi::{CreateIn, LinkIn, MkdirIn, MknodIn, Rename2In, RenameIn},
     ops::Operations,
-    reply::Answer,
+    reply::ReplyBody,
     wire::{entry_out, open_out},
 };
 
@@ -14,14 +14,16 @@ impl<O: Operations> Call<'_, O> {
     pub(super) fn lookup(mut self) -> Result<Work, Errno> {
         let name = NameBuf::from_slice(self.args.name()?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { Ok(Answer::fixed(&entry_out(&ops.lookup(&caller, node, &name).await?))) }))
+        Ok(Box::pin(async move { Ok(ReplyBody::fixed(&entry_out(&ops.lookup(&caller, node, &name).await?))) }))
     }
 
     pub(super) fn symlink(mut self) -> Result<Work, Errno> {
         let name = NameBuf::from_slice(self.args.name()?);
         let target = NameBuf::from_slice(self.args.text()?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { Ok(Answer::fixed(&entry_out(&ops.symlink(&caller, node, &name, &target).await?))) }))
+        Ok(Box::pin(
+            async move { Ok(ReplyBody::fixed(&entry_out(&ops.symlink(&caller, node, &name, &target).await?))) },
+        ))
     }
 
     pub(super) fn mknod(mut self) -> Result<Work, Errno> {
@@ -29,7 +31,7 @@ impl<O: Operations> Call<'_, O> {
         let (umask, name) = (permission_bits(umask), NameBuf::from_slice(self.args.name()?));
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
-            Ok(Answer::fixed(&entry_out(&ops.mknod(&caller, node, &name, mode, umask, rdev).await?)))
+            Ok(ReplyBody::fixed(&entry_out(&ops.mknod(&caller, node, &name, mode, umask, rdev).await?)))
         }))
     }
 
@@ -37,7 +39,9 @@ impl<O: Operations> Call<'_, O> {
         let MkdirIn { mode, umask } = self.args.fixed()?;
         let (umask, name) = (permission_bits(umask), NameBuf::from_slice(self.args.name()?));
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { Ok(Answer::fixed(&entry_out(&ops.mkdir(&caller, node, &name, mode, umask).await?))) }))
+        Ok(Box::pin(
+            async move { Ok(ReplyBody::fixed(&entry_out(&ops.mkdir(&caller, node, &name, mode, umask).await?))) },
+        ))
     }
 
     pub(super) fn create(mut self) -> Result<Work, Errno> {
@@ -46,18 +50,18 @@ impl<O: Operations> Call<'_, O> {
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
             let (entry, opened) = ops.create(&caller, node, &name, mode, umask, flags.cast_signed()).await?;
-            Ok(Answer::fixed2(&entry_out(&entry), &open_out(&opened)))
+            Ok(ReplyBody::fixed2(&entry_out(&entry), &open_out(&opened)))
         }))
     }
 
-    /// The name that comes along means nothing.
+    /// The request brings a name, which means nothing.
     pub(super) fn tmpfile(mut self) -> Result<Work, Errno> {
         let CreateIn { flags, mode, umask, .. } = self.args.fixed()?;
         let (umask, flags) = (permission_bits(umask), flags.cast_signed() | libc::O_TMPFILE);
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
             let (entry, opened) = ops.create(&caller, node, b"", mode, umask, flags).await?;
-            Ok(Answer::fixed2(&entry_out(&entry), &open_out(&opened)))
+            Ok(ReplyBody::fixed2(&entry_out(&entry), &open_out(&opened)))
         }))
     }
 
@@ -66,20 +70,20 @@ impl<O: Operations> Call<'_, O> {
         let name = NameBuf::from_slice(self.args.name()?);
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(
-            async move { Ok(Answer::fixed(&entry_out(&ops.link(&caller, Ino(oldnodeid), node, &name).await?))) },
+            async move { Ok(ReplyBody::fixed(&entry_out(&ops.link(&caller, Ino(oldnodeid), node, &name).await?))) },
         ))
     }
 
     pub(super) fn unlink(mut self) -> Result<Work, Errno> {
         let name = NameBuf::from_slice(self.args.name()?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.unlink(&caller, node, &name).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move { ops.unlink(&caller, node, &name).await.map(|()| ReplyBody::Empty) }))
     }
 
     pub(super) fn rmdir(mut self) -> Result<Work, Errno> {
         let name = NameBuf::from_slice(self.args.name()?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.rmdir(&caller, node, &name).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move { ops.rmdir(&caller, node, &name).await.map(|()| ReplyBody::Empty) }))
     }
 
     pub(super) fn rename(mut self) -> Result<Work, Errno> {
@@ -97,7 +101,7 @@ impl<O: Operations> Call<'_, O> {
         let new_name = NameBuf::from_slice(self.args.name()?);
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
-            ops.rename(&caller, node, &name, Ino(newdir), &new_name, flags).await.map(|()| Answer::Empty)
+            ops.rename(&caller, node, &name, Ino(newdir), &new_name, flags).await.map(|()| ReplyBody::Empty)
         }))
     }
 }

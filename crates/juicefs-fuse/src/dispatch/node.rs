@@ -10,11 +10,11 @@ use crate::{
         SETXATTR_ACL_KILL_SGID, SetattrIn, SetxattrExt, SetxattrIn, bytes_of, fattr,
     },
     ops::Operations,
-    reply::Answer,
+    reply::ReplyBody,
     wire::{attr_out, statfs_out},
 };
 
-/// Largest answer to an ioctl that is believed; real ones are a few bytes.
+/// The largest answer to an ioctl that a caller may ask for; real ones have a few bytes.
 const IOCTL_OUT_BYTES_MAX: usize = 16 << 10;
 
 impl<O: Operations> Call<'_, O> {
@@ -24,7 +24,7 @@ impl<O: Operations> Call<'_, O> {
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
             let reply = ops.getattr(&caller, node, fh).await.map_err(gone(&ops, node))?;
-            Ok(Answer::fixed(&attr_out(&reply)))
+            Ok(ReplyBody::fixed(&attr_out(&reply)))
         }))
     }
 
@@ -36,27 +36,27 @@ impl<O: Operations> Call<'_, O> {
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
             let reply = ops.setattr(&caller, node, fh, changes, size).await.map_err(gone(&ops, node))?;
-            Ok(Answer::fixed(&attr_out(&reply)))
+            Ok(ReplyBody::fixed(&attr_out(&reply)))
         }))
     }
 
     pub(super) fn readlink(self) -> Work {
         let Call { ops, caller, node, .. } = self;
-        Box::pin(async move { ops.readlink(&caller, node).await.map(Answer::Bytes).map_err(gone(&ops, node)) })
+        Box::pin(async move { ops.readlink(&caller, node).await.map(ReplyBody::Bytes).map_err(gone(&ops, node)) })
     }
 
     pub(super) fn access(mut self) -> Result<Work, Errno> {
         let AccessIn { mask, .. } = self.args.fixed()?;
         let mask = (mask & 7) as u8;
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(
-            async move { ops.access(&caller, node, mask).await.map(|()| Answer::Empty).map_err(gone(&ops, node)) },
-        ))
+        Ok(Box::pin(async move {
+            ops.access(&caller, node, mask).await.map(|()| ReplyBody::Empty).map_err(gone(&ops, node))
+        }))
     }
 
     pub(super) fn statfs(self) -> Work {
         let Call { ops, caller, node, .. } = self;
-        Box::pin(async move { Ok(Answer::fixed(&statfs_out(&ops.statfs(&caller, node).await?))) })
+        Box::pin(async move { Ok(ReplyBody::fixed(&statfs_out(&ops.statfs(&caller, node).await?))) })
     }
 
     pub(super) fn getxattr(mut self) -> Result<Work, Errno> {
@@ -72,7 +72,7 @@ impl<O: Operations> Call<'_, O> {
         Ok(Box::pin(async move { sized(ops.listxattr(&caller, node).await.map_err(gone(&ops, node))?, size) }))
     }
 
-    /// With `extended` the arguments have flags of FUSE's own.
+    /// With `extended` the arguments have flags of FUSE itself.
     pub(super) fn setxattr(mut self, extended: bool) -> Result<Work, Errno> {
         let SetxattrIn { size, flags } = self.args.fixed()?;
         let own: SetxattrExt = if extended { self.args.fixed()? } else { SetxattrExt::default() };
@@ -81,18 +81,17 @@ impl<O: Operations> Call<'_, O> {
         let value = Bytes::copy_from_slice(self.args.bytes(size as usize)?);
         let Call { ops, caller, node, .. } = self;
         Ok(Box::pin(async move {
-            ops.setxattr(&caller, node, &name, value, flags, kill_sgid).await.map(|()| Answer::Empty)
+            ops.setxattr(&caller, node, &name, value, flags, kill_sgid).await.map(|()| ReplyBody::Empty)
         }))
     }
 
     pub(super) fn removexattr(mut self) -> Result<Work, Errno> {
         let name = NameBuf::from_slice(self.args.text()?);
         let Call { ops, caller, node, .. } = self;
-        Ok(Box::pin(async move { ops.removexattr(&caller, node, &name).await.map(|()| Answer::Empty) }))
+        Ok(Box::pin(async move { ops.removexattr(&caller, node, &name).await.map(|()| ReplyBody::Empty) }))
     }
 
-    /// Only commands whose number says how many bytes go in and out, which is all that the kernel lets through without
-    /// CUSE.
+    /// Serves only commands whose number says how many bytes go in and out. Without CUSE the kernel lets no others through.
     pub(super) fn ioctl(mut self) -> Result<Work, Errno> {
         let IoctlIn { fh, flags, cmd, arg, in_size, out_size } = self.args.fixed()?;
         if flags & IOCTL_UNRESTRICTED != 0 {
@@ -106,24 +105,24 @@ impl<O: Operations> Call<'_, O> {
             if out.len() > out_size {
                 return Err(Errno::EOVERFLOW);
             }
-            Ok(Answer::Bytes([bytes_of(&IoctlOut::default()), &out].concat().into()))
+            Ok(ReplyBody::Bytes([bytes_of(&IoctlOut::default()), &out].concat().into()))
         }))
     }
 }
 
-/// A value for a caller with room for `room` bytes; 0 asks for the size alone.
-fn sized(value: Bytes, room: u32) -> Result<Answer, Errno> {
+/// The reply that brings `value` to a caller with room for `room` bytes; 0 asks for its size alone.
+fn sized(value: Bytes, room: u32) -> Result<ReplyBody, Errno> {
     if room == 0 {
         let size = u32::try_from(value.len()).map_err(|_| Errno::E2BIG)?;
-        return Ok(Answer::fixed(&GetxattrOut { size, padding: 0 }));
+        return Ok(ReplyBody::fixed(&GetxattrOut { size, padding: 0 }));
     }
     if value.len() > room as usize {
         return Err(Errno::ERANGE);
     }
-    Ok(Answer::Bytes(value))
+    Ok(ReplyBody::Bytes(value))
 }
 
-/// The changes that SETATTR asks for, bit by bit. The kernel's ctime is not among them: ours is the metadata engine's.
+/// The changes that SETATTR asks for, bit by bit. The kernel's ctime is not among them, because the metadata engine sets it.
 fn changes(set: &SetattrIn) -> Result<SetAttr, Errno> {
     let has = |bit: u32| set.valid & bit != 0;
     let time = |given: u32, now: u32, secs: u64, nanos: u32| match (has(given), has(now)) {
@@ -176,8 +175,8 @@ mod tests {
     #[test]
     fn values_fit_or_are_refused() {
         let value = Bytes::from_static(b"abc");
-        assert!(matches!(sized(value.clone(), 0), Ok(Answer::Fixed(_))));
-        assert!(matches!(sized(value.clone(), 3), Ok(Answer::Bytes(_))));
+        assert!(matches!(sized(value.clone(), 0), Ok(ReplyBody::Fixed(_))));
+        assert!(matches!(sized(value.clone(), 3), Ok(ReplyBody::Bytes(_))));
         assert_eq!(sized(value, 2).err(), Some(Errno::ERANGE));
     }
 }

@@ -1,16 +1,21 @@
 //! Requests as bytes in, answers as bytes out, over the toy file system.
 
-use std::os::unix::net::UnixDatagram;
+use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
 use super::*;
 use crate::{
-    abi::{self, AttrOut, CreateIn, FlushIn, IoctlIn, MkdirIn, MknodIn, ReadIn, RenameIn, Wire, bytes_of},
-    page_buf::PageBufPool,
-    reply::tests::{device, message},
-    toy::Toy,
+    abi::{
+        self, AttrOut, CreateIn, EntryOut, FlushIn, IoctlIn, MkdirIn, MknodIn, ReadIn, RenameIn, Wire, bytes_of, split,
+    },
+    device::{
+        Device,
+        tests::{device, message},
+    },
+    tests::toy::Toy,
+    transport::dev::{DevRequest, page_buf::PageBufPool},
 };
 
 struct Kernel {
@@ -46,10 +51,13 @@ impl Kernel {
         let mut buf = self.pool.take().expect("a buffer");
         buf.request_room()[..bytes.len()].copy_from_slice(&bytes);
         let _context = self.rt.enter();
-        match Request::new(buf, bytes.len()) {
-            Ok(request) => drop(self.dispatcher.serve(request, &self.device)),
+        let mut request = match DevRequest::new(buf, bytes.len()) {
+            Ok(request) => request,
             Err((malformed, _)) => panic!("{malformed:?}"),
-        }
+        };
+        let begun = self.dispatcher.begin(&mut request);
+        drop(request);
+        self.dispatcher.end(begun, Reply::new(unique, Arc::clone(&self.device)));
     }
 
     /// Sends and takes the one answer: error and body.
@@ -256,4 +264,60 @@ fn flush_release_and_statfs_answer() {
     assert_eq!(kernel.ask(opcode::FLUSH, node, bytes_of(&FlushIn::default())), (0, vec![]));
     assert_eq!(kernel.ask(opcode::RELEASE, node, bytes_of(&abi::ReleaseIn::default())), (0, vec![]));
     assert_eq!(kernel.ask(opcode::STATFS, 1, &[]).1.len(), 80);
+}
+
+/// An entry of a ring: the header and the arguments lie apart from the data, and the reply takes their place.
+struct RingEntry {
+    header: InHeader,
+    args: Vec<u8>,
+    payload: Vec<u8>,
+    committed: std::sync::mpsc::Sender<(u64, i32, Vec<u8>)>,
+}
+
+impl Request for RingEntry {
+    fn header(&self) -> &InHeader {
+        &self.header
+    }
+
+    fn args(&self) -> Args<'_> {
+        Args::new(&self.args)
+    }
+
+    fn take_payload(&mut self, size: u32) -> Result<bytes::Bytes, Errno> {
+        let data = self.payload.get(..size as usize).ok_or(Errno::EINVAL)?;
+        Ok(bytes::Bytes::copy_from_slice(data))
+    }
+}
+
+impl ReplySink for RingEntry {
+    fn send(mut self, unique: u64, error: i32, body: &[&[u8]]) {
+        self.payload.clear();
+        body.iter().for_each(|piece| self.payload.extend_from_slice(piece));
+        self.committed.send((unique, error, self.payload)).expect("somebody reads the ring");
+    }
+}
+
+#[test]
+fn a_ring_entry_is_request_and_reply_in_turn() {
+    let kernel = Kernel::new();
+    let node = kernel.make("f");
+    let (committed, replies) = std::sync::mpsc::channel();
+    let ask = |opcode: u32, unique: u64, args: &[u8], payload: &[u8]| {
+        let header = InHeader { opcode, unique, nodeid: node, ..Default::default() };
+        let mut entry =
+            RingEntry { header, args: args.to_vec(), payload: payload.to_vec(), committed: committed.clone() };
+        let _context = kernel.rt.enter();
+        let begun = kernel.dispatcher.begin(&mut entry);
+        kernel.dispatcher.end(begun, Reply::new(unique, entry));
+        replies.recv_timeout(Duration::from_secs(60)).expect("a reply")
+    };
+    for slow in [false, true] {
+        kernel.dispatcher.ops.slow.store(slow, std::sync::atomic::Ordering::Relaxed);
+        let head = WriteIn { fh: node, offset: 2, size: 3, ..Default::default() };
+        let (unique, error, body) = ask(opcode::WRITE, 4, bytes_of(&head), b"abc");
+        assert_eq!((unique, error, &body[..4]), (4, 0, &3_u32.to_ne_bytes()[..]));
+        let read = ReadIn { fh: node, offset: 2, size: 9, ..Default::default() };
+        assert_eq!(ask(opcode::READ, 6, bytes_of(&read), b""), (6, 0, b"abc".to_vec()));
+        assert_eq!(ask(opcode::LOOKUP, 8, b"none\0", b""), (8, -libc::ENOENT, vec![]));
+    }
 }

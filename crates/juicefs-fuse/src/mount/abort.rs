@@ -1,4 +1,4 @@
-//! Breaking a session off through the kernel's control file system, mounted or not.
+//! How a session is broken off through the kernel's control file system, whether that is mounted or not.
 
 use std::{
     fs, io,
@@ -31,7 +31,7 @@ pub(super) fn abort_connection(number: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The control file system in a mount of our own that nobody else sees and that goes with the descriptor.
+/// Mounts the control file system where nobody else sees it; the mount goes with the descriptor.
 fn control_files() -> io::Result<OwnedFd> {
     let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(context.as_fd())?;

@@ -1,4 +1,5 @@
-//! The setuid helper that mounts for users who may not: it opens the device, mounts, and sends the descriptor back.
+//! The setuid helper that mounts for users who may not mount themselves. It opens the device, mounts, and sends the
+//! descriptor back.
 
 use std::{
     io::IoSliceMut,
@@ -20,7 +21,7 @@ use rustix::{
 use super::{MountError, Resolved};
 
 const HELPER: &str = "fusermount3";
-/// Tells the helper which descriptor to answer on.
+/// The variable that tells the helper on which descriptor to answer.
 const CHANNEL_ENV: &str = "_FUSE_COMMFD";
 
 /// Mounts as `resolved` says.

@@ -1,4 +1,4 @@
-//! Who keeps a mount busy.
+//! Which processes keep a mount busy.
 
 use std::{
     ffi::OsStr,
@@ -71,7 +71,7 @@ fn mapped_file(proc: &Path, mount: &MountEntry) -> Option<PathBuf> {
     })
 }
 
-/// By the text of the paths alone. A removed working directory shows as `... (deleted)` and still counts.
+/// Compares the text of the paths alone. A removed working directory shows as `... (deleted)` and still counts.
 fn is_below(path: &Path, mountpoint: &Path) -> bool {
     path.starts_with(mountpoint)
         || path

@@ -1,4 +1,4 @@
-//! What a mount is to be, and what of it the kernel is told.
+//! The options of a mount, and what of them the kernel is told.
 
 use std::{io, path::PathBuf};
 
@@ -7,10 +7,10 @@ use rustix::mount::MountFlags;
 use super::MountError;
 use crate::{
     init::{self, Wanted},
-    parked,
+    transport::dev::parked,
 };
 
-/// Options of a mount. All are explicit: whoever builds them has decided each.
+/// The options of a mount. None has a default here, so that whoever builds them decides about each.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
     /// Directory to mount on; it must exist.
@@ -21,30 +21,31 @@ pub struct MountOptions {
     pub fsname: Option<String>,
     /// Other users than the one who mounts may look inside.
     pub allow_other: bool,
-    /// Nothing will be written, so no writeback cache is asked for, and locks are left to the kernel. It is not told why: the control file stays
-    /// writable, and changes are refused with EROFS by the layers above.
+    /// Nothing will be written, so no writeback cache is asked for, and locks are left to the kernel. The kernel does
+    /// not learn that the mount is read-only, because the control file stays writable; the layers above refuse changes
+    /// with EROFS.
     pub read_only: bool,
     /// The kernel checks permission bits. Otherwise operations do, for callers who are not root.
     pub default_permissions: bool,
     /// Largest READ and WRITE in bytes (`--max-fuse-io`): rounded up to pages, at most 1 MiB.
     pub max_io_bytes: usize,
-    /// Most bytes that WRITE requests hold while they wait for something, memory for instance: beyond that no request is
-    /// taken from the kernel until one of them is answered.
+    /// How many bytes WRITE requests may hold while they wait for something, memory for instance. Beyond that the data
+    /// of further writes stays where it is until one of them is answered.
     pub waiting_bytes: usize,
     /// The kernel gathers small writes (`-o writeback_cache`).
     pub writeback_cache: bool,
     /// The volume has POSIX ACLs; the kernel evaluates them. Implies extended attributes.
     pub enable_acl: bool,
-    /// Extended attributes are served; ENOSYS otherwise, once.
+    /// Extended attributes are served. Otherwise the kernel gets ENOSYS, and asks only once.
     pub enable_xattr: bool,
     /// Locks of flock(2) are left to the kernel, which keeps them for this mount alone and shows them in /proc/locks.
     pub local_flock: bool,
-    /// Likewise those of fcntl(2).
+    /// Locks of fcntl(2) are left to the kernel, likewise.
     pub local_posix_locks: bool,
-    /// Further items of `-o`, one each: mount flags such as `noexec`, old names that mean nothing any more, and whatever
-    /// else goes to the kernel as it is.
+    /// Further items of `-o`, one by one: mount flags such as `noexec`, old names that mean nothing any more, and
+    /// whatever else goes to the kernel as it is.
     pub extra: Vec<String>,
-    /// Readers of `/dev/fuse`; `None` chooses by the number of CPUs.
+    /// How many threads read `/dev/fuse`; `None` chooses by the number of CPUs.
     pub threads: Option<usize>,
     /// Who root becomes, as uid and gid.
     pub root_squash: Option<(u32, u32)>,
@@ -67,7 +68,7 @@ pub(crate) struct Resolved {
 }
 
 impl MountOptions {
-    /// Options of a plain mount of `volume` on `mountpoint` by root, as `juicefs mount` has them by default.
+    /// The options with which root mounts `volume` on `mountpoint` by `juicefs mount` without flags.
     #[must_use]
     pub fn standard(mountpoint: PathBuf, volume: &str) -> Self {
         Self {
@@ -134,8 +135,8 @@ impl MountOptions {
     }
 }
 
-/// Whether one item of `-o` is known: to the kernel, to a mount here, or as a word of /etc/fstab that means nothing to either.
-/// What is not would make the kernel refuse the mount without a word why.
+/// Whether one item of `-o` is known: to the kernel, to a mount here, or as a word of /etc/fstab that means nothing to
+/// either. An item that is not known would make the kernel refuse the mount without saying why.
 #[must_use]
 pub fn is_option(item: &str) -> bool {
     const FLAGS: [&str; 17] = [
@@ -201,7 +202,7 @@ pub fn is_option(item: &str) -> bool {
 }
 
 impl Resolved {
-    /// Takes one item that goes to mount(2) as a flag, says something here, or goes on to the kernel as it is.
+    /// Takes one item of `-o`: it becomes a flag of mount(2), means something here, or goes on to the kernel as it is.
     fn take(&mut self, item: &str) {
         let (set, flag) = match item {
             "suid" => (false, MountFlags::NOSUID),

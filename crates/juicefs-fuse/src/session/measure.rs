@@ -1,5 +1,5 @@
-//! What a request costs by itself: a mount over operations that do nothing. Run by hand, optimised, with the
-//! machine to itself.
+//! Measures what a request costs by itself, on a mount over operations that do nothing. It is to be run by hand,
+//! optimised, on a machine that does nothing else.
 //!
 //! `cargo test --release -p juicefs-fuse measure -- --ignored --nocapture`
 

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::toy::Toy;
+use crate::tests::toy::Toy;
 
 const NOBODY: u32 = 65534;
 const INTERRUPTED_AFTER: Duration = Duration::from_secs(1);

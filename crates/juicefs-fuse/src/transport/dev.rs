@@ -1,33 +1,45 @@
-//! Threads that block in `read` on `/dev/fuse`, each on a description of its own where the kernel gives one.
+//! The transport over `/dev/fuse`: threads that block in `read`, each on a description of its own where the kernel
+//! gives one.
 //!
 //! A description that all threads share would share one lock and one list of requests under way too. There is no
-//! polling: a thread either waits for a request or works on one.
+//! polling: a thread either waits for a request or works on one. Requests lie in page-aligned buffers (`page_buf`), which a
+//! large write takes along. While too much data of writes is in memory, further writes stay in pipes (`parked`).
+
+pub(crate) mod page_buf;
+pub(crate) mod parked;
+mod request;
 
 use std::{
-    fs::OpenOptions,
     io,
-    os::fd::{AsFd, AsRawFd},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use rustix::{io::Errno as IoErrno, ioctl};
+use juicefs_core::Errno;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::request::DevRequest;
+use self::{
+    page_buf::{PageBuf, PageBufPool},
+    parked::{Park, Parked, Received, Room},
+    request::Malformed,
+};
 use super::Transport;
 use crate::{
-    dispatch::Dispatcher,
+    deferred::Slot,
+    device::{Device, next_message},
+    dispatch::{Dispatcher, interrupted},
     ops::Operations,
-    page_buf::{PageBuf, PageBufPool},
-    parked::{Came, Park, Parked, Room},
-    reply::{Device, Reply},
-    request::{Malformed, Request},
+    reply::Reply,
+    request::Request,
 };
 
-const DEVICE: &str = "/dev/fuse";
+/// How often buffers that were not needed go back to the machine.
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The classic transport.
+/// The transport over `/dev/fuse`.
 pub(crate) struct DevTransport {
     devices: Vec<Arc<Device>>,
     pool: Arc<PageBufPool>,
@@ -37,21 +49,22 @@ pub(crate) struct DevTransport {
 /// What a `read` brought.
 pub(crate) enum Arrived {
     /// A request.
-    Request(Request),
+    Request(DevRequest),
     /// A write that stays in its pipe.
     Parked(Parked, PageBuf),
-    /// Something that is not one; it was answered if it can be.
+    /// Something that is no request. It has its answer, if it can have one.
     Nothing(PageBuf),
     /// The kernel ended the session.
     End,
 }
 
 impl DevTransport {
-    /// `threads` readers on the connection of `first`, with buffers from `pool`, which leave in the `park` what is too much.
+    /// Prepares `threads` readers of the connection that `first` is. They take buffers from `pool`, and leave in `park`
+    /// what is too much for memory.
     pub(crate) fn new(first: Arc<Device>, threads: usize, pool: Arc<PageBufPool>, park: Park) -> Self {
         let mut devices = vec![Arc::clone(&first)];
         while devices.len() < threads.max(1) {
-            let device = clone_device(&first).map(Arc::new).unwrap_or_else(|error| {
+            let device = first.reopen().map(Arc::new).unwrap_or_else(|error| {
                 // Without permission to open the device (fusermount opened it for us) all read from one description.
                 tracing::debug!(%error, "readers share one description of /dev/fuse");
                 Arc::clone(&first)
@@ -79,11 +92,13 @@ impl Transport for DevTransport {
                 }
             })
         };
-        self.devices.into_iter().enumerate().map(start).collect()
+        let threads = self.devices.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
+        drop(dispatcher.rt.spawn(trim(self.pool, ended.clone())));
+        Ok(threads)
     }
 }
 
-/// Held by every reader; says when the last one is gone, panic or not.
+/// Every reader holds this, so that its drop says when the last one is gone, by a panic or otherwise.
 struct EndMark(CancellationToken);
 
 impl Drop for EndMark {
@@ -108,9 +123,9 @@ fn run<O: Operations>(
             receive(device, buf)?
         };
         buf = match arrived {
-            Arrived::Request(request) => dispatcher.serve(request, device).unwrap_or_else(|| take(pool)),
+            Arrived::Request(request) => serve(dispatcher, device, request).unwrap_or_else(|| take(pool)),
             Arrived::Parked(parked, buf) => {
-                dispatcher.park(parked, device, pool);
+                park_write(dispatcher, device, pool, parked);
                 buf
             }
             Arrived::Nothing(buf) => buf,
@@ -119,7 +134,67 @@ fn run<O: Operations>(
     }
 }
 
-/// A buffer. When the machine has no memory for one, that is waited for: requests queue meanwhile, none is lost.
+/// Serves one request, or hands it on. Returns its buffer when the payload did not go on with it.
+fn serve<O: Operations>(dispatcher: &Dispatcher<O>, device: &Arc<Device>, mut request: DevRequest) -> Option<PageBuf> {
+    let reply = Reply::new(request.header().unique, Arc::clone(device));
+    let begun = dispatcher.begin(&mut request);
+    let buf = request.into_buf();
+    dispatcher.end(begun, reply);
+    buf
+}
+
+/// Has a write that was left in its pipe served once there is room for its data.
+fn park_write<O: Operations>(
+    dispatcher: &Arc<Dispatcher<O>>,
+    device: &Arc<Device>,
+    pool: &Arc<PageBufPool>,
+    parked: Parked,
+) {
+    let slot = dispatcher.deferred.enter(parked.header.unique, 0);
+    let reply = Reply::new(parked.header.unique, Arc::clone(device));
+    drop(dispatcher.rt.spawn(serve_parked(Arc::clone(dispatcher), parked, Arc::clone(pool), reply, slot)));
+}
+
+/// Serves a parked write. A caller that is killed while it waits is let go, and nothing was written.
+async fn serve_parked<O: Operations>(
+    dispatcher: Arc<Dispatcher<O>>,
+    parked: Parked,
+    pool: Arc<PageBufPool>,
+    reply: Reply<Arc<Device>>,
+    mut slot: Slot,
+) {
+    let (header, since) = (parked.header, Instant::now());
+    tokio::select! {
+        biased;
+        payload = dispatcher.deferred.payload(parked.len()) => slot.payload = payload,
+        () = interrupted(&slot, &header, since) => {
+            drop(parked);
+            reply.send(Err(Errno::EINTR));
+            return;
+        }
+    }
+    match unpark(parked, &pool) {
+        Ok(mut request) => {
+            let begun = dispatcher.begin(&mut request);
+            drop(request);
+            dispatcher.end_in(slot, begun, reply).await;
+        }
+        Err(error) => {
+            tracing::error!(%error, "a write that waited cannot be read");
+            reply.send(Err(Errno::EIO));
+        }
+    }
+}
+
+/// Reads a parked write into memory.
+fn unpark(parked: Parked, pool: &Arc<PageBufPool>) -> io::Result<DevRequest> {
+    let len = parked.len();
+    let mut buf = pool.take()?;
+    parked.copy_to(&mut buf)?;
+    DevRequest::new(buf, len).map_err(|(why, _)| io::Error::other(format!("{why:?}")))
+}
+
+/// Takes a buffer. When the machine has no memory for one, this waits: requests queue meanwhile, and none is lost.
 fn take(pool: &Arc<PageBufPool>) -> PageBuf {
     loop {
         match pool.take() {
@@ -132,13 +207,14 @@ fn take(pool: &Arc<PageBufPool>) -> PageBuf {
 
 /// Waits for one message.
 pub(crate) fn receive(device: &Arc<Device>, mut buf: PageBuf) -> io::Result<Arrived> {
-    Ok(match message(|| rustix::io::read(device, buf.request_room()))? {
+    Ok(match next_message(|| rustix::io::read(device, buf.request_room()))? {
         Some(len) => request(device, buf, len),
         None => Arrived::End,
     })
 }
 
-/// The same while too much is in memory that is to be written. `spare` is a room of an earlier call.
+/// Waits for one message while too much data of writes is in memory: large writes stay in a pipe. `spare` is a pipe that an
+/// earlier call did not need.
 fn receive_apart<O: Operations>(
     dispatcher: &Dispatcher<O>,
     device: &Arc<Device>,
@@ -151,49 +227,37 @@ fn receive_apart<O: Operations>(
         return receive(device, buf);
     };
     let max_bytes = buf.request_room().len();
-    let Some(len) = message(|| room.receive(device, max_bytes))? else { return Ok(Arrived::End) };
+    let Some(len) = next_message(|| room.receive(device, max_bytes))? else { return Ok(Arrived::End) };
     Ok(match room.sort(len, &mut buf)? {
-        Came::Write(parked) => Arrived::Parked(parked, buf),
-        Came::Other(room) => {
+        Received::Write(parked) => Arrived::Parked(parked, buf),
+        Received::Other(room) => {
             *spare = Some(room);
             request(device, buf, len)
         }
     })
 }
 
-/// The length of the next message; `None` at the end of the session.
-fn message(mut read: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Option<usize>> {
-    loop {
-        match read() {
-            Ok(len) => return Ok(Some(len)),
-            // ENOENT: the request was given up while it was read.
-            Err(IoErrno::INTR | IoErrno::AGAIN | IoErrno::NOENT) => {}
-            Err(IoErrno::NODEV | IoErrno::CONNABORTED) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// What the message of `len` bytes in `buf` is.
+/// Makes a request of the message of `len` bytes in `buf`.
 fn request(device: &Arc<Device>, buf: PageBuf, len: usize) -> Arrived {
-    match Request::new(buf, len) {
+    match DevRequest::new(buf, len) {
         Ok(request) => Arrived::Request(request),
         Err((malformed, buf)) => {
             tracing::error!(len, ?malformed, "a message from the kernel is not a request");
             if let Malformed::Length { unique } = malformed {
-                Reply::new(unique, Arc::clone(device)).send(Err(juicefs_core::Errno::EINVAL));
+                Reply::new(unique, Arc::clone(device)).send(Err(Errno::EINVAL));
             }
             Arrived::Nothing(buf)
         }
     }
 }
 
-/// One more description of the same connection, with its own list of requests under way.
-fn clone_device(device: &Device) -> io::Result<Device> {
-    let file = OpenOptions::new().read(true).write(true).open(DEVICE)?;
-    let source = u32::try_from(device.as_fd().as_raw_fd()).map_err(io::Error::other)?;
-    const CLONE: ioctl::Opcode = ioctl::opcode::read::<u32>(229, 0);
-    // SAFETY: FUSE_DEV_IOC_CLONE takes the address of a u32 with a descriptor and only reads it.
-    unsafe { ioctl::ioctl(&file, ioctl::Setter::<CLONE, u32>::new(source)) }?;
-    Ok(Device::new(file.into()))
+/// Gives unused buffers back until the session ends.
+async fn trim(pool: Arc<PageBufPool>, ended: CancellationToken) {
+    let mut ticks = tokio::time::interval(TRIM_INTERVAL);
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            _ = ticks.tick() => pool.trim(),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use juicefs_core::{
     attr::{FileType, Timestamp},
+    civil::{date_of, day_of},
     ids::{Ino, Name},
 };
 
@@ -64,7 +65,7 @@ pub(crate) fn hour_of(time: Timestamp) -> i64 {
 
 /// The name of the directory of an hour: `YYYY-MM-DD-HH` in UTC.
 pub(crate) fn hourly_name(hour: i64) -> Name {
-    let (year, month, day) = civil_from_days(hour.div_euclid(24));
+    let (year, month, day) = date_of(hour.div_euclid(24));
     Name::from(format!("{year:04}-{month:02}-{day:02}-{:02}", hour.rem_euclid(24)).into_bytes())
 }
 
@@ -77,34 +78,8 @@ pub(crate) fn parse_hourly(name: &Name) -> Option<i64> {
     });
     let mut next = || parts.next().flatten();
     let (year, month, day, hour) = (next()?, next()?, next()?, next()?);
-    let hour = days_from_civil(year, month, day) * 24 + hour;
+    let hour = day_of(year, month, day) * 24 + hour;
     (hourly_name(hour) == *name).then_some(hour)
-}
-
-const DAYS_PER_ERA: i64 = 146_097;
-const DAYS_TO_EPOCH: i64 = 719_468;
-
-/// Year, month and day of a day counted from the epoch. Years begin in March here, so that leap days come last.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let shifted = days + DAYS_TO_EPOCH;
-    let era = shifted.div_euclid(DAYS_PER_ERA);
-    let day_of_era = shifted.rem_euclid(DAYS_PER_ERA);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-/// The inverse of [`civil_from_days`]; nonsense for months and days that do not exist.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let march_month = (month + 9) % 12;
-    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
-    era * DAYS_PER_ERA + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - DAYS_TO_EPOCH
 }
 
 #[cfg(test)]

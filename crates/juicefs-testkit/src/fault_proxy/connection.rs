@@ -1,4 +1,4 @@
-//! One connection through the proxy: two threads, each carrying bytes one way.
+//! One connection through the proxy. Two threads carry its bytes, each one way.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -53,7 +53,7 @@ impl Connection {
     }
 }
 
-/// Closing this stream resets the connection instead of ending it politely.
+/// Makes the close of this stream reset the connection instead of ending it politely.
 pub(super) fn reset(stream: &TcpStream) {
     // Refused only for a stream that is closed already.
     let _ = set_socket_linger(stream, Some(Duration::ZERO));

@@ -1,15 +1,15 @@
-//! The same for HTTP/1.1, where faults are about requests: answers in the place of the server's, bodies that break off or
-//! have another byte, requests that are never answered, and a line that is slow.
+//! A proxy for HTTP/1.1, whose faults are about requests: another answer than that of the server, a body that breaks
+//! off or has a wrong byte, a request that is never answered, and a line that is slow.
 //!
-//! A request is taken in whole, then passed on over a connection of its own. Which requests meet a fault follows from the
-//! seed and their order.
+//! A request is read whole, then passed on over a connection of its own. The seed and the order of requests decide
+//! which of them meet a fault.
 
 mod message;
 
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,15 +21,15 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::connection::reset;
-use message::{Answer, Request};
+use super::{acceptor::Acceptor, connection::reset};
+use message::{Request, Response};
 
 /// What goes wrong with one request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HttpFault {
     /// It is passed on this much later.
     Latency(Duration),
-    /// The server never sees it: this status with this S3 error code is the answer.
+    /// The server never sees it, and the answer is this status with this S3 error code.
     Refused(u16, &'static str),
     /// The connection is reset and the server never sees it.
     ResetBefore,
@@ -37,10 +37,10 @@ pub enum HttpFault {
     ResetAfter,
     /// The answer breaks off in the middle of its body.
     BodyCut,
-    /// One byte of the body of the answer is another. Answers without a body, or with a part of an object only, pass as they
-    /// are: nothing could be told from them.
+    /// One byte of the body of the answer is wrong. Answers without a body, or with a part of an object only, pass as
+    /// they are, because nobody could notice it there.
     BodyFlipped,
-    /// It is never answered, nor passed on; the connection stays.
+    /// It is neither answered nor passed on, and the connection stays.
     Hung,
 }
 
@@ -49,7 +49,7 @@ pub enum HttpFault {
 pub struct HttpRates {
     /// [`HttpFault::Latency`] of exactly `latency_for`, for GET only.
     pub get_latency: u32,
-    /// That time.
+    /// How long that takes.
     pub latency_for: Duration,
     /// [`HttpFault::Refused`] with 503 SlowDown.
     pub unavailable: u32,
@@ -100,9 +100,9 @@ impl HttpCounts {
 struct State {
     rng: StdRng,
     rates: HttpRates,
-    /// For the next requests of these methods.
+    /// Faults for the next requests of these methods.
     queued: VecDeque<(String, HttpFault)>,
-    /// For every request of this method.
+    /// The fault for every request of this method.
     always: Option<(String, HttpFault)>,
     counts: HttpCounts,
     /// Open connections to clients and to the server.
@@ -125,8 +125,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct HttpProxy {
     shared: Arc<Shared>,
-    port: u16,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 impl HttpProxy {
@@ -138,8 +137,6 @@ impl HttpProxy {
     #[must_use]
     pub fn start(server_port: u16, seed: u64) -> Self {
         println!("HTTP fault proxy: seed {seed}");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen on a free port");
-        let port = listener.local_addr().expect("the port just bound").port();
         let state = State {
             rng: StdRng::seed_from_u64(seed),
             rates: HttpRates::default(),
@@ -156,26 +153,23 @@ impl HttpProxy {
             ending: AtomicBool::new(false),
             next: AtomicU64::new(0),
         });
-        let acceptor = thread::Builder::new()
-            .name("http-proxy".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || accept(&shared, &listener)
-            })
-            .expect("start a thread");
-        Self { shared, port, acceptor: Some(acceptor) }
+        let acceptor = Acceptor::start("http-proxy", {
+            let shared = Arc::clone(&shared);
+            move |client| accept(&shared, client)
+        });
+        Self { shared, acceptor }
     }
 
     /// The port of 127.0.0.1 that clients are to use.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.acceptor.port()
     }
 
     /// What `--bucket` takes for a bucket behind this proxy.
     #[must_use]
     pub fn bucket_url(&self, bucket: &str) -> String {
-        format!("http://127.0.0.1:{}/{bucket}", self.port)
+        format!("http://127.0.0.1:{}/{bucket}", self.port())
     }
 
     /// Sets how often things go wrong from now on.
@@ -198,7 +192,7 @@ impl HttpProxy {
         self.shared.bandwidth.store(bytes_per_s, Ordering::Relaxed);
     }
 
-    /// From now on nothing goes wrong any more; requests that hang do so until their client gives up.
+    /// Lets nothing go wrong any more. Requests that hang do so until their client gives up.
     pub fn calm(&self) {
         self.bandwidth(0);
         let mut state = self.shared.state.lock();
@@ -218,47 +212,29 @@ impl HttpProxy {
 impl Drop for HttpProxy {
     fn drop(&mut self) {
         self.shared.ending.store(true, Ordering::Release);
-        {
-            let state = self.shared.state.lock();
-            self.shared.changed.notify_all();
-            for stream in state.streams.values() {
-                // It may have ended by itself.
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        }
-        // Wakes the acceptor, which joins what it started.
-        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
-        if let Some(acceptor) = self.acceptor.take()
-            && acceptor.join().is_err()
-        {
-            eprintln!("HTTP fault proxy: a thread panicked");
+        let state = self.shared.state.lock();
+        self.shared.changed.notify_all();
+        for stream in state.streams.values() {
+            // It may have ended by itself.
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// Takes connections until the proxy ends, then waits for the threads that serve them.
-fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
-    let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    while let Ok((client, _)) = listener.accept() {
-        if shared.is_ending() {
-            break;
-        }
-        threads.retain(|thread| !thread.is_finished());
-        let shared = Arc::clone(shared);
-        let serve = move || {
-            // A lost connection is what this is made for; there is nobody to tell.
-            let _ = serve(&shared, client);
-        };
-        threads.push(thread::Builder::new().name("http-proxy-line".into()).spawn(serve).expect("start a thread"));
+/// Serves one more connection; `None` once the proxy ends.
+fn accept(shared: &Arc<Shared>, client: TcpStream) -> Option<[JoinHandle<()>; 1]> {
+    if shared.is_ending() {
+        return None;
     }
-    for thread in threads {
-        if thread.join().is_err() {
-            eprintln!("HTTP fault proxy: a thread panicked");
-        }
-    }
+    let shared = Arc::clone(shared);
+    let serve = move || {
+        // A lost connection is what this is made for; there is nobody to tell.
+        let _ = serve(&shared, client);
+    };
+    Some([thread::Builder::new().name("http-proxy-line".into()).spawn(serve).expect("start a thread")])
 }
 
-/// A stream that the proxy ends when it ends.
+/// A stream that is closed when the proxy ends.
 struct Listed<'a> {
     shared: &'a Shared,
     number: u64,
@@ -289,7 +265,7 @@ fn serve(shared: &Shared, client: TcpStream) -> io::Result<()> {
     let Some(request) = Request::read(&client, &|bytes| shared.slow_down(bytes))? else { return Ok(()) };
     let fault = shared.pick(&request);
     let answer = match &fault {
-        Some(HttpFault::Refused(status, code)) => Answer::refusal(*status, code),
+        Some(HttpFault::Refused(status, code)) => Response::refusal(*status, code),
         Some(HttpFault::ResetBefore) => return hang_up(client, listed),
         Some(HttpFault::Hung) => {
             shared.wait_for_end_of(&client);
@@ -354,12 +330,12 @@ impl Shared {
         Some(fault)
     }
 
-    /// Has the server answer.
-    fn ask(&self, request: &Request) -> io::Result<Answer> {
+    /// Lets the server answer.
+    fn ask(&self, request: &Request) -> io::Result<Response> {
         let server = TcpStream::connect_timeout(&self.server, Duration::from_secs(5))?;
         let _listed = Listed::add(self, &server)?;
         (&server).write_all(&request.bytes)?;
-        Answer::read(&server)
+        Response::read(&server)
     }
 
     /// Sleeps, or returns earlier if the proxy ends or calms.

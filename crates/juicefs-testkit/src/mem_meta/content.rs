@@ -12,6 +12,17 @@ use juicefs_core::{
 use super::State;
 
 impl State {
+    pub(super) fn truncate(&mut self, ino: Ino, length: u64, now: Timestamp) -> Result<Attr, Errno> {
+        let old = self.file_mut(ino)?.attr.length;
+        if old != length {
+            self.check_space(length.saturating_sub(old))?;
+            self.zero(ino, old.min(length), old.max(length))?;
+            let attr = &mut self.node_mut(ino)?.attr;
+            (attr.length, attr.mtime, attr.ctime) = (length, now, now);
+        }
+        Ok(self.node(ino)?.attr.clone())
+    }
+
     pub(super) fn fallocate(
         &mut self,
         ino: Ino,

@@ -1,4 +1,4 @@
-//! Directories as they are.
+//! Directories that are listed as they are.
 
 use std::ops::Bound;
 

@@ -1,4 +1,4 @@
-//! Locks as plainly as they can be: what is held is a list, and whoever waits looks again after every release.
+//! Locks in the plainest form. What is held is a list, and whoever waits looks again after every release.
 
 use std::future::pending;
 
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::MemMeta;
 
-/// What is held of one kind of lock, by file and owner. Ranges of one owner never overlap.
+/// All locks of one kind that are held, by file and owner. Ranges of one owner never overlap.
 #[derive(Default)]
 pub(super) struct Held(Vec<(Ino, u64, RangeLock)>);
 
@@ -64,7 +64,7 @@ impl Locks {
 type Holders = Vec<(Ino, u64)>;
 
 impl MemMeta {
-    /// Takes all locks away: who held locks of whole files, and of ranges.
+    /// Takes all locks away. Returns who held locks of whole files, and who held ranges.
     pub(super) fn lose_locks(&self) -> (Holders, Holders) {
         let taken = [true, false].map(|whole_file| {
             let held = std::mem::take(&mut *self.locks.kind(whole_file).lock());

@@ -1,17 +1,16 @@
-//! The methods of [`Meta`] on the tree.
+//! The metadata service: each call is noted, may fail as a test wants, and then does its work under the one lock.
 
 use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use juicefs_core::{
     Attr, Caller, ChunkIndex, Errno, FileType, Format, Ino, Meta, MetaError, MetaResult, Name, SessionId, SetAttr,
-    SetTime, SliceId, SliceKey, Timestamp,
+    SliceId, SliceKey, Timestamp,
     acl::{AclKind, AclRule},
     listing::Directories,
     lock::{FileLocks, GiveUp, LockKind, LockRange, RangeLock},
@@ -23,7 +22,7 @@ use juicefs_core::{
     tree::{Cloning, Progress, RemovalWatch, Summary, TreeDetail, TreeRemoval, TreeSummary},
 };
 
-use super::{MemMeta, Waiting, listing::Plain, locks::whole, tree::check_new_name};
+use super::{MemMeta, Waiting, listing::Plain, locks::whole};
 
 #[async_trait]
 impl Meta for MemMeta {
@@ -132,16 +131,7 @@ impl Meta for MemMeta {
 
     async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> MetaResult<()> {
         self.note("access", ino)?;
-        let attr = self.state.lock().node(ino)?.attr.clone();
-        let shift = if cx.uid == attr.uid {
-            6
-        } else if cx.in_group(attr.gid) {
-            3
-        } else {
-            0
-        };
-        let granted = attr.mode >> shift & 7;
-        if cx.uid == 0 || granted & u16::from(mask) == u16::from(mask) { Ok(()) } else { Err(Errno::EACCES.into()) }
+        Ok(self.state.lock().access(cx, ino, mask)?)
     }
 
     async fn readlink(&self, ino: Ino) -> MetaResult<Bytes> {
@@ -186,43 +176,17 @@ impl Meta for MemMeta {
         _flags: OpenFlags,
     ) -> MetaResult<(Ino, Attr)> {
         self.note("create", parent)?;
-        let mut state = self.state.lock();
-        let (ino, attr) = match state.insert(cx, parent, name, &node, self.clock.now()) {
-            Err(Errno::EEXIST) if !exclusive => {
-                let ino = state.child(parent, name)?;
-                let attr = state.node(ino)?.attr.clone();
-                if !attr.is_file() {
-                    return Err(Errno::EEXIST.into());
-                }
-                (ino, attr)
-            }
-            other => other?,
-        };
-        state.node_mut(ino)?.opens += 1;
-        Ok((ino, attr))
+        Ok(self.state.lock().create(cx, parent, name, &node, exclusive, self.clock.now())?)
     }
 
     async fn create_unnamed(&self, cx: &Caller, dir: Ino, node: NewNode) -> MetaResult<(Ino, Attr)> {
         self.note("create_unnamed", dir)?;
-        let mut state = self.state.lock();
-        let now = self.clock.now();
-        let (ino, _) = state.insert(cx, dir, b"unnamed", &node, now)?;
-        state.node_mut(dir)?.entries.remove(&b"unnamed"[..]);
-        let node = state.node_mut(ino)?;
-        (node.attr.nlink, node.opens) = (0, 1);
-        Ok((ino, node.attr.clone()))
+        Ok(self.state.lock().create_unnamed(cx, dir, &node, self.clock.now())?)
     }
 
     async fn unlink(&self, _cx: &Caller, parent: Ino, name: &[u8], _skip_trash: bool) -> MetaResult<Removed> {
         self.note("unlink", parent)?;
-        let mut state = self.state.lock();
-        let ino = state.child(parent, name)?;
-        if state.node(ino)?.attr.is_dir() {
-            return Err(Errno::EPERM.into());
-        }
-        let now = self.clock.now();
-        state.leave(parent, name, now);
-        Ok(state.unname(ino, now))
+        Ok(self.state.lock().unlink(parent, name, self.clock.now())?)
     }
 
     async fn rmdir(&self, _cx: &Caller, parent: Ino, name: &[u8], _skip_trash: bool) -> MetaResult<Removed> {
@@ -249,57 +213,18 @@ impl Meta for MemMeta {
 
     async fn link(&self, _cx: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> MetaResult<Attr> {
         self.note("link", ino)?;
-        check_new_name(name)?;
-        let mut state = self.state.lock();
-        if state.node(ino)?.attr.is_dir() {
-            return Err(Errno::EPERM.into());
-        }
-        if state.dir(parent)?.entries.contains_key(name) {
-            return Err(Errno::EEXIST.into());
-        }
-        let now = self.clock.now();
-        state.enter(parent, name, ino, now);
-        let attr = &mut state.node_mut(ino)?.attr;
-        (attr.nlink, attr.ctime, attr.parent) = (attr.nlink + 1, now, Ino(0));
-        Ok(attr.clone())
+        Ok(self.state.lock().link(ino, parent, name, self.clock.now())?)
     }
 
     async fn setattr(&self, _cx: &Caller, ino: Ino, set: SetAttr) -> MetaResult<Attr> {
         self.note("setattr", ino)?;
-        let now = self.clock.now();
-        let mut state = self.state.lock();
-        let attr = &mut state.node_mut(ino)?.attr;
-        let before = attr.clone();
-        let time = |time: SetTime| match time {
-            SetTime::Now => now,
-            SetTime::At(at) => at,
-        };
-        attr.mode = set.mode.unwrap_or(attr.mode);
-        attr.uid = set.uid.unwrap_or(attr.uid);
-        attr.gid = set.gid.unwrap_or(attr.gid);
-        attr.atime = set.atime.map_or(attr.atime, time);
-        attr.mtime = set.mtime.map_or(attr.mtime, time);
-        attr.flags = set.flags.unwrap_or(attr.flags);
-        attr.tier = set.tier.unwrap_or(attr.tier);
-        if *attr != before {
-            attr.ctime = now;
-        }
-        Ok(attr.clone())
+        Ok(self.state.lock().set_attr(ino, &set, self.clock.now())?)
     }
 
     async fn truncate(&self, cx: &Caller, ino: Ino, length: u64, _opened: bool) -> MetaResult<Attr> {
         self.note("truncate", ino)?;
         self.check_session(cx.session)?;
-        let mut state = self.state.lock();
-        let old = state.file_mut(ino)?.attr.length;
-        if old != length {
-            state.check_space(length.saturating_sub(old))?;
-            state.zero(ino, old.min(length), old.max(length))?;
-            let now = self.clock.now();
-            let attr = &mut state.node_mut(ino)?.attr;
-            (attr.length, attr.mtime, attr.ctime) = (length, now, now);
-        }
-        Ok(state.node(ino)?.attr.clone())
+        Ok(self.state.lock().truncate(ino, length, self.clock.now())?)
     }
 
     async fn fallocate(&self, cx: &Caller, ino: Ino, mode: FallocateMode, off: u64, size: u64) -> MetaResult<Attr> {
@@ -320,14 +245,7 @@ impl Meta for MemMeta {
 
     async fn setxattr(&self, _cx: &Caller, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> MetaResult<()> {
         self.note("setxattr", ino)?;
-        let mut state = self.state.lock();
-        let xattrs = &mut state.node_mut(ino)?.xattrs;
-        match (mode, xattrs.contains_key(name)) {
-            (XattrMode::Create, true) => return Err(Errno::EEXIST.into()),
-            (XattrMode::Replace, false) => return Err(Errno::ENODATA.into()),
-            _ => xattrs.insert(Bytes::copy_from_slice(name), value),
-        };
-        Ok(())
+        Ok(self.state.lock().set_xattr(ino, name, value, mode)?)
     }
 
     async fn removexattr(&self, _cx: &Caller, ino: Ino, name: &[u8]) -> MetaResult<()> {
@@ -344,13 +262,7 @@ impl Meta for MemMeta {
 
     async fn set_acl(&self, _cx: &Caller, ino: Ino, kind: AclKind, rule: AclRule, _kill_sgid: bool) -> MetaResult<()> {
         self.note("set_acl", ino)?;
-        let mut state = self.state.lock();
-        let rules = &mut state.node_mut(ino)?.rules;
-        rules.retain(|(known, _)| *known != kind);
-        if !rule.is_empty() {
-            rules.push((kind, rule));
-        }
-        Ok(())
+        Ok(self.state.lock().set_rule(ino, kind, rule)?)
     }
 
     async fn open(&self, _cx: &Caller, ino: Ino, _flags: OpenFlags) -> MetaResult<Attr> {
@@ -447,14 +359,7 @@ impl Meta for MemMeta {
     }
 
     async fn parents(&self, ino: Ino) -> MetaResult<BTreeMap<Ino, u64>> {
-        let state = self.state.lock();
-        let mut parents = BTreeMap::new();
-        for (parent, node) in &state.nodes {
-            let names = node.entries.values().filter(|child| **child == ino).count() as u64;
-            if names > 0 {
-                parents.insert(*parent, names);
-            }
-        }
+        let parents = self.state.lock().parents(ino);
         if parents.is_empty() { Err(MetaError::Posix(Errno::ENOENT)) } else { Ok(parents) }
     }
 
@@ -499,24 +404,7 @@ impl Meta for MemMeta {
         progress: &Progress,
     ) -> MetaResult<()> {
         self.note("remove_tree", parent)?;
-        let mut todo = vec![(parent, Name::new(name), false)];
-        while let Some((parent, name, emptied)) = todo.pop() {
-            progress.go_on()?;
-            let (ino, attr) = self.lookup(cx, parent, name.as_bytes()).await?;
-            let removed = if !attr.is_dir() {
-                self.unlink(cx, parent, name.as_bytes(), how.skip_trash).await?
-            } else if emptied {
-                self.rmdir(cx, parent, name.as_bytes(), how.skip_trash).await?
-            } else {
-                todo.push((parent, name, true));
-                let page = Plain(self).page(ino, None, false, usize::MAX).await?;
-                todo.extend(page.entries.into_iter().map(|entry| (ino, entry.name, false)));
-                continue;
-            };
-            progress.add_first(1);
-            watch.removed(parent, &name, removed);
-        }
-        Ok(())
+        self.remove_all(cx, (parent, name), how, watch, progress).await
     }
 
     async fn clone_tree(
@@ -535,7 +423,6 @@ impl Meta for MemMeta {
         Ok(Vec::new())
     }
 
-    /// One node alone, and slowly when a test holds it up: it goes on until it is stopped or let go.
     async fn summarize(
         &self,
         _cx: &Caller,
@@ -544,20 +431,7 @@ impl Meta for MemMeta {
         _strict: bool,
         progress: &Progress,
     ) -> MetaResult<Summary> {
-        let attr = self.getattr(ino).await?;
-        self.note("summarize", ino)?;
-        while self.held.load(Ordering::Acquire) {
-            progress.go_on()?;
-            progress.add_first(1);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let (files, dirs) = if attr.is_dir() { (0, 1) } else { (1, 0) };
-        Ok(Summary {
-            length_bytes: if attr.is_dir() { 0 } else { attr.length },
-            size_bytes: attr.used_space(),
-            files,
-            dirs,
-        })
+        self.count(ino, progress).await
     }
 
     async fn summarize_tree(

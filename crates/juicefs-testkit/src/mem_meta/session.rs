@@ -1,4 +1,4 @@
-//! A session that others may end, with what goes with it.
+//! A session that others may end, and what is lost with it.
 
 use std::sync::{
     OnceLock,
@@ -14,9 +14,9 @@ type Tell = dyn Fn(&SessionLoss) + Send + Sync;
 /// The session of the one client.
 #[derive(Default)]
 pub(super) struct Lives {
-    /// Sessions before this one.
+    /// How many sessions there were before this one.
     before: AtomicU64,
-    /// Another client has ended it.
+    /// Whether another client has ended it.
     ended: AtomicBool,
     tell: OnceLock<Box<Tell>>,
 }

@@ -1,4 +1,6 @@
-//! What operations do to the tree of the store.
+//! What operations do to names and directories.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -10,7 +12,7 @@ use juicefs_core::{
 
 use super::{Node, State};
 
-pub(super) fn check_new_name(name: &[u8]) -> Result<(), Errno> {
+fn check_new_name(name: &[u8]) -> Result<(), Errno> {
     match name {
         b"." | b".." => Err(Errno::EEXIST),
         name if name.is_empty() || name.contains(&b'/') || name.contains(&0) => Err(Errno::EINVAL),
@@ -26,6 +28,81 @@ impl State {
             b".." => Ok(node.attr.parent),
             name => node.entries.get(name).copied().ok_or(Errno::ENOENT),
         }
+    }
+
+    /// Makes a file and opens it; without `exclusive` an existing one is opened.
+    pub(super) fn create(
+        &mut self,
+        cx: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new: &NewNode,
+        exclusive: bool,
+        now: Timestamp,
+    ) -> Result<(Ino, Attr), Errno> {
+        let (ino, attr) = match self.insert(cx, parent, name, new, now) {
+            Err(Errno::EEXIST) if !exclusive => {
+                let ino = self.child(parent, name)?;
+                let attr = self.node(ino)?.attr.clone();
+                if !attr.is_file() {
+                    return Err(Errno::EEXIST);
+                }
+                (ino, attr)
+            }
+            other => other?,
+        };
+        self.node_mut(ino)?.opens += 1;
+        Ok((ino, attr))
+    }
+
+    /// Makes a file without a name and opens it.
+    pub(super) fn create_unnamed(
+        &mut self,
+        cx: &Caller,
+        dir: Ino,
+        new: &NewNode,
+        now: Timestamp,
+    ) -> Result<(Ino, Attr), Errno> {
+        let (ino, _) = self.insert(cx, dir, b"unnamed", new, now)?;
+        self.node_mut(dir)?.entries.remove(&b"unnamed"[..]);
+        let node = self.node_mut(ino)?;
+        (node.attr.nlink, node.opens) = (0, 1);
+        Ok((ino, node.attr.clone()))
+    }
+
+    pub(super) fn unlink(&mut self, parent: Ino, name: &[u8], now: Timestamp) -> Result<Removed, Errno> {
+        let ino = self.child(parent, name)?;
+        if self.node(ino)?.attr.is_dir() {
+            return Err(Errno::EPERM);
+        }
+        self.leave(parent, name, now);
+        Ok(self.unname(ino, now))
+    }
+
+    pub(super) fn link(&mut self, ino: Ino, parent: Ino, name: &[u8], now: Timestamp) -> Result<Attr, Errno> {
+        check_new_name(name)?;
+        if self.node(ino)?.attr.is_dir() {
+            return Err(Errno::EPERM);
+        }
+        if self.dir(parent)?.entries.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        self.enter(parent, name, ino, now);
+        let attr = &mut self.node_mut(ino)?.attr;
+        (attr.nlink, attr.ctime, attr.parent) = (attr.nlink + 1, now, Ino(0));
+        Ok(attr.clone())
+    }
+
+    /// The directories in which `ino` has names, and how many in each.
+    pub(super) fn parents(&self, ino: Ino) -> BTreeMap<Ino, u64> {
+        let mut parents = BTreeMap::new();
+        for (parent, node) in &self.nodes {
+            let names = node.entries.values().filter(|child| **child == ino).count() as u64;
+            if names > 0 {
+                parents.insert(*parent, names);
+            }
+        }
+        parents
     }
 
     pub(super) fn insert(
@@ -82,7 +159,7 @@ impl State {
         (dir.attr.mtime, dir.attr.ctime) = (now, now);
     }
 
-    /// After a name of a non-directory went.
+    /// Counts a name of a non-directory less, and removes the node with the last one.
     pub(super) fn unname(&mut self, ino: Ino, now: Timestamp) -> Removed {
         let node = self.nodes.get_mut(&ino).expect("a node that was looked at");
         node.attr.nlink -= 1;

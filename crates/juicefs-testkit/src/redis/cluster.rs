@@ -1,8 +1,8 @@
-//! A cluster of three masters.
+//! A cluster of three Redis masters.
 
 use super::{RedisServer, Reply, free_port, wait_until};
 
-/// Slots of any Redis cluster.
+/// How many slots every Redis cluster has.
 const SLOTS: u16 = 16384;
 
 /// Three masters without replicas, each with a third of the slots.
@@ -122,7 +122,7 @@ impl RedisCluster {
         moving.finish();
     }
 
-    /// Begins to move a slot: its owner says ASK about keys that it no longer has, and `to` takes those who ask.
+    /// Begins to move a slot. Its owner says ASK about keys that it no longer has, and `to` serves those who ask.
     ///
     /// # Panics
     ///
@@ -148,7 +148,7 @@ pub struct SlotMove<'a> {
 }
 
 impl SlotMove<'_> {
-    /// Moves up to `most` keys; how many there were to move.
+    /// Moves up to `most` keys. Returns how many there were to move.
     pub fn move_keys(&mut self, most: usize) -> usize {
         let mut from = self.cluster.nodes[self.from].wire(0);
         let keys = from.call(&["CLUSTER", "GETKEYSINSLOT", &self.slot, &most.to_string()]).items();

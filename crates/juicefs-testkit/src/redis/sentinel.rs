@@ -1,4 +1,4 @@
-//! A master, a replica, and three sentinels that watch them.
+//! A Redis master, its replica, and three sentinels that watch them.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ const MASTER: &str = "mymaster";
 /// A master and a replica under three sentinels, which notice a death after half a second.
 #[derive(Debug)]
 pub struct RedisSentinels {
-    /// The two servers; the first was born the master.
+    /// The two servers. The first one starts as the master.
     servers: [RedisServer; 2],
     sentinels: [RedisServer; 3],
 }
@@ -75,7 +75,7 @@ impl RedisSentinels {
             .unwrap_or_else(|| panic!("the sentinels name port {port}, which is no server's"))
     }
 
-    /// Kills the master with SIGKILL; does not wait for its successor.
+    /// Kills the master with SIGKILL. It does not wait for the successor.
     pub fn kill_master(&self) {
         self.master().kill();
     }

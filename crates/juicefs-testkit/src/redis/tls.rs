@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-/// Certificates and keys in PEM files: an authority's, the server's for 127.0.0.1 and localhost, and a client's.
+/// The PEM files with certificates and keys of an authority, of a server on 127.0.0.1 and localhost, and of a client.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     /// The authority's certificate, which signed the others.
@@ -22,7 +22,7 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Makes them in `dir` with `openssl`.
+    /// Makes the files in `dir` with `openssl`.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! As much of the Redis protocol as a test needs to look at a server behind the client's back.
+//! As much of the Redis protocol as a test needs to look at a server without the client.
 
 use std::{
     io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write},
@@ -18,7 +18,7 @@ pub enum Reply {
     Int(i64),
     /// A string of bytes.
     Bulk(Vec<u8>),
-    /// Nothing there.
+    /// There is nothing.
     Nil,
     /// A list.
     Array(Vec<Reply>),

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use juicefs_core::{
-    Caller, Meta,
+    Caller, FileType, Meta,
     meta::{NewNode, RenameFlags},
 };
 use juicefs_testkit::{clock::TestClock, mem_chunks::MemChunks, mem_meta::MemMeta};
 use proptest::prelude::*;
 
-use super::*;
-use crate::VfsConfig;
+use super::{pages::PAGES_KEPT, *};
+use crate::{VfsConfig, open_dirs::OpenDirs, table::FileTable};
 
 struct Run {
     cx: Arc<Context>,
@@ -28,7 +28,13 @@ impl Run {
     async fn new(page_len: usize, names: impl IntoIterator<Item = String>) -> Self {
         let clock = TestClock::at(1_700_000_000);
         let meta = MemMeta::new(clock.clone());
-        let cx = Context::new(meta.clone(), MemChunks::new(4096, 1 << 20), clock, VfsConfig::standard());
+        let cx = Context::new(
+            meta.clone(),
+            MemChunks::new(4096, 1 << 20),
+            clock,
+            VfsConfig::standard(),
+            Arc::new(FileTable::new()),
+        );
         let dir = DirHandle::with_pages(Ino::ROOT, page_len);
         let run = Self { cx, meta, dir, open: OpenDirs::default(), names: BTreeSet::new() };
         run.open.add(&run.dir);
@@ -213,7 +219,7 @@ async fn a_long_directory_keeps_few_entries_in_memory() {
     run.settle().await;
     assert_eq!(run.meta.calls("readdir"), 2, "no more of them than one");
     assert_eq!(run.read_all(1000).await.len(), 5000);
-    let held = run.dir.listing.lock().pages.iter().filter(|page| page.body.is_some()).count();
+    let held = run.dir.pages.lock().pages.iter().filter(|page| page.body.is_some()).count();
     assert_eq!(held, PAGES_KEPT);
     assert_eq!(run.read(123, 2).await, [(123, "00123".to_owned()), (124, "00124".to_owned())]);
     run.dir.rewind();

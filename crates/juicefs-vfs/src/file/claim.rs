@@ -1,12 +1,12 @@
-//! Room in the volume for what a file has grown by and what is not committed yet: so `write` says that the volume is full,
-//! and not a later flush.
+//! Claims room in the volume for what a file has grown by and what is not committed yet, so that `write` says that the
+//! volume is full, and not a later flush.
 
 use juicefs_core::{Errno, Ino, Meta, limits::align_4k};
 
-/// How far the claim of a file goes; the bytes are in the books of the metadata client.
+/// How far the claim of a file goes. The metadata client keeps account of the bytes.
 #[derive(Default, Debug)]
 pub(super) struct Claim {
-    /// Length of the file that there is room for.
+    /// The length of the file for which there is room.
     upto: u64,
 }
 
@@ -21,14 +21,14 @@ impl Claim {
         Ok(())
     }
 
-    /// After a commit, with which the file has `length` bytes: keeps what goes beyond.
+    /// Keeps the claim only for what goes beyond `length`, which the file has since a commit.
     pub(super) fn committed(&self, meta: &dyn Meta, ino: Ino, length: u64) {
         if self.upto > 0 {
             meta.trim_claim(ino, align_4k(self.upto).saturating_sub(align_4k(length)));
         }
     }
 
-    /// When nothing waits for its commit.
+    /// Gives the whole claim back, because nothing waits for its commit any more.
     pub(super) fn release(&mut self, meta: &dyn Meta, ino: Ino) {
         if std::mem::take(&mut self.upto) > 0 {
             meta.trim_claim(ino, 0);

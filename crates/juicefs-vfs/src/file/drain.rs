@@ -1,8 +1,10 @@
-//! Carries closed slices to the object store and into the metadata.
+//! The drain of a file, which carries closed slices to the object store and into the metadata.
 //!
-//! One future per file does it, shared by everyone who waits for it: the first flush that comes polls it on its own
-//! thread without any hop, others join in. When its pollers go away before the end, the future stays with the file and
-//! the background pass goes on with it; nothing is lost by a cancelled flush.
+//! It is one future per file, and everyone who waits for it shares it: the first flush polls it on its own thread
+//! without any hop, and others join in. When all of them go away before the end, the future stays with the file and the
+//! background pass goes on with it, so that a cancelled flush loses nothing.
+
+mod commit;
 
 use std::{
     pin::pin,
@@ -10,25 +12,18 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use juicefs_core::{
-    ChunkIndex, Errno, Joint, MetaError, SessionId, SliceId, SliceKey, SliceRecord, SliceWriter, Timestamp,
-    limits::CHUNK_SIZE,
-    meta::{NewSlice, Written},
-};
+use juicefs_core::{ChunkIndex, Errno, Joint, SliceId, SliceKey, SliceWriter, limits::CHUNK_SIZE, meta::Written};
 use smallvec::SmallVec;
-use tokio_util::sync::CancellationToken;
 
+use self::commit::{Batch, Refusal};
 use super::{
     File,
-    writer::{Commit, Drain, Phase, Slice, Writer},
+    writer::{Drain, Phase, Slice, Writer},
 };
-use crate::{fault, metrics::MetaOp};
-
-/// Slices that are committed by one call at most.
-const MAX_BATCH: usize = 100;
+use crate::fault;
 
 /// One step that can be taken now.
-enum Job {
+enum Step {
     Upload { index: ChunkIndex, seq: u64, sink: Box<dyn SliceWriter> },
     Commit(Batch),
 }
@@ -39,56 +34,11 @@ enum Event {
     Committed { batch: Batch, result: Result<Written, Refusal> },
 }
 
-/// Uploaded slices that are committed together, in this order.
-struct Batch {
-    /// The session in which they may be committed.
-    session: SessionId,
-    slices: Vec<Candidate>,
-    /// When the application wrote last.
-    mtime: Timestamp,
-    /// Nobody wants the outcome any more.
-    stop: CancellationToken,
-}
-
-/// One of them.
-struct Candidate {
-    seq: u64,
-    index: ChunkIndex,
-    record: SliceRecord,
-    append: bool,
-}
-
-/// Why a batch was not committed.
-enum Refusal {
-    /// One of several was in the way.
-    Mixed,
-    /// The engine could not take it, and may be able to later.
-    Later(Errno),
-    /// The session was ended, and there is another one.
-    Ended,
-    Lost(Errno),
-}
-
-impl Candidate {
-    /// Offset in the file as far as is known here.
-    fn offset(&self) -> u64 {
-        u64::from(self.index) * CHUNK_SIZE + u64::from(self.record.pos)
-    }
-
-    fn key(&self) -> SliceKey {
-        SliceKey { id: self.record.id, size: self.record.size }
-    }
-
-    fn new_slice(&self) -> NewSlice {
-        if self.append { NewSlice::End(self.key()) } else { NewSlice::At(self.index, self.record) }
-    }
-}
-
 impl File {
-    /// Makes everything accepted so far durable and visible to other clients.
+    /// Makes everything that was accepted so far durable and visible to other clients.
     ///
-    /// Fails with the error of a write that was lost, now or earlier, or of data that the store does not take now: that is
-    /// kept, and another flush tries again. Cancel safe: the work goes on.
+    /// It fails with the error of a write that was lost, now or earlier, or of data that the store does not take now:
+    /// such data is kept, and another flush tries again. Cancel safe: the work goes on.
     pub(crate) async fn flush(self: &Arc<Self>) -> Result<(), Errno> {
         if self.is_dirty() {
             self.flush_range(0, u64::MAX).await?;
@@ -98,7 +48,8 @@ impl File {
 
     /// Commits all accepted data that overlaps `[start, end)`, or loses it and notes the error.
     ///
-    /// Fails when the store does not take some of it, or of what must be there before it: that is kept. Cancel safe.
+    /// It fails when the store does not take some of that data, or of what must be there before; such data is kept.
+    /// Cancel safe.
     pub(crate) async fn flush_range(self: &Arc<Self>, start: u64, end: u64) -> Result<(), Errno> {
         let mut begun = None;
         loop {
@@ -130,8 +81,8 @@ impl File {
         }
     }
 
-    /// Loses what neither the store nor the metadata engine takes, and notes the error. What waited for it is left to the
-    /// next flush.
+    /// Gives up data that the store or the metadata engine does not take, and notes the error. What waited for that
+    /// data is left to the next flush.
     pub(crate) fn give_up(&self) {
         let (errno, objects) = self.writer.lock().give_up();
         objects.into_iter().for_each(|slice| self.cx.upkeep.discard(slice));
@@ -141,14 +92,14 @@ impl File {
         }
     }
 
-    /// Commits everything that was accepted, or loses what is not taken now and notes the error.
+    /// Commits everything that was accepted. Data that is not taken now is given up, and the error noted.
     pub(crate) async fn settle(self: &Arc<Self>) {
         while self.flush_range(0, u64::MAX).await.is_err() {
             self.give_up();
         }
     }
 
-    /// Lets a task of its own carry on what was closed.
+    /// Starts a task that carries on what was closed.
     pub(super) fn kick(self: &Arc<Self>) {
         let drain = {
             let mut writer = self.writer.lock();
@@ -162,7 +113,7 @@ impl File {
         self.cx.tasks.spawn("flush", drain);
     }
 
-    /// The running drain, or a new one.
+    /// The drain that runs, or a new one.
     fn drain(self: &Arc<Self>, writer: &mut Writer) -> Drain {
         self.more.notify_one();
         let file = Arc::clone(self);
@@ -173,17 +124,17 @@ impl File {
     async fn run_drain(self: Arc<Self>) {
         let mut running: FuturesUnordered<BoxFuture<'static, Event>> = FuturesUnordered::new();
         loop {
-            let jobs = {
+            let steps = {
                 let mut writer = self.writer.lock();
-                let jobs = self.next_jobs(&mut writer);
-                if jobs.is_empty() && running.is_empty() {
+                let steps = self.next_steps(&mut writer);
+                if steps.is_empty() && running.is_empty() {
                     writer.drain = None;
                     writer.driven = false;
                     return;
                 }
-                jobs
+                steps
             };
-            running.extend(jobs.into_iter().map(|job| Arc::clone(&self).run(job).boxed()));
+            running.extend(steps.into_iter().map(|step| Arc::clone(&self).run(step).boxed()));
             tokio::select! {
                 biased;
                 Some(event) = running.next() => self.apply(event),
@@ -197,8 +148,8 @@ impl File {
     }
 
     /// Starts whatever can be started: uploads of closed slices at once, and one commit of what is uploaded.
-    fn next_jobs(&self, writer: &mut Writer) -> SmallVec<[Job; 2]> {
-        let mut jobs = SmallVec::new();
+    fn next_steps(&self, writer: &mut Writer) -> SmallVec<[Step; 2]> {
+        let mut steps = SmallVec::new();
         // Chunks in ascending order: when a predecessor goes, its successors are looked at after it.
         let indexes: SmallVec<[ChunkIndex; 4]> = writer.chunks.keys().copied().collect();
         for index in indexes {
@@ -209,7 +160,7 @@ impl File {
                     && let Phase::Frozen(sink) = std::mem::replace(&mut slice.phase, Phase::Uploading)
                 {
                     slice.tried = number;
-                    jobs.push(Job::Upload { index, seq: slice.seq, sink });
+                    steps.push(Step::Upload { index, seq: slice.seq, sink });
                 }
             }
         }
@@ -217,12 +168,12 @@ impl File {
         if writer.committing.is_none()
             && let Some(batch) = writer.next_batch(self.cx.meta.session())
         {
-            jobs.push(Job::Commit(batch));
+            steps.push(Step::Commit(batch));
         }
-        jobs
+        steps
     }
 
-    /// Removes the first slice of a chunk when it is lost or must not be committed; dooms what depends on it.
+    /// Removes the first slice of a chunk if it is lost or must not be committed, and marks what depends on it as doomed.
     fn drop_failed_head(&self, writer: &mut Writer, index: ChunkIndex) -> bool {
         let Some(head) = writer.chunks.get(&index).and_then(|slices| slices.front()) else { return false };
         // Whoever grows the file over what is lost with a session leaves a hole there: the handles know.
@@ -250,7 +201,7 @@ impl File {
         self.one_less(writer);
     }
 
-    /// A slice was taken away.
+    /// Notes that a slice was taken away.
     pub(super) fn one_less(&self, writer: &mut Writer) {
         if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
             writer.claim.release(self.cx.meta.as_ref(), self.ino);
@@ -258,17 +209,17 @@ impl File {
         }
     }
 
-    async fn run(self: Arc<Self>, job: Job) -> Event {
-        match job {
-            Job::Upload { index, seq, sink } => Event::Uploaded { index, seq, result: self.upload(sink).await },
-            Job::Commit(batch) => {
+    async fn run(self: Arc<Self>, step: Step) -> Event {
+        match step {
+            Step::Upload { index, seq, sink } => Event::Uploaded { index, seq, result: self.upload(sink).await },
+            Step::Commit(batch) => {
                 let result = self.commit(&batch).await;
                 Event::Committed { batch, result }
             }
         }
     }
 
-    /// Makes the objects of a slice durable. The slice comes back when that fails.
+    /// Makes the objects of a slice durable. If that fails the slice comes back.
     async fn upload(&self, mut sink: Box<dyn SliceWriter>) -> Result<SliceId, (Box<dyn SliceWriter>, Errno)> {
         let id = match sink.id() {
             Some(id) => id,
@@ -286,172 +237,11 @@ impl File {
         }
     }
 
-    /// Puts uploaded slices into the file. As long as it cannot be known whether they are there this goes on: to commit
-    /// them again could undo what others do meanwhile.
-    async fn commit(&self, batch: &Batch) -> Result<Written, Refusal> {
-        let slices = batch.slices.iter().map(Candidate::new_slice).collect();
-        let call = self.cx.meta.write_slices(batch.session, self.ino, slices, batch.mtime);
-        let mut call = pin!(self.cx.timed(MetaOp::Write, call));
-        let outcome = loop {
-            tokio::select! {
-                biased;
-                outcome = &mut call => break outcome,
-                () = batch.stop.cancelled() => {
-                    tracing::error!(ino = %self.ino, "the outcome of a commit was not found out: its data may be lost");
-                    return Err(Refusal::Lost(Errno::EIO));
-                }
-                () = tokio::time::sleep(self.cx.config.commit_patience) => {
-                    tracing::warn!(ino = %self.ino, "a commit of slices has no answer yet, and goes on");
-                    self.writer.lock().commit_is_late();
-                    self.late.notify_waiters();
-                }
-            }
-        };
-        match outcome {
-            Ok(written) => {
-                for (index, records) in &written.chunks {
-                    let more = batch.slices.iter().filter(|slice| slice.index == *index).count();
-                    self.cx.compact_after_write(self.ino, *index, *records, more).await;
-                }
-                Ok(written)
-            }
-            Err(MetaError::Posix(_)) if batch.slices.len() > 1 => Err(Refusal::Mixed),
-            Err(MetaError::Posix(errno)) => {
-                // Definitely not committed, so the objects belong to nobody.
-                batch.slices.iter().for_each(|slice| self.cx.upkeep.discard(slice.key()));
-                let known = [Errno::ENOENT, Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG].contains(&errno);
-                if !known {
-                    tracing::error!(ino = %self.ino, %errno, "commit of a slice was refused");
-                }
-                Err(Refusal::Lost(if known { errno } else { Errno::EIO }))
-            }
-            // Nothing of it is there.
-            Err(MetaError::Fenced) => match self.cx.meta.come_back().await {
-                Ok(()) => Err(Refusal::Ended),
-                Err(error) => Err(Refusal::Later(fault::of_meta("commit of slices", self.ino, &error))),
-            },
-            Err(error) => {
-                let errno = fault::of_meta("commit of slices", self.ino, &error);
-                Err(match error {
-                    MetaError::Unavailable(_)
-                    | MetaError::Conflict(_)
-                    | MetaError::Corrupt { .. }
-                    | MetaError::Setting(_) => Refusal::Later(errno),
-                    MetaError::Fenced | MetaError::Unsupported(_) | MetaError::Posix(_) => Refusal::Lost(errno),
-                })
-            }
-        }
-    }
-
     fn apply(&self, event: Event) {
         match event {
             Event::Uploaded { index, seq, result } => self.writer.lock().sent(index, seq, result),
             Event::Committed { batch, result: Ok(written) } => self.committed(&batch, &written),
             Event::Committed { batch, result: Err(refusal) } => self.refused(&batch, &refusal),
         }
-    }
-
-    /// Views first: whoever finds the slices gone must not find an old view.
-    fn committed(&self, batch: &Batch, written: &Written) {
-        // Where something begins to lie elsewhere than was thought, for another client has changed the length.
-        let places = batch.slices.iter().map(Candidate::offset).zip(written.offsets.iter().copied());
-        let moved = places.filter(|(thought, real)| thought != real).map(|(thought, real)| thought.min(real)).min();
-        if moved.is_some() {
-            self.content_changed(0..u64::MAX);
-        } else {
-            let mut views = self.views.lock();
-            for (index, count) in &written.chunks {
-                let new = batch.slices.iter().filter(|slice| slice.index == *index).map(|slice| slice.record);
-                views.committed(*index, new, *count);
-            }
-            self.epoch.fetch_add(1, Ordering::AcqRel);
-        }
-        {
-            let mut writer = self.writer.lock();
-            writer.committing = None;
-            self.stored.store(written.attr.length, Ordering::Release);
-            batch.slices.iter().for_each(|slice| self.pop_head(&mut writer, slice.index));
-            writer.claim.committed(self.cx.meta.as_ref(), self.ino, written.attr.length);
-            if moved.is_none() {
-                self.length.fetch_max(written.attr.length, Ordering::AcqRel);
-            } else {
-                writer.set_adrift();
-                if let Some(length) = writer.length_over(written.attr.length) {
-                    self.length.store(length, Ordering::Release);
-                }
-            }
-            self.cx.stamps.touch(self.ino);
-        }
-        if let Some(off) = moved {
-            self.cx.content_moved(self.ino, off);
-        }
-    }
-
-    fn refused(&self, batch: &Batch, refusal: &Refusal) {
-        if let Refusal::Lost(errno) = *refusal {
-            // Perhaps it is in place all the same, appended data anywhere.
-            let first = batch.slices.iter().map(Candidate::offset).min().unwrap_or(0);
-            let anywhere = batch.slices.iter().any(|slice| slice.append);
-            self.content_changed(if anywhere { 0 } else { first }..u64::MAX);
-            self.fail(errno);
-        }
-        let mut writer = self.writer.lock();
-        writer.committing = None;
-        writer.one_by_one |= matches!(refusal, Refusal::Mixed);
-        for &Candidate { index, seq, record, .. } in &batch.slices {
-            match *refusal {
-                // Also one that is lost: it goes with its objects when its turn comes.
-                Refusal::Mixed | Refusal::Ended => writer.set_phase(index, seq, Phase::Uploaded(record.id)),
-                Refusal::Later(errno) => writer.park(index, seq, record.id, errno),
-                Refusal::Lost(_) => writer.set_phase(index, seq, Phase::Failed),
-            }
-        }
-    }
-}
-
-impl Writer {
-    /// The uploaded slices that can be committed now: from the head of each chunk's queue, with what they must follow.
-    fn next_batch(&mut self, session: SessionId) -> Option<Batch> {
-        let most = if self.one_by_one { 1 } else { MAX_BATCH };
-        let mut batch =
-            Batch { session, slices: Vec::new(), mtime: Timestamp::default(), stop: CancellationToken::new() };
-        for (index, slices) in &self.chunks {
-            for slice in slices.iter().take(most - batch.slices.len()) {
-                let Phase::Uploaded(id) = slice.phase else { break };
-                let follows = slice.after.is_none_or(|seq| {
-                    batch.slices.iter().any(|taken| taken.seq == seq) || !self.is_pending_below(*index, seq)
-                });
-                if slice.doomed || slice.lost || !follows {
-                    break;
-                }
-                let record = SliceRecord { pos: slice.pos, id, size: slice.len, off: 0, len: slice.len };
-                batch.slices.push(Candidate { seq: slice.seq, index: *index, record, append: slice.append });
-                batch.mtime = batch.mtime.max(slice.mtime);
-            }
-            if batch.slices.len() == most {
-                break;
-            }
-        }
-        if batch.slices.is_empty() {
-            return None;
-        }
-        let number = self.begin_try();
-        for candidate in &batch.slices {
-            if let Some(slice) = self.pending_mut(candidate.index, candidate.seq) {
-                (slice.phase, slice.tried) = (Phase::Committing, number);
-            }
-        }
-        self.committing = Some(Commit::begin(batch.stop.clone()));
-        Some(batch)
-    }
-
-    fn set_phase(&mut self, index: ChunkIndex, seq: u64, phase: Phase) {
-        if let Some(slice) = self.pending_mut(index, seq) {
-            slice.phase = phase;
-        }
-    }
-
-    fn is_pending_below(&self, index: ChunkIndex, seq: u64) -> bool {
-        self.chunks.range(..index).rev().any(|(_, slices)| slices.iter().any(|slice| slice.seq == seq))
     }
 }

@@ -1,9 +1,9 @@
-//! What goes with a session that another client has ended.
+//! What is lost with a session that another client has ended.
 //!
-//! Locks go with it, and whoever has them next must not find changed what was written under them. So what the handles that held
-//! them have written and not yet committed is never committed, and they answer EIO until they are closed. Everything here is
-//! done before the next session is used, under the lock under which batches are put together: a batch that is committed in the
-//! next session has nothing of it.
+//! Its locks are lost, and whoever gets them next must not see what they protect change any more. So what was written
+//! through the handles that held them, and is not committed yet, is never committed; these handles answer EIO until
+//! they are closed. All this is done before the next session is used, and under the lock under which batches are put
+//! together, so that a batch which is committed in the next session contains nothing of it.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,8 +12,8 @@ use juicefs_core::SliceKey;
 use super::{File, Unsent, writer::Phase};
 
 impl File {
-    /// These handles are lost, with what was written through them and is not committed yet. A handle whose data shares a slice
-    /// with theirs is lost as well.
+    /// Marks these handles as lost, with what was written through them and is not committed yet. A handle whose data
+    /// shares a slice with theirs is lost as well.
     pub(crate) fn lose(&self, handles: &[Arc<Unsent>]) {
         handles.iter().for_each(|handle| handle.lose());
         let mut writer = self.writer.lock();
@@ -30,22 +30,23 @@ impl File {
         self.cx.stamps.touch(self.ino);
     }
 
-    /// Changes whenever handles of this file are lost.
+    /// A number that changes whenever handles of this file are lost.
     pub(crate) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
     }
 }
 
-/// What was taken away at once.
+/// The slices that were taken away at once.
 #[derive(Default)]
 pub(super) struct LostSlices {
     pub(super) removed: usize,
-    /// Those of them that have objects.
+    /// The keys of those that have objects.
     pub(super) uploaded: Vec<SliceKey>,
 }
 
 impl super::writer::Writer {
-    /// Takes away what lost handles have written. What is just being uploaded or committed goes when that has ended.
+    /// Takes away what was written through lost handles. A slice that is just being uploaded or committed goes when
+    /// that has ended.
     fn lose(&mut self) -> LostSlices {
         loop {
             let fresh = |slice: &&mut super::writer::Slice| !slice.lost && slice.has_lost_handle();

@@ -1,4 +1,4 @@
-//! Reads committed content.
+//! How committed content is read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::{File, view::Extent};
 use crate::fault;
 
-/// Attempts at a block that is missing or damaged while the slice list stays the same.
+/// How often a block is asked for that is missing or damaged while the slice list stays the same.
 const ATTEMPTS: u32 = 4;
 
 static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
@@ -30,9 +30,9 @@ pub(crate) fn push_zeros(out: &mut Segments, mut len: u64) {
 impl File {
     /// Reads `[off, off + len)` of the committed content; zeros where nothing was written.
     ///
-    /// A block that is gone because the chunk was compacted meanwhile is looked for again through a fresh list. EBADF when
-    /// the inode is gone, EIO when data stays missing, corrupt or unreachable, ENOMEM for read-ahead that finds no memory. Cancel
-    /// safe.
+    /// A block that is gone because the chunk was compacted meanwhile is looked for again through a fresh list. EBADF
+    /// when the inode is gone, EIO when data stays missing, corrupt or unreachable, ENOMEM for read-ahead that finds no
+    /// memory. Cancel safe.
     pub(crate) async fn read_committed(
         self: &Arc<Self>,
         off: u64,
@@ -65,8 +65,8 @@ impl File {
         }
     }
 
-    /// Whether the store can answer `[start, end)` from this machine. It is told that the stretch is wanted soon, and to
-    /// hold a second copy in memory would only cost work. A guess that waits for nothing.
+    /// Whether the store can answer `[start, end)` from this machine, so that a second copy in memory would only cost
+    /// work. The store learns that the stretch is wanted soon. The answer is a guess, made without waiting.
     pub(crate) fn hint_at_hand(self: &Arc<Self>, start: u64, end: u64) -> bool {
         let Some(extents) = self.known_extents(start, end - start) else { return false };
         let chunks = &self.cx.chunks;
@@ -84,7 +84,8 @@ impl File {
         at_hand
     }
 
-    /// Fetches stretches in order. Memory for all of them is taken at once, or reads would wait for each other.
+    /// Fetches stretches in order. Memory for all of them is taken at once, because otherwise reads would wait for each
+    /// other.
     async fn fetch(&self, extents: &[Extent], purpose: ReadPurpose) -> Result<Segments, ChunkError> {
         if let [one] = extents {
             return self.fetch_one(*one, purpose).await;

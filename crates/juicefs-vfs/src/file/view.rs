@@ -1,4 +1,4 @@
-//! Where the committed content of a file lies, cached per chunk.
+//! The views of a file, which say where its committed content lies. They are cached per chunk.
 
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
 
@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use super::File;
 use crate::{context::Context, fault, metrics::MetaOp};
 
-/// What the views of one file may have in all, in records and pieces, some 30 bytes each: enough for a terabyte that is
-/// written in one go. All are dropped when there is more.
+/// How many records and pieces the views of one file may have in all, of some 30 bytes each. It is enough for a
+/// terabyte that is written in one go. When there are more, all views are dropped.
 const MAX_ENTRIES: usize = 1 << 18;
 /// A view of this many pieces is worth compacting.
 const MANY_PIECES: usize = 5;
@@ -48,13 +48,14 @@ impl Extent {
 /// The views of a file's chunks.
 #[derive(Default)]
 pub(super) struct Views {
-    /// Grows with every change: a view asked for before is not kept.
+    /// Grows with every change. A view that was asked for before is not kept.
     generation: u64,
     chunks: HashMap<ChunkIndex, View>,
     /// Records and pieces of all chunks, and one more for each.
     entries: usize,
-    /// Lists that are being asked for, with the generation of the question: reads beside each other ask once. The question
-    /// belongs to those who wait: one that nobody polls any more would keep for ever what it holds of the engine.
+    /// Lists that are being asked for, with the generation of the question, so that reads beside each other ask once.
+    /// Only those who wait own the question: one that nobody polls any more would keep what it holds of the engine for
+    /// ever.
     asked: HashMap<ChunkIndex, (u64, WeakJoint<Result<View, Errno>>)>,
 }
 
@@ -93,8 +94,8 @@ impl Views {
         Some(view)
     }
 
-    /// After a commit of ours that made the list `count` records long. The view goes on with the new records when the list
-    /// is the known one otherwise, and is forgotten when somebody else has changed it too.
+    /// Takes note of a commit of ours that made the list `count` records long. If the list is otherwise the known one,
+    /// the view goes on with the new records; if somebody else has changed it too, the view is forgotten.
     pub(super) fn committed(&mut self, index: ChunkIndex, new: impl Iterator<Item = SliceRecord>, count: usize) {
         self.generation += 1;
         if let Some(mut view) = self.take(index) {
@@ -156,7 +157,7 @@ impl File {
         Ok(out)
     }
 
-    /// The same, if it is known without asking.
+    /// The stretches of [`File::extents`], if they are known without asking.
     pub(crate) fn known_extents(&self, off: u64, len: u64) -> Option<SmallVec<[Extent; 4]>> {
         let views = self.views.lock();
         let mut out = SmallVec::new();
@@ -166,7 +167,8 @@ impl File {
         Some(out)
     }
 
-    /// Where the next chunk begins that was ever written to, from the beginning of one on; `length` when there is none before.
+    /// The offset at which the next chunk begins that was ever written to, from `at` on, where a chunk begins. `length`
+    /// when there is none before.
     pub(crate) async fn next_stored(&self, at: u64, length: u64) -> Result<u64, Errno> {
         let index = |at: u64| ChunkIndex::try_from(at / CHUNK_SIZE).unwrap_or(ChunkIndex::MAX);
         let range = index(at)..index(length.saturating_sub(1)).saturating_add(1);
@@ -176,7 +178,8 @@ impl File {
     }
 }
 
-/// The parts of `[off, off + len)` by chunk, with the places where they begin and end there; `None` beyond the last chunk.
+/// The parts of `[off, off + len)` by chunk, with the offsets at which they begin and end there. The chunk is `None`
+/// beyond the last one.
 fn parts(off: u64, len: u64) -> impl Iterator<Item = (Option<ChunkIndex>, u32, u32)> {
     let end = off + len;
     let mut at = off;
@@ -199,10 +202,10 @@ fn cut(view: &[Piece], from: u32, to: u32, out: &mut SmallVec<[Extent; 4]>) {
         covered = piece.pos + piece.len;
         match piece.key() {
             Some(key) => out.push(Extent::Data { key, off: piece.off, len: piece.len }),
-            None => push_zeros(out, u64::from(piece.len)),
+            None => push_hole(out, u64::from(piece.len)),
         }
     }
-    push_zeros(out, u64::from(to - covered));
+    push_hole(out, u64::from(to - covered));
 }
 
 /// Asks for the list of a chunk.
@@ -219,7 +222,7 @@ async fn ask(cx: Arc<Context>, ino: Ino, index: ChunkIndex) -> Result<View, Errn
     Ok(View { records: Arc::new(records), pieces })
 }
 
-fn push_zeros(out: &mut SmallVec<[Extent; 4]>, more: u64) {
+fn push_hole(out: &mut SmallVec<[Extent; 4]>, more: u64) {
     match out.last_mut() {
         _ if more == 0 => {}
         Some(Extent::Zeros { len }) => *len += more,

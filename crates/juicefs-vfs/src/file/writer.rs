@@ -1,6 +1,6 @@
-//! Dirty data of one file: which slices are open, in which order they must be committed.
+//! The dirty data of one file: which slices are open, and in which order they must be committed.
 //!
-//! Everything here is memory only and runs under one short lock; waiting happens in `drain.rs` and in `accept`.
+//! Everything here works on memory only and runs under one short lock. What waits is in `drain.rs` and in `accept`.
 
 mod accept;
 mod slice;
@@ -18,21 +18,21 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::accept::Place;
+pub(crate) use self::accept::WriteAt;
 pub(super) use self::slice::{Failure, Phase, Slice};
 use self::slice::{Part, Taken};
 use super::claim::Claim;
 
 pub(super) type Drain = Joint<()>;
 
-/// How long a flush may be asked about a try that began before it. In a long outage one try may take minutes: how it ends then
-/// says enough.
+/// After this long a flush may fail by a try that began before it. In a long outage one try may take minutes, so that
+/// its end says enough.
 const ASKED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How far things are at some moment.
+/// What exists and what has been tried at some moment.
 #[derive(Clone, Copy)]
 pub(super) struct Stand {
-    /// The number that the next slice gets: slices below exist.
+    /// The number that the next slice gets. Slices with lower numbers exist.
     pub(super) next_seq: u64,
     tries: u64,
     late: u64,
@@ -40,7 +40,7 @@ pub(super) struct Stand {
 }
 
 impl Stand {
-    /// Whether a failure says something about now: it is that of a try that has begun since, or it came so much later that
+    /// Whether a failure says something about now: its try has begun since, or the failure came so much later that
     /// another try would hardly end otherwise.
     fn is_before(&self, failure: &Failure) -> bool {
         failure.number > self.tries || failure.at >= self.at + ASKED_WITHIN
@@ -64,23 +64,23 @@ impl Commit {
 pub(super) struct Writer {
     pub(super) chunks: BTreeMap<ChunkIndex, VecDeque<Slice>>,
     next_seq: u64,
-    /// Tries to upload slices, and to commit them, so far: those that begin together count as one.
+    /// How many tries there were to upload slices, and to commit them. Those that begin together count as one.
     tries: u64,
-    /// Commits that took longer than anybody should wait for, so far.
+    /// How many commits took longer than anybody should wait.
     late: u64,
-    /// Appending slices that are pending.
+    /// How many appending slices are pending.
     appends: usize,
-    /// Somebody else changed the length under pending appends: they will lie elsewhere than they say. Until they are
-    /// committed no other data is taken for the end of the file.
+    /// Somebody else changed the length of the file while appends were pending, so that they will lie elsewhere than
+    /// they say. Until they are committed no other data is accepted for the end of the file.
     adrift: bool,
-    /// A commit is under way; how to give it up, and whether it is late.
+    /// The commit that is under way.
     pub(super) committing: Option<Commit>,
-    /// Some of what was to be committed together was refused: until nothing is pending it goes one by one.
+    /// Some of what was to be committed together was refused, so that slices go one by one until nothing is pending.
     pub(super) one_by_one: bool,
     mtime: Timestamp,
     /// Room for what the file grew by.
     pub(super) claim: Claim,
-    /// The future that uploads and commits; whoever needs its result polls a clone of it.
+    /// The future that uploads and commits. Whoever needs its result polls a clone of it.
     pub(super) drain: Option<Drain>,
     /// A task polls the drain.
     pub(super) driven: bool,
@@ -131,7 +131,7 @@ impl Writer {
         Some((u64::from(*index) * CHUNK_SIZE + u64::from(slice.pos), slice))
     }
 
-    /// The length that applications see when `stored` is that of the metadata; `None` when that cannot be told, for an append
+    /// The length that applications see when the metadata says `stored`. `None` when nobody can tell, because an append
     /// is just being committed.
     pub(super) fn length_over(&mut self, stored: u64) -> Option<u64> {
         let Some((start, first)) = self.first_append() else { return Some(stored.max(self.end())) };
@@ -147,12 +147,13 @@ impl Writer {
         Some(stored + bytes)
     }
 
-    /// Whether the place of data that ends at `end`, or goes to the end of the file, is only known once pending appends are
-    /// committed.
-    fn must_settle(&self, place: Place, bytes: usize) -> bool {
+    /// Whether the offset of `bytes` of data is only known once pending appends are committed.
+    fn must_settle(&self, place: WriteAt, bytes: usize) -> bool {
         match place {
-            Place::End => self.adrift,
-            Place::At(off) => self.first_append().is_some_and(|(start, _)| self.adrift || off + bytes as u64 > start),
+            WriteAt::End => self.adrift,
+            WriteAt::Offset(off) => {
+                self.first_append().is_some_and(|(start, _)| self.adrift || off + bytes as u64 > start)
+            }
         }
     }
 
@@ -179,7 +180,7 @@ impl Writer {
         self.fewer_appends(usize::from(append));
     }
 
-    /// After slices were taken away, so many of them appends.
+    /// Takes note that slices were taken away, of which `appends` were appends.
     pub(super) fn fewer_appends(&mut self, appends: usize) {
         self.appends -= appends;
         self.adrift &= self.appends > 0;
@@ -218,7 +219,7 @@ impl Writer {
         if self.late > since.late { Err(Errno::EIO) } else { Ok(()) }
     }
 
-    /// The commit under way takes longer than anybody should wait for. It goes on, and whoever wrote hears of it.
+    /// Notes that the commit under way takes longer than anybody should wait. It goes on, and whoever wrote hears of it.
     pub(super) fn commit_is_late(&mut self) {
         self.late += 1;
         if let Some(commit) = &mut self.committing {
@@ -229,8 +230,8 @@ impl Writer {
         }
     }
 
-    /// Visits every slice that `pick` names, all before it in its chunk, and those that it depends on: what must be
-    /// committed so that it can be.
+    /// Visits every slice that `pick` names, with what must be committed before it can be: all slices before it in its
+    /// chunk, and those that it depends on.
     fn visit_needed(&mut self, mut pick: impl FnMut(ChunkIndex, &Slice) -> bool, mut visit: impl FnMut(&mut Slice)) {
         let mut needed: SmallVec<[u64; 8]> = SmallVec::new();
         // Slices depend on lower chunks only: one pass downwards finds them all.
@@ -258,10 +259,10 @@ impl Writer {
         freed
     }
 
-    /// Freezes every slice that `pick` needs, those included that are to go up, or to be committed, again.
+    /// Freezes every slice that `pick` needs, also those that are to be uploaded or committed again.
     ///
-    /// Changes nothing and fails when a try that began since has failed for one of them. A try that began before says
-    /// nothing about now: whoever mended the store since would hear of the time before.
+    /// If a try that began since has failed for one of them, this changes nothing and fails. A try that began before
+    /// says nothing about now: whoever mended the store since would hear of the time before.
     pub(super) fn freeze_again(
         &mut self,
         pick: impl Fn(ChunkIndex, &Slice) -> bool,
@@ -288,7 +289,7 @@ impl Writer {
         }
     }
 
-    /// The metadata engine did not take a slice.
+    /// Notes that the metadata engine did not take a slice.
     pub(super) fn park(&mut self, index: ChunkIndex, seq: u64, id: SliceId, errno: Errno) {
         if let Some(slice) = self.pending_mut(index, seq) {
             if slice.lost {
@@ -300,8 +301,8 @@ impl Writer {
         }
     }
 
-    /// Gives up what the store or the metadata engine did not take: the error that it met, and what is left of it in the
-    /// store. A commit that is late is broken off, and its end tells what became of it.
+    /// Gives up what the store or the metadata engine did not take. Returns the error that it met, and what is left of
+    /// it in the store. A commit that is late is broken off, and its end tells what became of it.
     pub(super) fn give_up(&mut self) -> (Option<Errno>, Vec<SliceKey>) {
         let (mut errno, mut objects) = (None, Vec::new());
         for slice in self.chunks.values_mut().flatten().filter(|slice| slice.is_kept_back()) {
@@ -318,10 +319,10 @@ impl Writer {
         (errno, objects)
     }
 
-    /// Puts a part into the open slice that can take it, or begins one with it at the end of the queue of its chunk. `length`
-    /// is that of the file before. Also tells whether a slice was begun.
+    /// Puts a part into the open slice that can take it, or begins a slice with it at the end of the queue of its
+    /// chunk. `length` is that of the file before. The result tells also whether a slice was begun.
     ///
-    /// To find the slice and to fill it is one step, so nothing can close it in between.
+    /// To find the slice and to fill it is one step, so that nothing can close it in between.
     fn put(
         &mut self,
         part: Part<'_>,
@@ -358,8 +359,8 @@ impl Writer {
         ControlFlow::Continue(part)
     }
 
-    /// Closes what a random writer has left open in a chunk behind the newest slice and `behind` more. Returns whether there
-    /// was something.
+    /// Closes what a random writer has left open in a chunk behind the newest slice and `behind` more. Returns whether
+    /// anything was closed.
     fn close_left_behind(&mut self, index: ChunkIndex, behind: usize) -> bool {
         let slices = self.chunks.get(&index).into_iter().flatten().rev().filter(|slice| !slice.append);
         let left = slices.skip(behind + 1).find(|slice| slice.is_open()).map(|slice| slice.seq);
@@ -372,14 +373,14 @@ impl Writer {
         slices.iter().rev().find(|slice| slice.grows && !slice.lost).map(|slice| slice.seq)
     }
 
-    /// Open bytes that freezing would set free.
+    /// How many open bytes freezing would set free.
     pub(super) fn open_bytes(&self) -> usize {
         self.chunks.values().flatten().map(Slice::open_bytes).sum()
     }
 }
 
 impl Writer {
-    /// Lets slices go on again that failed as `pick` says.
+    /// Lets those slices go on again whose failure `pick` names.
     fn retry(&mut self, pick: impl Fn(&Failure) -> bool) {
         for slice in self.chunks.values_mut().flatten() {
             if slice.is_kept_back() && slice.failed.as_ref().is_some_and(&pick) {
@@ -388,7 +389,7 @@ impl Writer {
         }
     }
 
-    /// Whether something waits for a drain, and not only for what is kept back before it.
+    /// Whether a slice waits for a drain, and not only for what is kept back before it.
     fn can_go_on(&self) -> bool {
         self.chunks.values().any(|slices| {
             slices.iter().any(|slice| matches!(slice.phase, Phase::Frozen(_)))

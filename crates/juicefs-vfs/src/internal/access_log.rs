@@ -10,20 +10,20 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use juicefs_core::{Attr, Caller, Errno, Ino, Timestamp};
+use juicefs_core::{Attr, Caller, Errno, Ino, Timestamp, civil::CivilTime};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::Entry;
+use crate::{Entry, local_time};
 
-/// Lines that wait for a slow reader; further ones are lost.
+/// How many lines wait for a slow reader. Further ones are lost.
 const MAX_LINES: usize = 10240;
 /// How long a read waits for lines to fill its buffer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Operations longer than this are logged by the program itself too.
+/// Operations that take longer are logged by the program itself too.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// Who reads along.
+/// The access log, with those who read it.
 #[derive(Default)]
 pub(crate) struct AccessLog {
     readers: Mutex<Vec<mpsc::Sender<Bytes>>>,
@@ -91,7 +91,8 @@ impl Drop for LogReader {
 }
 
 impl LogReader {
-    /// Up to `size` bytes of lines, waiting up to a second to fill the buffer; `#` alone when nothing happened.
+    /// Reads up to `size` bytes of lines, and waits up to a second to fill the buffer. The result is `#` alone when
+    /// nothing happened.
     pub(super) async fn read(&self, size: usize) -> Bytes {
         let mut pending = self.lines.lock().await;
         let mut out = BytesMut::with_capacity(size.min(64 << 10));
@@ -124,25 +125,8 @@ struct LocalTime(Timestamp);
 
 impl fmt::Display for LocalTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secs: libc::time_t = self.0.secs;
-        let mut broken = std::mem::MaybeUninit::<libc::tm>::zeroed();
-        // SAFETY: both pointers are valid for the call; localtime_r fills the structure or returns null, and a zeroed one
-        // is a valid value.
-        let tm = unsafe {
-            libc::localtime_r(&raw const secs, broken.as_mut_ptr());
-            broken.assume_init()
-        };
-        write!(
-            f,
-            "{:04}.{:02}.{:02} {:02}:{:02}:{:02}.{:06}",
-            tm.tm_year + 1900,
-            tm.tm_mon + 1,
-            tm.tm_mday,
-            tm.tm_hour,
-            tm.tm_min,
-            tm.tm_sec,
-            self.0.nanos / 1000
-        )
+        let CivilTime { date: (y, mo, d), time: (h, mi, s), nanos, .. } = local_time(self.0);
+        write!(f, "{y:04}.{mo:02}.{d:02} {h:02}:{mi:02}:{s:02}.{:06}", nanos / 1000)
     }
 }
 
@@ -159,7 +143,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A name or path: as it is, or escaped when it could not stand in a line.
+/// A name or path as lines show it. It is escaped if it could not stand in a line as it is.
 pub(crate) struct Text<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Text<'_> {
@@ -186,7 +170,7 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// A node as lines show it: number and attributes.
+/// A node as lines show it, with its number and attributes.
 pub(crate) struct EntryText<'a>(pub(crate) Option<(Ino, &'a Attr)>);
 
 impl<'a> EntryText<'a> {
@@ -214,7 +198,7 @@ impl fmt::Display for EntryText<'_> {
     }
 }
 
-/// `-rwxr-xr-x` and the like.
+/// A mode as `ls` shows it, such as `-rwxr-xr-x`.
 pub(crate) struct Mode(pub(crate) u32);
 
 impl fmt::Display for Mode {

@@ -1,6 +1,6 @@
-//! The `.control` file: requests written, replies read from the position after them (format: data.md §5.6).
+//! The `.control` file. Clients write requests, and read replies from the position after them (format: data.md §5.6).
 //!
-//! Everybody may write to it, so that nothing that is written or asked for takes more memory than is said here.
+//! Everybody may write to it. Therefore nothing that is written or asked for takes more memory than the bounds here allow.
 
 mod incoming;
 mod request;
@@ -20,19 +20,19 @@ pub(crate) use self::{
     request::{Command, Malformed},
 };
 
-/// Replies read already are dropped once the buffer holds more than this; while nobody reads, no progress is told.
+/// Replies that were read are dropped once the buffer holds more than this. While nobody reads, no progress is told.
 const KEPT_BYTES: usize = 2 << 20;
-/// Bytes of all replies together that nobody has read yet.
+/// How many bytes all replies together may have that nobody has read yet.
 const MAX_UNREAD_BYTES: usize = 64 << 20;
-/// What a report of progress begins with.
+/// The byte with which a report of progress begins.
 const PROGRESS: u8 = 0xFE;
-/// What data begin with.
+/// The byte with which data begin.
 const DATA: u8 = 0xFF;
 
 /// The end of a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// How it went.
+    /// The job has ended in this way.
     Done(Result<(), Errno>),
     /// A JSON text.
     Data(Vec<u8>),
@@ -90,13 +90,14 @@ struct State {
 }
 
 impl Control {
-    /// A control file whose replies share this room with those of others.
+    /// Opens a control file whose replies share `room` with those of others.
     pub(super) fn new(room: Arc<ReplyRoom>) -> Self {
         Self { state: Mutex::default(), room }
     }
 
-    /// Takes a piece of a request, and gives the request once it is complete. What is too large is answered here. Whoever
-    /// writes has read the reply before, or does not want it: it goes. EBUSY while a job runs: its reply comes first.
+    /// Takes a piece of a request, and gives the request once it is complete. A request that is too large is answered
+    /// here. The reply before is dropped, because whoever writes has read it or does not want it. EBUSY while a job runs,
+    /// because its reply comes first.
     pub(super) fn write(&self, data: &[u8]) -> Result<Option<Request>, Errno> {
         let mut state = self.state.lock();
         if state.running.is_some() {
@@ -129,7 +130,7 @@ impl Control {
         }
     }
 
-    /// Ends the reply. What is too large beside what others have not read is EAGAIN instead.
+    /// Ends the reply. A reply that is too large beside what others have not read becomes EAGAIN.
     pub(crate) fn finish(&self, reply: &Reply) {
         let mut state = self.state.lock();
         state.running = None;
@@ -145,14 +146,14 @@ impl Control {
         }
     }
 
-    /// Asks the job to stop: who wanted it is gone.
+    /// Asks the job to stop, because whoever wanted it is gone.
     pub(super) fn cancel(&self) {
         if let Some(progress) = &self.state.lock().running {
             progress.stop();
         }
     }
 
-    /// Bytes at position `off`; none while no reply is there. EIO below what was dropped.
+    /// Reads bytes at position `off`. There are none while there is no reply. EIO for a position that was dropped.
     pub(super) fn read(&self, off: u64, size: u32) -> Result<Bytes, Errno> {
         let mut state = self.state.lock();
         let from = usize::try_from(off.checked_sub(state.base).ok_or(Errno::EIO)?).map_err(|_| Errno::EINVAL)?;

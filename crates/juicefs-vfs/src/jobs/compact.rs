@@ -1,21 +1,21 @@
-//! Joins the slices of every chunk of a tree.
+//! The job that joins the slices of every chunk of a tree.
 
 use futures_util::{StreamExt, stream};
 use juicefs_core::{Caller, ChunkIndex, Errno, FileType, Ino, Listing, limits::CHUNK_SIZE, tree::Progress};
 use parking_lot::Mutex;
 
 use super::StoredChunks;
-use crate::{Vfs, fault, vfs::Answer};
+use crate::{Vfs, fault, reply::VfsResult};
 
 /// Permission to write, which a change of how content is stored asks for.
 const WRITE: u8 = 2;
 
 impl Vfs {
-    /// Compacts all files at and below `ino`. `progress` counts the chunks that were found and those that are done. Goes on
-    /// after a chunk that cannot be compacted; the first error is the answer.
+    /// Compacts all files at and below `ino`. `progress` counts the chunks that were found and those that are done. It
+    /// goes on after a chunk that cannot be compacted, and the first error is the answer.
     ///
     /// EROFS, ENOENT, EACCES without the right to write to `ino`, EINTR.
-    pub(super) async fn compact_tree(&self, cx: &Caller, ino: Ino, workers: u16, progress: &Progress) -> Answer<()> {
+    pub(super) async fn compact_tree(&self, cx: &Caller, ino: Ino, workers: u16, progress: &Progress) -> VfsResult<()> {
         if self.cx.config.read_only {
             return Err(Errno::EROFS);
         }
@@ -44,13 +44,13 @@ impl Vfs {
         outcome
     }
 
-    /// Compacts files side by side that have one chunk, which most have, and the others one after the other.
+    /// Compacts files with one chunk, as most are, side by side, and the others one after the other.
     async fn compact_files(
         &self,
         files: impl Iterator<Item = (Ino, u64)> + Send,
         workers: u16,
         progress: &Progress,
-    ) -> Answer<()> {
+    ) -> VfsResult<()> {
         let (small, large): (Vec<_>, Vec<_>) = files.partition(|(_, length)| *length <= CHUNK_SIZE);
         let chunks: Vec<_> = small.into_iter().filter(|(_, length)| *length > 0).map(|(ino, _)| (ino, 0)).collect();
         let mut outcome = self.compact_chunks(chunks, workers, progress).await;
@@ -62,7 +62,7 @@ impl Vfs {
     }
 
     /// Compacts the chunks of a file that hold something.
-    async fn compact_file(&self, ino: Ino, length: u64, workers: u16, progress: &Progress) -> Answer<()> {
+    async fn compact_file(&self, ino: Ino, length: u64, workers: u16, progress: &Progress) -> VfsResult<()> {
         let (mut stored, mut outcome) = (StoredChunks::new(ino, length), Ok(()));
         loop {
             progress.go_on()?;
@@ -76,7 +76,7 @@ impl Vfs {
         }
     }
 
-    async fn compact_chunks(&self, chunks: Vec<(Ino, ChunkIndex)>, workers: u16, progress: &Progress) -> Answer<()> {
+    async fn compact_chunks(&self, chunks: Vec<(Ino, ChunkIndex)>, workers: u16, progress: &Progress) -> VfsResult<()> {
         progress.add_first(chunks.len() as u64);
         let outcome = Mutex::new(Ok(()));
         stream::iter(chunks)

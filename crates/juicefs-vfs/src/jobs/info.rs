@@ -1,4 +1,4 @@
-//! What is known of a node, and what the parts of a tree hold.
+//! The jobs that tell what is known of a node, and what the parts of a tree hold.
 
 use std::fmt::Write as _;
 
@@ -7,14 +7,14 @@ use juicefs_core::{
     format::Tier,
     lock::{FileLocks, LockKind, LockOwner, LockRange, RangeLock},
     slice::{Piece, resolve},
-    tree::{Progress, Summary, TreeDetail, TreeSummary, bytes_text},
+    tree::{Progress, Summary, TreeDetail, TreeSummary, long_bytes_text},
 };
 use serde_json::{Value, json};
 
 use super::StoredChunks;
 use crate::{Vfs, fault, internal::Reply};
 
-/// Slices or blocks of one file that are told.
+/// How many slices or blocks of one file are told at most.
 const MAX_PARTS: usize = 1 << 18;
 
 /// A part of a file: a slice, or a block of one.
@@ -166,7 +166,7 @@ fn flock((owner, kind): &(LockOwner, LockKind)) -> Value {
     json!({ "Sid": owner.sid.0, "Owner": owner.number, "Type": kind })
 }
 
-/// An empty list is `null` in this format.
+/// The list in this format, in which an empty one is `null`.
 fn list(values: Vec<Value>) -> Value {
     if values.is_empty() { Value::Null } else { values.into() }
 }
@@ -186,7 +186,7 @@ impl Info {
         }
     }
 
-    /// Why nothing is told.
+    /// The answer that says why nothing is told.
     pub(super) fn failed(ino: Ino, errno: Errno) -> Self {
         Self { failed: Some(errno), ..Self::of(ino) }
     }
@@ -213,7 +213,7 @@ impl Info {
         Reply::Data(info.to_string().into_bytes())
     }
 
-    /// The same for clients of long ago.
+    /// The answer as a text, for clients of long ago.
     pub(super) fn text(&self) -> Vec<u8> {
         if let Some(errno) = self.failed {
             return errno.to_string().into_bytes();
@@ -222,8 +222,8 @@ impl Info {
         let mut text = format!(
             "  inode: {}\n  files: {files}\n   dirs: {dirs}\n length: {}\n   size: {}\n",
             self.ino,
-            bytes_text(length_bytes),
-            bytes_text(size_bytes)
+            long_bytes_text(length_bytes),
+            long_bytes_text(size_bytes)
         );
         // Writing to a String cannot fail.
         let _ = match self.paths.as_slice() {

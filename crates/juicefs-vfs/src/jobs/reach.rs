@@ -1,15 +1,16 @@
-//! Who asks for a job names inodes, which anybody can guess: a job is done on what the caller could walk to.
+//! Checks what a job may work on. Whoever asks for a job names inodes, which anybody can guess, so a job is done only
+//! on what its caller could walk to.
 
 use juicefs_core::{Caller, Errno, Ino, MetaError, MetaResult};
 
-use crate::{Vfs, fault, internal::Command, vfs::Answer};
+use crate::{Vfs, fault, internal::Command, reply::VfsResult};
 
-/// Paths of a file with many names that are looked at.
+/// How many paths of a file with many names are looked at.
 const MAX_PATHS: usize = 1024;
 
 impl Vfs {
-    /// EACCES unless the caller can walk to all that a command names.
-    pub(super) async fn may_reach_all(&self, cx: &Caller, command: &Command) -> Answer<()> {
+    /// Fails with EACCES unless the caller can walk to all that a command names.
+    pub(super) async fn may_reach_all(&self, cx: &Caller, command: &Command) -> VfsResult<()> {
         let named = match command {
             Command::Remove { parent, .. } => vec![*parent],
             Command::Clone { source, to, .. } => vec![*source, *to],
@@ -22,7 +23,7 @@ impl Vfs {
         Ok(())
     }
 
-    /// The paths of a node that the caller can walk, from the root of the mount; all of them for root.
+    /// The paths of a node, from the root of the mount, that the caller can walk. Root can walk all of them.
     pub(super) async fn reachable(&self, cx: &Caller, ino: Ino) -> MetaResult<Vec<Vec<u8>>> {
         let paths = self.cx.meta.paths(ino, MAX_PATHS).await?;
         if cx.uid == 0 {

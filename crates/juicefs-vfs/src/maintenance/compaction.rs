@@ -1,21 +1,21 @@
-//! Joins the many slices of a chunk into one (format: data.md §3.9).
+//! Compaction, which joins the many slices of a chunk into one (format: data.md §3.9).
 //!
-//! Small writes all over a chunk make a long list, and joining it copies the whole chunk. While they go on that is wasted:
-//! the list is as long again soon. Such a compaction waits until the chunk is quiet, or the list is [`FULL`]. The joined
-//! slice has zeros where the chunk had holes: a sparse chunk is left alone until its list is [`FULL`].
+//! Small writes all over a chunk make a long list, and to join it copies the whole chunk. While such writes go on that
+//! is wasted, because the list is soon as long again. So the compaction waits until the chunk is quiet, or the list is
+//! [`FULL`]. The joined slice has zeros where the chunk had holes, so a sparse chunk is left alone until its list is
+//! [`FULL`].
 
 use std::{sync::Arc, time::Duration};
 
 use juicefs_core::{
     ChunkError, ChunkIndex, Errno, Ino, MetaError, Segments, Share, SliceKey, SliceWriter,
-    limits::CHUNK_SIZE,
     meta::Compacted,
     slice::{CompactionPlan, Piece},
     store::{ReadPurpose, WriteOptions},
 };
 use tokio::time::Instant;
 
-use crate::{context::Context, fault, file::push_zeros, maintenance::deletion::Garbage};
+use crate::{context::Context, fault, file::push_zeros, upkeep::Garbage};
 
 /// A list of this many records is compacted before the next write goes on.
 const OVERLONG: usize = 2500;
@@ -23,7 +23,7 @@ const OVERLONG: usize = 2500;
 const LONG: usize = 350;
 /// Otherwise compaction is tried whenever the list grew by this many records.
 const EVERY: usize = 100;
-/// As many records are joined at most: with more of them, nothing is won by waiting.
+/// How many records are joined at most. Nothing is won by waiting for more.
 const FULL: usize = 1000;
 /// A compaction that copies more than this for each byte that is new waits for quiet.
 const PATIENCE: u64 = 4;
@@ -33,7 +33,7 @@ const QUIET: Duration = Duration::from_secs(5);
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 /// How often a chunk is compacted in a row: a list longer than one plan takes several.
 const FORCED_ROUNDS: u32 = 64;
-/// Chunks that wait for quiet at most; others are compacted at once.
+/// How many chunks wait for quiet at most. Others are compacted at once.
 const MAX_POSTPONED: usize = 4096;
 
 /// Why a compaction gave up.
@@ -55,8 +55,8 @@ impl From<ChunkError> for GaveUp {
 }
 
 impl Context {
-    /// After a commit of `more` records that left `records` in the chunk: compacts when it is time; waits for it only when
-    /// the list is overlong.
+    /// Compacts a chunk if it is time for that, after a commit of `more` records that left `records` in it. It waits
+    /// for the end only when the list is overlong.
     pub(crate) async fn compact_after_write(
         self: &Arc<Self>,
         ino: Ino,
@@ -187,10 +187,7 @@ impl Context {
         match self.meta.commit_compaction(ino, index, &plan, id).await {
             Ok(Compacted::Done(dead)) => {
                 self.metrics.compacted_bytes(u64::from(plan.size));
-                if let Some(file) = self.files.get(ino) {
-                    let start = u64::from(index) * CHUNK_SIZE;
-                    file.content_changed(start..start + 1);
-                }
+                self.files.chunk_changed(ino, index);
                 for slice in dead {
                     self.queue_garbage(Garbage::Dead(slice)).await;
                 }

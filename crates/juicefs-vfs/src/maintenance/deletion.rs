@@ -1,26 +1,15 @@
-//! Deletes the data of removed files and slices.
+//! How the data of removed files and slices is deleted.
 
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use juicefs_core::{MetaError, SliceKey, meta::Freed};
+use juicefs_core::{MetaError, SliceKey};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::context::Context;
+use crate::{context::Context, upkeep::Garbage};
 
-/// Slices of one file deleted side by side.
+/// How many slices of one file are deleted side by side.
 const PARALLEL_SLICES: usize = 8;
-
-/// Something whose objects nobody needs any more.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Garbage {
-    /// All data of a removed file.
-    File(Freed),
-    /// A slice whose last reference is gone; its record goes after its objects.
-    Dead(SliceKey),
-    /// A slice that never got a record.
-    Uncommitted(SliceKey),
-}
 
 impl Context {
     /// Deletes what is queued, `--max-deletes` at a time.
@@ -36,7 +25,7 @@ impl Context {
         }
     }
 
-    /// Waits for a place in the queue: the hourly jobs go on no faster than deletion does.
+    /// Queues something, and waits while the queue is full, so that the hourly jobs go on no faster than the deletion.
     pub(super) async fn queue_garbage(&self, garbage: Garbage) {
         if self.upkeep.max_deletes > 0 {
             // The receiver ends with the mount only.
@@ -64,7 +53,7 @@ impl Context {
         }
     }
 
-    /// Objects first, the record last: a failure in between is found again.
+    /// Deletes a slice. The record goes last, so that a failure in between is found again.
     pub(super) async fn delete_dead(&self, slice: SliceKey) {
         if let Err(error) = self.chunks.remove(slice).await {
             tracing::warn!(id = %slice.id, %error, "objects of a deleted slice are left for later");

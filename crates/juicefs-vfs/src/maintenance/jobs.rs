@@ -1,4 +1,4 @@
-//! Clean-up of which one client of the volume does each round (format: metadata.md §6.15).
+//! The clean-up jobs, of which one client of the volume does each round (format: metadata.md §6.15).
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,18 +9,18 @@ use juicefs_core::{
 };
 use tokio::time::Instant;
 
-use super::{deletion::Garbage, jittered};
-use crate::context::Context;
+use super::jittered;
+use crate::{context::Context, upkeep::Garbage};
 
-/// Between two rounds of the hourly jobs.
+/// The time between two rounds of the hourly jobs.
 const ROUND: Duration = Duration::from_secs(3600);
 /// A job that another client did within this time is not due.
 const CLAIM_SECS: u64 = 3240;
 /// After this time a job stops and leaves the rest to the next round.
 const JOB_LIMIT: Duration = Duration::from_secs(50 * 60);
-/// Records asked for at once.
+/// How many records are asked for at once.
 const BATCH: usize = 4096;
-/// Expired sessions removed in one round.
+/// How many expired sessions are removed in one round.
 const MAX_SESSIONS: usize = 1000;
 /// A removed file is left to the client that removed it for this long.
 const GRACE_SECS: i64 = 3600;
@@ -28,7 +28,7 @@ const GRACE_SECS: i64 = 3600;
 const DETACHED_SECS: i64 = 24 * 3600;
 
 impl Context {
-    /// Looks at the sessions of other clients with every heartbeat, beside it: ending one may take long.
+    /// Looks at the sessions of other clients with every heartbeat, in a task of its own, because to end one may take long.
     pub(super) async fn stale_sessions(self: Arc<Self>) {
         loop {
             tokio::time::sleep(jittered(self.config.heartbeat)).await;
@@ -105,7 +105,7 @@ impl Context {
         Ok(())
     }
 
-    /// Empties the trash and lets delayed slices go; a failure of one leaves the other its turn.
+    /// Empties the trash and lets delayed slices go. If one fails the other still has its turn.
     async fn clean_trash(&self, until: Instant) -> MetaResult<()> {
         let days = self.meta.format().trash_days.max(0);
         let emptied = self.empty_trash(self.before((24 * days + 2) * 3600), until).await;

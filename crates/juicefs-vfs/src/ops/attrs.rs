@@ -2,7 +2,8 @@
 
 use std::{
     fmt::{self, Write as _},
-    time::{Duration, Instant},
+    pin::pin,
+    time::Duration,
 };
 
 use juicefs_core::{Attr, Caller, Errno, Ino, SetAttr, SetTime, limits::MAX_NAME_BYTES, stamps::Moment};
@@ -11,8 +12,8 @@ use crate::{
     AttrReply, StatFs, Vfs,
     internal::{EntryText, is_special},
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::Handle,
-    vfs::Answer,
 };
 
 /// How long front ends may trust what never changes.
@@ -21,36 +22,36 @@ pub(super) const INTERNAL_TTL: Duration = Duration::from_secs(3600);
 const STATFS_BLOCK: u32 = 4096;
 
 impl Vfs {
-    /// Attributes of `ino`, with data that is accepted and not yet committed; the last known ones of a directory that was
-    /// removed while it is open. ENOENT.
-    pub async fn getattr(&self, cx: &Caller, ino: Ino, fh: Option<u64>) -> Answer<AttrReply> {
+    /// The attributes of `ino`, which include data that is accepted and not yet committed. For a directory that was
+    /// removed while it is open they are the last known ones. ENOENT.
+    pub async fn getattr(&self, cx: &Caller, ino: Ino, fh: Option<u64>) -> VfsResult<AttrReply> {
         let _ = fh;
         if let Some(attr) = self.internal.attr(ino) {
             return Ok(AttrReply { attr, ino, attr_ttl: INTERNAL_TTL });
         }
-        let begun = Instant::now();
+        let work = pin!(self.node_attr_reply(ino));
+        self.operation(Op::Getattr, cx, work, |line, answer| write!(line, "({ino}):{}", attr_text(answer))).await
+    }
+
+    async fn node_attr_reply(&self, ino: Ino) -> VfsResult<AttrReply> {
         let since = self.cx.stamps.now();
         let ttl = self.cx.config.attr_ttl;
         if let Some((attr, age)) = self.cx.meta.recent_attr(ino, ttl) {
             // The kernel dropped what it knew because of a change of ours, and could have kept it for this long.
             let mut reply = self.attr_reply(ino, attr, since).await;
             reply.attr_ttl = reply.attr_ttl.saturating_sub(age);
-            let answer = Ok(reply);
-            self.done(Op::Getattr, begun, cx, &answer, |line| write!(line, "({ino}):{}", attr_text(&answer)));
-            return answer;
+            return Ok(reply);
         }
-        let answer = match self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
+        match self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await {
             Ok(attr) => Ok(self.attr_reply(ino, attr, since).await),
             Err(Errno::ENOENT) => {
                 // What went with a session is an error for whoever has it open, not a name that is missing.
-                let lost = self.cx.files.get(ino).is_some_and(|file| file.losses() > 0);
+                let lost = self.files.get(ino).is_some_and(|file| file.losses() > 0);
                 let removed = self.dirs.removed_attr(ino).ok_or(if lost { Errno::EIO } else { Errno::ENOENT });
-                removed.map(|attr| AttrReply { attr, ino, attr_ttl: self.cx.config.attr_ttl })
+                removed.map(|attr| AttrReply { attr, ino, attr_ttl: ttl })
             }
             Err(errno) => Err(errno),
-        };
-        self.done(Op::Getattr, begun, cx, &answer, |line| write!(line, "({ino}):{}", attr_text(&answer)));
-        answer
+        }
     }
 
     async fn attr_reply(&self, ino: Ino, mut attr: Attr, since: Moment) -> AttrReply {
@@ -69,19 +70,18 @@ impl Vfs {
         fh: Option<u64>,
         set: SetAttr,
         size: Option<u64>,
-    ) -> Answer<AttrReply> {
+    ) -> VfsResult<AttrReply> {
         if let Some(attr) = self.internal.attr(ino) {
             return Ok(AttrReply { attr, ino, attr_ttl: INTERNAL_TTL });
         }
-        let begun = Instant::now();
         let wanted = set.clone();
-        let answer = self.change_attr(cx, ino, fh, set, size).await;
-        self.done(Op::Setattr, begun, cx, &answer, |line| {
+        let work = pin!(self.change_attr(cx, ino, fh, set, size));
+        self.operation(Op::Setattr, cx, work, |line, answer| {
             write!(line, "({ino}[{}],0x{:X},[", fh.unwrap_or(0), set_mask(&wanted, size))?;
             write_set(line, &wanted, size)?;
-            write!(line, "]):{}", attr_text(&answer))
-        });
-        answer
+            write!(line, "]):{}", attr_text(answer))
+        })
+        .await
     }
 
     async fn change_attr(
@@ -91,7 +91,7 @@ impl Vfs {
         fh: Option<u64>,
         set: SetAttr,
         size: Option<u64>,
-    ) -> Answer<AttrReply> {
+    ) -> VfsResult<AttrReply> {
         let since = self.cx.stamps.now();
         let mut attr = None;
         if let Some(size) = size {
@@ -111,7 +111,7 @@ impl Vfs {
             // What a truncate returns includes everything: nothing is dirty after it.
             return Ok(AttrReply { attr: attr.clone(), ino, attr_ttl: self.cx.config.attr_ttl });
         }
-        let file = self.cx.files.get(ino);
+        let file = self.files.get(ino);
         let guard = match &file {
             // A later commit must not undo a time that is set now.
             Some(file) if set.mtime.is_some() && file.is_dirty() => {
@@ -131,29 +131,28 @@ impl Vfs {
         Ok(reply)
     }
 
-    /// EACCES unless all bits of `mask` (R 4, W 2, X 1) are granted.
-    pub async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = match self.internal.attr(ino) {
-            Some(attr) => self.internal.access(cx, &attr, mask),
-            None => self.ask(MetaOp::Access, ino, self.cx.meta.access(cx, ino, mask)).await,
-        };
-        self.done(Op::Access, begun, cx, &answer, |line| write!(line, "({ino},0x{mask:X})"));
-        answer
+    /// Fails with EACCES unless the caller has all of `mask` (R 4, W 2, X 1).
+    pub async fn access(&self, cx: &Caller, ino: Ino, mask: u8) -> VfsResult<()> {
+        let work = pin!(async {
+            match self.internal.attr(ino) {
+                Some(attr) => self.internal.access(cx, &attr, mask),
+                None => self.ask(MetaOp::Access, ino, self.cx.meta.access(cx, ino, mask)).await,
+            }
+        });
+        self.operation(Op::Access, cx, work, |line, _| write!(line, "({ino},0x{mask:X})")).await
     }
 
-    /// Space and inodes of the volume, or of what is mounted of it.
-    pub async fn statfs(&self, cx: &Caller, ino: Ino) -> Answer<StatFs> {
-        let begun = Instant::now();
+    /// The space and the inodes of the volume, or of what is mounted of it.
+    pub async fn statfs(&self, cx: &Caller, ino: Ino) -> VfsResult<StatFs> {
         let ino = if is_special(ino) { Ino::ROOT } else { ino };
-        let usage = self.ask(MetaOp::StatFS, ino, self.cx.meta.statfs(ino)).await;
-        self.done(Op::Statfs, begun, cx, &usage, |line| {
+        let work = pin!(self.ask(MetaOp::StatFS, ino, self.cx.meta.statfs(ino)));
+        let counted = self.operation(Op::Statfs, cx, work, |line, usage| {
             let usage = usage.unwrap_or_default();
             let used = usage.total_bytes.saturating_sub(usage.available_bytes);
             let (free, inodes) = (usage.available_bytes, usage.used_inodes);
             write!(line, "({ino}): ({used},{free},{inodes},{})", usage.available_inodes)
         });
-        let usage = usage?;
+        let usage = counted.await?;
         let block = u64::from(STATFS_BLOCK);
         Ok(StatFs {
             blocks: (usage.total_bytes / block).max(1),
@@ -168,7 +167,7 @@ impl Vfs {
     }
 }
 
-fn attr_text(answer: &Answer<AttrReply>) -> EntryText<'_> {
+fn attr_text(answer: &VfsResult<AttrReply>) -> EntryText<'_> {
     EntryText(answer.as_ref().ok().map(|reply| (reply.ino, &reply.attr)))
 }
 

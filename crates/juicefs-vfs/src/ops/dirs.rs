@@ -1,6 +1,6 @@
-//! Listing directories.
+//! Operations that list directories.
 
-use std::{fmt::Write as _, sync::Arc, time::Instant};
+use std::{fmt::Write as _, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use juicefs_core::{Caller, Errno, FileType, Ino};
@@ -10,37 +10,35 @@ use crate::{
     dir::{DirHandle, Listed},
     internal::Special,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::Handle,
-    vfs::Answer,
 };
 
-/// Permission to read a directory.
+/// The permission to read a directory.
 const READ: u8 = 4;
 
 impl Vfs {
-    /// Opens a directory. EACCES when the caller is checked, ENOENT.
-    pub async fn opendir(&self, cx: &Caller, ino: Ino) -> Answer<Opened> {
-        let begun = Instant::now();
-        let checked = if cx.check_permission {
-            self.ask(MetaOp::Access, ino, self.cx.meta.access(cx, ino, READ)).await
-        } else {
-            Ok(())
-        };
-        let answer = checked.map(|()| {
+    /// Opens a directory. ENOENT, and EACCES when the caller is checked.
+    pub async fn opendir(&self, cx: &Caller, ino: Ino) -> VfsResult<Opened> {
+        let work = pin!(async {
+            if cx.check_permission {
+                self.ask(MetaOp::Access, ino, self.cx.meta.access(cx, ino, READ)).await?;
+            }
             let dir = DirHandle::new(ino);
             self.dirs.add(&dir);
             let keep = self.cx.config.keep_readdir_cache;
             let fh = self.handles.insert(Handle::Dir(dir));
-            Opened { fh, keep_cache: keep, cache_dir: keep, ..Opened::default() }
+            Ok(Opened { fh, keep_cache: keep, cache_dir: keep, ..Opened::default() })
         });
-        self.done(Op::Opendir, begun, cx, &answer, |line| {
+        self.operation(Op::Opendir, cx, work, |line, answer| {
             write!(line, "({ino}) [fh:{}]", answer.as_ref().map_or(0, |opened| opened.fh))
-        });
-        answer
+        })
+        .await
     }
 
-    /// Up to `limit` entries from offset `off` on, with attributes when `plus` asks for them and they are known; none at the
-    /// end. Offset 0 begins a new listing; other offsets are cookies of the current one, old ones included.
+    /// Lists up to `limit` entries from offset `off` on, with attributes if `plus` asks for them and they are known.
+    /// There are none only at the end. Offset 0 begins a new listing; other offsets are cookies of the current one, old
+    /// ones included.
     ///
     /// EBADF for an unknown handle, ENOENT.
     pub async fn readdir(
@@ -51,19 +49,20 @@ impl Vfs {
         off: u64,
         limit: usize,
         plus: bool,
-    ) -> Answer<Vec<DirItem>> {
-        let begun = Instant::now();
-        let answer = match self.handles.get(ino, fh) {
-            Some(Handle::Dir(dir)) => self.list(&dir, off, limit, plus).await,
-            Some(Handle::File(_) | Handle::Internal(_)) | None => Err(Errno::EBADF),
-        };
-        self.done(Op::Readdir, begun, cx, &answer, |line| {
-            write!(line, "({ino},{limit},{off},{plus}): ({})", answer.as_ref().map_or(0, Vec::len))
+    ) -> VfsResult<Vec<DirItem>> {
+        let work = pin!(async {
+            match self.handles.get(ino, fh) {
+                Some(Handle::Dir(dir)) => self.list(&dir, off, limit, plus).await,
+                Some(Handle::File(_) | Handle::Internal(_)) | None => Err(Errno::EBADF),
+            }
         });
-        answer
+        self.operation(Op::Readdir, cx, work, |line, answer| {
+            write!(line, "({ino},{limit},{off},{plus}): ({})", answer.as_ref().map_or(0, Vec::len))
+        })
+        .await
     }
 
-    async fn list(&self, dir: &Arc<DirHandle>, off: u64, limit: usize, plus: bool) -> Answer<Vec<DirItem>> {
+    async fn list(&self, dir: &Arc<DirHandle>, off: u64, limit: usize, plus: bool) -> VfsResult<Vec<DirItem>> {
         if off == 0 {
             dir.rewind();
         }
@@ -83,7 +82,7 @@ impl Vfs {
         Ok(items)
     }
 
-    /// Internal names, `.` and `..`.
+    /// Lists internal names, `.` and `..`.
     async fn list_fixed(
         &self,
         dir: &DirHandle,
@@ -92,7 +91,7 @@ impl Vfs {
         limit: usize,
         plus: bool,
         items: &mut Vec<DirItem>,
-    ) -> Answer<()> {
+    ) -> VfsResult<()> {
         let mut cookie = 0;
         let mut put = |name: Bytes, ino: Ino, kind: FileType, entry: Option<Entry>| {
             cookie += 1;
@@ -145,7 +144,7 @@ impl Vfs {
             return None;
         }
         if attr.is_file()
-            && let Some(file) = self.cx.files.get(ino)
+            && let Some(file) = self.files.get(ino)
             && !file.overlay(&mut attr, listed.since)
         {
             return None;
@@ -159,21 +158,21 @@ impl Vfs {
     }
 
     /// Ends a directory handle. EBADF for an unknown one.
-    pub async fn releasedir(&self, ino: Ino, fh: u64) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = match self.handles.remove(ino, fh) {
-            Some(Handle::Dir(dir)) => {
-                self.dirs.remove(&dir);
-                Ok(())
+    pub async fn releasedir(&self, ino: Ino, fh: u64) -> VfsResult<()> {
+        let work = pin!(async {
+            match self.handles.remove(ino, fh) {
+                Some(Handle::Dir(dir)) => {
+                    self.dirs.remove(&dir);
+                    Ok(())
+                }
+                Some(Handle::File(_) | Handle::Internal(_)) | None => Err(Errno::EBADF),
             }
-            Some(Handle::File(_) | Handle::Internal(_)) | None => Err(Errno::EBADF),
-        };
-        self.done(Op::Releasedir, begun, &Caller::root(), &answer, |line| write!(line, "({ino})"));
-        answer
+        });
+        self.operation(Op::Releasedir, &Caller::root(), work, |line, _| write!(line, "({ino})")).await
     }
 
-    /// fsync(2) of a directory: every change of names is durable when it is answered, so there is nothing to do.
-    pub async fn fsyncdir(&self, cx: &Caller, ino: Ino, fh: u64) -> Answer<()> {
+    /// Does nothing for fsync(2) of a directory, because every change of names is durable when it is answered.
+    pub async fn fsyncdir(&self, cx: &Caller, ino: Ino, fh: u64) -> VfsResult<()> {
         let _ = (cx, ino, fh);
         Ok(())
     }

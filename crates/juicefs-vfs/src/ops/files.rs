@@ -1,10 +1,6 @@
-//! Opening, reading and writing files.
+//! Operations that open, read, write and close files.
 
-use std::{
-    fmt::Write as _,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -12,18 +8,17 @@ use juicefs_core::{
     stamps::Moment,
 };
 
-use super::{check_name, locks::release_all};
+use super::{check_name, leaving::Leaving, locks::release_all};
 use crate::{
     Entry, Opened, Vfs,
     ahead::Ahead,
     dir::Change,
-    file::Place,
+    file::WriteAt,
     in_flight::InFlight,
     internal::{EntryText, Mode, Text},
-    lockers::Leaving,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::{FileHandle, Handle},
-    vfs::Answer,
 };
 
 /// The kernel's `FMODE_EXEC`: the file is opened to be executed.
@@ -51,35 +46,34 @@ impl Vfs {
     /// Opens a file. `flags` are those of open(2); O_TRUNC is left to the setattr that follows.
     ///
     /// EACCES, EROFS, ENOENT; EPERM for files that flags protect.
-    pub async fn open(&self, cx: &Caller, ino: Ino, flags: i32) -> Answer<Opened> {
-        if self.internal.attr(ino).is_some() {
-            let handle = self.internal.open(cx, ino, flags)?;
-            let logged = !handle.is_log();
-            let fh = self.handles.insert(Handle::Internal(handle));
-            let answer = Ok(Opened { fh, direct_io: true, ..Opened::default() });
-            if logged {
-                self.done(Op::Open, Instant::now(), cx, &answer, |line| write!(line, "({ino},0x{flags:x}) [fh:{fh}]"));
-            }
-            return answer;
-        }
-        let begun = Instant::now();
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        let prepared = if writes { self.drop_set_id(cx, ino).await } else { Ok(()) };
-        let answer = match prepared {
-            Ok(()) => self.open_file(cx, ino, flags).await,
-            Err(errno) => Err(errno),
-        };
-        self.done(Op::Open, begun, cx, &answer, |line| match &answer {
+    pub async fn open(&self, cx: &Caller, ino: Ino, flags: i32) -> VfsResult<Opened> {
+        let line = |line: &mut String, answer: &VfsResult<Opened>| match answer {
             Ok(opened) => write!(line, "({ino},0x{flags:x}) [fh:{}]", opened.fh),
             Err(_) => write!(line, "({ino},0x{flags:x})"),
+        };
+        if self.internal.attr(ino).is_some() {
+            let handle = self.internal.open(cx, ino, flags)?;
+            let is_log = handle.is_log();
+            let fh = self.handles.insert(Handle::Internal(handle));
+            let opened = Opened { fh, direct_io: true, ..Opened::default() };
+            if is_log {
+                return Ok(opened);
+            }
+            return self.operation(Op::Open, cx, pin!(async { Ok(opened) }), line).await;
+        }
+        let work = pin!(async {
+            if flags & libc::O_ACCMODE != libc::O_RDONLY {
+                self.drop_set_id(cx, ino).await?;
+            }
+            self.open_file(cx, ino, flags).await
         });
-        answer
+        self.operation(Op::Open, cx, work, line).await
     }
 
-    async fn open_file(&self, cx: &Caller, ino: Ino, flags: i32) -> Answer<Opened> {
+    async fn open_file(&self, cx: &Caller, ino: Ino, flags: i32) -> VfsResult<Opened> {
         let mut since = self.cx.stamps.now();
         let wanted = open_flags(flags);
-        let cuts = self.cx.files.get(ino).map(|file| file.cuts());
+        let cuts = self.files.get(ino).map(|file| file.cuts());
         let mut attr = self.ask(MetaOp::Open, ino, self.cx.meta.open(cx, ino, wanted)).await?;
         let mut asked_again = false;
         while self.cx.stamps.changed(ino, since) && !asked_again {
@@ -98,7 +92,7 @@ impl Vfs {
         let opened = self.opened(ino, &attr, since, wanted, unchanged.content, flags);
         if let Some(cuts) = cuts
             && self.cx.stamps.changed(ino, since)
-            && let Some(file) = self.cx.files.get(ino)
+            && let Some(file) = self.files.get(ino)
         {
             // Somebody writes here all the time. What another mount committed before it closed the file shows all the same.
             file.look_again(&attr, cuts);
@@ -107,7 +101,7 @@ impl Vfs {
     }
 
     fn opened(&self, ino: Ino, attr: &Attr, since: Moment, wanted: OpenFlags, keep_cache: bool, flags: i32) -> Opened {
-        let file = self.cx.files.acquire(&self.cx, ino, attr, since);
+        let file = self.files.acquire(&self.cx, ino, attr, since);
         let write = wanted.write || wanted.append;
         let fh = self.handles.insert(Handle::File(Arc::new(FileHandle {
             file,
@@ -136,21 +130,22 @@ impl Vfs {
         mode: u32,
         umask: u16,
         flags: i32,
-    ) -> Answer<(Entry, Opened)> {
-        let begun = Instant::now();
-        let answer = if flags & OPEN_TMPFILE != 0 {
-            self.create_unnamed(cx, parent, mode, umask, flags).await
-        } else {
-            self.create_file(cx, parent, name, mode, umask, flags).await
-        };
-        self.done(Op::Create, begun, cx, &answer, |line| {
+    ) -> VfsResult<(Entry, Opened)> {
+        let work = pin!(async {
+            if flags & OPEN_TMPFILE != 0 {
+                self.create_unnamed(cx, parent, mode, umask, flags).await
+            } else {
+                self.create_file(cx, parent, name, mode, umask, flags).await
+            }
+        });
+        self.operation(Op::Create, cx, work, |line, answer| {
             write!(line, "({parent},{},{}:0{mode:04o}):", Text(name), Mode(mode))?;
-            match &answer {
+            match answer {
                 Ok((entry, opened)) => write!(line, "{} [fh:{}]", EntryText::entry(Ok(entry)), opened.fh),
                 Err(_) => write!(line, " [fh:0]"),
             }
-        });
-        answer
+        })
+        .await
     }
 
     async fn create_file(
@@ -161,7 +156,7 @@ impl Vfs {
         mode: u32,
         umask: u16,
         flags: i32,
-    ) -> Answer<(Entry, Opened)> {
+    ) -> VfsResult<(Entry, Opened)> {
         if self.internal.reserves(parent, name) {
             return Err(Errno::EEXIST);
         }
@@ -192,7 +187,7 @@ impl Vfs {
         Ok((self.entry(ino, attr, since).await, opened))
     }
 
-    /// An open file without a name.
+    /// Makes an open file without a name.
     async fn create_unnamed(
         &self,
         cx: &Caller,
@@ -200,7 +195,7 @@ impl Vfs {
         mode: u32,
         umask: u16,
         flags: i32,
-    ) -> Answer<(Entry, Opened)> {
+    ) -> VfsResult<(Entry, Opened)> {
         let since = self.cx.stamps.now();
         let node = self.new_node(FileType::File, mode, umask, 0);
         let (ino, attr) = self.ask(MetaOp::Create, dir, self.cx.meta.create_unnamed(cx, dir, node)).await?;
@@ -211,143 +206,152 @@ impl Vfs {
     /// Reads up to `size` bytes at `off`; fewer at the end of the file only. Sees everything that was written here before.
     ///
     /// EBADF for an unknown handle, EFBIG beyond the largest file, EIO when data is missing, corrupt or unreachable.
-    pub async fn read(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, size: u32) -> Answer<Segments> {
-        let begun = Instant::now();
+    pub async fn read(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, size: u32) -> VfsResult<Segments> {
         let handle = self.handles.get(ino, fh);
-        let logged = !matches!(&handle, Some(Handle::Internal(handle)) if handle.is_log());
-        let answer = match handle {
-            Some(Handle::File(handle)) => read_file(&handle, off, size).await,
-            Some(Handle::Internal(handle)) => handle.read(&self.cx, off, size).await,
-            Some(Handle::Dir(_)) => Err(Errno::EISDIR),
-            None => Err(Errno::EBADF),
-        };
-        if logged {
-            let got = answer.as_deref().map_or(0, segments_len);
-            self.cx.metrics.read_bytes(got);
-            self.done(Op::Read, begun, cx, &answer, |line| write!(line, "({ino},{size},{off},{fh}): ({got})"));
+        if let Some(Handle::Internal(handle)) = &handle
+            && handle.is_log()
+        {
+            return handle.read(&self.cx, self.files.len(), off, size).await;
         }
-        answer
+        let work = pin!(async {
+            let answer = match handle {
+                Some(Handle::File(handle)) => read_file(&handle, off, size).await,
+                Some(Handle::Internal(handle)) => handle.read(&self.cx, self.files.len(), off, size).await,
+                Some(Handle::Dir(_)) => Err(Errno::EISDIR),
+                None => Err(Errno::EBADF),
+            };
+            self.cx.metrics.read_bytes(answer.as_deref().map_or(0, segments_len));
+            answer
+        });
+        self.operation(Op::Read, cx, work, |line, answer| {
+            write!(line, "({ino},{size},{off},{fh}): ({})", answer.as_deref().map_or(0, segments_len))
+        })
+        .await
     }
 
-    /// Accepts `data`; durable after fsync, flush or release of the handle. It goes to `off`, or with `append` to the end of
-    /// the file, which other clients may have moved: then the front end, which took `off` for the end, hears of it.
+    /// Accepts `data`, which is durable after fsync, flush or release of the handle. It goes to `off`, or with `append`
+    /// to the end of the file. Other clients may have moved the end; then the front end, which took `off` for it, hears
+    /// of that.
     ///
     /// EBADF for an unknown or read-only handle, EFBIG, the error of an earlier write that was lost, and of one through this
     /// handle that was not stored when it should have been, until fsync or flush succeed.
-    pub async fn write(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes, append: bool) -> Answer<u32> {
-        let begun = Instant::now();
+    pub async fn write(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, data: Bytes, append: bool) -> VfsResult<u32> {
         let size = data.len();
-        let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) if handle.write => {
-                let _pass = handle.in_flight.begin();
-                let place = if append { Place::End } else { Place::At(off) };
-                match handle.file.write(&handle.unsent, place, data).await {
-                    Ok(at) => {
-                        if at != off {
-                            self.cx.content_moved(ino, at.min(off));
+        let work = pin!(async {
+            let answer = match self.handles.get(ino, fh) {
+                Some(Handle::File(handle)) if handle.write => {
+                    let _pass = handle.in_flight.begin();
+                    let place = if append { WriteAt::End } else { WriteAt::Offset(off) };
+                    match handle.file.write(&handle.unsent, place, data).await {
+                        Ok(at) => {
+                            if at != off {
+                                self.cx.content_moved(ino, at.min(off));
+                            }
+                            u32::try_from(size).map_err(|_| Errno::EINVAL)
                         }
-                        u32::try_from(size).map_err(|_| Errno::EINVAL)
+                        Err(Errno::ENOENT | Errno::EPERM | Errno::EINVAL) => Err(Errno::EBADF),
+                        Err(errno) => Err(errno),
                     }
-                    Err(Errno::ENOENT | Errno::EPERM | Errno::EINVAL) => Err(Errno::EBADF),
-                    Err(errno) => Err(errno),
                 }
-            }
-            Some(Handle::Internal(handle)) => handle.write(&data).and_then(|request| {
-                if let Some((control, request)) = request {
-                    self.start_job(cx, control, request);
-                }
-                u32::try_from(size).map_err(|_| Errno::EINVAL)
-            }),
-            Some(Handle::File(_) | Handle::Dir(_)) | None => Err(Errno::EBADF),
-        };
-        self.cx.metrics.written_bytes(size);
-        self.done(Op::Write, begun, cx, &answer, |line| write!(line, "({ino},{size},{off},{fh})"));
-        answer
+                Some(Handle::Internal(handle)) => handle.write(&data).and_then(|request| {
+                    if let Some((control, request)) = request {
+                        self.start_job(cx, control, request);
+                    }
+                    u32::try_from(size).map_err(|_| Errno::EINVAL)
+                }),
+                Some(Handle::File(_) | Handle::Dir(_)) | None => Err(Errno::EBADF),
+            };
+            self.cx.metrics.written_bytes(size);
+            answer
+        });
+        self.operation(Op::Write, cx, work, |line, _| write!(line, "({ino},{size},{off},{fh})")).await
     }
 
-    /// For close(2): makes everything that was written to the file durable, then releases the ranges that the closing
-    /// process has locked in it. Cancel safe: the work goes on.
+    /// Does what close(2) wants: makes everything that was written to the file durable, then releases the ranges that
+    /// the closing process has locked in it. Cancel safe: the work goes on.
     ///
-    /// EBADF for an unknown handle, the error of a write that was lost, that of a release, and that of the object store or engine
-    /// when they do not take the data now: it is kept as long as the file is open, and the next call tries again.
-    pub async fn flush(&self, cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) => {
-                let flushed = if handle.write { flush_closing(&handle).await } else { handle.unsent.check_kept() };
-                flushed.and(self.release_ranges(&handle.file, lock_owner).await)
+    /// EBADF for an unknown handle, the error of a write that was lost, that of a release, and that of the object store
+    /// or engine when they do not take the data now: it is kept as long as the file is open, and the next call tries
+    /// again.
+    pub async fn flush(&self, cx: &Caller, ino: Ino, fh: u64, lock_owner: u64) -> VfsResult<()> {
+        let work = pin!(async {
+            match self.handles.get(ino, fh) {
+                Some(Handle::File(handle)) => {
+                    let flushed = if handle.write { flush_closing(&handle).await } else { handle.unsent.check_kept() };
+                    flushed.and(self.release_ranges(&handle.file, lock_owner).await)
+                }
+                Some(Handle::Internal(handle)) => {
+                    handle.close();
+                    Ok(())
+                }
+                Some(_) => Ok(()),
+                None => Err(Errno::EBADF),
             }
-            Some(Handle::Internal(handle)) => {
-                handle.close();
-                Ok(())
-            }
-            Some(_) => Ok(()),
-            None => Err(Errno::EBADF),
-        };
-        self.done(Op::Flush, begun, cx, &answer, |line| write!(line, "({ino},{fh},{lock_owner:016X})"));
-        answer
+        });
+        self.operation(Op::Flush, cx, work, |line, _| write!(line, "({ino},{fh},{lock_owner:016X})")).await
     }
 
-    /// For fsync(2) and fdatasync(2): as `flush`, and through a read-only handle too, for it is the file that is synced.
-    pub async fn fsync(&self, cx: &Caller, ino: Ino, fh: u64, datasync: bool) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = match self.handles.get(ino, fh) {
-            Some(Handle::File(handle)) => handle.flush().await,
-            Some(_) => Ok(()),
-            None => Err(Errno::EBADF),
-        };
+    /// Does what fsync(2) and fdatasync(2) want. It is like `flush`, but works through a read-only handle too, because
+    /// the file is synced and not the handle.
+    pub async fn fsync(&self, cx: &Caller, ino: Ino, fh: u64, datasync: bool) -> VfsResult<()> {
+        let work = pin!(async {
+            match self.handles.get(ino, fh) {
+                Some(Handle::File(handle)) => handle.flush().await,
+                Some(_) => Ok(()),
+                None => Err(Errno::EBADF),
+            }
+        });
         let datasync = u8::from(datasync);
-        self.done(Op::Fsync, begun, cx, &answer, |line| write!(line, "({ino},{datasync})"));
-        answer
+        self.operation(Op::Fsync, cx, work, |line, _| write!(line, "({ino},{datasync})")).await
     }
 
-    /// Ends a handle: commits what is dirty, releases what is still locked through it, closes the file and, when it was
-    /// removed meanwhile, frees its data. With the last handle goes what the store does not take even now.
+    /// Ends a handle: commits what is dirty, releases what is still locked through it, closes the file and, if it was
+    /// removed meanwhile, frees its data. With the last handle, data is lost that the store does not take even now.
     ///
-    /// Nobody waits for the answer of a release; the error is that of `flush`. Not cancel safe.
-    pub async fn release(&self, ino: Ino, fh: u64) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = match self.handles.remove(ino, fh) {
-            Some(Handle::File(handle)) => {
-                let leaving = Leaving::begin(&handle.file, fh);
-                let flushed = self.flush_last(&handle).await;
-                if let Some(leaving) = leaving {
-                    release_all(&self.cx, leaving, &handle.file).await;
+    /// Nobody waits for the answer of a release. The error is that of `flush`. Not cancel safe.
+    pub async fn release(&self, ino: Ino, fh: u64) -> VfsResult<()> {
+        let work = pin!(async {
+            match self.handles.remove(ino, fh) {
+                Some(Handle::File(handle)) => {
+                    let leaving = Leaving::begin(&handle.file, fh);
+                    let flushed = self.flush_last(&handle).await;
+                    if let Some(leaving) = leaving {
+                        release_all(&self.cx, leaving, &handle.file).await;
+                    }
+                    handle.ahead.drop_window();
+                    let file = Arc::clone(&handle.file);
+                    drop(handle);
+                    self.close_in_meta(ino).await;
+                    while !self.files.release(&file) {
+                        // Others that closed it at the same time have left it to this one.
+                        file.settle().await;
+                    }
+                    flushed
                 }
-                handle.ahead.drop_window();
-                let file = Arc::clone(&handle.file);
-                drop(handle);
-                self.close_in_meta(ino).await;
-                while !self.cx.files.release(&file) {
-                    // Others that closed it at the same time have left it to this one.
-                    file.settle().await;
+                Some(Handle::Internal(handle)) => {
+                    handle.close();
+                    Ok(())
                 }
-                flushed
+                Some(Handle::Dir(dir)) => {
+                    self.dirs.remove(&dir);
+                    Ok(())
+                }
+                None => Err(Errno::EBADF),
             }
-            Some(Handle::Internal(handle)) => {
-                handle.close();
-                Ok(())
-            }
-            Some(Handle::Dir(dir)) => {
-                self.dirs.remove(&dir);
-                Ok(())
-            }
-            None => Err(Errno::EBADF),
-        };
-        self.done(Op::Release, begun, &Caller::root(), &answer, |line| write!(line, "({ino},{fh})"));
-        answer
+        });
+        self.operation(Op::Release, &Caller::root(), work, |line, _| write!(line, "({ino},{fh})")).await
     }
 
-    /// Commits what is dirty of a file that a handle leaves, also what a killed caller has begun through it. With its last
-    /// handle, whichever that is, goes what the store or the engine do not take even now.
-    async fn flush_last(&self, handle: &FileHandle) -> Answer<()> {
+    /// Commits what is dirty of a file that a handle leaves, also what a killed caller has begun through it. With the
+    /// last handle, whichever that is, data is lost that the store or the engine do not take even now.
+    async fn flush_last(&self, handle: &FileHandle) -> VfsResult<()> {
         tokio::select! {
             () = handle.in_flight.settled() => {}
             // Then nothing is taken any more, and nobody opens the file again.
             () = self.cx.tasks.stopping() => {}
         }
         let flushed = if handle.write { handle.flush().await } else { Ok(()) };
-        if self.cx.files.has_one_handle(handle.file.ino) {
+        if self.files.has_one_handle(handle.file.ino) {
             if flushed.is_err() {
                 handle.file.give_up();
             }
@@ -367,12 +371,12 @@ impl Vfs {
 }
 
 /// Makes durable what was written to a file through a handle that is closed, and waits a while for what is being written.
-async fn flush_closing(handle: &FileHandle) -> Answer<()> {
+async fn flush_closing(handle: &FileHandle) -> VfsResult<()> {
     let _ = tokio::time::timeout(CLOSING_PATIENCE, handle.in_flight.settled()).await;
     handle.flush().await
 }
 
-async fn read_file(handle: &FileHandle, off: u64, size: u32) -> Answer<Segments> {
+async fn read_file(handle: &FileHandle, off: u64, size: u32) -> VfsResult<Segments> {
     handle.unsent.check_kept()?;
     let end = off.checked_add(u64::from(size)).filter(|end| *end < MAX_FILE_BYTES).ok_or(Errno::EFBIG)?;
     let file = &handle.file;

@@ -1,6 +1,6 @@
 //! Inode flags through ioctl(2), as chattr(1) and lsattr(1) use them.
 
-use std::{fmt::Write as _, time::Instant};
+use std::{fmt::Write as _, pin::pin};
 
 use bytes::Bytes;
 use juicefs_core::{Attr, Caller, Errno, Ino, SetAttr, attr::flags};
@@ -9,7 +9,7 @@ use crate::{
     Vfs,
     internal::is_special,
     metrics::{MetaOp, Op},
-    vfs::Answer,
+    reply::VfsResult,
 };
 
 const GETFLAGS: u32 = 0x8008_6601;
@@ -29,8 +29,8 @@ const FSXATTR_BYTES: usize = 28;
 impl Vfs {
     /// Gets or sets inode flags.
     ///
-    /// ENOSYS unless the mount serves ioctl, ENOTTY for any other command, EPERM for internal files, EOPNOTSUPP for flags that
-    /// a volume cannot hold, EINVAL for a short argument.
+    /// ENOSYS unless the mount serves ioctl, ENOTTY for any other command, EPERM for internal files, EOPNOTSUPP for
+    /// flags that a volume cannot hold, EINVAL for a short argument.
     #[allow(clippy::too_many_arguments, reason = "the arguments are those of ioctl(2)")]
     pub async fn ioctl(
         &self,
@@ -41,17 +41,16 @@ impl Vfs {
         arg: u64,
         input: &[u8],
         out_size: usize,
-    ) -> Answer<Bytes> {
+    ) -> VfsResult<Bytes> {
         let _ = fh;
-        let begun = Instant::now();
-        let answer = self.flags(cx, ino, cmd, input, out_size).await;
-        self.done(Op::Ioctl, begun, cx, &answer, |line| {
+        let work = pin!(self.flags(cx, ino, cmd, input, out_size));
+        self.operation(Op::Ioctl, cx, work, |line, answer| {
             write!(line, "({ino},0x{cmd:X},0x{arg:X},{input:?},{:?})", answer.as_deref().unwrap_or_default())
-        });
-        answer
+        })
+        .await
     }
 
-    async fn flags(&self, cx: &Caller, ino: Ino, cmd: u32, input: &[u8], out_size: usize) -> Answer<Bytes> {
+    async fn flags(&self, cx: &Caller, ino: Ino, cmd: u32, input: &[u8], out_size: usize) -> VfsResult<Bytes> {
         if !self.cx.config.enable_ioctl {
             return Err(Errno::ENOSYS);
         }
@@ -98,12 +97,12 @@ impl Vfs {
         }
     }
 
-    async fn node_attr(&self, ino: Ino) -> Answer<Attr> {
+    async fn node_attr(&self, ino: Ino) -> VfsResult<Attr> {
         self.ask(MetaOp::GetAttr, ino, self.cx.meta.getattr(ino)).await
     }
 
     /// Sets the flags that `bits` name and clears the others that `names` has; flags without a name there stay.
-    async fn set_flags(&self, cx: &Caller, ino: Ino, bits: u64, names: &[(u64, u8)]) -> Answer<()> {
+    async fn set_flags(&self, cx: &Caller, ino: Ino, bits: u64, names: &[(u64, u8)]) -> VfsResult<()> {
         if cx.check_permission && cx.uid != 0 {
             return Err(Errno::EPERM);
         }

@@ -1,6 +1,6 @@
 //! Operations on the length of files and on where their data lies.
 
-use std::{fmt::Write as _, sync::Arc, time::Instant};
+use std::{fmt::Write as _, pin::pin, sync::Arc};
 
 use juicefs_core::{
     Attr, Caller, Errno, Ino, MetaError, MetaResult, SessionId,
@@ -13,8 +13,8 @@ use crate::{
     file::{Extent, File, Unsent},
     internal::is_special,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::{FileHandle, Handle},
-    vfs::Answer,
 };
 
 /// `lseek` for the next data.
@@ -22,12 +22,12 @@ const SEEK_DATA: u32 = libc::SEEK_DATA as u32;
 /// `lseek` for the next hole.
 const SEEK_HOLE: u32 = libc::SEEK_HOLE as u32;
 
-/// Holes are told in whole pages, as other file systems tell them in blocks: programs take the smallest step that they see
-/// for the size of a block, and copy by it.
+/// Holes are told in whole pages, as other file systems tell them in blocks, because programs take the smallest step
+/// that they see for the size of a block and copy by it.
 const HOLE_BYTES: u64 = 4096;
 
 /// The mode that bits of fallocate(2) name.
-fn fallocate_mode(mode: i32) -> Answer<FallocateMode> {
+fn fallocate_mode(mode: i32) -> VfsResult<FallocateMode> {
     let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
     match mode & !libc::FALLOC_FL_KEEP_SIZE {
         0 => Ok(FallocateMode::Allocate { keep_size }),
@@ -40,12 +40,12 @@ fn fallocate_mode(mode: i32) -> Answer<FallocateMode> {
     }
 }
 
-/// What a change of a file's content is done under.
+/// What a change of content depends on: a handle, a file, and that neither was lost since the change began.
 struct Bound<'a> {
-    /// Of the handle through which it is done.
+    /// The state of the handle through which the change is done.
     unsent: Option<&'a Unsent>,
     file: Option<&'a File>,
-    /// Losses of the file when it was begun.
+    /// The losses of the file when the change began.
     losses: Option<u64>,
 }
 
@@ -54,8 +54,8 @@ impl<'a> Bound<'a> {
         Self { unsent: handle.map(|handle| &*handle.unsent), file, losses: file.map(File::losses) }
     }
 
-    /// The session in which the change is to be made. EIO when what it is done under went with an earlier one.
-    fn enter(&self, vfs: &Vfs) -> Answer<SessionId> {
+    /// The session in which the change is to be made. EIO when the handle or the file was lost with an earlier one.
+    fn enter(&self, vfs: &Vfs) -> VfsResult<SessionId> {
         // Asked for before it is looked whether anything was lost: that is told before there is another session.
         let session = vfs.cx.meta.session();
         self.unsent.map_or(Ok(()), Unsent::check_kept)?;
@@ -76,11 +76,11 @@ impl Vfs {
         ino: Ino,
         size: u64,
         through: Option<&FileHandle>,
-    ) -> Answer<Attr> {
+    ) -> VfsResult<Attr> {
         if size >= MAX_FILE_BYTES {
             return Err(Errno::EFBIG);
         }
-        let file = self.cx.files.get(ino);
+        let file = self.files.get(ino);
         let bound = Bound::to(through, file.as_deref());
         let opened = through.is_some();
         let call = async || loop {
@@ -105,16 +105,16 @@ impl Vfs {
         Ok(attr)
     }
 
-    fn file_handle(&self, ino: Ino, fh: u64) -> Answer<Arc<FileHandle>> {
+    fn file_handle(&self, ino: Ino, fh: u64) -> VfsResult<Arc<FileHandle>> {
         match self.handles.get(ino, fh) {
             Some(Handle::File(handle)) => handle.unsent.check_kept().map(|()| handle),
             Some(Handle::Dir(_) | Handle::Internal(_)) | None => Err(Errno::EBADF),
         }
     }
 
-    /// The answer to a call that is bound to a session; `None` when that was ended and there is another one: the call may be
-    /// made again if it may be begun again.
-    async fn settle<T>(&self, op: MetaOp, ino: Ino, call: impl Future<Output = MetaResult<T>>) -> Answer<Option<T>> {
+    /// Makes a call that is bound to a session, and returns its answer. `None` when that session was ended and there is
+    /// another one: then the call may be made again if the change may be begun again.
+    async fn settle<T>(&self, op: MetaOp, ino: Ino, call: impl Future<Output = MetaResult<T>>) -> VfsResult<Option<T>> {
         match self.cx.timed(op, call).await {
             Ok(done) => Ok(Some(done)),
             Err(MetaError::Fenced) => self.ask(op, ino, self.cx.meta.come_back()).await.map(|()| None),
@@ -122,18 +122,16 @@ impl Vfs {
         }
     }
 
-    /// fallocate(2): reserve, punch or zero a range.
+    /// Reserves, punches or zeroes a range, as fallocate(2) says.
     ///
     /// EINVAL for an empty range or impossible mode, EPERM for internal files, EBADF unless the handle writes, EFBIG,
     /// EOPNOTSUPP for collapsing and inserting, ENOSPC, EDQUOT, EROFS.
-    pub async fn fallocate(&self, cx: &Caller, ino: Ino, fh: u64, mode: i32, off: u64, len: u64) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = self.allocate(cx, ino, fh, mode, off, len).await;
-        self.done(Op::Fallocate, begun, cx, &answer, |line| write!(line, "({ino},{mode},{off},{len})"));
-        answer
+    pub async fn fallocate(&self, cx: &Caller, ino: Ino, fh: u64, mode: i32, off: u64, len: u64) -> VfsResult<()> {
+        let work = pin!(self.allocate(cx, ino, fh, mode, off, len));
+        self.operation(Op::Fallocate, cx, work, |line, _| write!(line, "({ino},{mode},{off},{len})")).await
     }
 
-    async fn allocate(&self, cx: &Caller, ino: Ino, fh: u64, mode: i32, off: u64, len: u64) -> Answer<()> {
+    async fn allocate(&self, cx: &Caller, ino: Ino, fh: u64, mode: i32, off: u64, len: u64) -> VfsResult<()> {
         if len == 0 || i64::try_from(off).is_err() || i64::try_from(len).is_err() {
             return Err(Errno::EINVAL);
         }
@@ -178,15 +176,14 @@ impl Vfs {
         off_out: u64,
         len: u64,
         flags: u64,
-    ) -> Answer<u64> {
-        let begun = Instant::now();
+    ) -> VfsResult<u64> {
         let from = (ino_in, fh_in, off_in);
         let to = (ino_out, fh_out, off_out);
-        let answer = self.copy_range(cx, from, to, len, flags).await;
-        self.done(Op::CopyFileRange, begun, cx, &answer, |line| {
+        let work = pin!(self.copy_range(cx, from, to, len, flags));
+        self.operation(Op::CopyFileRange, cx, work, |line, _| {
             write!(line, "({ino_in},{off_in},{ino_out},{off_out},{len},{flags})")
-        });
-        answer
+        })
+        .await
     }
 
     async fn copy_range(
@@ -196,7 +193,7 @@ impl Vfs {
         (ino_out, fh_out, off_out): (Ino, u64, u64),
         len: u64,
         flags: u64,
-    ) -> Answer<u64> {
+    ) -> VfsResult<u64> {
         if is_special(ino_in) {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -234,24 +231,25 @@ impl Vfs {
         Ok(copied.bytes)
     }
 
-    /// The next data or hole at or after `off` (`whence` SEEK_DATA or SEEK_HOLE), by pages of 4 KiB; the end of the file
-    /// counts as a hole.
+    /// Finds the next data or hole at or after `off` (`whence` SEEK_DATA or SEEK_HOLE), by pages of 4 KiB. The end of
+    /// the file counts as a hole.
     ///
     /// ENXIO at or beyond the end of the file, or when no data follows; EINVAL for any other `whence`; EBADF.
-    pub async fn lseek(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, whence: u32) -> Answer<u64> {
-        let begun = Instant::now();
-        let answer = match self.file_handle(ino, fh) {
-            Ok(handle) => seek(&handle.file, off, whence).await,
-            Err(errno) => Err(errno),
-        };
-        self.done(Op::Lseek, begun, cx, &answer, |line| {
-            write!(line, "({ino},{fh},{off},{whence}): ({})", answer.unwrap_or_default())
+    pub async fn lseek(&self, cx: &Caller, ino: Ino, fh: u64, off: u64, whence: u32) -> VfsResult<u64> {
+        let work = pin!(async {
+            match self.file_handle(ino, fh) {
+                Ok(handle) => seek(&handle.file, off, whence).await,
+                Err(errno) => Err(errno),
+            }
         });
-        answer
+        self.operation(Op::Lseek, cx, work, |line, answer| {
+            write!(line, "({ino},{fh},{off},{whence}): ({})", answer.unwrap_or_default())
+        })
+        .await
     }
 }
 
-async fn seek(file: &Arc<File>, off: u64, whence: u32) -> Answer<u64> {
+async fn seek(file: &Arc<File>, off: u64, whence: u32) -> VfsResult<u64> {
     if whence != SEEK_DATA && whence != SEEK_HOLE {
         return Err(Errno::EINVAL);
     }

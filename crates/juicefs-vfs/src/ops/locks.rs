@@ -1,14 +1,9 @@
-//! Locks of files.
+//! Operations on locks of files.
 //!
-//! What was written under a lock is committed before the lock is released, and whoever gets one sees what was committed
-//! before: locks order the data of all mounts, not only the owners.
+//! What was written under a lock is committed before the lock is released, and whoever gets a lock sees what was
+//! committed before. So locks order the data of all mounts, and not only their owners.
 
-use std::{
-    fmt::Write as _,
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use juicefs_core::{
     Attr, Caller, Errno, Ino, MetaError,
@@ -16,22 +11,22 @@ use juicefs_core::{
     stamps::Moment,
 };
 
+use super::leaving::Leaving;
 use crate::{
     Vfs,
     context::Context,
     fault,
     file::File,
     internal::is_special,
-    lockers::Leaving,
     metrics::{MetaOp, Op},
+    reply::VfsResult,
     table::{FileHandle, Handle},
-    vfs::Answer,
 };
 
-/// How long one who does not want to wait waits for a handle of this mount that was closed already: the kernel tells of a
-/// close after the program goes on.
+/// How long even a caller who does not want to wait waits for a handle of this mount that was closed already: the
+/// kernel tells of a close only after the program went on.
 const CLOSED_PATIENCE: Duration = Duration::from_secs(1);
-/// Pause before what a closed handle left locked is released anew, after the metadata service failed.
+/// The pause before what a closed handle left locked is released anew, after the metadata service failed.
 const RELEASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a kind of lock is named in the access log.
@@ -44,10 +39,12 @@ fn letter(kind: Option<LockKind>) -> char {
 }
 
 impl Vfs {
-    /// flock(2) through a handle: `None` unlocks. With `wait` it waits for other owners, until that ends.
+    /// Locks a whole file through a handle as flock(2) does; `None` for the kind unlocks. With `wait` it waits for
+    /// other owners until `wait` ends.
     ///
-    /// EAGAIN, EINTR, ENOLCK as [`juicefs_core::Meta::flock`]; EBADF for an unknown handle, EPERM for internal files. An upgrade
-    /// that fails or is interrupted loses what was held, as on Linux. Not cancel safe: let `wait` end instead.
+    /// EAGAIN, EINTR, ENOLCK as [`juicefs_core::Meta::flock`]; EBADF for an unknown handle, EPERM for internal files.
+    /// An upgrade that fails or is interrupted loses what was held, as on Linux. Not cancel safe: let `wait` end
+    /// instead.
     pub async fn flock(
         &self,
         cx: &Caller,
@@ -56,12 +53,13 @@ impl Vfs {
         owner: u64,
         kind: Option<LockKind>,
         wait: Option<GiveUp>,
-    ) -> Answer<()> {
-        let (begun, block) = (Instant::now(), wait.is_some());
+    ) -> VfsResult<()> {
+        let block = wait.is_some();
         // The kernel may give the number to another open file before we hear that this one was closed.
         let owner = owner ^ fh;
-        let answer = match self.lockable(ino, fh) {
-            Ok(handle) => match kind {
+        let work = pin!(async {
+            let handle = self.lockable(ino, fh)?;
+            match kind {
                 // Whoever held something through a lost handle is not to believe that it goes on.
                 Some(_) if handle.unsent.is_lost() => Err(Errno::EIO),
                 Some(kind) => {
@@ -69,18 +67,17 @@ impl Vfs {
                     handle.unsent.check_kept().and(locked)
                 }
                 None => self.unlock_file(&handle.file, fh).await,
-            },
-            Err(errno) => Err(errno),
-        };
-        self.done(Op::Flock, begun, cx, &answer, |line| {
+            }
+        });
+        self.operation(Op::Flock, cx, work, |line, _| {
             let name = match kind {
                 None => "UNLOCK",
                 Some(LockKind::Read) => "LOCKSH",
                 Some(LockKind::Write) => "LOCKEX",
             };
             write!(line, "({ino},{fh},{owner:016X},{name},{block})")
-        });
-        answer
+        })
+        .await
     }
 
     /// The first lock that keeps `owner` from getting `lock`.
@@ -91,13 +88,14 @@ impl Vfs {
         fh: u64,
         owner: u64,
         lock: RangeLock,
-    ) -> Answer<Option<RangeLock>> {
-        let begun = Instant::now();
-        let answer = match self.lockable(ino, fh) {
-            Ok(_) => self.ask(MetaOp::Getlk, ino, self.cx.meta.getlk(ino, owner, lock)).await,
-            Err(errno) => Err(errno),
-        };
-        self.done(Op::Getlk, begun, cx, &answer, |line| {
+    ) -> VfsResult<Option<RangeLock>> {
+        let work = pin!(async {
+            match self.lockable(ino, fh) {
+                Ok(_) => self.ask(MetaOp::Getlk, ino, self.cx.meta.getlk(ino, owner, lock)).await,
+                Err(errno) => Err(errno),
+            }
+        });
+        self.operation(Op::Getlk, cx, work, |line, answer| {
             let held = answer.as_ref().ok().copied().flatten();
             let (start, len, kind, pid) = held.map_or((0, 0, None, 0), |held| {
                 let to_the_end = held.range.end >= LockRange::LAST;
@@ -105,12 +103,12 @@ impl Vfs {
                 (held.range.start, len, Some(held.kind), held.pid)
             });
             write!(line, "({ino},{fh},{owner:016X}): ({start},{len},{},{pid})", letter(kind))
-        });
-        answer
+        })
+        .await
     }
 
-    /// fcntl(2) locks through a handle, of processes and of open files: `None` for the kind unlocks. Waits as [`Vfs::flock`];
-    /// EDEADLK when that would never end. Not cancel safe: let `wait` end instead.
+    /// Locks a range through a handle as fcntl(2) does, for a process or an open file; `None` for the kind unlocks. It
+    /// waits as [`Vfs::flock`] does. EDEADLK when that would never end. Not cancel safe: let `wait` end instead.
     #[allow(clippy::too_many_arguments, reason = "what the kernel sends")]
     pub async fn setlk(
         &self,
@@ -122,10 +120,11 @@ impl Vfs {
         kind: Option<LockKind>,
         pid: u32,
         wait: Option<GiveUp>,
-    ) -> Answer<()> {
-        let (begun, block) = (Instant::now(), wait.is_some());
-        let answer = match self.lockable(ino, fh) {
-            Ok(handle) => match kind {
+    ) -> VfsResult<()> {
+        let block = wait.is_some();
+        let work = pin!(async {
+            let handle = self.lockable(ino, fh)?;
+            match kind {
                 Some(_) if handle.unsent.is_lost() => Err(Errno::EIO),
                 Some(kind) => {
                     let lock = RangeLock { kind, range, pid };
@@ -133,16 +132,15 @@ impl Vfs {
                     handle.unsent.check_kept().and(locked)
                 }
                 None => self.unlock_range(&handle.file, owner, range).await,
-            },
-            Err(errno) => Err(errno),
-        };
-        self.done(Op::Setlk, begun, cx, &answer, |line| {
-            write!(line, "({ino},{fh},{owner:016X},{range},{},{block},{pid})", letter(kind))
+            }
         });
-        answer
+        self.operation(Op::Setlk, cx, work, |line, _| {
+            write!(line, "({ino},{fh},{owner:016X},{range},{},{block},{pid})", letter(kind))
+        })
+        .await
     }
 
-    fn lockable(&self, ino: Ino, fh: u64) -> Answer<Arc<FileHandle>> {
+    fn lockable(&self, ino: Ino, fh: u64) -> VfsResult<Arc<FileHandle>> {
         if is_special(ino) || self.internal.attr(ino).is_some() {
             return Err(Errno::EPERM);
         }
@@ -159,7 +157,7 @@ impl Vfs {
         owner: u64,
         kind: LockKind,
         wait: Option<GiveUp>,
-    ) -> Answer<()> {
+    ) -> VfsResult<()> {
         let ino = file.ino;
         if file.lockers.note_file(fh, owner) {
             // What it has may be given up for the new one.
@@ -179,7 +177,7 @@ impl Vfs {
         Ok(())
     }
 
-    async fn unlock_file(&self, file: &Arc<File>, fh: u64) -> Answer<()> {
+    async fn unlock_file(&self, file: &Arc<File>, fh: u64) -> VfsResult<()> {
         // Taken out first: a lock that is granted meanwhile is noted again, and stays noted.
         let Some(owner) = file.lockers.take_file(fh) else { return Ok(()) };
         commit(file).await;
@@ -197,7 +195,7 @@ impl Vfs {
         owner: u64,
         lock: RangeLock,
         wait: Option<GiveUp>,
-    ) -> Answer<()> {
+    ) -> VfsResult<()> {
         let ino = file.ino;
         if file.lockers.note_range(fh, owner) {
             commit(file).await;
@@ -215,7 +213,7 @@ impl Vfs {
         Ok(())
     }
 
-    async fn unlock_range(&self, file: &Arc<File>, owner: u64, range: LockRange) -> Answer<()> {
+    async fn unlock_range(&self, file: &Arc<File>, owner: u64, range: LockRange) -> VfsResult<()> {
         if !file.lockers.has_ranges(owner) {
             return Ok(());
         }
@@ -231,7 +229,7 @@ impl Vfs {
     }
 
     /// A process closes a handle: all its ranges go, through whichever handle it got them.
-    pub(crate) async fn release_ranges(&self, file: &Arc<File>, owner: u64) -> Answer<()> {
+    pub(crate) async fn release_ranges(&self, file: &Arc<File>, owner: u64) -> VfsResult<()> {
         self.unlock_range(file, owner, LockRange::ALL).await
     }
 
@@ -262,8 +260,8 @@ async fn commit(file: &Arc<File>) {
     }
 }
 
-/// Makes an attempt that does not wait for locks, but for handles that are closed and on their way out.
-async fn at_once<F: Future<Output = Answer<Attr>>>(file: &File, attempt: impl Fn() -> F) -> Answer<Attr> {
+/// Attempts to get a lock. It does not wait for other owners, but for handles that are closed and on their way out.
+async fn at_once<F: Future<Output = VfsResult<Attr>>>(file: &File, attempt: impl Fn() -> F) -> VfsResult<Attr> {
     let deadline = tokio::time::Instant::now() + CLOSED_PATIENCE;
     loop {
         let mut gone = std::pin::pin!(file.lockers.gone());
@@ -295,7 +293,7 @@ pub(crate) async fn release_all(cx: &Arc<Context>, leaving: Leaving, file: &Arc<
     });
 }
 
-/// Whether it is done, or cannot be done any more.
+/// Tries to release the locks. Returns whether that is done, or cannot be done any more.
 async fn try_release(cx: &Arc<Context>, leaving: &Leaving, file: &Arc<File>) -> bool {
     let mut done = true;
     let mut note = |what, result| {

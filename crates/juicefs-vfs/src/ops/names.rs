@@ -1,6 +1,6 @@
 //! Operations on names.
 
-use std::{fmt::Write as _, time::Instant};
+use std::{fmt::Write as _, pin::pin};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -16,27 +16,26 @@ use crate::{
     dir::Change,
     internal::{EntryText, Mode, Special, Text, is_special},
     metrics::{MetaOp, Op},
-    vfs::Answer,
+    reply::VfsResult,
 };
 
 impl Vfs {
-    /// Finds `name` in `parent`. With a negative timeout configured a missing name is an entry of inode 0.
+    /// Finds `name` in `parent`. If a negative timeout is configured, a missing name is an entry with inode 0.
     ///
     /// ENOENT, ENOTDIR, ENAMETOOLONG; EACCES when the caller is checked.
-    pub async fn lookup(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<Entry> {
+    pub async fn lookup(&self, cx: &Caller, parent: Ino, name: &[u8]) -> VfsResult<Entry> {
         if let Some(special) = self.internal.find(parent, name) {
             return self.special_entry(special).await;
         }
         if self.internal.attr(parent).is_some() && name == b"." {
             return self.internal_entry(parent);
         }
-        let begun = Instant::now();
-        let answer = self.find(cx, parent, name).await;
-        self.done(Op::Lookup, begun, cx, &answer, |line| {
+        let work = pin!(self.find(cx, parent, name));
+        let found = self.operation(Op::Lookup, cx, work, |line, answer| {
             write!(line, "({parent},{}):{}", Text(name), EntryText::entry(answer.as_ref()))
         });
         let negative_ttl = self.cx.config.negative_ttl;
-        match answer {
+        match found.await {
             Err(Errno::ENOENT) if !negative_ttl.is_zero() => {
                 Ok(Entry { ino: Ino(0), attr: Attr::default(), attr_ttl: negative_ttl, entry_ttl: negative_ttl })
             }
@@ -44,14 +43,14 @@ impl Vfs {
         }
     }
 
-    async fn find(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<Entry> {
+    async fn find(&self, cx: &Caller, parent: Ino, name: &[u8]) -> VfsResult<Entry> {
         check_name(name)?;
         let since = self.cx.stamps.now();
         let (ino, attr) = self.ask(MetaOp::Lookup, parent, self.cx.meta.lookup(cx, parent, name)).await?;
         Ok(self.entry(ino, attr, since).await)
     }
 
-    async fn special_entry(&self, special: Special) -> Answer<Entry> {
+    async fn special_entry(&self, special: Special) -> VfsResult<Entry> {
         match special {
             Special::File(node) => self.internal_entry(node.ino()),
             Special::Trash => {
@@ -63,36 +62,35 @@ impl Vfs {
         }
     }
 
-    /// The entry of an internal file: it never changes.
-    pub(crate) fn internal_entry(&self, ino: Ino) -> Answer<Entry> {
+    /// The entry of an internal file, which never changes.
+    pub(crate) fn internal_entry(&self, ino: Ino) -> VfsResult<Entry> {
         let attr = self.internal.attr(ino).ok_or(Errno::ENOENT)?;
         Ok(Entry { ino, attr, attr_ttl: super::attrs::INTERNAL_TTL, entry_ttl: super::attrs::INTERNAL_TTL })
     }
 
-    /// Target of a symlink. EINVAL for another kind.
-    pub async fn readlink(&self, cx: &Caller, ino: Ino) -> Answer<Bytes> {
-        let begun = Instant::now();
-        let answer = self.ask(MetaOp::ReadLink, ino, self.cx.meta.readlink(ino)).await;
-        self.done(Op::Readlink, begun, cx, &answer, |line| {
+    /// The target of a symlink. EINVAL for another kind of node.
+    pub async fn readlink(&self, cx: &Caller, ino: Ino) -> VfsResult<Bytes> {
+        let work = pin!(self.ask(MetaOp::ReadLink, ino, self.cx.meta.readlink(ino)));
+        self.operation(Op::Readlink, cx, work, |line, answer| {
             write!(line, "({ino}): ({})", Text(answer.as_deref().unwrap_or_default()))
-        });
-        answer
+        })
+        .await
     }
 
     /// Makes a symlink. ENAMETOOLONG for targets of 4096 bytes and more, and as `mknod`.
-    pub async fn symlink(&self, cx: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Answer<Entry> {
-        let begun = Instant::now();
-        let node =
-            NewNode { kind: FileType::Symlink, mode: 0o777, umask: 0, rdev: 0, target: Bytes::copy_from_slice(target) };
-        let answer = if target.len() >= MAX_SYMLINK_BYTES {
-            Err(Errno::ENAMETOOLONG)
-        } else {
+    pub async fn symlink(&self, cx: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> VfsResult<Entry> {
+        let work = pin!(async {
+            if target.len() >= MAX_SYMLINK_BYTES {
+                return Err(Errno::ENAMETOOLONG);
+            }
+            let target = Bytes::copy_from_slice(target);
+            let node = NewNode { kind: FileType::Symlink, mode: 0o777, umask: 0, rdev: 0, target };
             self.make(cx, parent, name, node).await
-        };
-        self.done(Op::Symlink, begun, cx, &answer, |line| {
-            write!(line, "({parent},{},{}):{}", Text(name), Text(target), EntryText::entry(answer.as_ref()))
         });
-        answer
+        self.operation(Op::Symlink, cx, work, |line, answer| {
+            write!(line, "({parent},{},{}):{}", Text(name), Text(target), EntryText::entry(answer.as_ref()))
+        })
+        .await
     }
 
     /// Makes a node of the type in `mode`.
@@ -106,33 +104,33 @@ impl Vfs {
         mode: u32,
         umask: u16,
         rdev: u32,
-    ) -> Answer<Entry> {
-        let begun = Instant::now();
-        let answer = match FileType::from_mode(mode) {
-            Some(kind @ (FileType::Directory | FileType::Symlink)) => {
-                tracing::debug!(?kind, "mknod of a kind that has its own call");
-                Err(Errno::EINVAL)
+    ) -> VfsResult<Entry> {
+        let work = pin!(async {
+            match FileType::from_mode(mode) {
+                Some(kind @ (FileType::Directory | FileType::Symlink)) => {
+                    tracing::debug!(?kind, "mknod of a kind that has its own call");
+                    Err(Errno::EINVAL)
+                }
+                Some(kind) => self.make(cx, parent, name, self.new_node(kind, mode, umask, rdev)).await,
+                None => Err(Errno::EINVAL),
             }
-            Some(kind) => self.make(cx, parent, name, self.new_node(kind, mode, umask, rdev)).await,
-            None => Err(Errno::EINVAL),
-        };
-        self.done(Op::Mknod, begun, cx, &answer, |line| {
+        });
+        self.operation(Op::Mknod, cx, work, |line, answer| {
             let name = Text(name);
             write!(line, "({parent},{name},{}:0{mode:04o},0x{rdev:08X}):", Mode(mode))?;
             write!(line, "{}", EntryText::entry(answer.as_ref()))
-        });
-        answer
+        })
+        .await
     }
 
     /// Makes a directory. Errors as `mknod`.
-    pub async fn mkdir(&self, cx: &Caller, parent: Ino, name: &[u8], mode: u32, umask: u16) -> Answer<Entry> {
-        let begun = Instant::now();
-        let answer = self.make(cx, parent, name, self.new_node(FileType::Directory, mode, umask, 0)).await;
-        self.done(Op::Mkdir, begun, cx, &answer, |line| {
+    pub async fn mkdir(&self, cx: &Caller, parent: Ino, name: &[u8], mode: u32, umask: u16) -> VfsResult<Entry> {
+        let work = pin!(self.make(cx, parent, name, self.new_node(FileType::Directory, mode, umask, 0)));
+        self.operation(Op::Mkdir, cx, work, |line, answer| {
             let (name, entry) = (Text(name), EntryText::entry(answer.as_ref()));
             write!(line, "({parent},{name},{}:0{mode:04o}):{entry}", Mode(mode))
-        });
-        answer
+        })
+        .await
     }
 
     pub(crate) fn new_node(&self, kind: FileType, mode: u32, umask: u16, rdev: u32) -> NewNode {
@@ -141,7 +139,7 @@ impl Vfs {
         NewNode { kind, mode, umask: self.cx.config.umask.unwrap_or(umask), rdev, target: Bytes::new() }
     }
 
-    async fn make(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> Answer<Entry> {
+    async fn make(&self, cx: &Caller, parent: Ino, name: &[u8], node: NewNode) -> VfsResult<Entry> {
         if self.internal.reserves(parent, name) {
             return Err(Errno::EEXIST);
         }
@@ -154,7 +152,7 @@ impl Vfs {
         Ok(entry)
     }
 
-    /// After a name was made, removed or replaced.
+    /// Takes note that a name was made, removed or replaced.
     pub(crate) fn name_changed(&self, parent: Ino, name: &[u8], change: Change) {
         self.cx.stamps.touch(parent);
         if let Change::Is(ino, _) = change {
@@ -163,7 +161,7 @@ impl Vfs {
         self.dirs.changed(parent, name, change);
     }
 
-    /// After a change that leaves open what a name means now.
+    /// Looks a name up, after a change that leaves open what it means now, and takes note of that.
     async fn look_again(&self, parent: Ino, name: &[u8]) {
         let change = match self.cx.meta.lookup(&Caller::root(), parent, name).await {
             Ok((ino, attr)) => Change::Is(ino, attr.kind),
@@ -190,14 +188,12 @@ impl Vfs {
     }
 
     /// Removes the name of a non-directory. EPERM for internal files and directories, ENOENT, ENOTDIR, EROFS.
-    pub async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = self.remove_file(cx, parent, name, false).await;
-        self.done(Op::Unlink, begun, cx, &answer, |line| write!(line, "({parent},{})", Text(name)));
-        answer
+    pub async fn unlink(&self, cx: &Caller, parent: Ino, name: &[u8]) -> VfsResult<()> {
+        let work = pin!(self.remove_file(cx, parent, name, false));
+        self.operation(Op::Unlink, cx, work, |line, _| write!(line, "({parent},{})", Text(name))).await
     }
 
-    pub(crate) async fn remove_file(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> Answer<()> {
+    pub(crate) async fn remove_file(&self, cx: &Caller, parent: Ino, name: &[u8], skip_trash: bool) -> VfsResult<()> {
         if self.internal.reserves(parent, name) {
             return Err(Errno::EPERM);
         }
@@ -210,19 +206,16 @@ impl Vfs {
     }
 
     /// Removes an empty directory. ENOTEMPTY, ENOENT, ENOTDIR, EROFS.
-    pub async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8]) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = async {
+    pub async fn rmdir(&self, cx: &Caller, parent: Ino, name: &[u8]) -> VfsResult<()> {
+        let work = pin!(async {
             check_name(name)?;
             let call = self.cx.meta.rmdir(cx, parent, name, false);
             let removed = self.ask(MetaOp::Rmdir, parent, call).await?;
             self.name_changed(parent, name, Change::Gone);
             self.removed(removed, Loss::Removed);
             Ok(())
-        }
-        .await;
-        self.done(Op::Rmdir, begun, cx, &answer, |line| write!(line, "({parent},{})", Text(name)));
-        answer
+        });
+        self.operation(Op::Rmdir, cx, work, |line, _| write!(line, "({parent},{})", Text(name))).await
     }
 
     /// Moves a name; `flags` are those of renameat2(2).
@@ -236,16 +229,15 @@ impl Vfs {
         new_parent: Ino,
         new_name: &[u8],
         flags: u32,
-    ) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = self.move_name(cx, (parent, name), (new_parent, new_name), flags).await;
-        self.done(Op::Rename, begun, cx, &answer, |line| {
+    ) -> VfsResult<()> {
+        let work = pin!(self.move_name(cx, (parent, name), (new_parent, new_name), flags));
+        self.operation(Op::Rename, cx, work, |line, _| {
             write!(line, "({parent},{},{new_parent},{},{flags})", Text(name), Text(new_name))
-        });
-        answer
+        })
+        .await
     }
 
-    async fn move_name(&self, cx: &Caller, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> Answer<()> {
+    async fn move_name(&self, cx: &Caller, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> VfsResult<()> {
         if self.internal.reserves(from.0, from.1) || self.internal.reserves(to.0, to.1) {
             return Err(Errno::EPERM);
         }
@@ -275,9 +267,8 @@ impl Vfs {
     }
 
     /// Gives a file one more name. EPERM for internal files and directories, EEXIST, ENOENT, EROFS.
-    pub async fn link(&self, cx: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Answer<Entry> {
-        let begun = Instant::now();
-        let answer = async {
+    pub async fn link(&self, cx: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> VfsResult<Entry> {
+        let work = pin!(async {
             if is_special(ino) || self.internal.reserves(new_parent, new_name) {
                 return Err(Errno::EPERM);
             }
@@ -288,11 +279,10 @@ impl Vfs {
             let entry = self.entry(ino, attr, since).await;
             self.name_changed(new_parent, new_name, Change::Is(ino, kind));
             Ok(entry)
-        }
-        .await;
-        self.done(Op::Link, begun, cx, &answer, |line| {
-            write!(line, "({ino},{new_parent},{}):{}", Text(new_name), EntryText::entry(answer.as_ref()))
         });
-        answer
+        self.operation(Op::Link, cx, work, |line, answer| {
+            write!(line, "({ino},{new_parent},{}):{}", Text(new_name), EntryText::entry(answer.as_ref()))
+        })
+        .await
     }
 }

@@ -1,8 +1,8 @@
-//! Set-id bits of files that somebody else than root is about to change.
+//! How files lose their set-id bits when somebody other than root changes them.
 
 use juicefs_core::{Caller, Ino, SetAttr};
 
-use crate::{Vfs, metrics::MetaOp, vfs::Answer};
+use crate::{Vfs, metrics::MetaOp, reply::VfsResult};
 
 /// Permission to write.
 const WRITE: u8 = 2;
@@ -10,9 +10,10 @@ const WRITE: u8 = 2;
 const SET_ID: u16 = 0o6000;
 
 impl Vfs {
-    /// Takes the set-id bits of a file away before a caller who is checked here changes its content. For others the kernel
-    /// does so with each write; of root, who may be squashed, it does not. EACCES without the right to write.
-    pub(super) async fn drop_set_id(&self, cx: &Caller, ino: Ino) -> Answer<()> {
+    /// Takes the set-id bits of a file away before a caller whose permissions are checked here changes its content. For
+    /// other callers the kernel does so with each write, but not for root, who may be squashed. EACCES without the
+    /// right to write.
+    pub(super) async fn drop_set_id(&self, cx: &Caller, ino: Ino) -> VfsResult<()> {
         if !cx.check_permission || cx.uid == 0 {
             return Ok(());
         }

@@ -1,6 +1,6 @@
-//! Extended attributes.
+//! Operations on extended attributes.
 
-use std::{fmt::Write as _, time::Instant};
+use std::{fmt::Write as _, pin::pin};
 
 use bytes::Bytes;
 use juicefs_core::{
@@ -14,7 +14,7 @@ use crate::{
     Vfs,
     internal::{Text, is_special},
     metrics::{MetaOp, Op},
-    vfs::Answer,
+    reply::VfsResult,
 };
 
 const XATTR_CREATE: u32 = libc::XATTR_CREATE as u32;
@@ -30,7 +30,7 @@ impl Vfs {
         }
     }
 
-    fn check_change(&self, ino: Ino, name: &[u8]) -> Answer<()> {
+    fn check_change(&self, ino: Ino, name: &[u8]) -> VfsResult<()> {
         if !self.cx.config.enable_xattr {
             return Err(Errno::ENOSYS);
         }
@@ -46,11 +46,11 @@ impl Vfs {
         if self.serves(name) { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
     }
 
-    /// The rule of a node in the kernel's form. ENODATA when it has none.
+    /// The ACL rule of a node in the form of the kernel. ENODATA when it has none.
     ///
-    /// The kernel asks for it before each check of permissions that its own cache cannot answer. Most nodes have no rule,
-    /// and attributes say so: those that were seen within the time for which the kernel may keep them do.
-    async fn acl(&self, ino: Ino, kind: AclKind) -> Answer<Bytes> {
+    /// The kernel asks for it before each check of permissions that its own cache cannot answer. Most nodes have no
+    /// rule, and their attributes say so, so attributes that the kernel could still have are looked at first.
+    async fn acl(&self, ino: Ino, kind: AclKind) -> VfsResult<Bytes> {
         if let Some((attr, _)) = self.cx.meta.recent_attr(ino, self.cx.config.attr_ttl) {
             let id = match kind {
                 AclKind::Access => attr.access_acl,
@@ -64,15 +64,14 @@ impl Vfs {
         Ok(rule.to_xattr().into())
     }
 
-    async fn set_acl(&self, cx: &Caller, ino: Ino, kind: AclKind, value: &[u8], kill_sgid: bool) -> Answer<()> {
+    async fn set_acl(&self, cx: &Caller, ino: Ino, kind: AclKind, value: &[u8], kill_sgid: bool) -> VfsResult<()> {
         let rule = AclRule::from_xattr(value).ok_or(Errno::EINVAL)?;
         self.ask(MetaOp::SetFacl, ino, self.cx.meta.set_acl(cx, ino, kind, rule, kill_sgid)).await
     }
 
-    /// Value of an attribute. ENODATA, ENOSYS when the mount serves none, ERANGE for a name that is too long.
-    pub async fn getxattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> Answer<Bytes> {
-        let begun = Instant::now();
-        let answer = async {
+    /// The value of an attribute. ENODATA, ENOSYS when the mount serves none, ERANGE for a name that is too long.
+    pub async fn getxattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> VfsResult<Bytes> {
+        let work = pin!(async {
             if !self.cx.config.enable_xattr {
                 return Err(Errno::ENOSYS);
             }
@@ -92,19 +91,17 @@ impl Vfs {
                 Some(kind) => self.acl(ino, kind).await,
                 None => self.ask(MetaOp::GetXattr, ino, self.cx.meta.getxattr(cx, ino, name)).await,
             }
-        }
-        .await;
-        self.done(Op::Getxattr, begun, cx, &answer, |line| {
+        });
+        self.operation(Op::Getxattr, cx, work, |line, answer| {
             let got = answer.as_ref().map_or(0, Bytes::len);
             write!(line, "({ino},{},{got}): ({got})", Text(name))
-        });
-        answer
+        })
+        .await
     }
 
-    /// Names of all attributes, each ended by NUL. ENOSYS when the mount serves none.
-    pub async fn listxattr(&self, cx: &Caller, ino: Ino) -> Answer<Bytes> {
-        let begun = Instant::now();
-        let answer = async {
+    /// The names of all attributes, each ended by NUL. ENOSYS when the mount serves none.
+    pub async fn listxattr(&self, cx: &Caller, ino: Ino) -> VfsResult<Bytes> {
+        let work = pin!(async {
             if !self.cx.config.enable_xattr {
                 return Err(Errno::ENOSYS);
             }
@@ -118,13 +115,12 @@ impl Vfs {
                 out.push(0);
             }
             Ok(Bytes::from(out))
-        }
-        .await;
-        self.done(Op::Listxattr, begun, cx, &answer, |line| {
+        });
+        self.operation(Op::Listxattr, cx, work, |line, answer| {
             let got = answer.as_ref().map_or(0, Bytes::len);
             write!(line, "({ino},{got}): ({got})")
-        });
-        answer
+        })
+        .await
     }
 
     /// Sets an attribute; `flags` are those of setxattr(2). With `kill_sgid` a new ACL takes set-gid away, since the
@@ -140,10 +136,9 @@ impl Vfs {
         value: Bytes,
         flags: u32,
         kill_sgid: bool,
-    ) -> Answer<()> {
-        let begun = Instant::now();
+    ) -> VfsResult<()> {
         let size = value.len();
-        let answer = async {
+        let work = pin!(async {
             self.check_change(ino, name)?;
             if size > MAX_XATTR_VALUE_BYTES {
                 return Err(Errno::ERANGE);
@@ -163,16 +158,13 @@ impl Vfs {
             }
             self.cx.stamps.touch(ino);
             Ok(())
-        }
-        .await;
-        self.done(Op::Setxattr, begun, cx, &answer, |line| write!(line, "({ino},{},{size},{flags})", Text(name)));
-        answer
+        });
+        self.operation(Op::Setxattr, cx, work, |line, _| write!(line, "({ino},{},{size},{flags})", Text(name))).await
     }
 
     /// Removes an attribute. ENODATA, and as `setxattr`.
-    pub async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> Answer<()> {
-        let begun = Instant::now();
-        let answer = async {
+    pub async fn removexattr(&self, cx: &Caller, ino: Ino, name: &[u8]) -> VfsResult<()> {
+        let work = pin!(async {
             self.check_change(ino, name)?;
             match AclKind::of_xattr(name) {
                 Some(kind) => self.set_acl(cx, ino, kind, &[], false).await?,
@@ -180,9 +172,7 @@ impl Vfs {
             }
             self.cx.stamps.touch(ino);
             Ok(())
-        }
-        .await;
-        self.done(Op::Removexattr, begun, cx, &answer, |line| write!(line, "({ino},{})", Text(name)));
-        answer
+        });
+        self.operation(Op::Removexattr, cx, work, |line, _| write!(line, "({ino},{})", Text(name))).await
     }
 }

@@ -1,4 +1,4 @@
-//! The load of `bench`: every thread writes, reads and stats files of its own.
+//! The load of `bench`. Every thread writes, reads and stats files of its own.
 
 use std::{
     fs::File,
@@ -46,7 +46,7 @@ impl Step {
 }
 
 impl Case {
-    /// `files` files of `file_bytes`, moved in blocks of `block_bytes`.
+    /// A case of `files` files of `file_bytes`, which are moved in blocks of `block_bytes`.
     pub(super) fn new(name: &'static str, file_bytes: u64, files: u32, block_bytes: u64) -> Self {
         let block = block_bytes.min(file_bytes);
         let blocks = file_bytes.div_ceil(block);

@@ -1,4 +1,5 @@
-//! What `.config` of a mount shows: all settings in force, secrets removed, in the shape that tools of JuiceFS parse.
+//! The text of `.config` of a mount. It shows all settings in force without secrets, in the shape that tools of JuiceFS
+//! parse.
 
 use std::time::Duration;
 
@@ -6,9 +7,12 @@ use anyhow::Result;
 use juicefs_core::{Format, version::CLIENT_VERSION};
 use serde_json::{Value, json};
 
-use crate::config::resolved::{MountConfig, mount::CachePlace};
+use crate::config::resolved::{
+    MountConfig,
+    mount::{CachePlace, atime},
+};
 
-/// Durations are nanoseconds there.
+/// The nanoseconds of a duration, as `.config` shows durations.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -16,7 +20,7 @@ fn nanos(duration: Duration) -> u64 {
 /// The text of `.config`.
 ///
 /// # Errors
-/// When the setting cannot be written as JSON, which none is like.
+/// When the setting cannot be written as JSON, which happens for none.
 pub(super) fn build(config: &MountConfig, format: &Format, sid: u64) -> Result<Value> {
     let (timeouts, features) = (&config.timeouts, &config.features);
     Ok(json!({
@@ -57,7 +61,7 @@ fn meta(config: &MountConfig, sid: u64) -> Value {
         "Heartbeat": nanos(meta.heartbeat),
         "MountPoint": config.mountpoint,
         "Subdir": meta.subdir.as_deref().unwrap_or_default(),
-        "AtimeMode": meta.atime.name(),
+        "AtimeMode": atime::name(meta.atime),
         "DirStatFlushPeriod": nanos(Duration::from_secs(1)),
         "SkipDirMtime": nanos(meta.skip_dir_mtime),
         "Sid": sid,
@@ -114,7 +118,7 @@ fn chunk(config: &MountConfig, format: &Format) -> Value {
     })
 }
 
-/// The limit in force: that of the mount, else that of the volume, both in Mbps.
+/// The limit in force, which is that of the mount, else that of the volume. Both are in Mbps.
 fn bytes_a_second(mount: u64, volume: i64) -> u64 {
     let mbps = if mount > 0 { mount } else { u64::try_from(volume).unwrap_or(0) };
     mbps.saturating_mul(1_000_000 / 8)

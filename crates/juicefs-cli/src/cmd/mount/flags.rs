@@ -11,7 +11,7 @@ use crate::config::{
     resolved::{MountConfig, Surroundings, mount::resolve},
 };
 
-/// Flags that say how the process runs and nothing about the mount.
+/// The flags that say how the process runs and nothing about the mount.
 const OF_PROCESS: [&str; 9] = [
     "--background",
     "--foreground",
@@ -23,12 +23,12 @@ const OF_PROCESS: [&str; 9] = [
     "--log",
     "--disable-transparent-hugepage",
 ];
-/// Where `.config` has them.
+/// The key under which `.config` has the flags.
 const KEY: &str = "Options";
-/// Where `.config` has the directory that relative paths among them start from.
+/// The key under which `.config` has the directory from which relative paths among the flags start.
 const CWD_KEY: &str = "WorkDir";
 
-/// Flags of `juicefs mount`, each item of `-o` on its own.
+/// The flags of `juicefs mount`. Each item of `-o` is a flag of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flags {
     words: Vec<String>,
@@ -36,7 +36,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// Those of a normalised command line.
+    /// The flags of a normalised command line.
     pub(super) fn of_words(words: &[OsString], here: &Surroundings) -> Self {
         let flags = words.iter().skip(2).take_while(|word| *word != "--").map(|word| word.to_string_lossy());
         let words = flags
@@ -49,19 +49,19 @@ impl Flags {
         Self { words, cwd: here.cwd.clone() }
     }
 
-    /// Those that `.config` of a mount shows; `None` for a mount of another client.
+    /// The flags that `.config` of a mount shows. `None` for a mount of another client.
     pub(super) fn of_config(told: &Value) -> Option<Self> {
         let words = told[KEY].as_array()?.iter().map(|word| word.as_str().map(str::to_owned)).collect::<Option<_>>()?;
         Some(Self { words, cwd: told[CWD_KEY].as_str()?.into() })
     }
 
-    /// Adds them to what `.config` is to show.
+    /// Adds the flags to what `.config` is to show.
     pub(super) fn show_in(&self, config: &mut Value) {
         config[KEY] = json!(self.words);
         config[CWD_KEY] = json!(self.cwd);
     }
 
-    /// One by one.
+    /// The flags one by one.
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
         self.words.iter().map(String::as_str)
     }
@@ -71,10 +71,10 @@ impl Flags {
         self.iter().any(|word| name(word) == wanted)
     }
 
-    /// What a mount with these flags is like.
+    /// The settings of a mount with these flags.
     ///
     /// # Errors
-    /// When they are no flags of a mount, or do not fit together.
+    /// When they are not flags of a mount, or do not fit together.
     pub(super) fn resolved(&self) -> Result<MountConfig> {
         let line = ["juicefs", "mount"].into_iter().chain(self.iter()).chain(["--", "-", "/-"]);
         let here = Surroundings { cwd: self.cwd.clone(), ..Surroundings::of_process() };
@@ -84,7 +84,7 @@ impl Flags {
         }
     }
 
-    /// These flags with another one, which takes the place of one of its name.
+    /// These flags with another one, which takes the place of one with its name.
     pub(super) fn with(&self, word: &str, cwd: &Self) -> Self {
         let mut words = self.without(name(word)).words;
         words.push(word.to_owned());
@@ -100,7 +100,8 @@ impl Flags {
         }
     }
 
-    /// The names of those by which a mount with these flags differs from one with `other`; none when both are alike.
+    /// The names of the flags by which a mount with these flags differs from one with `other`. There is none when both
+    /// are alike.
     ///
     /// # Errors
     /// As [`Flags::resolved`].

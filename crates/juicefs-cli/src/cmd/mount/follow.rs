@@ -1,7 +1,8 @@
-//! What `config` changes reaches a mount that runs: the object storage with its keys and class, and the bandwidths.
+//! The follower, by which a running mount takes up what `config` changes: the object storage with its keys and class,
+//! and the bandwidths.
 //!
-//! The setting is read with each heartbeat, and at once when the storage refuses: keys are mostly taken away right after they
-//! were replaced.
+//! It reads the setting with each heartbeat, and at once when the storage refuses, because keys are mostly withdrawn
+//! right after they were replaced.
 
 use std::sync::{Arc, Weak};
 
@@ -45,10 +46,10 @@ impl Follower {
     }
 }
 
-/// What the task knows.
+/// The state of the follower.
 struct Following {
     meta: Arc<Client>,
-    /// The store owns a way to look for another one, which is this.
+    /// The store. It is weak, because the store owns this follower as its way to look for new keys.
     store: Weak<Store>,
     config: MountConfig,
     /// The setting that the store is opened with.
@@ -75,7 +76,7 @@ impl Following {
         }
     }
 
-    /// Puts in force what is new in the setting. What cannot be used leaves things as they are.
+    /// Puts in force what is new in the setting. If that cannot be used, things stay as they are.
     fn take_up(&self) {
         let Some(store) = self.store.upgrade() else { return };
         // One at a time, and the setting is asked for within: the later one must be the one that stays.

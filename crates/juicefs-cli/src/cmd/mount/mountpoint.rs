@@ -1,4 +1,4 @@
-//! The directory that is mounted on: made when missing and freed of a broken mount.
+//! Prepares the directory that is mounted on. It is made if it is missing, and freed of a broken mount.
 
 use std::{
     fs, io,
@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use juicefs_fuse::unmount_path;
 
-/// Broken mounts that may lie on top of each other.
+/// How many broken mounts may lie on top of each other.
 const MOST_BROKEN: usize = 16;
 
 /// Makes `path` ready and returns it without links.
@@ -40,7 +40,7 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf> {
     bail!("mount point {} holds too many broken mounts: unmount them first", path.display())
 }
 
-/// What the kernel answers for a FUSE mount whose process is gone.
+/// Whether this is the answer of the kernel for a FUSE mount whose process is gone.
 fn is_broken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ESTALE))
 }

@@ -1,8 +1,8 @@
-//! Clients that died on this machine, so that their locks need not wait for the end of their sessions.
+//! Finds clients that died on this machine, so that nobody has to wait for the end of their sessions to get their locks.
 //!
-//! A client that dies leaves its session behind. Elsewhere nobody can tell it from one that is slow, so that its locks stay for five
-//! heartbeats. Here the kernel knows. It matters beyond the waiting: a program like SQLite takes what it finds in a file
-//! for the work of somebody alive as long as it finds it locked.
+//! A client that dies leaves its session behind. On other machines nobody can tell it from one that is slow, so its
+//! locks stay for five heartbeats. On this machine the kernel knows. That matters beyond the waiting: a program like
+//! SQLite takes what it finds in a file for the work of somebody alive as long as the file is locked.
 
 use std::fs;
 
@@ -11,8 +11,8 @@ use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 
 use crate::cmd::status::SessionRecord;
 
-/// Names the boot of this machine and the namespace in which this process has its number: two processes of the same number in
-/// the same space are the same one, or not at the same time. `None` where `/proc` does not tell.
+/// Names the boot of this machine and the namespace in which this process has its number. Two processes with the same
+/// number in the same space are the same process, or did not run at the same time. `None` where `/proc` does not tell.
 pub(super) fn process_space() -> Option<String> {
     // The /proc of other namespaces has other numbers.
     let own: u32 = fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()?;
@@ -24,7 +24,7 @@ pub(super) fn process_space() -> Option<String> {
     Some(format!("{} {}", boot.trim(), namespace.to_str()?))
 }
 
-/// The sessions of clients that ran on the machine of this one, whose record is `own`, and do not any more.
+/// The sessions of clients that ran on this machine and do not run any more. `own` is the record of this client.
 pub(super) fn dead(sessions: &[SessionInfo], own: &SessionRecord) -> Vec<SessionId> {
     let is_dead = |session: &&SessionInfo| {
         let record = SessionRecord::of(session);
@@ -38,7 +38,7 @@ pub(super) fn dead(sessions: &[SessionInfo], own: &SessionRecord) -> Vec<Session
     sessions.iter().filter(is_dead).map(|session| session.sid).collect()
 }
 
-/// Whether no process of this number runs. One that waits for its parent to take note of its end does not.
+/// Whether no process with this number runs. A process that has ended, and whose parent has not taken note, does not run.
 fn is_gone(pid: i64) -> bool {
     let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return false };
     // The kernel, since /proc may hide the processes of other users.

@@ -1,4 +1,4 @@
-//! A place where something is mounted already.
+//! What happens when something is mounted already at the mount point.
 
 use anyhow::{Context, Result, bail};
 use juicefs_core::Format;
@@ -7,9 +7,9 @@ use juicefs_fuse::mounted_at;
 use super::flags::Flags;
 use crate::{config::resolved::MountConfig, running::config_of};
 
-/// Looks at what is mounted at the mount point. With a mount of this volume that is like the one that is asked for there is
-/// nothing to do, and the sentence that says so is returned; mount(8), which asks at every `mount -a`, is content with any
-/// mount that shows the same directory of the volume.
+/// Looks at what is mounted at the mount point. If that is a mount of this volume like the one that is asked for,
+/// nothing is to be done, and this returns the sentence that says so. mount(8), which asks at every `mount -a`, is
+/// content with any mount that shows the same directory of the volume.
 ///
 /// # Errors
 /// With what is there: another volume, or this one with other flags, which are named.

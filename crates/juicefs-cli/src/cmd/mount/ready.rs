@@ -1,13 +1,14 @@
-//! A mount is ready when its root can be seen through the kernel.
+//! Checks that a mount is ready, which it is when its root can be seen through the kernel.
 
 use std::{os::unix::fs::MetadataExt, path::Path, sync::mpsc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-/// Looks at the root of the mount, on a thread of its own: an answer that does not come must not hold the caller.
+/// Looks at the root of the mount. That is done on a thread of its own, because an answer that does not come must not
+/// hold the caller.
 ///
 /// # Errors
-/// When there is no answer in time, or it is not that of the root of a volume.
+/// When there is no answer in time, or the answer is not that of the root of a volume.
 pub(super) fn check(mountpoint: &Path, timeout: Duration) -> Result<()> {
     let (send, receive) = mpsc::sync_channel(1);
     let path = mountpoint.to_owned();

@@ -1,4 +1,4 @@
-//! `mount -o remount`: what the kernel can change of a mount is changed, and all else must be as it is.
+//! `mount -o remount` changes what the kernel can change of a mount. Everything else must be as it is.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ fn changed(entry: &MountEntry, present: &Flags, wanted: &Flags) -> Result<MountF
     Ok(flags)
 }
 
-/// Sets what the kernel can change of a mount; whether the item is such a thing.
+/// Sets an option that the kernel can change of a mount. Returns whether the item is such an option.
 fn set(flags: &mut MountFlags, item: &str) -> bool {
     let times = MountFlags::NOATIME | MountFlags::RELATIME | MountFlags::STRICTATIME;
     match item {

@@ -1,4 +1,4 @@
-//! The process that serves a mount: puts the layers together, waits for the end, and takes them down again.
+//! The process that serves a mount. It puts the layers together, waits for the end, and takes them down again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,8 +31,8 @@ struct Served {
     ready: String,
 }
 
-/// Serves the mount until it ends; `on_ready` is called once with the message for the user. Returns the exit code. A mount
-/// that is there already, and like this one, is not made again.
+/// Serves the mount until it ends. `on_ready` is called once with the message for the user. Returns the exit code. If
+/// such a mount is there already it is not made again.
 ///
 /// # Errors
 /// Why there is no mount; nothing is left mounted then.
@@ -60,7 +60,7 @@ pub(super) fn serve(config: &MountConfig, flags: &Flags, on_ready: impl FnOnce(&
     Ok(code)
 }
 
-/// Everything but the mount itself.
+/// All layers of a mount but the mount itself.
 struct Assembled {
     vfs: Arc<Vfs>,
     follower: Follower,
@@ -68,7 +68,7 @@ struct Assembled {
     config: MountConfig,
 }
 
-/// What came of beginning.
+/// How the begin of a mount ended.
 enum Begun {
     Assembled(Box<Assembled>),
     /// Such a mount is there already, as this sentence says.
@@ -112,8 +112,8 @@ async fn assemble(config: &MountConfig, flags: &Flags) -> Result<Begun> {
     Ok(Begun::Assembled(Box::new(Assembled { vfs, follower, format, config })))
 }
 
-/// Ends the sessions of clients that died on this machine, before anything is served that they had locked. What fails is left
-/// to the heartbeat.
+/// Ends the sessions of clients that died on this machine, before anything is served that they had locked. When that
+/// fails it is left to the heartbeat.
 async fn end_predecessors(meta: &Client, vfs: &Vfs, own: &SessionRecord) {
     let sessions = match meta.sessions().await {
         Ok(sessions) => sessions,

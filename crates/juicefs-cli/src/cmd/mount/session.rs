@@ -6,7 +6,7 @@ use juicefs_core::version::CLIENT_VERSION;
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 
 use super::predecessors;
-use crate::{cmd::status::SessionRecord, local_time::CivilTime};
+use crate::{cmd::status::SessionRecord, local_time};
 
 /// The session record of this process.
 pub(super) fn record(mountpoint: &Path, interfaces: &[String], heartbeat: Duration) -> SessionRecord {
@@ -16,14 +16,14 @@ pub(super) fn record(mountpoint: &Path, interfaces: &[String], heartbeat: Durati
         host_name: host,
         ip_addrs: addresses(interfaces),
         mount_point: mountpoint.to_string_lossy().into_owned(),
-        mount_time: CivilTime::now().rfc3339(),
+        mount_time: local_time::rfc3339(local_time::now()),
         process_id: i64::from(std::process::id()),
         process_space: predecessors::process_space().unwrap_or_default(),
         heartbeat: heartbeat.as_secs(),
     }
 }
 
-/// Addresses of the interfaces that are up, but the loopback; of the named ones only, if any is named.
+/// The addresses of the interfaces that are up, without the loopback. If interfaces are named, only theirs.
 fn addresses(interfaces: &[String]) -> Vec<String> {
     let Ok(all) = getifaddrs() else {
         return Vec::new();

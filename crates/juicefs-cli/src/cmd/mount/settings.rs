@@ -1,4 +1,4 @@
-//! From checked flags and the volume's setting to the settings of each layer.
+//! Makes the settings of each layer of checked flags and the setting of the volume.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::config::resolved::{
     MountConfig, Surroundings,
-    mount::{self, AtimeMode, StorageOverrides},
+    mount::{self, StorageOverrides},
     volume::{storage_kind, stored_bucket},
 };
 
@@ -41,8 +41,8 @@ pub(super) fn overridden(format: &Format, overrides: &StorageOverrides) -> Resul
     Ok(format)
 }
 
-/// How long a replaced file can be opened by whoever looked its name up before: far longer than the kernel takes from one
-/// to the other.
+/// How long a replaced file can be opened by whoever looked its name up before. It is far longer than the kernel takes
+/// from the lookup to the open.
 const KEEP_REPLACED: Duration = Duration::from_secs(1);
 
 /// Settings of the metadata client.
@@ -54,18 +54,15 @@ pub(super) fn client(config: &MountConfig) -> ClientConfig {
         subdir: meta.subdir.clone(),
         heartbeat: meta.heartbeat,
         keep_replaced: KEEP_REPLACED,
-        atime_mode: match meta.atime {
-            AtimeMode::Noatime => juicefs_meta::AtimeMode::NoAtime,
-            AtimeMode::Relatime => juicefs_meta::AtimeMode::RelAtime,
-            AtimeMode::Strictatime => juicefs_meta::AtimeMode::StrictAtime,
-        },
+        atime_mode: meta.atime,
         sort_dir: meta.sort_dir,
         fast_statfs: meta.fast_statfs,
         clock: Arc::new(SystemClock),
     }
 }
 
-/// Bandwidths of uploads and downloads in megabits a second, 0 for no limit: those of this client, else those of the volume.
+/// The bandwidths of uploads and downloads in megabits a second, where 0 is no limit. Those of this client go before
+/// those of the volume.
 pub(super) fn limits(config: &MountConfig, format: &Format) -> (u64, u64) {
     let chosen = |own: u64, of_volume: i64| if own > 0 { own } else { u64::try_from(of_volume).unwrap_or(0) };
     let data = &config.data;
@@ -139,7 +136,6 @@ pub(super) fn vfs(config: &MountConfig, format: &Format, config_json: Value) -> 
         hide_internal: features.hide_internal,
         umask: features.umask,
         max_readahead_bytes: config.data.max_readahead_bytes,
-        prefetch: config.data.prefetch,
         heartbeat: config.meta.heartbeat,
         background_jobs: config.meta.background_jobs && !config.meta.read_only,
         max_deletes: config.data.max_deletes,
@@ -152,7 +148,7 @@ pub(super) fn vfs(config: &MountConfig, format: &Format, config_json: Value) -> 
     }
 }
 
-/// How long somebody waits for a commit: as long as for everything else that the metadata engine is asked.
+/// How long somebody waits for a commit, which is as long as for everything else that the metadata engine is asked.
 fn commit_patience(retries: u32) -> Duration {
     Duration::from_secs(6 * u64::from(retries.max(1)))
 }

@@ -1,6 +1,7 @@
-//! How a mount ends: by a signal, by somebody's umount, or because its volume is gone.
+//! How a mount ends: by a signal, because somebody unmounts it, or because its volume is gone.
 //!
-//! Whatever the way, what was written is flushed before the process ends; only a flush that goes nowhere is given up, loudly.
+//! In each case what was written is flushed before the process ends. Only a flush that makes no progress is given up,
+//! and the log says so.
 
 use std::{
     pin::pin,
@@ -22,11 +23,11 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long each further step may take when a mount is broken off.
 const BREAKING: Duration = Duration::from_secs(5);
-/// And when it is known that nothing moves.
+/// How long each further step may take when it is known that nothing moves.
 const HUNG: Duration = Duration::from_secs(1);
 /// How long a flush may take that does store something all the time.
 const CLOSING: Duration = Duration::from_secs(600);
-/// How often it is looked at.
+/// How often the progress is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// The exit code that tells a supervisor to stop: the volume is gone, or the end was forced.
 pub(super) const EXIT_STOP: u8 = 11;
@@ -65,7 +66,7 @@ impl Signals {
         })
     }
 
-    /// The next one that ends the mount. A background mount has no terminal whose end would mean something.
+    /// Waits for the next signal that ends the mount. A background mount has no terminal whose end would mean something.
     async fn next(&mut self) -> &'static str {
         loop {
             tokio::select! {
@@ -173,8 +174,8 @@ fn flush(rt: &Runtime, vfs: &Arc<Vfs>, patience: Duration) -> bool {
     }
 }
 
-/// Does `work` as long as written data is stored meanwhile. `None` when that has stood still for `patience`, or it takes
-/// longer than [`CLOSING`].
+/// Does `work` as long as written data is stored meanwhile. `None` when nothing was stored for `patience`, or the work
+/// takes longer than [`CLOSING`].
 fn while_it_moves<T>(rt: &Runtime, vfs: &Vfs, patience: Duration, work: impl Future<Output = T>) -> Option<T> {
     rt.block_on(async {
         let mut work = pin!(work);

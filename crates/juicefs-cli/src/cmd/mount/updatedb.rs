@@ -1,11 +1,11 @@
-//! Keeps updatedb(8) from reading whole volumes every night: `fuse.juicefs` joins PRUNEFS in its configuration.
+//! Keeps updatedb(8) from reading whole volumes every night, by adding `fuse.juicefs` to PRUNEFS in its configuration.
 
 use std::{fs, path::Path};
 
 const CONFIG: &str = "/etc/updatedb.conf";
 const KIND: &str = "fuse.juicefs";
 
-/// Adds us to PRUNEFS where the file exists and does not name us. Best effort.
+/// Adds us to PRUNEFS if the file exists and does not name us. It is no error when that fails.
 pub(super) fn prune() {
     let path = Path::new(CONFIG);
     let Some(new) = fs::read_to_string(path).ok().and_then(|text| pruned(&text)) else {
@@ -18,7 +18,7 @@ pub(super) fn prune() {
     }
 }
 
-/// The text with us in PRUNEFS, `None` when there is nothing to do.
+/// The text with us in PRUNEFS, `None` when nothing is to be done.
 fn pruned(text: &str) -> Option<String> {
     let at = text.lines().position(|line| line.trim_start().starts_with("PRUNEFS"))?;
     let line = text.lines().nth(at)?;

@@ -1,4 +1,4 @@
-//! The tests of `objbench`: what volumes, and tools that copy files, need of a storage.
+//! The tests of `objbench`. They try what volumes, and tools that copy files, need of a storage.
 
 use std::{
     fs,
@@ -33,11 +33,11 @@ pub(super) struct Case {
 const KEY: &str = "put_test_file";
 const MISSING: &str = "not_exists_file";
 const HELLO: &str = "hello";
-/// Objects whose order in a listing is compared.
+/// How many objects are listed to compare their order.
 const LISTED: usize = 100;
 const BIG_BYTES: usize = 256 << 20;
 const BIG_PIECE_BYTES: usize = 4 << 20;
-/// The least that S3 takes for a part that is not the last.
+/// The smallest part, other than the last one, that S3 takes.
 const PART_BYTES: usize = 5 << 20;
 const CLOCKS_DIFFER: Duration = Duration::from_secs(30);
 
@@ -231,7 +231,7 @@ async fn in_parts(store: &dyn ObjectStorage) -> Result<bool> {
     }
 }
 
-/// A test of an object that is a file.
+/// Runs a test of an object that is a file.
 async fn of_file(store: &dyn ObjectStorage, test: fn(&Path) -> Result<()>) -> Result<bool> {
     let Some(path) = store.file_path(KEY) else { return Ok(false) };
     let tried = async {

@@ -1,4 +1,4 @@
-//! The load of `objbench`: blocks and small objects that are written, read, listed, looked at and removed.
+//! The load of `objbench`. Blocks and small objects are written, read, listed, looked at and removed.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use super::functional::{nobody, set_mtime};
 use crate::config::args::ObjbenchArgs;
 
-/// Most keys of one listing.
+/// How many keys one listing has at most.
 const LISTED: u64 = 1000;
 
-/// One line of the table, in the order in which they are run.
+/// The lines of the table, in the order in which they are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     PutSmall,
@@ -119,7 +119,7 @@ impl Load {
         self.block.len()
     }
 
-    /// Requests of a step.
+    /// How many requests a step makes.
     pub(super) fn count(&self, step: Step) -> u64 {
         match step {
             Step::PutSmall | Step::GetSmall => self.small_objects.into(),
@@ -197,7 +197,7 @@ impl Load {
         Ok(())
     }
 
-    /// One system call on the file of an object.
+    /// Makes one system call on the file of an object.
     fn change(&self, step: Step, number: u64) -> Result<()> {
         let path = self.store.file_path(&number.to_string()).context("the object is no file")?;
         match step {
@@ -215,7 +215,7 @@ impl Load {
         Ok(())
     }
 
-    /// Removes what failed steps may have left, and the place itself where there is one.
+    /// Removes what failed steps may have left, and the directory itself if there is one.
     pub(super) async fn clean_up(&self) {
         match self.store.list("", "", usize::MAX >> 1).await {
             Ok(left) => {

@@ -12,7 +12,7 @@ use crate::{
 const RED: u8 = 31;
 const GREEN: u8 = 32;
 const YELLOW: u8 = 33;
-/// Characters of an error that the table shows.
+/// How many characters of an error the table shows.
 const SHOWN: usize = 45;
 
 /// The table of the tests.

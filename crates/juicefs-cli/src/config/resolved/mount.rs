@@ -1,17 +1,24 @@
-//! What `mount` does, resolved from its flags (cli.md §4.3–4.8, §7.1).
+//! Settles what `mount` does, by its flags (cli.md §4.3–4.8, §7.1).
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail};
+use juicefs_meta::AtimeMode;
 
-pub(crate) use self::data::{CachePlace, DataConfig};
+use self::features::{atime_option, has_option};
+pub(crate) use self::{
+    data::{CachePlace, DataConfig},
+    features::Features,
+};
 use super::{Surroundings, Warned};
 use crate::config::{
-    args::{MetaArgs, MetaCacheArgs, MountArgs, volume::FuseArgs},
+    args::{MetaArgs, MetaCacheArgs, MountArgs},
     values,
 };
 
+pub(crate) mod atime;
 mod data;
+mod features;
 
 /// What `--open-cache-limit` and `--skip-dir-nlink` are when nobody gives them.
 const DEFAULT_OPEN_CACHE_LIMIT: u64 = 10_000;
@@ -39,8 +46,8 @@ pub(crate) struct MountConfig {
 }
 
 impl MountConfig {
-    /// Whether applications would find no difference between a mount of these settings and one of `other`, wherever they are and
-    /// however their processes run.
+    /// Whether applications would find no difference between a mount of these settings and one of `other`, wherever
+    /// they are and however their processes run.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let settings = |it: &Self| {
             let Self { meta_url: _, mountpoint: _, process: _, meta, timeouts, features, overrides, data } = it.clone();
@@ -94,28 +101,6 @@ pub(crate) struct MetaConfig {
     pub(crate) network_interfaces: Vec<String>,
 }
 
-/// When access times change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AtimeMode {
-    /// Never by reading.
-    Noatime,
-    /// As the kernel's relatime does.
-    Relatime,
-    /// By every read.
-    Strictatime,
-}
-
-impl AtimeMode {
-    /// Its name on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Noatime => "noatime",
-            Self::Relatime => "relatime",
-            Self::Strictatime => "strictatime",
-        }
-    }
-}
-
 /// What the kernel may remember, and how long.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KernelTimeouts {
@@ -129,52 +114,6 @@ pub(crate) struct KernelTimeouts {
     pub(crate) negative: Duration,
     /// Listings.
     pub(crate) readdir_cache: bool,
-}
-
-/// What the mount offers to applications.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Features {
-    /// Internal files are not listed.
-    pub(crate) hide_internal: bool,
-    /// Internal files are named `.jfs.*`.
-    pub(crate) prefix_internal: bool,
-    /// Extended attributes.
-    pub(crate) xattr: bool,
-    /// `security.capability`.
-    pub(crate) capabilities: bool,
-    /// `security.selinux`.
-    pub(crate) selinux: bool,
-    /// Inode flags.
-    pub(crate) ioctl: bool,
-    /// Replaces callers' umasks.
-    pub(crate) umask: Option<u16>,
-    /// The kernel checks permission bits.
-    pub(crate) default_permissions: bool,
-    /// Who root becomes; `None` in a part stands for nobody.
-    pub(crate) root_squash: Option<(Option<u32>, Option<u32>)>,
-    /// Who everybody becomes.
-    pub(crate) all_squash: Option<(Option<u32>, Option<u32>)>,
-    /// Largest request in bytes.
-    pub(crate) max_io_bytes: usize,
-    /// Others than the mounting user may use the mount.
-    pub(crate) allow_other: bool,
-    /// The kernel collects writes (`-o writeback_cache`).
-    pub(crate) writeback_cache: bool,
-    /// Locks that the kernel keeps, for this mount alone (`-o local_lock=`).
-    pub(crate) local_locks: LocalLocks,
-    /// The name of the source in mount tables, if not `JuiceFS:NAME`.
-    pub(crate) fsname: Option<String>,
-    /// Further options for mount(2).
-    pub(crate) kernel_options: Vec<String>,
-}
-
-/// Kinds of locks that are not shared with other mounts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LocalLocks {
-    /// Those of flock(2).
-    pub(crate) flock: bool,
-    /// Those of fcntl(2).
-    pub(crate) posix: bool,
 }
 
 /// Storage settings of this client only.
@@ -202,11 +141,11 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
     if mountpoint.parent().is_none() {
         bail!("cannot mount on {:?}: choose a directory other than the root", args.mountpoint);
     }
-    let features = features(&args.fuse, args, here)?;
+    let features = features::resolve(&args.fuse, here)?;
     let mut meta = meta(&args.meta, args.data.io_retries, has_option(&args.fuse, "ro"), &mut warnings);
     meta.atime = atime_option(&args.fuse).unwrap_or(meta.atime);
     let timeouts = timeouts(&args.meta_cache, args.meta.skip_dir_mtime, &mut warnings);
-    let data = data::resolve(&args.data, &args.cache, here, &mut warnings)?;
+    let data = data::resolve(&args.data, &args.cache, here, &mut warnings);
     note_unbuilt(args, &mut warnings);
     let tag = args.data.tag.clone().filter(|tag| {
         let good = values::tag(tag).is_ok();
@@ -245,7 +184,7 @@ pub(crate) fn resolve(args: &MountArgs, here: &Surroundings) -> Result<Warned<Mo
     Ok(Warned { value: config, warnings })
 }
 
-/// What would give a mount other properties than it was asked for is refused until it is built.
+/// Refuses flags that are not built yet and without which the mount would not have the properties that are asked for.
 fn refuse_unbuilt(args: &MountArgs) -> Result<()> {
     let unbuilt = [(args.metrics.consul.is_some(), "--consul")];
     match unbuilt.iter().find(|(given, _)| *given) {
@@ -254,7 +193,7 @@ fn refuse_unbuilt(args: &MountArgs) -> Result<()> {
     }
 }
 
-/// More backups than this would be a load of their own.
+/// Refuses backups so frequent that they would be a load of their own.
 fn check_backup(interval: Option<Duration>, here: &Surroundings) -> Result<()> {
     const LEAST: Duration = Duration::from_secs(300);
     let unchecked = here.var("SKIP_BACKUP_META_CHECK") == Some("true");
@@ -264,7 +203,7 @@ fn check_backup(interval: Option<Duration>, here: &Surroundings) -> Result<()> {
     }
 }
 
-/// What is harmless to leave undone is said once.
+/// Warns of flags that are not built yet and that are harmless to leave out.
 fn note_unbuilt(args: &MountArgs, warnings: &mut Vec<String>) {
     let (meta, cache) = (&args.meta, &args.meta_cache);
     let unbuilt = [
@@ -296,7 +235,8 @@ fn ready_timeout(here: &Surroundings, warnings: &mut Vec<String>) -> Duration {
     })
 }
 
-/// A relative path in a SQLite address would mean another file once the process stands in another directory.
+/// The address with an absolute path. A relative path in a SQLite address would mean another file once the process
+/// stands in another directory.
 pub(crate) fn absolute_meta_url(url: &str, here: &Surroundings) -> String {
     match url.split_once("://") {
         Some((scheme @ ("sqlite3" | "badger"), path)) if !path.starts_with('/') && !path.is_empty() => {
@@ -309,94 +249,16 @@ pub(crate) fn absolute_meta_url(url: &str, here: &Surroundings) -> String {
     }
 }
 
-fn kernel_options(fuse: &FuseArgs) -> impl Iterator<Item = &str> {
-    fuse.options.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|option| !option.is_empty())
-}
-
-/// Words of /etc/fstab that say something to mount(8), and nothing to a mount.
-fn is_remark(option: &str) -> bool {
-    const WORDS: [&str; 10] =
-        ["_netdev", "nofail", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group"];
-    WORDS.contains(&option) || ["x-", "X-", "comment="].iter().any(|start| option.starts_with(start))
-}
-
-fn has_option(fuse: &FuseArgs, name: &str) -> bool {
-    kernel_options(fuse).any(|option| option == name)
-}
-
-/// The last access-time mode among the kernel options, which wins over `--atime-mode`: it is what an entry of
-/// /etc/fstab or mount(8) says for every file system.
-fn atime_option(fuse: &FuseArgs) -> Option<AtimeMode> {
-    kernel_options(fuse).fold(None, |mode, option| match option {
-        "noatime" => Some(AtimeMode::Noatime),
-        "relatime" => Some(AtimeMode::Relatime),
-        "strictatime" => Some(AtimeMode::Strictatime),
-        "atime" => None,
-        _ => mode,
-    })
-}
-
-/// The last `local_lock=` among the kernel options, with the values that NFS has.
-fn local_locks(fuse: &FuseArgs) -> Result<LocalLocks> {
-    let Some(value) = kernel_options(fuse).filter_map(|option| option.strip_prefix("local_lock=")).last() else {
-        return Ok(LocalLocks::default());
-    };
-    let (flock, posix) = match value {
-        "none" => (false, false),
-        "flock" => (true, false),
-        "posix" => (false, true),
-        "all" => (true, true),
-        other => bail!("local_lock is {other:?}: it can be none, flock, posix or all"),
-    };
-    Ok(LocalLocks { flock, posix })
-}
-
-fn features(fuse: &FuseArgs, args: &MountArgs, here: &Surroundings) -> Result<Features> {
-    if let Some(unknown) = kernel_options(fuse).find(|option| !juicefs_fuse::is_option(option)) {
-        bail!("{unknown:?} in -o is neither an option of the kernel nor a flag of `juicefs mount`: leave it out");
-    }
-    let consumed = ["allow_other", "allow_root", "nonempty", "ro", "rw", "debug", "writeback_cache", "async_dio"];
-    let largest = juicefs_core::limits::MAX_FUSE_IO_BYTES;
-    let max_io = fuse.max_fuse_io.and_then(|size| usize::try_from(size).ok()).unwrap_or(largest).min(largest);
-    Ok(Features {
-        hide_internal: fuse.hide_internal,
-        prefix_internal: fuse.prefix_internal,
-        xattr: fuse.enable_xattr,
-        capabilities: fuse.enable_cap,
-        selinux: fuse.enable_selinux,
-        ioctl: fuse.enable_ioctl,
-        umask: args.fuse.umask,
-        default_permissions: !fuse.non_default_permission,
-        root_squash: fuse.root_squash.filter(|_| fuse.all_squash.is_none()),
-        all_squash: fuse.all_squash,
-        max_io_bytes: max_io,
-        allow_other: here.is_root || has_option(fuse, "allow_other") || has_option(fuse, "allow_root"),
-        writeback_cache: has_option(fuse, "writeback_cache"),
-        local_locks: local_locks(fuse)?,
-        fsname: kernel_options(fuse).filter_map(|option| option.strip_prefix("fsname=")).last().map(str::to_owned),
-        kernel_options: kernel_options(fuse)
-            .filter(|option| !consumed.contains(option))
-            .filter(|option| !option.starts_with("fsname=") && !option.starts_with("local_lock="))
-            .filter(|option| !is_remark(option))
-            .map(str::to_owned)
-            .collect(),
-    })
-}
-
 fn meta(args: &MetaArgs, retries: u32, ro_option: bool, warnings: &mut Vec<String>) -> MetaConfig {
     let heartbeat = args.heartbeat.clamp(Duration::from_secs(1), Duration::from_secs(600));
     if heartbeat != args.heartbeat {
         warnings.push(format!("heartbeat {:?} is outside of 1s to 10m: using {heartbeat:?}", args.heartbeat));
     }
-    let atime = match args.atime_mode.as_str() {
-        "noatime" => AtimeMode::Noatime,
-        "relatime" => AtimeMode::Relatime,
-        "strictatime" => AtimeMode::Strictatime,
-        other => {
-            warnings.push(format!("unknown atime mode {other:?} (noatime, relatime, strictatime): using noatime"));
-            AtimeMode::Noatime
-        }
-    };
+    let atime = atime::parse(&args.atime_mode).unwrap_or_else(|| {
+        let word = &args.atime_mode;
+        warnings.push(format!("unknown atime mode {word:?} (noatime, relatime, strictatime): using noatime"));
+        AtimeMode::NoAtime
+    });
     let names = args.network_interfaces.as_deref().unwrap_or_default();
     MetaConfig {
         subdir: args.subdir.clone().filter(|dir| !dir.trim_matches('/').is_empty()),

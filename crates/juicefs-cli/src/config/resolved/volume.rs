@@ -1,4 +1,4 @@
-//! What `format` and `config` make of a volume's setting (cli.md §4.1, §4.2, §5.1, §5.2).
+//! The setting that `format` and `config` make (cli.md §4.1, §4.2, §5.1, §5.2).
 
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
@@ -25,7 +25,7 @@ pub(crate) const CANNOT_DISABLE_ACL: &str = "cannot disable acl: rules may be in
 const LEAST_BLOCK: u64 = 64 << 10;
 const LARGEST_BLOCK: u64 = 16 << 20;
 const MOST_SHARDS: u32 = 256;
-/// No private key is as long as this.
+/// The size of a file that is too long for a private key.
 const LARGEST_KEY: u64 = 1 << 20;
 
 /// The setting of a new volume.
@@ -129,7 +129,7 @@ pub(crate) fn changed_format(old: &Format, args: &FormatArgs, here: &Surrounding
     Ok(Warned { value: format, warnings })
 }
 
-/// What can be said about the flags of `format` without knowing the volume.
+/// Checks what can be checked of the flags of `format` without knowing the volume.
 fn check(args: &FormatArgs) -> Result<()> {
     check_name(&args.name)?;
     if let Some(name) = &args.compress
@@ -148,7 +148,7 @@ fn check(args: &FormatArgs) -> Result<()> {
     refuse_unbuilt(&args.management)
 }
 
-/// The text of a PEM file. Whether there is a key in it is for those to say who use it.
+/// The text of a PEM file. Whoever uses it checks whether there is a key in it.
 fn read_key(path: &Path, here: &Surroundings) -> Result<String> {
     let mut text = String::new();
     let read = File::open(here.absolute(path)).and_then(|file| file.take(LARGEST_KEY).read_to_string(&mut text));
@@ -156,7 +156,7 @@ fn read_key(path: &Path, here: &Surroundings) -> Result<String> {
     Ok(text)
 }
 
-/// Features that a client must serve once the setting names them.
+/// Refuses features that a client would have to serve once the setting names them.
 fn refuse_unbuilt(args: &ManagementArgs) -> Result<()> {
     let unbuilt = [
         (args.ranger_rest_url.is_some(), "--ranger-rest-url"),
@@ -183,7 +183,7 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Rounded down to a power of two and brought into range; in KiB.
+/// The block size in KiB. It is rounded down to a power of two and brought into range.
 fn block_size(bytes: u64, warnings: &mut Vec<String>) -> u32 {
     let rounded = if bytes == 0 { 0 } else { 1 << bytes.ilog2() };
     let size = rounded.clamp(LEAST_BLOCK, LARGEST_BLOCK);
@@ -199,7 +199,7 @@ pub(crate) fn storage_kind(name: &str) -> Result<String> {
     juicefs_chunk::storage_name(name).map(str::to_owned).map_err(anyhow::Error::msg)
 }
 
-/// A local directory is stored absolute and with a slash at its end, whatever directory it was given from.
+/// The bucket as it is stored. A local directory is stored absolute and with a slash at its end.
 pub(crate) fn stored_bucket(storage: &str, bucket: &str, here: &Surroundings) -> Result<String> {
     if storage != "file" {
         return Ok(bucket.to_owned());

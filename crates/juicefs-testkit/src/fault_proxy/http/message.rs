@@ -1,14 +1,14 @@
-//! Requests and answers as bytes, with the little that the proxy must know of them.
+//! Requests and answers of HTTP as bytes, with the little that the proxy must know of them.
 
 use std::{
     io::{self, Read},
     net::TcpStream,
 };
 
-/// Longest head of a request.
+/// How long the head of a request may be.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// A request as it goes to the server: over a connection that ends with its answer.
+/// A request in the form in which it goes to the server, over a connection that ends with its answer.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) method: String,
@@ -65,7 +65,7 @@ impl Request {
     }
 }
 
-/// The request with the word that its connection ends with the answer. No signature covers that word.
+/// The request with a header which says that its connection ends with the answer. No signature covers that header.
 fn closing(head: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(head.len() + body.len() + 32);
     for line in head.split_inclusive("\r\n").filter(|line| *line != "\r\n") {
@@ -78,13 +78,13 @@ fn closing(head: &str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An answer as it goes to the client.
+/// An answer in the form in which it goes to the client.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) bytes: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// What an S3 server says when it refuses.
     pub(super) fn refusal(status: u16, code: &str) -> Self {
         let body = format!(
@@ -104,7 +104,7 @@ impl Answer {
         if bytes.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(Self { bytes }) }
     }
 
-    /// The first half of it; of the body if it has one.
+    /// The first half of the answer, or the answer with the first half of its body if it has one.
     pub(super) fn cut(mut self) -> Vec<u8> {
         let head = end_of_head(&self.bytes).unwrap_or(0);
         let body = self.bytes.len() - head;
@@ -113,7 +113,7 @@ impl Answer {
         self.bytes
     }
 
-    /// With another byte in the middle of its body, if it has one.
+    /// The answer with a wrong byte in the middle of its body, if it has one.
     pub(super) fn flipped(mut self) -> Vec<u8> {
         let head = end_of_head(&self.bytes).unwrap_or(self.bytes.len());
         let at = head + (self.bytes.len() - head) / 2;

@@ -1,5 +1,6 @@
 use std::{
     io::{Read, Write},
+    net::TcpListener,
     time::Instant,
 };
 

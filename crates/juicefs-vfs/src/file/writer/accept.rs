@@ -1,4 +1,4 @@
-//! Taking what applications write into slices.
+//! How what applications write is taken into slices.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -21,16 +21,16 @@ use crate::{
 
 /// Where written data goes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
+pub(crate) enum WriteAt {
     /// To this offset.
-    At(u64),
+    Offset(u64),
     /// To wherever the file ends.
     End,
 }
 
 /// A part of a write that was accepted.
 struct Accepted {
-    /// Where it lies as far as is known here.
+    /// Its offset, as far as is known here.
     at: u64,
     bytes: usize,
     wants: Option<WantsId>,
@@ -43,14 +43,15 @@ struct WantsId {
 }
 
 impl File {
-    /// Accepts `data`; it is durable after the next flush. Returns where it lies as far as is known here: data for the end
-    /// of the file gets its place when it is committed.
+    /// Accepts `data`, which is durable after the next flush. Returns its offset as far as is known here: data for the
+    /// end of the file gets its offset when it is committed.
     ///
-    /// EFBIG beyond the largest file, ENOSPC when the volume has no room for it; the error of an earlier write that was lost,
-    /// or that this handle knows to be not stored yet. Cancel safe: a dropped future has written a prefix of the data or none.
-    pub(crate) async fn write(self: &Arc<Self>, by: &Arc<Unsent>, place: Place, data: Bytes) -> Result<u64, Errno> {
+    /// EFBIG beyond the largest file, ENOSPC when the volume has no room for it; the error of an earlier write that was
+    /// lost, or that this handle knows to be not stored yet. Cancel safe: a dropped future has written a prefix of the
+    /// data or none.
+    pub(crate) async fn write(self: &Arc<Self>, by: &Arc<Unsent>, place: WriteAt, data: Bytes) -> Result<u64, Errno> {
         let total = data.len();
-        if let Place::At(off) = place
+        if let WriteAt::Offset(off) = place
             && off.checked_add(total as u64).is_none_or(|end| end >= MAX_FILE_BYTES)
         {
             return Err(Errno::EFBIG);
@@ -76,7 +77,7 @@ impl File {
                 self.give_id(wants).await;
             }
             first = first.or(Some(accepted.at));
-            if let Place::At(off) = &mut place {
+            if let WriteAt::Offset(off) = &mut place {
                 *off += accepted.bytes as u64;
             }
         }
@@ -88,12 +89,12 @@ impl File {
         Ok(first.unwrap_or_else(|| self.length()))
     }
 
-    /// Puts the first part of `rest`, as far as it lies within one chunk, into a slice. `None` when its place cannot be told
-    /// before pending appends are committed.
+    /// Puts the first part of `rest`, as far as it lies within one chunk, into a slice. `None` when its offset is not
+    /// known before pending appends are committed.
     fn put(
         self: &Arc<Self>,
         by: &Arc<Unsent>,
-        place: Place,
+        place: WriteAt,
         rest: &mut Bytes,
         lease: &mut Lease,
     ) -> Result<Option<Accepted>, Errno> {
@@ -107,8 +108,8 @@ impl File {
         }
         let length = self.length.load(Ordering::Relaxed);
         let (off, append) = match place {
-            Place::At(off) => (off, false),
-            Place::End => (length, true),
+            WriteAt::Offset(off) => (off, false),
+            WriteAt::End => (length, true),
         };
         let bytes = rest.len().min(usize::try_from(CHUNK_SIZE - off % CHUNK_SIZE).unwrap_or(usize::MAX));
         let end = off.checked_add(bytes as u64).filter(|end| *end < MAX_FILE_BYTES).ok_or(Errno::EFBIG)?;
@@ -138,7 +139,7 @@ impl File {
         let mut kick = false;
         if begun {
             if self.pending.fetch_add(1, Ordering::AcqRel) == 0 {
-                self.cx.dirty.add(self);
+                self.cx.dirty.add(Arc::clone(self) as _);
             }
             if writer.close_left_behind(index, self.cx.config.write_limits.open_behind) {
                 self.cx.metrics.write_pressure.left_behind.fetch_add(1, Ordering::Relaxed);
@@ -156,8 +157,8 @@ impl File {
         Ok(Some(Accepted { at: off, bytes, wants: taken.wants_id.then_some(WantsId { index, seq: taken.seq }) }))
     }
 
-    /// Gets an id for a slice that has full blocks, so that they go up while the file is still being written. A failure is
-    /// not one of this write: the drain asks again.
+    /// Gets an id for a slice that has full blocks, so that they are uploaded while the file is still being written. A
+    /// failure does not fail the write, because the drain asks again.
     async fn give_id(&self, wants: WantsId) {
         let Ok(id) = self.cx.meta.new_slice_id().await else { return };
         let mut writer = self.writer.lock();
@@ -170,8 +171,8 @@ impl File {
         }
     }
 
-    /// Closes slices that are old or idle, or of which there are too many, and lets those go up again that failed to
-    /// `again` ago. Called now and then for every dirty file.
+    /// Closes slices that are old or idle, or of which there are too many, and lets those go on that failed `again`
+    /// ago. It is called now and then for every dirty file.
     pub(in crate::file) fn age_out(self: &Arc<Self>, now: Instant, old: Duration, idle: Duration, again: Duration) {
         let most = self.cx.config.write_limits.pending_slices;
         let crowded = self.pending.load(Ordering::Relaxed) > most / 5 * 4;

@@ -1,4 +1,4 @@
-//! One slice of dirty data: what it takes, and how far it has come.
+//! One slice of dirty data: which data it takes, and how far it has come.
 
 use std::{mem, ops::ControlFlow, sync::Arc};
 
@@ -17,14 +17,14 @@ pub(in crate::file) enum Phase {
     Frozen(Box<dyn SliceWriter>),
     /// A drain uploads it.
     Uploading,
-    /// Its objects are durable; waits for its turn to be committed.
+    /// Its objects are durable, and it waits for its turn to be committed.
     Uploaded(SliceId),
     /// A drain commits it.
     Committing,
-    /// The store did not take it so far; the data is kept and goes up again with the next flush, or after a while.
+    /// The store did not take it so far. The data is kept, and is uploaded again with the next flush, or after a while.
     Stuck(Box<dyn SliceWriter>),
-    /// Its objects are durable, and the metadata engine did not take it so far; it is offered again with the next flush, or
-    /// after a while.
+    /// Its objects are durable, but the metadata engine did not take it so far. It is offered again with the next
+    /// flush, or after a while.
     Parked(SliceId),
     /// It is lost.
     Failed,
@@ -33,7 +33,7 @@ pub(in crate::file) enum Phase {
 /// An upload of a slice, or its commit, that failed.
 #[derive(Clone, Copy)]
 pub(in crate::file) struct Failure {
-    /// That of the try that failed.
+    /// The number of the try that failed.
     pub(super) number: u64,
     pub(super) errno: Errno,
     pub(super) at: Instant,
@@ -47,22 +47,22 @@ pub(in crate::file) struct Slice {
     pub(in crate::file) pos: u32,
     /// Bytes.
     pub(in crate::file) len: u32,
-    /// It goes where the file ends when it is committed; its place here is where that was when it was begun.
+    /// It goes where the file ends when it is committed. Its offset here is where that was when it was begun.
     pub(in crate::file) append: bool,
     /// A write to it made the file longer.
     pub(in crate::file) grows: bool,
     /// The slice that must be committed before, so that the file never grows over a gap.
     pub(in crate::file) after: Option<u64>,
-    /// What the file grew by before was lost: this slice must not be committed.
+    /// What the file grew by before was lost, so that this slice must not be committed.
     pub(in crate::file) doomed: bool,
     pub(super) born: Instant,
     pub(super) touched: Instant,
     /// When the application wrote last.
     pub(in crate::file) mtime: Timestamp,
     pub(in crate::file) phase: Phase,
-    /// The number of the try that it is in, or was in last.
+    /// The number of its present try, or of its last one.
     pub(in crate::file) tried: u64,
-    /// A handle whose data it has was lost: it must not be committed, and is gone for everybody.
+    /// A handle whose data it has was lost, so that it must not be committed, and nobody sees it any more.
     pub(in crate::file) lost: bool,
     /// The last upload or commit, if it failed.
     pub(super) failed: Option<Failure>,
@@ -114,7 +114,7 @@ struct Filled {
 }
 
 impl Slice {
-    /// A slice that begins with `part`. `Misuse` when the store does not want it so.
+    /// Begins a slice with `part`. `Misuse` when the store does not take that.
     pub(super) fn begin(
         seq: u64,
         after: Option<u64>,
@@ -143,7 +143,7 @@ impl Slice {
         Ok((slice, taken))
     }
 
-    /// Takes a part that continues or overwrites what is still open here; gives back any other.
+    /// Takes a part that continues or overwrites what is still open here, and gives back any other.
     pub(super) fn offer<'a>(&mut self, mut part: Part<'a>) -> ControlFlow<Result<Taken, ChunkError>, Part<'a>> {
         let end = self.end();
         let Phase::Open(sink) = &mut self.phase else { return ControlFlow::Continue(part) };
@@ -170,7 +170,7 @@ impl Slice {
         self.from.iter().any(|handle| handle.is_lost())
     }
 
-    /// It is lost, and with it every handle whose data it has.
+    /// Marks it as lost, and with it every handle whose data it has.
     pub(in crate::file) fn lose(&mut self) {
         self.lost = true;
         self.from.iter().for_each(|handle| handle.lose());
@@ -200,7 +200,7 @@ impl Slice {
         }
     }
 
-    /// Takes no more data, and goes on with the next drain.
+    /// Closes it: it takes no more data, and goes on with the next drain.
     pub(super) fn close(&mut self) {
         self.phase = match mem::replace(&mut self.phase, Phase::Uploading) {
             Phase::Open(sink) | Phase::Stuck(sink) => Phase::Frozen(sink),
@@ -209,12 +209,12 @@ impl Slice {
         };
     }
 
-    /// Whether it is kept back, for the store or the metadata engine did not take it.
+    /// Whether it is kept back because the store or the metadata engine did not take it.
     pub(super) fn is_kept_back(&self) -> bool {
         matches!(self.phase, Phase::Stuck(_) | Phase::Parked(_))
     }
 
-    /// It did not go on, and stays as it is until somebody closes it anew. Its writers hear of it.
+    /// Keeps it back as it is, until somebody closes it anew. Those who wrote to it hear of `errno`.
     pub(super) fn keep_back(&mut self, phase: Phase, errno: Errno) {
         self.phase = phase;
         self.failed = Some(Failure { number: self.tried, errno, at: Instant::now() });

@@ -6,7 +6,7 @@ use juicefs_core::Errno;
 const HEADER_BYTES: usize = 8;
 /// A request larger than this is refused at once.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
-/// Bytes of a body that are kept: more than any request has that is known here. The rest is passed over.
+/// How many bytes of a body are kept. It is more than any known request has. The rest is passed over.
 const MAX_BODY_BYTES: usize = 1024;
 
 /// A complete request.
@@ -26,8 +26,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Takes the next piece; the request, once it is complete. EIO for one that is too large, or longer than it says: what comes
-    /// after it begins anew.
+    /// Takes the next piece, and gives the request once it is complete. EIO for a request that is too large, or longer than
+    /// it says; what comes after it is a new request.
     pub(super) fn take(&mut self, data: &[u8]) -> Result<Option<Request>, Errno> {
         let (header, rest) = data.split_at(data.len().min(HEADER_BYTES - self.header.len()));
         self.header.extend_from_slice(header);
@@ -48,7 +48,7 @@ impl Incoming {
         Ok(Some(Request { command, body }))
     }
 
-    /// Memory that it holds.
+    /// How much memory it holds, in bytes.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
         self.header.capacity() + self.body.capacity()

@@ -1,4 +1,4 @@
-//! What requests ask for. Fields at the end of a body may be missing: older clients did not have them.
+//! What requests ask for. Fields at the end of a body may be missing, because older clients did not have them.
 
 use bytes::{Buf, Bytes};
 use juicefs_core::{
@@ -12,9 +12,9 @@ use super::Request;
 const SKIP_TRASH: u8 = 1;
 /// Bit of the mode of a copy: attributes are preserved.
 const PRESERVE: u8 = 2;
-/// Levels and entries of a summary that can be asked for.
+/// How many levels and entries of a summary can be asked for.
 const MOST_DETAIL: (u8, u8) = (10, 100);
-/// Chunks compacted side by side.
+/// How many chunks are compacted side by side.
 const MOST_WORKERS: u16 = 100;
 
 /// A job.
@@ -24,7 +24,7 @@ pub(crate) enum Command {
     Remove { parent: Ino, name: Bytes, how: TreeRemoval },
     /// Copy a tree.
     Clone { source: Ino, to: Ino, name: Bytes, how: Cloning },
-    /// Tell about a node; as text for clients of long ago.
+    /// Tell about a node, with `text` as a text for clients of long ago.
     Info { ino: Ino, recursive: bool, raw: bool, strict: bool, text: bool },
     /// Tell what the parts of a tree hold.
     Summary { ino: Ino, detail: TreeDetail },

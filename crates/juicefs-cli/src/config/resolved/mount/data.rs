@@ -1,31 +1,18 @@
-//! How a mount moves and caches data, resolved from its flags (cli.md §4.5, §4.6, §4.8).
+//! Settles how a mount moves and caches data, by its flags (cli.md §4.5, §4.6, §4.8).
 
 mod health;
+mod place;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::Result;
 use juicefs_chunk::{HealthRules, UploadHours, Writeback};
 
+pub(crate) use self::place::CachePlace;
 use crate::config::{
     args::{DataCacheArgs, DataStorageArgs},
     resolved::Surroundings,
     values,
 };
-
-/// Where blocks are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum CachePlace {
-    /// Nowhere.
-    None,
-    /// In memory.
-    Memory,
-    /// In directories, given without the volume's part.
-    Dirs(Vec<PathBuf>),
-}
 
 /// How data is moved and cached.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,30 +71,19 @@ pub(crate) struct DataConfig {
     pub(crate) health: HealthRules,
 }
 
-/// Checks the flags; corrections are added to `warnings`.
-///
-/// # Errors
-/// A sentence for the user.
+/// The smallest cap of all buffers.
+const LEAST_BUFFER: u64 = 32 << 20;
+
+/// Settles what the flags leave open, and corrects what cannot be. Corrections are added to `warnings`.
 pub(super) fn resolve(
     storage: &DataStorageArgs,
     cache: &DataCacheArgs,
     here: &Surroundings,
     warnings: &mut Vec<String>,
-) -> Result<DataConfig> {
-    const LEAST_BUFFER: u64 = 32 << 20;
-    if !(0.0..1.0).contains(&cache.free_space_ratio) {
-        let used = if cache.free_space_ratio < 0.0 { "all of the disk may be used" } else { "nothing is cached" };
-        warnings.push(format!("--free-space-ratio {} is no share from 0 to below 1: {used}", cache.free_space_ratio));
-    }
-    if cache.buffer_size < LEAST_BUFFER {
-        warnings.push("--buffer-size is too small: using 32M".to_owned());
-    }
-    if storage.max_deletes <= 0 {
-        warnings.push("with --max-deletes 0 this client deletes no data of removed files".to_owned());
-    }
-    let mut place = cache_place(cache, here);
+) -> DataConfig {
+    warn_of_values(storage, cache, warnings);
+    let mut place = place::resolve(cache, here);
     if cache.cache_size == 0 {
-        warnings.push("with --cache-size 0 nothing is cached or prefetched".to_owned());
         place = CachePlace::None;
     }
     let among = |value: &str, flag: &str, known: &[&str], default: &str, warnings: &mut Vec<String>| {
@@ -131,7 +107,7 @@ pub(super) fn resolve(
     if expire != cache.cache_expire {
         warnings.push("--cache-expire is below a second: using 1s".to_owned());
     }
-    Ok(DataConfig {
+    DataConfig {
         get_timeout: storage.get_timeout,
         put_timeout: storage.put_timeout,
         retries: storage.io_retries,
@@ -158,7 +134,24 @@ pub(super) fn resolve(
         writeback: writeback(storage, cache, &place, warnings),
         cache: place,
         health: health::resolve(here, warnings),
-    })
+    }
+}
+
+/// Warns of values that are corrected, or that have an effect which their giver may not expect.
+fn warn_of_values(storage: &DataStorageArgs, cache: &DataCacheArgs, warnings: &mut Vec<String>) {
+    if !(0.0..1.0).contains(&cache.free_space_ratio) {
+        let used = if cache.free_space_ratio < 0.0 { "all of the disk may be used" } else { "nothing is cached" };
+        warnings.push(format!("--free-space-ratio {} is no share from 0 to below 1: {used}", cache.free_space_ratio));
+    }
+    if cache.buffer_size < LEAST_BUFFER {
+        warnings.push("--buffer-size is too small: using 32M".to_owned());
+    }
+    if storage.max_deletes <= 0 {
+        warnings.push("with --max-deletes 0 this client deletes no data of removed files".to_owned());
+    }
+    if cache.cache_size == 0 {
+        warnings.push("with --cache-size 0 nothing is cached or prefetched".to_owned());
+    }
 }
 
 /// The nearest share; what is no number leaves everything free.
@@ -222,56 +215,6 @@ fn cache_mode(text: &str, warnings: &mut Vec<String>) -> u32 {
     }
 }
 
-/// Patterns are expanded; a pattern that matches nothing stays as it is and becomes a directory of that name.
-fn cache_place(cache: &DataCacheArgs, here: &Surroundings) -> CachePlace {
-    match cache.cache_dir.as_deref().filter(|list| !list.is_empty()) {
-        None => CachePlace::Dirs(vec![here.place("/var/jfsCache", "cache")]),
-        Some("memory") => CachePlace::Memory,
-        Some(list) => {
-            CachePlace::Dirs(values::directories(list).iter().flat_map(|dir| expand(&here.absolute(dir))).collect())
-        }
-    }
-}
-
-/// The existing directories that a path with `*` or `?` in its parts matches, in name order.
-fn expand(pattern: &Path) -> Vec<PathBuf> {
-    let is_pattern = |part: &str| part.contains(['*', '?']);
-    let mut found = vec![PathBuf::new()];
-    for part in pattern.components() {
-        let text = part.as_os_str().to_string_lossy();
-        if !is_pattern(&text) {
-            found.iter_mut().for_each(|path| path.push(part));
-            continue;
-        }
-        let matching = |parent: &PathBuf| {
-            let mut names: Vec<PathBuf> = std::fs::read_dir(parent)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .filter(|entry| matches(&text, &entry.file_name().to_string_lossy()) && entry.path().is_dir())
-                .map(|entry| entry.path())
-                .collect();
-            names.sort();
-            names
-        };
-        found = found.iter().flat_map(matching).collect();
-    }
-    if found.is_empty() { vec![pattern.to_owned()] } else { found }
-}
-
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.chars().next() {
-        None => name.is_empty(),
-        Some('*') => {
-            let rest = &pattern[1..];
-            (0..=name.len()).filter(|at| name.is_char_boundary(*at)).any(|at| matches(rest, &name[at..]))
-        }
-        Some(wanted) => name.chars().next().is_some_and(|first| {
-            (wanted == '?' || wanted == first) && matches(&pattern[wanted.len_utf8()..], &name[first.len_utf8()..])
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,17 +229,5 @@ mod tests {
         let night = UploadHours { from: 22, to: 6 };
         assert!(night.contains(22) && night.contains(5) && !night.contains(6) && !night.contains(21));
         assert!(UploadHours { from: 3, to: 3 }.contains(17));
-    }
-
-    #[test]
-    fn cache_directories_expand() {
-        let dir = tempfile::tempdir().expect("a directory");
-        for name in ["disk1", "disk2", "other"] {
-            std::fs::create_dir_all(dir.path().join(name).join("jfs")).expect("made");
-        }
-        let pattern = dir.path().join("disk*/jfs");
-        assert_eq!(expand(&pattern), [dir.path().join("disk1/jfs"), dir.path().join("disk2/jfs")]);
-        assert_eq!(expand(&dir.path().join("none*")), [dir.path().join("none*")]);
-        assert!(matches("a*?c", "abbc") && !matches("a?c", "ac") && matches("*", "") && !matches("é", "e"));
     }
 }

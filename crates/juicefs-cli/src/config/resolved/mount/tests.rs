@@ -1,6 +1,6 @@
 use clap::{CommandFactory, Parser};
 
-use super::*;
+use super::{features::LocalLocks, *};
 use crate::{
     argv,
     config::args::{Cli, Command},
@@ -36,7 +36,7 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(config.process.log, PathBuf::from("/var/log/juicefs.log"));
     assert!(!config.process.background);
     assert_eq!(config.meta.heartbeat, Duration::from_secs(12));
-    assert_eq!(config.meta.atime, AtimeMode::Noatime);
+    assert_eq!(config.meta.atime, AtimeMode::NoAtime);
     assert_eq!(config.timeouts.attr, Duration::from_secs(1));
     assert_eq!(config.timeouts.negative, Duration::ZERO);
     assert_eq!(config.data.buffer_bytes, 300 << 20);
@@ -135,10 +135,10 @@ fn kernel_options_are_sorted_out() {
 #[test]
 fn the_last_atime_option_wins_over_the_flag() {
     let mode = |line| good(line).meta.atime;
-    assert_eq!(mode("--atime-mode strictatime -o noatime"), AtimeMode::Noatime);
-    assert_eq!(mode("-o noatime,relatime"), AtimeMode::Relatime);
-    assert_eq!(mode("-o relatime -o strictatime,nodiratime"), AtimeMode::Strictatime);
-    assert_eq!(mode("--atime-mode relatime -o noatime,atime,nodiratime"), AtimeMode::Relatime);
+    assert_eq!(mode("--atime-mode strictatime -o noatime"), AtimeMode::NoAtime);
+    assert_eq!(mode("-o noatime,relatime"), AtimeMode::RelAtime);
+    assert_eq!(mode("-o relatime -o strictatime,nodiratime"), AtimeMode::StrictAtime);
+    assert_eq!(mode("--atime-mode relatime -o noatime,atime,nodiratime"), AtimeMode::RelAtime);
 }
 
 #[test]

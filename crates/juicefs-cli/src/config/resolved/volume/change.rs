@@ -1,4 +1,4 @@
-//! What `config` changes: the new setting, one line per change for the user, and which checks a change calls for.
+//! The plan of `config`: the new setting, one line per change for the user, and the checks that a change calls for.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Change {
         true
     }
 
-    /// A secret is always written: whether it is the old one is nobody's business.
+    /// Sets a secret. It counts as a change even if it is the old one, because nobody is to learn that.
     fn set_secret(&mut self, name: &str, field: fn(&mut Format) -> &mut String, new: Option<&String>) {
         if let Some(new) = new {
             field(&mut self.format).clone_from(new);
@@ -144,7 +144,7 @@ fn plan_storage(change: &mut Change, args: &ConfigArgs, here: &Surroundings) -> 
     Ok(())
 }
 
-/// Features that this client does not serve yet can be turned off, not on.
+/// Plans changes of features that this client does not serve yet. They can be turned off, not on.
 fn plan_unbuilt(change: &mut Change, args: &ConfigArgs) -> Result<()> {
     if args.changelog == Some(true) {
         bail!("--changelog is not supported yet: leave it out");
@@ -161,7 +161,7 @@ fn plan_unbuilt(change: &mut Change, args: &ConfigArgs) -> Result<()> {
     Ok(())
 }
 
-/// Class and tag belong to the tier that is named, else to tier 0.
+/// Plans changes of class and tag, which belong to the tier that is named, else to tier 0.
 fn plan_tier(change: &mut Change, args: &ConfigArgs) -> Result<()> {
     let (class, tag) = (&args.storage.storage_class, &args.storage.tag);
     if class.is_none() && tag.is_none() {
@@ -224,7 +224,7 @@ pub(super) fn is_older(a: &str, b: &str) -> bool {
     }
 }
 
-/// Whether a client of this version may open the volume; a text that is no version may.
+/// Whether a client of this version may open the volume. A text that is no version may.
 pub(crate) fn admits(format: &Format, version: &str) -> bool {
     !is_older(version, &format.min_client_version)
         && (format.max_client_version.is_empty() || !is_older(&format.max_client_version, version))

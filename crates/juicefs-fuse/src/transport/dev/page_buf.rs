@@ -1,11 +1,12 @@
-//! Request buffers: page-aligned, recycled, given away instead of copied.
+//! Buffers for requests. They are page-aligned, used again and again, and given away instead of copied.
 //!
-//! A buffer is one anonymous mapping: a page whose last bytes take the head of a request, then the pages of the payload.
-//! One `read` fills both; the data of a WRITE then starts on a page boundary and nothing else lies in its pages. Whoever
-//! gets the payload as `Bytes` holds the buffer; the last drop puts it back. Pages that were never written to cost nothing.
+//! A buffer is one anonymous mapping: a page whose last bytes take the head of a request, then the pages of the
+//! payload. One `read` fills both. The data of a WRITE then starts on a page boundary, and nothing else lies in its
+//! pages. Whoever gets the payload as `Bytes` holds the buffer, and the last drop puts it back. Pages that were never
+//! written to cost nothing.
 //!
-//! The pool bounds what is kept for reuse, not what is out: outstanding payloads are bounded by the deferred requests
-//! (`deferred.rs`) and by the budget of the layer that took them.
+//! The pool bounds what is kept for reuse, not what is in use: that is bounded by the deferred requests (`deferred.rs`)
+//! and by the memory budget of the layer that takes the payloads.
 
 use std::{
     ffi::c_void,
@@ -22,11 +23,11 @@ use crate::abi::WRITE_HEAD_BYTES;
 
 /// Alignment of payloads, and room in front of them.
 const PAGE_BYTES: usize = 4096;
-/// Free buffers kept at most, in bytes of payload.
+/// How much is kept in free buffers at most, in bytes of payload.
 const KEPT_BYTES: usize = 32 << 20;
-/// What a buffer may hold beyond its payload: giving back less is not worth a system call.
+/// How many bytes a buffer may hold beyond its payload. To give back less is not worth a system call.
 const SLACK_BYTES: usize = 32 << 10;
-/// Payloads below this are copied out: a mapping is not worth holding for them.
+/// Payloads with fewer bytes are copied, because a mapping is not worth holding for them.
 const COPY_BELOW_BYTES: usize = 16 << 10;
 
 /// Where buffers come from and go back to.
@@ -39,7 +40,7 @@ pub(crate) struct PageBufPool {
 #[derive(Debug, Default)]
 struct Free {
     mappings: Vec<Mapping>,
-    /// Fewest free buffers since the last trim: that many were not needed.
+    /// The fewest free buffers since the last trim. So many were not needed.
     low: usize,
 }
 
@@ -49,7 +50,7 @@ impl PageBufPool {
         Arc::new(Self { payload_bytes: payload_bytes.next_multiple_of(PAGE_BYTES), free: Mutex::default() })
     }
 
-    /// A buffer, recycled if there is one. Fails only when the machine refuses a mapping.
+    /// Takes a buffer, a used one if there is any. It fails only when the machine refuses a mapping.
     pub(crate) fn take(self: &Arc<Self>) -> io::Result<PageBuf> {
         let recycled = {
             let mut free = self.free.lock();
@@ -64,7 +65,7 @@ impl PageBufPool {
         Ok(PageBuf { mapping: Some(mapping), pool: Arc::clone(self) })
     }
 
-    /// Gives the buffers back to the machine that were not used since the last call.
+    /// Gives those buffers back to the machine that were not used since the last call.
     pub(crate) fn trim(&self) {
         let unused = {
             let mut free = self.free.lock();
@@ -93,7 +94,7 @@ impl PageBufPool {
 /// One request buffer.
 #[derive(Debug)]
 pub(crate) struct PageBuf {
-    /// `None` only while it is dropped.
+    /// `None` only while the buffer is dropped.
     mapping: Option<Mapping>,
     pool: Arc<PageBufPool>,
 }
@@ -152,12 +153,12 @@ impl AsRef<[u8]> for Payload {
     }
 }
 
-/// Private anonymous memory, zeros until written to.
+/// Private anonymous memory, which is zeros until it is written to.
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    /// Bytes of payload that may take memory: those of the largest one that lay here.
+    /// Bytes of payload that may take memory: as many as the largest payload had that lay here.
     used: usize,
 }
 

@@ -1,8 +1,9 @@
-//! Writes for whose data there is no room yet: it stays in a pipe, as references to the pages of whoever writes.
+//! Writes for whose data there is no memory yet. The data stays in a pipe, as references to the pages of the process
+//! that writes.
 //!
-//! A request can only be taken from the kernel as a whole. Once too many writes wait with their data in our memory, readers
-//! move what comes next into a pipe, which copies nothing, and look at its head. A write is left there; the reader goes on,
-//! so that other requests, and the end of the caller, are heard of however many writes wait.
+//! A request can only be taken from the kernel as a whole. Once too many writes wait with their data in our memory,
+//! readers move what comes next into a pipe, which copies nothing, and look at its head. They leave a write there and
+//! go on, so that they hear of other requests, and of the end of a caller, however many writes wait.
 
 use std::{
     io,
@@ -19,28 +20,29 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
 
+use super::page_buf::PageBuf;
 use crate::{
     abi::{InHeader, WRITE_HEAD_BYTES, opcode, split},
-    page_buf::PageBuf,
-    reply::Device,
+    device::Device,
 };
 
-/// Writes that are parked at once. A pipe takes two descriptors, and of the kernel the list of its pages.
+/// How many writes are parked at once at most. A pipe takes two descriptors, and memory of the kernel for the list of
+/// its pages.
 const PARKED_MAX: usize = 2048;
 /// Writes with less data are not worth a pipe.
 const PARKED_BYTES_MIN: usize = 32 << 10;
 /// The kernel's page size for the purpose of pipes.
 const PAGE_BYTES: usize = 4096;
-/// What a pipe may have without privileges, unless somebody has set that otherwise.
+/// The size that a pipe may have without privileges, unless somebody has set another one.
 const PIPE_BYTES: usize = 1 << 20;
 
-/// The largest READ and WRITE of which a request fits into the pipes that this process can have: the head lies in a page of
-/// its own.
+/// The largest size of a READ or WRITE for which a request fits into the pipes that this process can have. The head of
+/// a request lies in a page of its own.
 pub(crate) fn largest_io_bytes() -> usize {
     if Pipe::new(pipe_bytes(MAX_FUSE_IO_BYTES)).is_ok() { MAX_FUSE_IO_BYTES } else { PIPE_BYTES - PAGE_BYTES }
 }
 
-/// What a pipe must have room for: a page for the head, and those of the data.
+/// The size of a pipe for a request: a page for its head, and the pages of its data.
 fn pipe_bytes(io_bytes: usize) -> usize {
     (PAGE_BYTES + io_bytes.next_multiple_of(PAGE_BYTES)).next_power_of_two()
 }
@@ -59,7 +61,7 @@ impl Pipe {
         Ok(Self { read, write })
     }
 
-    /// Takes `room.len()` bytes out, which are there.
+    /// Takes `room.len()` bytes out. They are there, so it does not wait.
     fn take(&self, room: &mut [u8]) -> rustix::io::Result<()> {
         let mut done = 0;
         while done < room.len() {
@@ -74,7 +76,7 @@ impl Pipe {
     }
 }
 
-/// The parked writes of a mount: how many there are.
+/// Counts and bounds the parked writes of a mount.
 #[derive(Debug)]
 pub(crate) struct Park {
     pipe_bytes: usize,
@@ -82,19 +84,19 @@ pub(crate) struct Park {
 }
 
 impl Park {
-    /// For requests with up to `io_bytes` of data.
+    /// Nothing is parked yet. Requests have up to `io_bytes` of data.
     pub(crate) fn new(io_bytes: usize) -> Self {
         Self { pipe_bytes: pipe_bytes(io_bytes), parked: Arc::default() }
     }
 
-    /// Room for one more request. None when there are too many, or the machine has no pipe for it.
+    /// Makes room for one more request. `None` when there are too many, or the machine has no pipe for it.
     pub(crate) fn room(&self) -> Option<Room> {
-        let place = Place(Arc::clone(&self.parked));
+        let count = PipeCount(Arc::clone(&self.parked));
         if self.parked.fetch_add(1, Ordering::Relaxed) >= PARKED_MAX {
             return None;
         }
         match Pipe::new(self.pipe_bytes) {
-            Ok(pipe) => Some(Room { pipe, _place: place }),
+            Ok(pipe) => Some(Room { pipe, _count: count }),
             Err(error) => {
                 tracing::debug!(%error, "no pipe for a write that waits");
                 None
@@ -103,11 +105,11 @@ impl Park {
     }
 }
 
-/// Counts one of the rooms; given back on drop.
+/// Counts one pipe until it is dropped.
 #[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
+struct PipeCount(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for PipeCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -117,28 +119,28 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(crate) struct Room {
     pipe: Pipe,
-    _place: Place,
+    _count: PipeCount,
 }
 
 /// What came into a room.
-pub(crate) enum Came {
+pub(crate) enum Received {
     /// A write with much data, which stays where it is.
     Write(Parked),
-    /// Anything else: all of it lies in the buffer now, and the room is empty.
+    /// Anything else. All of it lies in the buffer now, and the pipe is empty.
     Other(Room),
 }
 
 impl Room {
-    /// Waits for a message of the kernel, of up to `max_bytes`. Returns its length.
+    /// Waits for a message of the kernel with up to `max_bytes`, moves it into the pipe, and returns its length.
     ///
     /// # Errors
-    /// Those of `read` on the device; the room is empty then.
+    /// Those of `read` on the device; the pipe is empty then.
     pub(crate) fn receive(&self, device: &Device, max_bytes: usize) -> rustix::io::Result<usize> {
         splice(device, None, &self.pipe.write, None, max_bytes, SpliceFlags::empty())
     }
 
-    /// Looks at the message of `len` bytes that was received.
-    pub(crate) fn sort(self, len: usize, buf: &mut PageBuf) -> rustix::io::Result<Came> {
+    /// Looks at the message of `len` bytes that was received, and decides whether it stays in the pipe.
+    pub(crate) fn sort(self, len: usize, buf: &mut PageBuf) -> rustix::io::Result<Received> {
         let room = buf.request_room().get_mut(..len).ok_or(IoErrno::INVAL)?;
         let (head, data) = room.split_at_mut(len.min(WRITE_HEAD_BYTES));
         self.pipe.take(head)?;
@@ -148,14 +150,14 @@ impl Room {
             && header.len as usize == len
             && data.len() >= PARKED_BYTES_MIN
         {
-            return Ok(Came::Write(Parked { header, head, room: self }));
+            return Ok(Received::Write(Parked { header, head, room: self }));
         }
         self.pipe.take(data)?;
-        Ok(Came::Other(self))
+        Ok(Received::Other(self))
     }
 }
 
-/// A write whose data lies in a pipe. Dropped it is forgotten, its caller unanswered.
+/// A write whose data lies in a pipe. To drop it forgets it, and leaves its caller without an answer.
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) header: InHeader,
@@ -164,12 +166,12 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// Bytes of the request.
+    /// The length of the request in bytes.
     pub(crate) fn len(&self) -> usize {
         self.header.len as usize
     }
 
-    /// Copies the request into `buf`, which has room for it. Waits for nothing.
+    /// Copies the request into `buf`, which has room for it. It waits for nothing.
     pub(crate) fn copy_to(self, buf: &mut PageBuf) -> rustix::io::Result<()> {
         let room = buf.request_room().get_mut(..self.len()).ok_or(IoErrno::INVAL)?;
         room[..WRITE_HEAD_BYTES].copy_from_slice(&self.head);
@@ -182,12 +184,12 @@ mod tests {
     use super::*;
     use crate::{
         abi::{WriteIn, bytes_of},
-        page_buf::PageBufPool,
-        request::Request,
+        request::Request as _,
+        transport::dev::{DevRequest, page_buf::PageBufPool},
     };
 
     /// What comes of a message that the kernel sends, a pipe here.
-    fn came(park: &Park, message: &[u8], buf: &mut PageBuf) -> Came {
+    fn came(park: &Park, message: &[u8], buf: &mut PageBuf) -> Received {
         let (kernel, ours) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
         fcntl_setpipe_size(&ours, PIPE_BYTES).expect("its size");
         assert_eq!(rustix::io::write(&ours, message), Ok(message.len()));
@@ -209,18 +211,18 @@ mod tests {
         let (park, pool) = (Park::new(128 << 10), PageBufPool::new(128 << 10));
         let mut buf = pool.take().expect("a mapping");
         let data: Vec<u8> = (0..100_000_u32).map(|i| (i * 7) as u8).collect();
-        let Came::Write(parked) = came(&park, &write(&data), &mut buf) else { panic!("it is large") };
+        let Received::Write(parked) = came(&park, &write(&data), &mut buf) else { panic!("it is large") };
         assert_eq!((parked.header.unique, parked.header.nodeid, parked.len()), (6, 7, 100_080));
         buf.request_room().fill(0xff);
         parked.copy_to(&mut buf).expect("it is there");
-        let mut request = Request::new(buf, 100_080).expect("a request");
+        let mut request = DevRequest::new(buf, 100_080).expect("a request");
         assert!(request.take_payload(100_000).expect("its data") == data);
 
         let small = write(&data[..4096]);
         let getattr = InHeader { len: 40, opcode: opcode::GETATTR, unique: 8, ..Default::default() };
         for message in [&small[..], bytes_of(&getattr), b"no request"] {
             let mut buf = pool.take().expect("a mapping");
-            assert!(matches!(came(&park, message, &mut buf), Came::Other(_)));
+            assert!(matches!(came(&park, message, &mut buf), Received::Other(_)));
             assert_eq!(buf.request(message.len()), message);
         }
     }
