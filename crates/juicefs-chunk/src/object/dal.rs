@@ -2,6 +2,8 @@
 
 mod failure;
 
+use std::fmt;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -9,8 +11,6 @@ use juicefs_core::{ObjectStorage, Segments, StorageError, Timestamp, store::Obje
 use opendal::{Buffer, ErrorKind, Operator};
 
 pub(super) use failure::{failure, unsigned};
-
-use super::s3::{BucketMaker, Lister};
 
 /// Name of the metadata with the checksum of a body (format: data.md §2.4).
 const CHECKSUM: &str = "crc32c";
@@ -23,9 +23,29 @@ pub(super) struct Abilities {
     /// Objects carry the CRC-32C of their bodies.
     pub(super) checksum: bool,
     /// Makes the bucket if it is missing.
-    pub(super) maker: Option<BucketMaker>,
+    pub(super) maker: Option<Box<dyn MakeBucket>>,
     /// Lists in the order of the keys, and from behind one.
-    pub(super) lister: Option<Lister>,
+    pub(super) lister: Option<Box<dyn ListObjects>>,
+}
+
+/// Makes the bucket of a store, which OpenDAL has no request for.
+#[async_trait]
+pub(super) trait MakeBucket: fmt::Debug + Send + Sync {
+    /// Makes the bucket; one that is there is fine.
+    ///
+    /// # Errors
+    /// Those of a request.
+    async fn make(&self) -> Result<(), StorageError>;
+}
+
+/// Lists the objects of a store.
+#[async_trait]
+pub(super) trait ListObjects: fmt::Debug + Send + Sync {
+    /// Lists up to `limit` objects whose keys begin with `prefix` and come after `after`, in the order of the keys.
+    ///
+    /// # Errors
+    /// Those of a request; `Transient` for an answer that is no listing.
+    async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError>;
 }
 
 /// A store that OpenDAL speaks to.

@@ -12,9 +12,8 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 use url::Url;
 
 use super::{
-    Variables,
     dal::{Abilities, DalStorage},
-    open::Clients,
+    opening::{Opening, Variables},
 };
 
 /// Where Azure has its blobs when an address does not say it.
@@ -24,13 +23,8 @@ const AZURE: &str = "blob.core.windows.net";
 ///
 /// # Errors
 /// `Permanent` with a sentence for the user.
-pub(super) fn open(
-    storage: &'static str,
-    bucket: &str,
-    format: &Format,
-    variables: &Variables<'_>,
-    clients: &mut Clients,
-) -> Result<DalStorage, StorageError> {
+pub(super) fn open(opening: Opening<'_>) -> Result<DalStorage, StorageError> {
+    let Opening { storage, bucket, format, variables, clients } = opening;
     let (operator, place) = match storage {
         "gs" => google(bucket, format),
         "wasb" => azure(bucket, format, variables),
@@ -115,10 +109,12 @@ fn webdav(bucket: &str, format: &Format) -> Result<(Operator, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::opening::Clients;
 
     fn opened(storage: &'static str, bucket: &str, access: &str, secret: &str) -> Result<String, String> {
         let format = Format { access_key: access.into(), secret_key: secret.into(), ..Format::default() };
-        open(storage, bucket, &format, &|_| None, &mut Clients::default())
+        let clients = &mut Clients::default();
+        open(Opening { storage, bucket, format: &format, variables: &|_| None, clients })
             .map(|store| juicefs_core::ObjectStorage::describe(&store))
             .map_err(|e| e.to_string())
     }

@@ -8,7 +8,7 @@ use reqsign_core::{Context, OsEnv, ProvideCredentialChain};
 use reqsign_file_read_tokio::TokioFileRead;
 
 use super::vendors;
-use crate::object::Variables;
+use crate::object::opening::Variables;
 
 /// The access key that means none.
 const ANONYMOUS: &str = "anonymous";

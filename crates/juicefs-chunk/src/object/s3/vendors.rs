@@ -1,7 +1,10 @@
 //! Vendors whose storages have names of their own and an S3 interface: how their addresses say bucket, endpoint, region.
 
-use super::address::{Address, DEFAULT_REGION, Place, path_style, region_variable};
-use crate::object::Variables;
+use super::{
+    address::{Address, path_style, region_variable},
+    bucket::{Bucket, DEFAULT_REGION},
+};
+use crate::object::opening::Variables;
 
 /// Where a vendor's addresses have what requests need.
 struct Vendor {
@@ -95,11 +98,11 @@ const KS3_REGIONS: &[(&str, &str)] = &[
     ("sgp", "SINGAPORE"),
 ];
 
-/// The place that a vendor's address means.
+/// The bucket that a vendor's address means.
 ///
 /// # Errors
 /// A sentence for the user.
-pub(super) fn place(address: &Address, variables: &Variables<'_>) -> Result<Place, String> {
+pub(super) fn bucket(address: &Address, variables: &Variables<'_>) -> Result<Bucket, String> {
     let (storage, given) = (address.storage, &address.given);
     let vendor = VENDORS
         .iter()
@@ -145,7 +148,7 @@ pub(super) fn place(address: &Address, variables: &Variables<'_>) -> Result<Plac
         }
         _ => host.to_owned(),
     };
-    Ok(address.place(&host, bucket, &region, path))
+    Ok(address.bucket(&host, bucket, &region, path))
 }
 
 impl Short {
