@@ -224,7 +224,8 @@ pub trait SliceWriter: Send {
     fn set_id(&mut self, id: SliceId);
     /// The id, once set.
     fn id(&self) -> Option<SliceId>;
-    /// Starts to upload every full block that lies wholly below `off`; does nothing before the id is set.
+    /// Starts to upload every full block that lies wholly below `off`; does nothing before the id is set. The work is done
+    /// elsewhere, so that this may be called under a lock.
     fn flush_to(&mut self, off: u32);
     /// Uploads the rest and waits until every block of the slice is durable in the store (or staged). On an error the
     /// data is kept: calling again retries what failed.
