@@ -79,8 +79,8 @@ impl Current {
         let _ = self.renewal.set(renewal);
     }
 
-    /// Whether another store than `held` is in force by now. If not, and `error` is a final refusal, another store is looked for
-    /// first.
+    /// Whether another store than `held` is in force by now. If not, and `error` is a final refusal, another store is looked
+    /// for first.
     ///
     /// Cancel safe: a look that is dropped is made again by the next who is refused.
     pub(crate) async fn is_replaced(&self, held: &Held, error: &StorageError) -> bool {

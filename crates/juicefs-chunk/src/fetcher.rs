@@ -1,7 +1,7 @@
-//! Answering reads: where each piece comes from, and the memory for all of them at once.
+//! The fetcher answers reads. It finds out where each piece of a read comes from, and takes memory for all of them at once.
 //!
-//! Who waits for memory holds none, not even that of a block that somebody else fetches for him: readers that each held some
-//! and waited for more would wait for one another for good.
+//! A reader that waits for memory holds none, not even that of a block which somebody else fetches. Readers that held some and
+//! waited for more would wait for one another for good.
 
 mod behind;
 mod download;
@@ -37,8 +37,8 @@ use crate::{
 const AHEAD_TRIES: u32 = 4;
 const AHEAD_PAUSE: Duration = Duration::from_millis(5);
 
-/// Whether what is at hand need not be counted: it is as much as an application asked for, by a request that its thread answers before
-/// it takes another one. Whoever reads for himself holds it for longer.
+/// Whether bytes that are at hand need not be taken from the budget. They are as many as an application asked for, and the
+/// thread answers that request before it takes another one. Read-ahead and compaction hold bytes for longer.
 fn is_answered_at_once(purpose: ReadPurpose) -> bool {
     match purpose {
         ReadPurpose::Random | ReadPurpose::RandomInSmall | ReadPurpose::Sequential => true,

@@ -29,8 +29,8 @@ const RENEWED_AFTER: usize = 16;
 const SLOW_PERCENT: usize = 5;
 /// A second request is never sent before this: it costs more than that.
 const LEAST_DELAY: Duration = Duration::from_millis(20);
-/// So many first requests pay for a second one. It is half as many second requests as the limit allows while a store is as
-/// quick as it was.
+/// So many first requests pay for a second one. That is twice as many second requests as the limit makes necessary while a
+/// store is as quick as it was.
 const PRICE: u32 = 10;
 /// The most second requests that can be paid in advance.
 const SAVED: u32 = 8;

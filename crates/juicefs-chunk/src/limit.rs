@@ -22,13 +22,13 @@ const HIGHEST_BYTES: u64 = 100_000_000_000;
 /// Lets so many bytes pass in a time: 85 % of the limit in the long run, and a tenth of a second's worth at once.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    bucket: RwLock<Option<Arc<Bucket>>>,
+    rate: RwLock<Option<Arc<Rate>>>,
     /// Whoever came first goes first, however much it wants.
     turn: Semaphore,
 }
 
 #[derive(Debug)]
-struct Bucket {
+struct Rate {
     mbps: u64,
     limiter: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Duration>>,
     clock: RuntimeClock,
@@ -38,21 +38,21 @@ struct Bucket {
 impl Limit {
     /// Makes a limit of `mbps` megabits a second, or none for 0. Must be called in a tokio runtime with time.
     pub(crate) fn of_mbps(mbps: u64) -> Self {
-        Self { bucket: RwLock::new(Bucket::of_mbps(mbps)), turn: Semaphore::new(1) }
+        Self { rate: RwLock::new(Rate::of_mbps(mbps)), turn: Semaphore::new(1) }
     }
 
     /// Sets another limit. Whoever waits goes on with the new limit after a tenth of a second at most.
     pub(crate) fn set_mbps(&self, mbps: u64) {
-        let mut bucket = self.bucket.write();
+        let mut rate = self.rate.write();
         // What has passed lately must count: a limit that stays is not begun anew.
-        if bucket.as_ref().map_or(0, |bucket| bucket.mbps) != mbps {
-            *bucket = Bucket::of_mbps(mbps);
+        if rate.as_ref().map_or(0, |rate| rate.mbps) != mbps {
+            *rate = Rate::of_mbps(mbps);
         }
     }
 
     /// Whether there is a limit now.
     pub(crate) fn is_limited(&self) -> bool {
-        self.bucket.read().is_some()
+        self.rate.read().is_some()
     }
 
     /// Waits until `bytes` may pass. When this is dropped, the bytes count as passed all the same.
@@ -64,15 +64,15 @@ impl Limit {
         let _turn = self.turn.acquire().await;
         let mut left = bytes.div_ceil(CELL);
         while left > 0 {
-            let Some(bucket) = self.bucket.read().clone() else { return };
-            let cells = u32::try_from(left).unwrap_or(u32::MAX).min(bucket.burst_cells.get());
-            bucket.take(cells).await;
+            let Some(rate) = self.rate.read().clone() else { return };
+            let cells = u32::try_from(left).unwrap_or(u32::MAX).min(rate.burst_cells.get());
+            rate.take(cells).await;
             left -= cells as usize;
         }
     }
 }
 
-impl Bucket {
+impl Rate {
     /// Returns `None` for 0 and for a rate beyond all networks.
     fn of_mbps(mbps: u64) -> Option<Arc<Self>> {
         let cells = |bytes: u64| NonZeroU32::new(u32::try_from(bytes / CELL_BYTES).unwrap_or(u32::MAX));
@@ -80,10 +80,10 @@ impl Bucket {
         if bytes == 0 || bytes > HIGHEST_BYTES {
             return None;
         }
-        let rate = cells(bytes / 100 * BODIES_PERCENT).unwrap_or(NonZeroU32::MIN);
+        let per_second = cells(bytes / 100 * BODIES_PERCENT).unwrap_or(NonZeroU32::MIN);
         let burst_cells = cells(bytes / 10).unwrap_or(NonZeroU32::MIN);
         let clock = RuntimeClock { start: Instant::now() };
-        let quota = Quota::per_second(rate).allow_burst(burst_cells);
+        let quota = Quota::per_second(per_second).allow_burst(burst_cells);
         let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
         Some(Arc::new(Self { mbps, limiter, clock, burst_cells }))
     }

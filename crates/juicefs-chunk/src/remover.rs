@@ -1,4 +1,4 @@
-//! Deleting blocks: from what waits for its upload, the caches and the object store.
+//! The remover deletes blocks wherever they are: among those that wait for their upload, in the caches and in the store.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Writeback: blocks that are on the local disk, and go to the store later (format: data.md §3.3, §4.4).
+//! With `--writeback` the stager keeps blocks on the local disk, and takes them to the store later (format: data.md §3.3,
+//! §4.4).
 //!
 //! A block counts as written once it is staged in the local tier. The oldest go up first, each verified as it is read back;
 //! what fails is tried again for as long as it takes. A block whose slice is deleted meanwhile is dropped, and deleted from
@@ -29,7 +30,7 @@ use crate::{
     uploader::{FailedUpload, UploadJob, Uploader},
 };
 
-/// What a stager works with.
+/// Stages new blocks in the local tier, and uploads staged ones.
 #[derive(Debug)]
 pub(crate) struct Stager {
     config: Arc<ChunkConfig>,
@@ -78,7 +79,7 @@ impl Stager {
         self.tier.is_some()
     }
 
-    /// The counters of staged blocks.
+    /// Returns the counters of staged blocks.
     pub(crate) fn stats(&self) -> StagingStats {
         let stats = self.queue.stats(self.config.clock.now());
         StagingStats { writing: self.counters.staging_writes.load(Relaxed), ..stats }

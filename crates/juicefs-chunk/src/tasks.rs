@@ -1,7 +1,7 @@
-//! The tasks of the data path: work is polled where it is asked for, and the runtime carries it on if it has to wait.
+//! Work of the data path is polled where it is asked for, and becomes a task of the runtime if it has to wait.
 //!
-//! What memory or the kernel's page cache answers is so answered without a change of threads, and whoever polls a future
-//! of the data path need not be a thread of the runtime.
+//! So work that memory or the kernel's page cache answers needs no change of threads, and the futures of the data path may be
+//! polled on threads that do not belong to the runtime.
 
 use std::{
     pin::Pin,
@@ -30,7 +30,7 @@ pub(crate) enum Started<T> {
 }
 
 impl Tasks {
-    /// Tasks of the runtime that this is called in.
+    /// Takes the runtime that this is called in.
     pub(crate) fn new() -> Self {
         Self { handle: Handle::current(), tracker: TaskTracker::new(), closing: CancellationToken::new() }
     }
@@ -64,18 +64,18 @@ impl Tasks {
         self.tracker.spawn_blocking_on(work, &self.handle);
     }
 
-    /// A pause, which may be polled on any thread.
+    /// Returns a pause, which may be polled on any thread.
     pub(crate) fn sleep(&self, pause: Duration) -> Sleep {
         let _inside = self.handle.enter();
         tokio::time::sleep(pause)
     }
 
-    /// The runtime.
+    /// Returns the runtime.
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    /// The token that is cancelled when the data path begins to close.
+    /// Returns the token that is cancelled when the data path begins to close.
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.closing
     }

@@ -1,4 +1,4 @@
-//! Sending blocks to the object store.
+//! The uploader sends blocks to the object store.
 
 use std::sync::Arc;
 
@@ -18,13 +18,14 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct UploadJob {
     pub(crate) block: BlockId,
-    /// Plain bytes, or what they were compressed and encrypted to.
+    /// The plain bytes, or what they were compressed and encrypted to.
     pub(crate) body: Segments,
+    /// Whether the body was compressed and encrypted, as far as the volume wants that.
     pub(crate) packed: bool,
     pub(crate) lease: Lease,
     /// The block must not wait on the local disk.
     pub(crate) direct: bool,
-    /// Storage class of the file.
+    /// The storage class of the file.
     pub(crate) tier: u8,
 }
 
@@ -50,7 +51,7 @@ impl Uploader {
         Self { slots: Semaphore::new(config.max_uploads), config, cache, packer, requests }
     }
 
-    /// Blocks on their way to the store.
+    /// Returns how many blocks are on their way to the store.
     pub(crate) fn uploading(&self) -> usize {
         self.config.max_uploads.saturating_sub(self.slots.available_permits())
     }

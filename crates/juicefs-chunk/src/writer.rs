@@ -1,4 +1,4 @@
-//! Writing one slice: bytes gather in open blocks, blocks go up while later ones still gather.
+//! A writer takes the bytes of one slice. They gather in open blocks, and full blocks go up while later ones still gather.
 
 mod buffer;
 
@@ -20,7 +20,7 @@ use crate::{
     uploader::{FailedUpload, UploadJob},
 };
 
-/// Writes from this size on are kept by reference.
+/// Writes of at least so many bytes are kept by reference.
 const SHARED_BYTES: usize = 512 << 10;
 
 /// What all writers of a mount work with.
@@ -33,7 +33,7 @@ pub(crate) struct WritePath {
     pub(crate) tasks: Tasks,
 }
 
-/// A slice that is being written. Block `n` is in `sent` for `n` below its length, in `open` above.
+/// A slice that is being written. The first blocks are in `sent`, and those after them in `open`.
 pub(crate) struct Writer {
     path: Arc<WritePath>,
     options: WriteOptions,
@@ -42,7 +42,7 @@ pub(crate) struct Writer {
     sent: Vec<Sent>,
     open: VecDeque<BlockBuffer>,
     stop: CancellationToken,
-    /// Whether `finish` was called: the last block, short or not, has gone up.
+    /// Whether `finish` was called, so that the last block has gone up, short or not.
     closed: bool,
     /// Whether the slice is whole in the store, and its owner answers for it.
     finished: bool,
@@ -102,7 +102,7 @@ impl Writer {
         self.path.block_size
     }
 
-    /// Makes everything up to `off` exist, as zeros where nothing was written.
+    /// Fills the gap up to `off` with zeros if there is one.
     fn extend_to(&mut self, off: usize) {
         let block_size = self.block_size();
         let mut len = self.len as usize;
@@ -114,7 +114,7 @@ impl Writer {
         }
     }
 
-    /// The open block at `at` in the queue, made when it is the next.
+    /// Returns the open block with the index `at` in the queue, and makes it when it is the next.
     fn open_block(&mut self, at: usize) -> &mut BlockBuffer {
         if at == self.open.len() {
             self.open.push_back(BlockBuffer::new(self.block_size()));
@@ -162,7 +162,7 @@ impl Writer {
         true
     }
 
-    /// What is left to clean up when the slice will not be used: the blocks that are or may come to be in the store.
+    /// Takes what is to be cleaned up when the slice will not be used: the blocks that are, or may get, in the store.
     fn wreck(&mut self) -> Option<Wreck> {
         self.stop.cancel();
         self.open.clear();
@@ -172,7 +172,7 @@ impl Writer {
     }
 }
 
-/// The remains of an aborted slice.
+/// The blocks that were sent of a slice which will not be used.
 struct Wreck {
     path: Arc<WritePath>,
     id: SliceId,

@@ -57,7 +57,7 @@ fn points_of(ids: &[String], counts: &[usize]) -> Vec<(u32, u16)> {
     points
 }
 
-/// Adjusts the number of points of each directory by what its share lacks. Returns whether a number was changed.
+/// Adjusts the number of points of each directory by what its share lacks. Returns whether another round is worth while.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the format computes in doubles")]
 fn rebalance(points: &[(u32, u16)], counts: &mut [usize]) -> bool {
     let mut shares = vec![0_u64; counts.len()];

@@ -1,8 +1,8 @@
-//! The rest of a block, fetched behind a read of a part of it.
+//! Behind a read of a part of a block, the whole block may be fetched.
 //!
-//! Cold random reads of a file on a distant store wait for a round trip each. Where the file is small beside the cache, and the
-//! link has little else to do, the block of such a read is fetched behind it, so that the next one there is a hit. Such
-//! fetches are guesses: they take memory that nobody waits for, and no reader waits for them who only wants a part.
+//! Each cold random read of a file on a distant store waits for a round trip. Where the file is small beside the cache, and
+//! the link has little else to do, the block of such a read is fetched behind it, so that the next read there is a hit. Such
+//! a fetch is a guess: it takes memory that nobody waits for, and a reader who only wants a part does not wait for it.
 
 use std::{
     sync::{

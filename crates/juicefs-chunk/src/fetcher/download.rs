@@ -1,4 +1,4 @@
-//! Fetching blocks, and parts of blocks, from the object store.
+//! Blocks, and parts of blocks, are fetched from the object store here.
 
 use std::sync::Arc;
 
@@ -39,22 +39,23 @@ impl Downloader {
         self.packer.is_plain()
     }
 
-    /// Budget bytes that fetching a block takes: what is stored lies beside what becomes of it.
+    /// Returns how many bytes of the budget fetching a block takes: what is stored lies beside what becomes of it.
     pub(super) fn fetch_bytes(&self, id: BlockId) -> usize {
         self.packer.fetch_bytes(id.size as usize)
     }
 
-    /// The files of a store on this machine, while blocks may be read there.
+    /// Returns the files of a store on this machine, while blocks may be read there.
     pub(super) fn in_place(&self) -> Option<&Arc<InPlace>> {
         self.in_place.as_ref().filter(|files| files.is_current() && !self.requests.is_download_limited())
     }
 
-    /// The flight of a block, if it is being fetched.
+    /// Returns the flight of a block, if it is being fetched.
     pub(super) fn flight(&self, id: BlockId) -> Option<Flight> {
         self.flights.of(id)
     }
 
-    /// The flight of a block, started if there is none. Its bytes stay whole blocks.
+    /// Returns the flight of a block, and starts one if there is none. `lease` covers the fetch. The flight gives the whole
+    /// block.
     pub(super) fn join_or_fetch(self: &Arc<Self>, id: BlockId, keep: Keep, lease: Lease) -> Flight {
         let (flight, landing) = self.flights.join(id);
         if let Some(landing) = landing {
@@ -107,8 +108,8 @@ impl Downloader {
         Ok(leased(join(body), lease))
     }
 
-    /// Logs why a block cannot be read. Of one that is nowhere but on a disk here it is no news that the store lacks it:
-    /// whoever reads need not look for it elsewhere.
+    /// Logs why a block cannot be read, and returns the error for whoever reads. When the store lacks a block that is staged
+    /// here, that is no news, and whoever reads need not look for the block elsewhere.
     fn unreadable(&self, id: BlockId, error: ChunkError) -> ChunkError {
         let key = self.key(id);
         let error = match error {
@@ -126,7 +127,7 @@ impl Downloader {
         error
     }
 
-    /// The key of a block.
+    /// Returns the object key of a block.
     pub(super) fn key(&self, id: BlockId) -> String {
         id.key(self.config.hash_prefix)
     }

@@ -1,4 +1,4 @@
-//! The table of blocks that are being fetched, so that each is fetched by one request at a time.
+//! A table knows which blocks are being fetched, so that each is fetched by one request at a time.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Flights {
 }
 
 impl Flights {
-    /// The flight of a block, if it is under way.
+    /// Returns the flight of a block, if it is under way.
     pub(super) fn of(&self, id: BlockId) -> Option<Flight> {
         self.by_block.lock().get(&id).cloned()
     }
@@ -43,13 +43,13 @@ impl Flights {
         let (land, landed) = oneshot::channel();
         let flight = Joint::new(async move { landed.await.unwrap_or(Err(ChunkError::Closed)) });
         by_block.insert(id, flight.clone());
-        (flight, Some(Landing { entry: Entry { by_block: Arc::clone(&self.by_block), id }, land }))
+        (flight, Some(Landing { entry: TableEntry { by_block: Arc::clone(&self.by_block), id }, land }))
     }
 }
 
 /// The duty to end a flight. When it is dropped instead, the flight ends with `Closed`.
 pub(super) struct Landing {
-    entry: Entry,
+    entry: TableEntry,
     land: oneshot::Sender<Result<Bytes, ChunkError>>,
 }
 
@@ -63,12 +63,12 @@ impl Landing {
 }
 
 /// The entry of a flight in the table, for as long as the flight is under way.
-struct Entry {
+struct TableEntry {
     by_block: Arc<ByBlock>,
     id: BlockId,
 }
 
-impl Drop for Entry {
+impl Drop for TableEntry {
     fn drop(&mut self) {
         self.by_block.lock().remove(&self.id);
     }

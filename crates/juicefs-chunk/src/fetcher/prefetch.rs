@@ -1,4 +1,4 @@
-//! Which blocks are worth having whole, and fetching those in the background.
+//! Some blocks are worth having whole. They are chosen here, and fetched in the background.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How often parts of blocks were read lately, as a sign of which blocks are worth having whole.
+//! A table counts how often parts of blocks were read lately, which tells what blocks are worth having whole.
 
 use parking_lot::Mutex;
 

@@ -1,4 +1,4 @@
-//! Where the bytes of a piece come from, and in which state they are on their way.
+//! Each piece of a read has a source, and arrives from there.
 
 use bytes::Bytes;
 use juicefs_core::{ChunkError, Share, store::ReadPurpose};

@@ -1,4 +1,4 @@
-//! The general adapter: any service of OpenDAL as an [`ObjectStorage`].
+//! This adapter makes any service of OpenDAL an [`ObjectStorage`].
 
 mod failure;
 
@@ -12,15 +12,15 @@ use opendal::{Buffer, ErrorKind, Operator};
 
 pub(super) use failure::{failure, unsigned};
 
-/// Name of the metadata with the checksum of a body (format: data.md §2.4).
+/// The checksum of a body is metadata of this name (format: data.md §2.4).
 const CHECKSUM: &str = "crc32c";
-/// What an object is.
+/// The content type of every object.
 const CONTENT_TYPE: &str = "application/octet-stream";
 
 /// What a service can do beyond keeping objects.
 #[derive(Debug, Default)]
 pub(super) struct Abilities {
-    /// Objects carry the CRC-32C of their bodies.
+    /// Whether objects carry the CRC-32C of their bodies.
     pub(super) checksum: bool,
     /// Makes the bucket if it is missing.
     pub(super) maker: Option<Box<dyn MakeBucket>>,
@@ -57,7 +57,7 @@ pub struct DalStorage {
 }
 
 impl DalStorage {
-    /// A store that lives in this process and ends with it.
+    /// Makes a store that lives in this process and ends with it.
     ///
     /// # Errors
     /// `Permanent` when the service cannot be set up.
@@ -66,7 +66,7 @@ impl DalStorage {
         Ok(Self::new(operator))
     }
 
-    /// A store that `operator` reaches.
+    /// Makes a store that `operator` reaches.
     #[must_use]
     pub fn new(operator: Operator) -> Self {
         let info = operator.info();
@@ -74,7 +74,7 @@ impl DalStorage {
         Self { operator, place, abilities: Abilities::default() }
     }
 
-    /// A bucket; `place` is what people call it.
+    /// Makes a store that is a bucket; `place` is what people call it.
     pub(super) fn bucket(operator: Operator, place: String, abilities: Abilities) -> Self {
         Self { operator, place, abilities }
     }
@@ -89,7 +89,7 @@ impl DalStorage {
         failure(e, key, &self.place)
     }
 
-    /// The whole object, verified if it has a checksum.
+    /// Fetches a whole object, and verifies it if it has a checksum.
     async fn get_whole(&self, key: &str) -> Result<Segments, StorageError> {
         let reader = self.operator.reader(key).await.map_err(|e| self.failure(&e, key))?;
         let body: Segments = reader.read(..).await.map_err(|e| self.failure(&e, key))?.collect();
@@ -101,7 +101,7 @@ impl DalStorage {
         Ok(body)
     }
 
-    /// A range, cut at the end of the object.
+    /// Fetches a range, which is cut at the end of the object.
     async fn get_range(&self, key: &str, off: u64, len: u64) -> Result<Segments, StorageError> {
         let end = off.saturating_add(len);
         if off >= end {
@@ -219,7 +219,7 @@ fn checksum(body: &Segments) -> u32 {
     body.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
 }
 
-/// Compares a body with the checksum that was noted with it. Another try may bring the right bytes.
+/// Compares a body with the checksum that was noted with it. A mismatch is transient: another try may bring the right bytes.
 fn verify(key: &str, noted: &str, body: &Segments) -> Result<(), StorageError> {
     let Ok(noted) = noted.parse::<u32>() else {
         tracing::warn!("{key} has \"{noted}\" for a checksum, which is not one");

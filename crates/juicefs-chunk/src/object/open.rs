@@ -1,4 +1,4 @@
-//! From a volume's setting to its object store.
+//! The object store of a volume is made from the setting of the volume.
 
 use std::sync::Arc;
 
@@ -16,18 +16,19 @@ use super::{
     table::{self, Way},
 };
 
-/// [`open_storage_with`] where nothing comes from the environment.
+/// Does what [`open_storage_with`] does, with nothing from the environment.
 ///
 /// # Errors
-/// As there.
+/// As [`open_storage_with`].
 pub fn open_storage(format: &Format) -> Result<Arc<dyn ObjectStorage>, StorageError> {
     open_storage_with(format, &|_| None)
 }
 
-/// The object store of a volume, with keys relative to the volume: its name is put before them here.
+/// Makes the object store of a volume. Its keys are relative to the volume, whose name is put before them.
 ///
-/// Nothing is contacted or made. Secrets of `format` must be decrypted. `variables` are asked for keys and regions that the
-/// volume does not name; only where AWS' own search for keys is used does that look into the process' environment.
+/// Nothing is contacted, and nothing is made in the store. The secrets of `format` must be decrypted. `variables` are asked
+/// for keys and regions that the volume does not name. Only AWS' own search for keys, where it is used, looks into the
+/// environment of the process itself.
 ///
 /// # Errors
 /// `Permanent` with a sentence for the user when the setting names a storage that is not supported, an address that is not

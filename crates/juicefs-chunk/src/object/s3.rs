@@ -1,4 +1,4 @@
-//! Storages that speak S3: AWS, everything compatible, and vendors with an S3 interface beside their own.
+//! These storages speak S3: AWS, everything compatible, and vendors with an S3 interface beside their own.
 //!
 //! Requests are signed with version 4 over an unsigned payload, sent once (retries are the data path's) and carry the
 //! CRC-32C of the body as the metadata `crc32c` (format: data.md §2.4).
@@ -21,7 +21,7 @@ use super::{
     opening::Opening,
 };
 
-/// The bucket of a volume.
+/// Opens the bucket of a volume.
 ///
 /// # Errors
 /// `Permanent` with a sentence for the user.
@@ -60,7 +60,7 @@ pub(super) fn open(opening: Opening<'_>) -> Result<DalStorage, StorageError> {
     Ok(DalStorage::bucket(operator, bucket.describe(), abilities))
 }
 
-/// Storage class of new objects; empty for that of the bucket.
+/// The storage class of new objects, empty for that of the bucket.
 fn storage_class(format: &Format) -> &str {
     tier(format).map_or(&format.storage_class, |tier| &tier.storage_class)
 }

@@ -1,4 +1,4 @@
-//! The staged blocks of a mount, in the order in which they go to the store.
+//! The staged blocks of a mount wait in a queue for their upload, the oldest first.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,11 +14,11 @@ use crate::{
     config::{ChunkConfig, Writeback},
 };
 
-/// Blocks that may be staged at once, if the settings of the cache set no limit of their own.
+/// So many blocks may be staged at once, if the settings of the cache set no limit of their own.
 const MAX_ITEMS: usize = 1 << 20;
-/// What is due is looked for again after this long at the latest: hours begin and disks fill up.
+/// Blocks that are due are looked for again after this time at the latest, because hours begin and disks fill up.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// And while the disk is short of space.
+/// The same while the disk is short of space.
 const SHORT_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A block that could not be uploaded is left alone for this long.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ pub(super) struct StagedQueue {
 #[derive(Debug, Default)]
 struct Blocks {
     waiting: HashMap<BlockId, Waiting>,
-    /// Those that are not on their way up, the oldest first.
+    /// The blocks that are not on their way up, the oldest first.
     queue: BTreeSet<(Timestamp, BlockId)>,
     bytes: u64,
     errors: u64,
@@ -49,7 +49,7 @@ struct Blocks {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     since: Timestamp,
-    /// When it may be tried again after a failure.
+    /// When the upload may be tried again after a failure.
     not_before: Timestamp,
 }
 
@@ -158,7 +158,7 @@ impl StagedQueue {
         Err(wait)
     }
 
-    /// The counters, without the writes under way.
+    /// Returns the counters, without the writes under way.
     pub(super) fn stats(&self, now: Timestamp) -> StagingStats {
         let blocks = self.blocks.lock();
         let oldest = blocks.waiting.values().map(|waiting| waiting.since).min();
@@ -185,7 +185,7 @@ fn until(now: Timestamp, due: Timestamp) -> Duration {
     Duration::from_nanos(u64::try_from(nanos.max(1_000_000)).unwrap_or(u64::MAX))
 }
 
-/// 0 when the clock was set back.
+/// Returns the time between in milliseconds, or 0 when the clock was set back.
 fn millis_between(earlier: Timestamp, now: Timestamp) -> u64 {
     let secs = i128::from(now.secs) - i128::from(earlier.secs);
     let millis = secs * 1000 + (i128::from(now.nanos) - i128::from(earlier.nanos)) / 1_000_000;

@@ -62,8 +62,8 @@ impl Dirs {
         &self.all[alive.at.get(at).copied().unwrap_or(0)]
     }
 
-    /// Returns the directories that a block may be in: the one that it would be written to, the one that old layouts put it in, and
-    /// those in which it was staged when the set of directories was another.
+    /// Returns the directories that a block may be in: the one that it would be written to, the one that old layouts put it
+    /// in, and those in which it was staged when the set of directories was another.
     pub(super) fn candidates(&self, id: BlockId) -> SmallVec<[&DirHandle; 3]> {
         let mut candidates: SmallVec<[&DirHandle; 3]> = SmallVec::new();
         candidates.push(self.of(id));

@@ -1,4 +1,4 @@
-//! The address of a bucket, taken apart as a URL (cli.md §3).
+//! The address of a bucket is taken apart as a URL (cli.md §3).
 
 use juicefs_tls::TlsFiles;
 use url::Url;
@@ -10,7 +10,7 @@ use crate::object::opening::Variables;
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) storage: &'static str,
-    /// As it was given, for messages.
+    /// The address as it was given, for messages.
     pub(super) given: String,
     pub(super) scheme: String,
     pub(super) host: String,
@@ -102,12 +102,12 @@ impl Address {
         Ok(())
     }
 
-    /// The bucket from the host's first label, with the rest of the host.
+    /// Splits the host into its first label, which is the bucket, and the rest.
     pub(super) fn split_host(&self) -> Option<(&str, &str)> {
         self.host.split_once('.').filter(|(bucket, rest)| !bucket.is_empty() && !rest.is_empty())
     }
 
-    /// The bucket `name` at `host`. A region in the address goes before `region`.
+    /// Makes the bucket `name` at `host`. A region in the address goes before `region`.
     pub(super) fn bucket(&self, host: &str, name: &str, region: &str, path_style: bool) -> Bucket {
         Bucket {
             storage: self.storage,
@@ -131,13 +131,13 @@ fn default_scheme(storage: &str, text: &str) -> &'static str {
     }
 }
 
-/// Whether buckets are part of the path where that is not decided by the storage.
+/// Whether buckets are part of the path, where the storage leaves that to `JFS_S3_VHOST_STYLE`.
 pub(super) fn path_style(variables: &Variables<'_>) -> bool {
     variables("JFS_S3_VHOST_STYLE")
         .is_none_or(|value| matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "false"))
 }
 
-/// The region that the environment names.
+/// Returns the region that the environment names.
 pub(super) fn region_variable(variables: &Variables<'_>) -> Option<String> {
     variables("AWS_REGION").or_else(|| variables("AWS_DEFAULT_REGION")).filter(|region| !region.is_empty())
 }

@@ -1,8 +1,8 @@
-//! A bucket and how it is spoken to.
+//! A bucket is described by where it is and how it is spoken to.
 
 use juicefs_tls::TlsFiles;
 
-/// The region of requests to whoever does not care.
+/// The region that is named to services which do not care.
 pub(super) const DEFAULT_REGION: &str = "us-east-1";
 
 /// A bucket and how it is spoken to.
@@ -24,7 +24,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Where requests about the bucket itself go.
+    /// Returns the URL for requests about the bucket itself.
     pub(super) fn url(&self) -> String {
         match self.path_style {
             true => format!("{}://{}/{}", self.scheme, self.host, self.name),
@@ -32,7 +32,7 @@ impl Bucket {
         }
     }
 
-    /// Where it is, for people.
+    /// Says for people where the bucket is.
     pub(super) fn describe(&self) -> String {
         if is_aws(&self.host) {
             format!("{}://{}/", self.storage, self.name)
@@ -42,7 +42,7 @@ impl Bucket {
     }
 }
 
-/// Whether a host is one of AWS.
+/// Whether a host belongs to AWS.
 pub(super) fn is_aws(host: &str) -> bool {
     host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn")
 }

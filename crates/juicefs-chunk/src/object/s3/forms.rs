@@ -1,4 +1,4 @@
-//! From `--storage` and `--bucket` to a bucket that speaks S3 (cli.md §3): the forms of addresses that storages have.
+//! Each storage that speaks S3 has forms of addresses, by which `--storage` and `--bucket` name a bucket (cli.md §3).
 
 use super::{
     address::{Address, path_style, region_variable},
@@ -70,13 +70,13 @@ fn of_minio(address: &Address, variables: &Variables<'_>) -> Result<Bucket, Stri
     Ok(address.bucket(&address.host, bucket, &region, path_style(variables)))
 }
 
-/// Google's storage by its S3 interface; the region in the address is only of use for making buckets.
+/// Google's storage is reached by its S3 interface. A region in the address is only of use for making buckets.
 fn of_gs(address: &Address) -> Result<Bucket, String> {
     let bucket = address.host.split('.').next().unwrap_or(&address.host);
     Ok(address.bucket("storage.googleapis.com", bucket, "auto", true))
 }
 
-/// The region of `s3.REGION.amazonaws.com`, `s3-REGION.…`, `s3.dualstack.REGION.…` and their Chinese kin.
+/// Finds the region in `s3.REGION.amazonaws.com`, `s3-REGION.…`, `s3.dualstack.REGION.…` and their Chinese kin.
 fn aws_region(host: &str) -> Option<String> {
     if !is_aws(host) {
         return None;
@@ -90,7 +90,7 @@ fn aws_region(host: &str) -> Option<String> {
     })
 }
 
-/// The region in the hosts of those compatible services that check it.
+/// Finds the region in the hosts of those compatible services that check it.
 fn region_in_host(host: &str) -> Option<String> {
     let labels: Vec<&str> = host.split('.').collect();
     match labels[..] {

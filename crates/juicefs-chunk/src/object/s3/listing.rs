@@ -1,5 +1,7 @@
-//! Listing a bucket with encoded keys, which OpenDAL does not ask for: XML has no way to write a control character, and
-//! servers that put one into it all the same, or something in its place, name another object than there is.
+//! A bucket is listed with encoded keys, which OpenDAL does not ask for.
+//!
+//! XML has no way to write a control character. Servers that put one into a listing all the same, or something in its place,
+//! would name another object than there is.
 
 use async_trait::async_trait;
 use http::{Method, Request, header, request::Parts};
@@ -16,15 +18,15 @@ use super::{
 };
 use crate::object::dal::{ListObjects, failure, unsigned};
 
-/// Most entries of one page.
+/// The most entries of one page.
 const PAGE: usize = 1000;
-/// What a value in a query has as it is.
+/// These characters are not encoded in the values of a query.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Lists a bucket.
 #[derive(Debug)]
 pub(super) struct Lister {
-    /// `None`: whoever asks is answered.
+    /// `None` when requests are not signed.
     signer: Option<Signer<Credential>>,
     transport: HttpTransporter,
     url: String,
@@ -122,7 +124,7 @@ impl ListObjects for Lister {
 }
 
 impl Page {
-    /// A key as it is. A server that encodes says so.
+    /// Decodes a key if the server says that keys are encoded.
     fn plain(&self, key: &str) -> String {
         match self.encoding_type.as_deref() {
             Some("url") => percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned(),

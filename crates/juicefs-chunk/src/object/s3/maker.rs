@@ -1,4 +1,4 @@
-//! Making a bucket, which OpenDAL has no request for.
+//! A bucket is made with a request of this file, because OpenDAL has none for it.
 
 use async_trait::async_trait;
 use http::{Method, Request, header};
