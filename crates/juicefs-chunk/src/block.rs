@@ -1,11 +1,11 @@
-//! Names of blocks: how a slice falls into blocks, and the object key of each (format: data.md §1.2, §1.3).
+//! A slice falls into blocks, and each block has an object key (format: data.md §1.2, §1.3).
 
 use std::fmt::Write;
 
 use juicefs_core::SliceKey;
 use smallvec::SmallVec;
 
-/// One block of a slice. `size` is that of its plain data, whatever is stored.
+/// Names one block of a slice. `size` counts the bytes of its plain data, whatever is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct BlockId {
     pub(crate) slice: u64,
@@ -14,7 +14,7 @@ pub(crate) struct BlockId {
 }
 
 impl BlockId {
-    /// The key below the volume's prefix.
+    /// Returns the object key below the volume's prefix.
     pub(crate) fn key(self, hash_prefix: bool) -> String {
         let Self { slice, index, size } = self;
         let mut key = String::with_capacity(48);
@@ -50,13 +50,13 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    /// Its bytes within the block.
+    /// Returns where the piece lies within the block.
     pub(crate) fn range(self) -> std::ops::Range<usize> {
         self.off as usize..(self.off + self.len) as usize
     }
 }
 
-/// The blocks that hold `[off, off + len)` of `slice`; `None` when that leaves the slice.
+/// Finds the blocks that hold `[off, off + len)` of `slice`. Returns `None` when the range leaves the slice.
 pub(crate) fn pieces(slice: SliceKey, block_size: usize, off: u32, len: u32) -> Option<SmallVec<[Piece; 2]>> {
     let block_size = u32::try_from(block_size).ok()?;
     let end = off.checked_add(len).filter(|end| *end <= slice.size)?;
@@ -73,7 +73,7 @@ pub(crate) fn pieces(slice: SliceKey, block_size: usize, off: u32, len: u32) -> 
     Some(out)
 }
 
-/// All blocks of `slice`.
+/// Lists all blocks of `slice`.
 pub(crate) fn blocks(slice: SliceKey, block_size: usize) -> impl Iterator<Item = BlockId> {
     pieces(slice, block_size, 0, slice.size).unwrap_or_default().into_iter().map(|piece| piece.block)
 }

@@ -1,13 +1,15 @@
-//! What is stored of a block: its bytes, compressed, then encrypted, as far as the volume wants that.
+//! The body of a block is what the object store keeps of it: its bytes, compressed and then encrypted as far as the volume
+//! wants that.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use juicefs_core::{Segments, buffer::segments_len};
+use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{cipher::Cipher, codec::Compression, config::ChunkConfig, pool::PoolBuf};
 
-/// Compressing fewer bytes than this is not worth a change of threads.
+/// Compressing no more bytes than this is not worth a change of threads.
 const INLINE_BYTES: usize = 64 << 10;
 
 /// How bodies of a volume are made.
@@ -27,12 +29,12 @@ impl BodyForm {
         self.compression.is_none() && self.cipher.is_none()
     }
 
-    /// Whether work on a block of this size is too much for whoever polls. With a key pair involved it always is.
+    /// Whether work on a block of this size is too much for the thread that polls. With a key pair it always is.
     pub(crate) fn wants_pool(&self, plain_bytes: usize) -> bool {
         self.cipher.is_some() || plain_bytes > INLINE_BYTES
     }
 
-    /// Most memory that fetching a block takes: each form of it lies beside the next.
+    /// Returns the most memory that fetching a block takes, in bytes: each form of the block lies beside the next.
     pub(crate) fn fetch_bytes(&self, plain_bytes: usize) -> usize {
         let packed = self.compression.bound_bytes(plain_bytes);
         let compressed = if self.compression.is_none() { 0 } else { packed };
@@ -43,7 +45,7 @@ impl BodyForm {
     /// Makes the body of a block.
     ///
     /// # Errors
-    /// The sentence of a library; not met by input that fits in memory.
+    /// Returns the sentence of a library. Input that fits in memory does not meet it.
     pub(crate) fn pack(&self, plain: Segments) -> Result<Segments, String> {
         let packed = match (&self.compression, &self.cipher) {
             (Compression::None, None) => return Ok(plain),
@@ -57,11 +59,11 @@ impl BodyForm {
         }
     }
 
-    /// The `plain_bytes` of a block from its body.
+    /// Takes the `plain_bytes` of a block out of its body.
     ///
     /// # Errors
-    /// What does not fit: damage, or another size. An encrypted block that is not compressed may be longer than its key
-    /// says, as one that is neither may: the rest is ignored.
+    /// Says what does not fit: the body is damaged, or of another size. The body of a block that is not compressed may be
+    /// longer than the key says; the rest is ignored.
     pub(crate) fn unpack(&self, body: Bytes, plain_bytes: usize) -> Result<Bytes, String> {
         let packed = match &self.cipher {
             Some(cipher) => {
@@ -83,7 +85,63 @@ impl BodyForm {
     }
 }
 
-/// One piece of memory with all of `body`.
+/// Makes bodies and takes them apart, in place when that is quickest, otherwise on the blocking pool. No more of it goes on
+/// there at once than there are processors, for each takes a processor, and memory beside the budget. Clones share the
+/// slots.
+#[derive(Clone, Debug)]
+pub(crate) struct Packer {
+    form: BodyForm,
+    slots: Arc<Semaphore>,
+    handle: Handle,
+}
+
+impl Packer {
+    pub(crate) fn new(form: BodyForm, handle: Handle) -> Self {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { form, slots: Arc::new(Semaphore::new(processors)), handle }
+    }
+
+    /// See [`BodyForm::is_plain`].
+    pub(crate) fn is_plain(&self) -> bool {
+        self.form.is_plain()
+    }
+
+    /// See [`BodyForm::fetch_bytes`].
+    pub(crate) fn fetch_bytes(&self, plain_bytes: usize) -> usize {
+        self.form.fetch_bytes(plain_bytes)
+    }
+
+    /// See [`BodyForm::pack`].
+    pub(crate) async fn pack(&self, plain: Segments) -> Result<Segments, String> {
+        let form = self.form.clone();
+        self.compute(segments_len(&plain), move || form.pack(plain)).await
+    }
+
+    /// See [`BodyForm::unpack`].
+    pub(crate) async fn unpack(&self, body: Bytes, plain_bytes: usize) -> Result<Bytes, String> {
+        let form = self.form.clone();
+        self.compute(plain_bytes, move || form.unpack(body, plain_bytes)).await
+    }
+
+    async fn compute<T, F>(&self, plain_bytes: usize, work: F) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, String> + Send + 'static,
+    {
+        if !self.form.wants_pool(plain_bytes) {
+            return work();
+        }
+        // The semaphore is never closed. The slot goes with the work, which a dropped future does not end.
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        let with_slot = move || {
+            let _slot = slot;
+            work()
+        };
+        self.handle.spawn_blocking(with_slot).await.unwrap_or_else(|e| Err(e.to_string()))
+    }
+}
+
+/// Returns one piece of memory with all of `body`. A body of one piece is not copied.
 pub(crate) fn join(body: Segments) -> Bytes {
     match <[Bytes; 1]>::try_from(body.into_vec()) {
         Ok([only]) => only,
@@ -91,7 +149,7 @@ pub(crate) fn join(body: Segments) -> Bytes {
     }
 }
 
-/// A buffer of its own with all of `body`.
+/// Copies all of `body` into a buffer of its own.
 pub(crate) fn copy(body: &[Bytes]) -> PoolBuf {
     let mut whole = PoolBuf::with_capacity(segments_len(body));
     body.iter().for_each(|part| whole.append(part));

@@ -1,28 +1,29 @@
-//! What is kept locally of blocks: in memory, and on disk in JuiceFS' layout.
+//! The cache keeps blocks on this machine: in memory, and in a local tier on disks ([`LocalTier`]).
 //!
-//! The memory part is always there. It is what lets a sequential reader take a fetched block piece by piece, so it
-//! stays small unless the whole cache was asked to be in memory: what lies on disk is in the kernel's page cache when it
-//! is hot, and read from there in microseconds. Bytes in memory are counted by a limit of their own and not by the
-//! budget: cached bytes must never stand in the way of a read.
+//! The memory part is always there. It lets a sequential reader take a fetched block piece by piece, and stays small unless
+//! the user wants the whole cache in memory: a hot block on disk is in the kernel's page cache, and is read from there in
+//! microseconds. Bytes in memory have a limit of their own and are not taken from the budget, because cached bytes must never
+//! stand in the way of a read.
 
 mod dir;
+mod dir_list;
 mod disk;
 mod file;
 mod gate;
 mod health;
 mod index;
 mod memory;
+mod modes;
 mod open_files;
-mod place;
 mod ring;
 mod scan;
 mod stage;
 mod tidy;
+mod tier;
 #[cfg(test)]
 pub(crate) mod trouble;
 
 use std::{
-    io,
     sync::{Arc, OnceLock, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -31,7 +32,6 @@ use std::{
 use bytes::Bytes;
 use juicefs_core::{Segments, store::DiskCounts};
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     block::BlockId,
@@ -40,53 +40,32 @@ use crate::{
     counters::Counters,
     pool,
 };
+pub use dir_list::cache_dirs;
 use disk::DiskCache;
-pub(crate) use disk::OnDisk;
 use memory::MemoryCache;
 pub(crate) use open_files::OpenFiles;
-pub use place::cache_dirs;
-pub(crate) use stage::StagedBlock;
+use tidy::TidyCall;
+pub(crate) use tier::{Found, LocalBlock, LocalTier, StagedBlock};
 
-/// How often limits are looked after.
+/// How often the limits are looked after.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often memory that nobody wants is given back.
+/// How often recycled memory that nobody wants is given back.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
-/// Bytes of the memory cache that stands in for a disk cache without a usable directory.
+/// The limit, in bytes, of the memory cache that stands in for a disk cache without a usable directory.
 const FALLBACK_MEMORY_BYTES: u64 = 100 << 20;
 
-/// How much a block wants to be kept.
+/// Whether a fetched block is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Keep {
-    /// Not at all.
+    /// The block is not kept.
     No,
-    /// As the settings say, if there is room in the queue.
+    /// The block is kept if the settings want it and there is room in the queue.
     Normal,
-    /// Whatever `--cache-partial-only` says, waiting for room.
+    /// The block is kept whatever `--cache-partial-only` says, and room is waited for.
     Forced,
 }
 
-/// Where a block was found.
-pub(crate) enum Found {
-    /// The whole of it in memory.
-    Memory(Bytes),
-    /// In an open file of the disk cache.
-    Disk(OnDisk),
-    /// In a file of the disk cache, or perhaps there: finding out would wait. [`Cache::open_file`] does.
-    Closed,
-    /// Nowhere.
-    Nothing,
-}
-
-/// What the tidying thread is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum TidyCall {
-    /// A limit was passed.
-    Now,
-    /// The cache is closing.
-    Stop,
-}
-
-/// The local cache of one mount.
+/// The cache of one mount.
 #[derive(Debug)]
 pub(crate) struct Cache {
     parts: Arc<Parts>,
@@ -99,11 +78,11 @@ pub(crate) struct Cache {
 #[derive(Debug)]
 struct Parts {
     memory: MemoryCache,
-    /// Takes the place of `memory` when all disks are down.
+    /// Takes the place of `memory` once all disks are down.
     instead: OnceLock<MemoryCache>,
     /// Whether memory is the cache proper, and not only a stage for readers.
     all_in_memory: bool,
-    disk: Option<Arc<DiskCache>>,
+    tier: Option<Arc<dyn LocalTier>>,
 }
 
 impl Parts {
@@ -122,13 +101,13 @@ impl Cache {
     pub(crate) fn open(config: &ChunkConfig, counters: &Arc<Counters>) -> Self {
         let cache = &config.cache;
         let (calls, called) = mpsc::sync_channel(1);
-        let disk = match &cache.place {
-            CachePlace::Disk(dirs) => DiskCache::open(config, dirs, counters, &calls),
+        let tier: Option<Arc<dyn LocalTier>> = match &cache.place {
+            CachePlace::Disk(dirs) => DiskCache::open(config, dirs, counters, &calls).map(|disk| disk as _),
             CachePlace::None | CachePlace::Memory => None,
         };
         let (all_in_memory, memory_bytes) = match cache.place {
             CachePlace::Memory => (true, cache.size_bytes),
-            CachePlace::Disk(_) if disk.is_none() => {
+            CachePlace::Disk(_) if tier.is_none() => {
                 tracing::warn!("no cache directory can be used: caching up to 100 MiB in memory");
                 (true, FALLBACK_MEMORY_BYTES.max(cache.memory_bytes))
             }
@@ -136,7 +115,7 @@ impl Cache {
         };
         let evicts = all_in_memory.then(|| Arc::clone(counters));
         let memory = MemoryCache::new(memory_bytes, cache.expire, evicts);
-        let parts = Arc::new(Parts { memory, instead: OnceLock::new(), all_in_memory, disk });
+        let parts = Arc::new(Parts { memory, instead: OnceLock::new(), all_in_memory, tier });
         let unwanted_size = u32::try_from(config.block_size).ok().filter(|_| cache.partial_only);
         let tidier = Mutex::new(spawn_tidier(Arc::clone(&parts), cache.clone(), Arc::clone(counters), called));
         Self { parts, unwanted_size, tidier, calls }
@@ -144,148 +123,111 @@ impl Cache {
 
     /// Looks for a block without waiting for a disk.
     pub(crate) fn find(&self, id: BlockId) -> Found {
-        match (self.parts.memory().get(id), &self.parts.disk) {
+        match (self.parts.memory().get(id), &self.parts.tier) {
             (Some(bytes), _) => Found::Memory(bytes),
-            (None, Some(disk)) => disk.find(id),
+            (None, Some(tier)) => tier.find(id),
             (None, None) => Found::Nothing,
         }
     }
 
-    /// Looks for a block on disk, for as long as readers wait for one. Never [`Found::Closed`]. Polled within a runtime.
-    pub(crate) async fn open_file(&self, id: BlockId) -> Found {
-        match &self.parts.disk {
-            Some(disk) => disk.open_file(id).await,
+    /// Looks for a block on disk, for as long as readers wait for one. Never returns [`Found::Closed`]. Must be polled within
+    /// a runtime.
+    pub(crate) async fn open_block(&self, id: BlockId) -> Found {
+        match &self.parts.tier {
+            Some(tier) => tier.open(id).await,
             None => Found::Nothing,
         }
     }
 
     /// Whether [`Cache::warm`] would do something.
     pub(crate) fn is_cold(&self, id: BlockId) -> bool {
-        self.parts.disk.as_ref().is_some_and(|disk| !disk.is_open(id))
+        self.parts.tier.as_ref().is_some_and(|tier| !tier.is_open(id))
     }
 
-    /// Lets the kernel read the file of a block that is not in use yet. Polled within a runtime.
+    /// Lets a block on disk be read ahead that is not in use yet. Must be polled within a runtime.
     pub(crate) async fn warm(&self, id: BlockId) {
-        if let Some(disk) = &self.parts.disk {
-            disk.warm(id).await;
+        if let Some(tier) = &self.parts.tier {
+            tier.warm(id).await;
         }
     }
 
-    /// Whether a block is at hand, however briefly.
+    /// Whether a block is on this machine, even if it stays only briefly.
     pub(crate) fn holds(&self, id: BlockId) -> bool {
         self.parts.memory().contains(id) || self.contains(id)
     }
 
-    /// Whether a block is in the cache proper.
+    /// Whether a block is in the cache proper, where it stays until it is evicted.
     pub(crate) fn contains(&self, id: BlockId) -> bool {
-        self.parts.disk.as_ref().is_some_and(|disk| disk.contains(id))
+        self.parts.tier.as_ref().is_some_and(|tier| tier.contains(id))
             || (self.parts.all_in_memory() && self.parts.memory().contains(id))
     }
 
-    /// Keeps a fetched block. Its bytes are counted here from now on. Waits for room only when forced.
+    /// Keeps a fetched block as `keep` says. The cache counts its bytes from now on. Waits for room only when forced.
     pub(crate) async fn insert(&self, id: BlockId, bytes: &Bytes, keep: Keep) {
         if keep == Keep::No {
             return;
         }
         self.parts.memory().insert(id, bytes.clone());
-        match &self.parts.disk {
-            Some(disk) if keep == Keep::Forced => disk.put(id, bytes).await,
-            Some(disk) if self.unwanted_size != Some(id.size) => disk.offer(id, bytes),
+        match &self.parts.tier {
+            Some(tier) if keep == Keep::Forced => tier.put(id, bytes).await,
+            Some(tier) if self.unwanted_size != Some(id.size) => tier.offer(id, bytes),
             _ => {}
         }
     }
 
-    /// Keeps a block that is being written, if there is room in the queue.
+    /// Keeps a block that is being written if there is room in the queue. Copies a body of several pieces.
     pub(crate) fn insert_written(&self, id: BlockId, body: &Segments) {
         if self.parts.all_in_memory() {
             self.parts.memory().insert(id, join(body.clone()));
-        } else if let Some(disk) = &self.parts.disk {
-            disk.offer(id, &join(body.clone()));
+        } else if let Some(tier) = &self.parts.tier {
+            tier.offer(id, &join(body.clone()));
         }
     }
 
-    /// Forgets a block that is no more. Polled within a runtime.
+    /// Forgets and deletes a block that is no more. Must be polled within a runtime.
     pub(crate) async fn remove(&self, id: BlockId) {
         self.drop_copy(id, false).await;
     }
 
-    /// Forgets a block, to make room or because it turned out to be damaged, unless it is not in the store yet. Polled
-    /// within a runtime.
+    /// Forgets and deletes a block, to make room or because it turned out to be damaged. A staged block stays. Must be
+    /// polled within a runtime.
     pub(crate) async fn evict(&self, id: BlockId) {
         self.drop_copy(id, true).await;
     }
 
     async fn drop_copy(&self, id: BlockId, keep_staged: bool) {
         self.parts.memory().remove(id);
-        if let Some(disk) = &self.parts.disk {
-            disk.remove(id, keep_staged).await;
+        if let Some(tier) = &self.parts.tier {
+            tier.remove(id, keep_staged).await;
         }
     }
 
     /// Whether a block waits here for its upload.
     pub(crate) fn is_staged(&self, id: BlockId) -> bool {
-        self.parts.disk.as_ref().is_some_and(|disk| disk.is_staged(id))
+        self.parts.tier.as_ref().is_some_and(|tier| tier.is_staged(id))
     }
 
-    /// Whether blocks can be staged here.
-    pub(crate) fn can_stage(&self) -> bool {
-        self.parts.disk.is_some()
+    /// Returns the local tier, in which blocks can be staged.
+    pub(crate) fn tier(&self) -> Option<&Arc<dyn LocalTier>> {
+        self.parts.tier.as_ref()
     }
 
-    /// Waits for its turn to stage a block, which holds the slot meanwhile. `None` when no disk takes it now.
-    pub(crate) async fn stage_slot(&self, id: BlockId) -> Option<OwnedSemaphorePermit> {
-        match &self.parts.disk {
-            Some(disk) => disk.stage_slot(id).await,
-            None => None,
-        }
-    }
-
-    /// Writes a block that is to go to the store later so that it survives a crash. Waits for the disk.
-    ///
-    /// # Errors
-    /// Those of the disk, `StorageFull` when it has too little free space, `Unsupported` without one. Nothing is left.
-    pub(crate) fn stage(&self, id: BlockId, body: &Segments, tier: u8) -> io::Result<()> {
-        let disk = self.parts.disk.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        disk.stage(id, body, tier)
-    }
-
-    /// A staged block is in the store: its copy here may go from now on. Polled within a runtime.
-    pub(crate) async fn unstage(&self, id: BlockId) -> io::Result<()> {
-        match &self.parts.disk {
-            Some(disk) => disk.unstage(id).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Reads a staged block to be uploaded, and compares all of it with its checksums. Polled within a runtime.
-    ///
-    /// # Errors
-    /// Those of the disk, `TimedOut` when it does not answer, `InvalidData` for damage.
-    pub(crate) async fn read_staged(&self, id: BlockId) -> io::Result<Bytes> {
-        self.parts.disk.as_ref().ok_or(io::ErrorKind::NotFound)?.read_staged(id).await
-    }
-
-    /// What was staged by earlier clients. Waits for the disk.
-    pub(crate) fn find_staged(&self) -> Vec<StagedBlock> {
-        self.parts.disk.as_ref().map_or_else(Vec::new, |disk| disk.find_staged())
-    }
-
-    /// Whether the disk has less free space than it should.
+    /// Whether a disk has less free space than it should.
     pub(crate) fn is_short_of_space(&self) -> bool {
-        self.parts.disk.as_ref().is_some_and(|disk| disk.is_short_of_space())
+        self.parts.tier.as_ref().is_some_and(|tier| tier.is_short_of_space())
     }
 
-    /// Disks by their state.
+    /// Counts the disks by their state.
     pub(crate) fn disks(&self) -> DiskCounts {
-        self.parts.disk.as_ref().map_or_else(DiskCounts::default, |disk| disk.disks())
+        self.parts.tier.as_ref().map_or_else(DiskCounts::default, |tier| tier.disks())
     }
 
-    /// Blocks and bytes held.
+    /// Returns the number of blocks held and their bytes.
     pub(crate) fn usage(&self) -> (u64, u64) {
         let memory = self.parts.memory();
         memory.settle();
-        match &self.parts.disk {
-            Some(disk) if !self.parts.all_in_memory() => disk.usage(),
+        match &self.parts.tier {
+            Some(tier) if !self.parts.all_in_memory() => tier.usage(),
             _ => memory.usage(),
         }
     }
@@ -305,8 +247,8 @@ impl Cache {
                 tracing::error!("the thread cache-tidy panicked");
             }
         }
-        if let Some(disk) = &self.parts.disk {
-            disk.close();
+        if let Some(tier) = &self.parts.tier {
+            tier.close();
         }
         self.parts.memory.clear();
         self.parts.memory().clear();
@@ -329,18 +271,17 @@ fn spawn_tidier(
                 trimmed = Instant::now();
                 pool::trim();
             }
-            let Some(disk) = &parts.disk else { continue };
-            if !disk.look_after_disks(Instant::now()) && parts.instead.get().is_none() {
+            let Some(tier) = &parts.tier else { continue };
+            if !tier.look_after(Instant::now()) && parts.instead.get().is_none() {
                 tracing::warn!("no cache disk is left: caching up to 100 MiB in memory");
                 let bytes = FALLBACK_MEMORY_BYTES.max(config.memory_bytes);
                 let evicts = Some(Arc::clone(&counters));
                 parts.instead.get_or_init(|| MemoryCache::new(bytes, config.expire, evicts));
                 parts.memory.clear();
             }
-            disk.tidy();
             if config.scan_interval.is_some_and(|every| !every.is_zero() && scanned.elapsed() >= every) {
                 scanned = Instant::now();
-                disk.rescan();
+                tier.rescan();
             }
         }
     };

@@ -1,17 +1,19 @@
-//! Encryption of bodies (format: data.md §2.2): a fresh data key per body, wrapped by the RSA or SM2 key of the volume.
+//! Bodies are encrypted with a fresh data key each, which the RSA or SM2 key of the volume wraps (format: data.md §2.2).
 //!
 //! ```text
 //! | 2: K, big endian | 1: N = 12 | K: wrapped data key | N: nonce | ciphertext | 16: tag |
 //! ```
 //!
-//! The kind of key decides how data keys are wrapped, the algorithm in the volume setting what they encrypt with, and any
-//! two go together. The whole body is authenticated: by OAEP or the digest in an SM2 ciphertext as far as the wrapped key
-//! goes, by the tag for the rest, and the lengths have one right value each. What a body was stored for is not part of it,
-//! so one that was stored under another key opens. Opening costs a private operation of the key (about a millisecond for
-//! 2048 bits of RSA, a third of that for SM2), sealing a public one (a millisecond for SM2, little for RSA); both are work for
-//! the blocking pool.
+//! The kind of key decides how data keys are wrapped, and the algorithm in the volume setting decides what they encrypt with;
+//! any two go together. The whole body is authenticated: the wrapped key by OAEP or by the digest in an SM2 ciphertext, the
+//! rest by the tag, and each length has only one right value. The object key is no part of it, so that a body which was
+//! stored under another object key opens as well.
+//!
+//! Opening costs a private operation of the key (about a millisecond for 2048 bits of RSA, a third of that for SM2), sealing
+//! a public one (a millisecond for SM2, little for RSA). Both are work for the blocking pool.
 
 mod data;
+mod error;
 mod key;
 mod legacy;
 mod pbes;
@@ -26,15 +28,16 @@ use crate::pool::PoolBuf;
 
 use data::{Algorithm, DATA_KEY_BYTES, DataKey, NONCE_BYTES, TAG_BYTES};
 
-pub use key::{KeyError, VolumeKey};
+pub use error::KeyError;
+pub use key::VolumeKey;
 
 /// Bytes before the wrapped key.
 const LENGTHS_BYTES: usize = 3;
 
-/// Why a volume's bodies cannot be encrypted and decrypted. The sentences are for the user.
+/// Says why the bodies of a volume cannot be encrypted and decrypted. The sentences are for the user.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CipherError {
-    /// Not one of the algorithms that this client knows.
+    /// The algorithm is none that this client knows.
     #[error("encrypt algorithm {0:?} is not supported; supported are: aes256gcm-rsa, chacha20-rsa, sm4gcm")]
     Algorithm(String),
     /// The private key cannot be used.
@@ -42,7 +45,7 @@ pub enum CipherError {
     Key(#[from] KeyError),
 }
 
-/// How bodies of a volume are encrypted: its key and the algorithm. Fixed when the volume is made.
+/// Encrypts and decrypts the bodies of a volume. Key and algorithm are fixed when the volume is made.
 pub struct Cipher {
     key: VolumeKey,
     algorithm: Algorithm,
@@ -55,13 +58,13 @@ impl std::fmt::Debug for Cipher {
 }
 
 impl Cipher {
-    /// The cipher of a volume, `None` when it is not encrypted. Secrets of `format` must be decrypted; `passphrase` is that
-    /// of the private key, and is ignored if the key has none.
+    /// Makes the cipher of a volume, or `None` when the volume is not encrypted. The secrets of `format` must be decrypted.
+    /// `passphrase` is that of the private key, and is ignored if the key has none.
     ///
     /// Deriving the key from a passphrase takes a processor for some milliseconds up to a second.
     ///
     /// # Errors
-    /// With a sentence for the user.
+    /// When the algorithm is not known or the key cannot be used, with a sentence for the user.
     pub fn of_volume(format: &Format, passphrase: Option<&[u8]>) -> Result<Option<Arc<Self>>, CipherError> {
         if format.encrypt_key.is_empty() {
             return Ok(None);
@@ -72,7 +75,7 @@ impl Cipher {
         Ok(Some(Arc::new(Self { key, algorithm })))
     }
 
-    /// Most bytes that a sealed body has beyond what is in it. With an RSA key it is always as many.
+    /// Returns the most bytes that a sealed body has beyond its content. With an RSA key it always has as many.
     #[must_use]
     pub fn overhead_bytes(&self) -> usize {
         LENGTHS_BYTES + self.wrapped_bytes() + NONCE_BYTES + TAG_BYTES
@@ -85,7 +88,7 @@ impl Cipher {
     /// Encrypts `body`, in place, under a data key of its own.
     ///
     /// # Errors
-    /// The step that failed; not met unless there is no randomness or no memory.
+    /// Names the step that failed. None fails unless there is no randomness or no memory.
     pub(crate) fn seal(&self, mut body: PoolBuf) -> Result<Segments, String> {
         let mut data_key = [0; DATA_KEY_BYTES];
         let data_key = &mut data_key[..self.algorithm.key_bytes()];
@@ -104,7 +107,7 @@ impl Cipher {
     /// Decrypts a body that [`Cipher::seal`] or another client made.
     ///
     /// # Errors
-    /// What does not fit: damage, or another key. Nothing of the content is returned then.
+    /// Says what does not fit: the body is damaged, or belongs to another key. Nothing of the content is returned then.
     pub(crate) fn open(&self, sealed: &[u8]) -> Result<PoolBuf, String> {
         let damaged = || format!("a body of {} bytes is no encrypted one", sealed.len());
         let (lengths, rest) = sealed.split_first_chunk::<LENGTHS_BYTES>().ok_or_else(damaged)?;

@@ -1,7 +1,8 @@
-//! Compression of block bodies (format: data.md §2.1).
+//! Bodies of blocks are compressed and decompressed here (format: data.md §2.1).
 //!
-//! The plain size of a block is known from its key and never from its body, so a body is decoded into a buffer of
-//! exactly that size and everything else is an error: a decoder that may write beyond its block hands out wrong bytes.
+//! The key of a block tells its plain size; the body is not asked for it. A body is decoded into a buffer of exactly that
+//! size, and whatever does not fill it exactly is an error: a decoder that goes by what the body says could hand out bytes
+//! that are none of the block's.
 
 use parking_lot::Mutex;
 use zstd::bulk::{Compressor, Decompressor};
@@ -9,13 +10,13 @@ use zstd::bulk::{Compressor, Decompressor};
 use crate::pool::PoolBuf;
 
 const ZSTD_LEVEL: i32 = 1;
-/// Contexts kept for reuse: each is near 1 MiB and slow to set up.
+/// How many contexts are kept for reuse. Each takes near 1 MiB and is slow to set up.
 const IDLE_CONTEXTS: usize = 2;
 
 static COMPRESSORS: Mutex<Vec<Compressor<'static>>> = Mutex::new(Vec::new());
 static DECOMPRESSORS: Mutex<Vec<Decompressor<'static>>> = Mutex::new(Vec::new());
 
-/// How the bodies of a volume's blocks are compressed. Fixed when the volume is made.
+/// How the bodies of a volume are compressed. This is fixed when the volume is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Compression {
     /// Bodies are the plain bytes, and can be read in part.
@@ -27,7 +28,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The algorithm with this name in the volume setting, in any case; empty is none.
+    /// Finds the algorithm with this name in the volume setting, in upper or lower case. An empty name means none.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {
@@ -44,7 +45,7 @@ impl Compression {
         self == Self::None
     }
 
-    /// Most bytes that `plain_bytes` can become.
+    /// Returns the most bytes that `plain_bytes` can become.
     #[must_use]
     pub fn bound_bytes(self, plain_bytes: usize) -> usize {
         match self {
@@ -60,7 +61,7 @@ impl Compression {
     /// Encodes one block.
     ///
     /// # Errors
-    /// The sentence of the library; not met by input that fits in memory.
+    /// Returns the library's sentence. Input that fits in memory does not meet it.
     pub(crate) fn encode(self, plain: &[u8]) -> Result<PoolBuf, String> {
         let mut body = PoolBuf::stale(match self {
             // The library wants more room than the format's bound, and does not use it.
@@ -96,7 +97,7 @@ impl Compression {
     /// Decodes `body` to fill `plain` exactly.
     ///
     /// # Errors
-    /// What does not fit: damage, or another length than that of `plain`. The content of `plain` is lost then.
+    /// Says what does not fit: the body is damaged, or it has another length than `plain`. The content of `plain` is lost then.
     pub(crate) fn decode(self, body: &[u8], plain: &mut [u8]) -> Result<(), String> {
         let expected = plain.len();
         let got = match self {

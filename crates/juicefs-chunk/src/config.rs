@@ -1,4 +1,4 @@
-//! What the data path is told: one plain structure, filled by whoever knows flags and the volume setting.
+//! The settings of the data path are one plain structure, which is filled by whoever knows the flags and the volume setting.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -7,17 +7,17 @@ use thiserror::Error;
 
 use crate::{cipher::Cipher, codec::Compression};
 
-/// Smallest data budget that is worked with.
+/// The smallest data budget that is worked with, in bytes.
 pub const MIN_BUFFER_BYTES: usize = 32 << 20;
 
-/// Most of `--buffer-size` that is used with a local store: it takes blocks as fast as they come, and more memory would
-/// only hold them longer.
+/// The most bytes of `--buffer-size` that are used with a local store. Such a store takes blocks as fast as they come, and
+/// more memory would only hold them longer.
 pub const LOCAL_BUFFER_BYTES: usize = 64 << 20;
 
-/// Most memory for recently fetched blocks beside a disk cache.
+/// The most bytes of memory for recently fetched blocks beside a disk cache.
 pub const DISK_MEMORY_BYTES: u64 = 16 << 20;
 
-/// Why a configuration cannot be made.
+/// Says why a configuration cannot be made.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// The volume is compressed in a way that this client does not know.
@@ -26,12 +26,12 @@ pub enum ConfigError {
     /// The volume is encrypted, and its cipher is missing.
     #[error("the volume is encrypted, and its key is not at hand")]
     Encrypted,
-    /// The block size is outside of what volumes have.
+    /// No volume has this block size.
     #[error("block size {0} KiB of the volume is not a power of two from 64 to 16384")]
     BlockSize(u32),
 }
 
-/// Settings of the data path, fixed for the life of a mount. The flag that each equals is named.
+/// The settings of the data path, which are fixed for the life of a mount. Those that are flags of `mount` are named by them.
 #[derive(Clone, Debug)]
 pub struct ChunkConfig {
     /// Bytes of a full block, from the volume setting.
@@ -69,59 +69,59 @@ pub struct ChunkConfig {
     pub upload_limit_mbps: u64,
     /// `--download-limit`: the same for downloads.
     pub download_limit_mbps: u64,
-    /// `--prefetch`: whole blocks fetched in the background at once after reads of parts of them; 0 turns it off.
+    /// `--prefetch`: how many whole blocks are fetched in the background at once, after reads of parts of them; 0 for none.
     pub prefetch: usize,
     /// `--writeback`: blocks count as written once they are on the local disk. `None`: once the store has them.
     pub writeback: Option<Writeback>,
     /// The local cache.
     pub cache: CacheConfig,
-    /// Time of day, which the age of cached blocks is told by.
+    /// The time of day, by which the age of cached blocks is told.
     pub clock: Arc<dyn Clock>,
 }
 
 /// Where blocks are kept locally.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CachePlace {
-    /// `--cache-size 0`: nowhere beyond the short-lived read memory.
+    /// `--cache-size 0`: blocks are kept nowhere but in the short-lived memory for reads.
     None,
-    /// `--cache-dir memory`: in memory, up to [`CacheConfig::size_bytes`].
+    /// `--cache-dir memory`: blocks are kept in memory, up to [`CacheConfig::size_bytes`].
     Memory,
-    /// In these directories, the volume's UUID being part of each (see [`crate::cache_dirs`]).
+    /// Blocks are kept in these directories. The volume's UUID is part of each (see [`crate::cache_dirs`]).
     Disk(Vec<PathBuf>),
 }
 
 /// Which blocks go when the cache is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Eviction {
-    /// None: new blocks are not kept.
+    /// None goes: new blocks are not kept.
     None,
-    /// The older of two taken at random.
+    /// The older of two blocks goes that are taken at random.
     TwoRandom,
-    /// The one unused for longest. In memory this is what is done in any case.
+    /// The block goes that was unused for longest. In memory that is so in any case.
     Lru,
 }
 
 /// How far cached bytes are compared with their checksums (format: data.md §4.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChecksumLevel {
-    /// Never, and none are written.
+    /// Checksums are neither compared nor written.
     None,
-    /// When a whole block is read.
+    /// Checksums are compared when a whole block is read.
     Full,
-    /// The 32 KiB pieces that lie wholly in what is read.
+    /// The checksums are compared of the 32 KiB pieces that lie wholly in what is read.
     Shrink,
-    /// All 32 KiB pieces that are touched.
+    /// The checksums are compared of all 32 KiB pieces that a read touches.
     Extend,
 }
 
 /// Which blocks are put into the disk cache as they are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeepWritten {
-    /// None: the store is as near as the cache.
+    /// No block is: the store is as near as the cache.
     None,
-    /// Those shorter than a full block, as small files have them.
+    /// Blocks are that are shorter than a full block, as small files have them.
     Short,
-    /// `--cache-large-write`: all.
+    /// `--cache-large-write`: all blocks are.
     All,
 }
 
@@ -141,9 +141,9 @@ pub struct Writeback {
 /// Hours of the day, local time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UploadHours {
-    /// The first, 0 to 23.
+    /// The first hour, 0 to 23.
     pub from: u8,
-    /// The first after it that is not among them, across midnight if it is smaller; all hours if it is the same.
+    /// The first hour after `from` that is not among them, past midnight if it is smaller. All hours are if it is the same.
     pub to: u8,
 }
 
@@ -159,13 +159,13 @@ impl UploadHours {
     }
 }
 
-/// The hour of the day at this machine.
+/// Returns the hour of the day in the time zone of this machine.
 pub(crate) fn local_hour(at: Timestamp) -> u8 {
     let instant = jiff::Timestamp::from_second(at.secs).unwrap_or_default();
     u8::try_from(instant.to_zoned(jiff::tz::TimeZone::system()).hour()).unwrap_or_default()
 }
 
-/// When a cache disk is taken for one in trouble (format: data.md §4.7).
+/// The rules by which a cache disk counts as unstable, normal again or down (format: data.md §4.7).
 #[derive(Clone, PartialEq, Debug)]
 pub struct HealthRules {
     /// How long a reader waits for the disk before it asks the store; a fifth of it while the disk is unstable. What is
@@ -180,9 +180,9 @@ pub struct HealthRules {
     pub down_after: Duration,
     /// `JFS_MAX_CONCURRENCY_FOR_UNSTABLE`: operations on an unstable disk at once.
     pub unstable_operations: usize,
-    /// Time within which failures are counted together.
+    /// The time within which failures are counted together.
     pub window: Duration,
-    /// Between two looks at how an unstable disk does.
+    /// The pause between two looks at how an unstable disk does.
     pub probe_interval: Duration,
 }
 
@@ -228,12 +228,12 @@ pub struct CacheConfig {
     /// Bytes of recently fetched blocks held in memory, outside of the budget; beside a disk cache at most
     /// [`DISK_MEMORY_BYTES`].
     pub memory_bytes: u64,
-    /// When a disk is no longer relied on.
+    /// The rules by which a disk is no longer relied on.
     pub health: HealthRules,
 }
 
 impl ChunkConfig {
-    /// JuiceFS' defaults for a volume that is not encrypted, without a local cache.
+    /// Makes the settings with JuiceFS' defaults, for a volume that is not encrypted and without a local cache.
     ///
     /// # Errors
     /// When the setting has a block size or compression that no volume of ours has, or it is encrypted.
@@ -241,7 +241,7 @@ impl ChunkConfig {
         Self::for_volume(format, None)
     }
 
-    /// JuiceFS' defaults for a volume, without a local cache; `cipher` is the one of its setting.
+    /// Makes the settings with JuiceFS' defaults, for a volume without a local cache. `cipher` is that of the volume setting.
     ///
     /// # Errors
     /// When the setting has a block size or compression that no volume of ours has, or says that the volume is encrypted
@@ -294,9 +294,9 @@ impl ChunkConfig {
         })
     }
 
-    /// What to keep of written blocks: everything with `--cache-large-write`; else the short ones, unless the store is
-    /// a local directory: there a second file per small file doubles its cost, and reading it back is as cheap from
-    /// the store.
+    /// Decides which written blocks are kept: all with `--cache-large-write`, otherwise the short ones. With a store in a
+    /// local directory none are, because a second file doubles the cost of a small file, and reading it back is as cheap
+    /// from the store.
     #[must_use]
     pub fn keep_written(storage: &str, large_write: bool) -> KeepWritten {
         match large_write {
@@ -306,7 +306,7 @@ impl ChunkConfig {
         }
     }
 
-    /// The same with every number within its bounds.
+    /// Returns the same settings with every number within its bounds.
     pub(crate) fn corrected(mut self) -> Self {
         if self.local_store {
             self.buffer_bytes = self.buffer_bytes.min(LOCAL_BUFFER_BYTES);

@@ -1,4 +1,4 @@
-//! Counters of the data path.
+//! The data path counts here what it does.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -7,7 +7,7 @@ use std::{
 
 use juicefs_core::store::OpStats;
 
-/// One kind of operation.
+/// Counts operations of one kind, their bytes and the time they took.
 #[derive(Debug, Default)]
 pub(crate) struct OpCounter {
     count: AtomicU64,
@@ -16,6 +16,7 @@ pub(crate) struct OpCounter {
 }
 
 impl OpCounter {
+    /// Counts one operation.
     pub(crate) fn add(&self, bytes: usize, took: Duration) {
         self.count.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
@@ -24,7 +25,7 @@ impl OpCounter {
         }
     }
 
-    /// Counts one that took no time worth measuring.
+    /// Counts one operation that took no time worth measuring.
     pub(crate) fn hit(&self, bytes: usize) {
         self.add(bytes, Duration::ZERO);
     }
@@ -51,9 +52,11 @@ pub(crate) struct Counters {
     pub(crate) cache_drops: AtomicU64,
     pub(crate) cache_evicts: AtomicU64,
     pub(crate) object_errors: AtomicU64,
+    /// How many staged blocks are being written now, also those that nobody waits for any more.
+    pub(crate) staging_writes: AtomicU64,
 }
 
-/// One more of something, until it is dropped.
+/// Counts as one more of something until it is dropped.
 pub(crate) struct OneMore<'a>(&'a AtomicU64);
 
 impl<'a> OneMore<'a> {
@@ -70,14 +73,17 @@ impl Drop for OneMore<'_> {
 }
 
 impl Counters {
+    /// Counts a block that the cache had no room for.
     pub(crate) fn dropped(&self) {
         self.cache_drops.fetch_add(1, Relaxed);
     }
 
+    /// Counts blocks that left the cache to make room.
     pub(crate) fn evicted(&self, blocks: usize) {
         self.cache_evicts.fetch_add(blocks as u64, Relaxed);
     }
 
+    /// Counts a request that failed.
     pub(crate) fn object_error(&self) {
         self.object_errors.fetch_add(1, Relaxed);
     }

@@ -1,5 +1,5 @@
-//! The store that requests go to. It may be replaced at any time: `config` can give a volume other keys or another bucket
-//! while it is mounted. Requests that are under way end with the store that they began with.
+//! The object store that requests go to may be replaced at any time, for `juicefs config` can give a mounted volume other
+//! keys or another bucket. Requests that are under way end with the store that they began with.
 
 use std::{
     fmt,
@@ -15,19 +15,20 @@ use juicefs_core::{ObjectStorage, StorageError};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-/// Looks whether the volume has another store by now, and if so gives it to [`crate::Store::use_storage`] before it ends.
+/// A function that looks whether the volume has another store by now. If so, it passes that store to
+/// [`crate::Store::use_storage`] before its future ends.
 pub type Renewal = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// Between two looks for another store: many requests may be refused at once, and the setting is asked for once.
+/// The pause between two looks for another store. Many requests may be refused at once, and one look serves them all.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a look may take. The metadata engine may be away too, and whoever was refused waits for the answer.
+/// How long a look may take. The metadata engine may be unreachable too, and whoever was refused waits for the answer.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
-/// The store in force.
+/// Holds the store in force.
 pub(crate) struct Current {
     held: RwLock<Held>,
     renewal: OnceLock<Renewal>,
-    /// When the last look began. Held while one is under way, so that those who wait learn what it found.
+    /// When the last look began. The lock is held while a look is under way, so that those who wait learn what it found.
     looked: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -49,7 +50,7 @@ impl Held {
         }
     }
 
-    /// Whether the store has done anything yet: what worked and works no longer may be about to be mended.
+    /// Whether the store has done anything yet. What worked and works no longer may be about to be mended.
     pub(crate) fn was_accepted(&self) -> bool {
         self.accepted.load(Relaxed)
     }
@@ -61,7 +62,7 @@ impl Current {
         Self { held: RwLock::new(held), renewal: OnceLock::new(), looked: tokio::sync::Mutex::default() }
     }
 
-    /// The store for a request that begins now.
+    /// Returns the store for a request that begins now.
     pub(crate) fn get(&self) -> Held {
         self.held.read().clone()
     }
@@ -72,13 +73,14 @@ impl Current {
         *held = Held { storage, is_local, generation: held.generation + 1, accepted: Arc::default() };
     }
 
-    /// Says how to look for another store. Only the first call counts.
+    /// Sets how to look for another store. Only the first call counts.
     pub(crate) fn renew_by(&self, renewal: Renewal) {
         // A second one is a mistake of the caller without consequence.
         let _ = self.renewal.set(renewal);
     }
 
-    /// Whether another store than `held` is in force by now; if not and it has refused finally, it is looked for.
+    /// Whether another store than `held` is in force by now. If not, and `error` is a final refusal, another store is looked
+    /// for first.
     ///
     /// Cancel safe: a look that is dropped is made again by the next who is refused.
     pub(crate) async fn is_replaced(&self, held: &Held, error: &StorageError) -> bool {

@@ -1,19 +1,19 @@
-//! The hashes that decide where things lie: shards of a store, directories of a cache.
+//! These hashes decide where things lie: in which shard of a store, in which directory of a cache.
 
 const FNV_OFFSET: u32 = 0x811C_9DC5;
 const FNV_PRIME: u32 = 0x0100_0193;
 
-/// FNV-1a, 32 bits: the shard of an object (format: data.md §1.7).
+/// Computes FNV-1a with 32 bits, which decides the shard of an object (format: data.md §1.7).
 pub(crate) fn fnv1a_32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(FNV_OFFSET, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(FNV_PRIME))
 }
 
-/// FNV-1, 32 bits: the cache directory of a block in old layouts (format: data.md §4.2).
+/// Computes FNV-1 with 32 bits, which decides the cache directory of a block in old layouts (format: data.md §4.2).
 pub(crate) fn fnv1_32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(FNV_OFFSET, |hash, byte| hash.wrapping_mul(FNV_PRIME) ^ u32::from(*byte))
 }
 
-/// MurmurHash3 x86 32 bits with seed 0: the ring of cache directories (format: data.md §4.2).
+/// Computes MurmurHash3 (x86, 32 bits, seed 0), which the ring of cache directories is made with (format: data.md §4.2).
 pub(crate) fn murmur3_32(bytes: &[u8]) -> u32 {
     let mix = |word: u32| word.wrapping_mul(0xCC9E_2D51).rotate_left(15).wrapping_mul(0x1B87_3593);
     let (words, tail) = bytes.as_chunks::<4>();

@@ -1,7 +1,9 @@
-//! When a GET takes longer than nearly all of its size, a second one may be quicker than waiting: `--hedge-get`.
+//! With `--hedge-get` a GET that takes longer than nearly all others of its size is sent a second time, because the second
+//! request may be answered sooner.
 //!
-//! How long is told by what lately fetched bodies of the same class of sizes took. Second requests are few: they are paid
-//! for by those that came before, so that a store which slows down as a whole is not asked twice for everything.
+//! How long is too long follows from the times that bodies of about the same size took lately. Each first request pays a
+//! part of a second one, so that second requests stay few: a store that slows down as a whole is not asked twice for
+//! everything.
 
 use std::{
     future::Future,
@@ -15,34 +17,35 @@ use juicefs_core::StorageError;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
-/// Upper ends of the classes of sizes; what is larger is one more.
+/// The upper ends of the classes of sizes. Whatever is larger makes one more class.
 const CLASSES_BYTES: [usize; 4] = [64 << 10, 256 << 10, 1 << 20, 4 << 20];
-/// Times that a class remembers.
+/// How many times a class remembers.
 const SAMPLES: usize = 128;
-/// Times that a class must know before it says anything.
+/// How many times a class must know before it gives a limit.
 const LEAST_SAMPLES: usize = 20;
-/// After how many new times the limit of a class is looked at again.
+/// The limit of a class is computed again after so many new times.
 const RENEWED_AFTER: usize = 16;
-/// Part of the requests that take longer than the limit.
+/// The part of the requests that take longer than the limit.
 const SLOW_PERCENT: usize = 5;
 /// A second request is never sent before this: it costs more than that.
 const LEAST_DELAY: Duration = Duration::from_millis(20);
-/// Requests that pay for a second one: twice what the limit makes of them while a store is as it was.
+/// So many first requests pay for a second one. That is twice as many second requests as the limit makes necessary while a
+/// store is as quick as it was.
 const PRICE: u32 = 10;
-/// Most second requests that can be saved up for.
+/// The most second requests that can be paid in advance.
 const SAVED: u32 = 8;
 
-/// What is known of the times of GETs, and second requests so far.
+/// Knows how long GETs took lately, and counts second requests.
 #[derive(Debug, Default)]
 pub(crate) struct Hedges {
     classes: [Mutex<Class>; CLASSES_BYTES.len() + 1],
-    /// What first requests have paid, at most the price of [`SAVED`].
+    /// What first requests have paid and no second one has used, at most the price of [`SAVED`].
     paid: Mutex<u32>,
     sent: AtomicU64,
     won: AtomicU64,
 }
 
-/// The last times of one class, in a ring.
+/// The last times of one class of sizes, in a ring.
 #[derive(Debug, Default)]
 struct Class {
     times: Vec<Duration>,
@@ -77,7 +80,7 @@ impl Hedges {
         &self.classes[at]
     }
 
-    /// Second requests sent, and those that answered first.
+    /// Returns how many second requests were sent, and how many of them were answered first.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.sent.load(Relaxed), self.won.load(Relaxed))
     }
@@ -157,7 +160,7 @@ impl Hedges {
         *paid = (*paid + 1).min(PRICE * SAVED);
     }
 
-    /// Whether a second request is paid for; it is used up then.
+    /// Whether a second request is paid for. If so, this uses up what was paid.
     fn charge(&self) -> bool {
         let mut paid = self.paid.lock();
         let enough = *paid >= PRICE;

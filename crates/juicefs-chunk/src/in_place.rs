@@ -1,9 +1,9 @@
-//! Blocks read in place: objects that are plain files on a disk of this machine.
+//! Objects that are plain files on a disk of this machine are read where they lie.
 //!
-//! Such a file is as good as one of the disk cache, and the kernel keeps its pages as it would those of a copy. So it is read
-//! where it lies, a copy in the cache is not made, and nothing is fetched whole of which a part is wanted
-//! ([adr 0019](../../../docs/adr/0019-no-copy-of-what-is-local.md)). Only what is at hand is read here. What has to be waited
-//! for, and what is not as it should be, is asked for by a request, with its deadline and its tries.
+//! Such a file is as good as one of the disk cache, and the kernel keeps its pages as it would keep those of a copy. So no
+//! copy is made in the cache, and a block of which a part is wanted is not fetched whole
+//! ([adr 0019](../../../docs/adr/0019-no-copy-of-what-is-local.md)). Only what the kernel has in memory is read here. When a
+//! read would wait, or the file is not as it should be, a request is made instead, with its deadline and its tries.
 
 use std::{
     fs::{self, File},
@@ -27,24 +27,25 @@ use crate::{
     sys::{self, Medium},
 };
 
-/// Most objects that are kept open. Each may keep the room of an object that another client has deleted.
+/// The most objects that are kept open. Each may keep the disk space of an object that another client has deleted.
 const MAX_OPEN: usize = 256;
 
-/// The objects of a store as files.
+/// Reads the objects of a store as files.
 #[derive(Debug)]
 pub(crate) struct InPlace {
     storage: Arc<dyn ObjectStorage>,
     hash_prefix: bool,
     medium: Medium,
     open: OpenFiles<Arc<File>>,
-    /// Whether the store is still this one.
+    /// Whether the volume still has this store.
     is_current: AtomicBool,
 }
 
 impl InPlace {
-    /// The files of `storage`, if a block is a file of its own that is as near as a copy in the cache would be. Waits for the disk.
+    /// Returns the files of `storage` if each block is a file of its own that is as near as a copy in the cache would be.
+    /// Waits for the disk.
     pub(crate) fn of(config: &ChunkConfig, storage: &Arc<dyn ObjectStorage>) -> Option<Self> {
-        let (dir, medium) = place(config, storage).filter(|_| BodyForm::of(config).is_plain())?;
+        let (dir, medium) = dir_of_blocks(config, storage).filter(|_| BodyForm::of(config).is_plain())?;
         // A cache somewhere else may be on a quicker disk.
         if let CachePlace::Disk(caches) = &config.cache.place
             && !caches.iter().all(|cache| existing(cache.clone()).is_some_and(|cache| device(&cache) == device(&dir)))
@@ -60,17 +61,18 @@ impl InPlace {
         })
     }
 
-    /// The volume has another store now. That is read by requests.
+    /// Notes that the volume has another store now, which is read by requests.
     pub(crate) fn leave(&self) {
         self.is_current.store(false, Relaxed);
         self.open.clear();
     }
 
+    /// Whether the volume still has this store.
     pub(crate) fn is_current(&self) -> bool {
         self.is_current.load(Relaxed)
     }
 
-    /// Reads a piece that lies in the page cache; `None` for any other.
+    /// Reads a piece that lies in the page cache. Returns `None` for any other.
     pub(crate) fn read_now(&self, piece: Piece) -> Option<Bytes> {
         let file = match self.open.get(piece.block) {
             Some(file) => file,
@@ -96,12 +98,13 @@ impl InPlace {
         }
     }
 
-    /// Closes a block that is no more.
+    /// Closes a block that was deleted.
     pub(crate) fn forget(&self, id: BlockId) {
         drop(self.open.remove(id));
     }
 
-    /// Closes what was not read since the last call: another client may have deleted it, and its room is free then.
+    /// Closes the blocks that were not read since the last call. Another client may have deleted them, and the disk space is
+    /// free once they are closed.
     pub(crate) fn close_idle(&self) {
         self.open.close_idle();
     }
@@ -110,7 +113,7 @@ impl InPlace {
         self.is_current().then(|| self.storage.file_path(&id.key(self.hash_prefix)))?
     }
 
-    /// Keeps a file open that is what its name says.
+    /// Keeps a file open if it is as long as its name says.
     fn keep(&self, id: BlockId, file: File) -> Option<Arc<File>> {
         let meta = file.metadata().ok()?;
         if !meta.is_file() || meta.len() < u64::from(id.size) {
@@ -122,14 +125,14 @@ impl InPlace {
     }
 }
 
-/// The directory that blocks lie in, or will, and what it lies on, if that is on this machine.
-fn place(config: &ChunkConfig, storage: &Arc<dyn ObjectStorage>) -> Option<(PathBuf, Medium)> {
+/// Returns the directory that blocks lie in, or will lie in, and what it lies on, if that is on this machine.
+fn dir_of_blocks(config: &ChunkConfig, storage: &Arc<dyn ObjectStorage>) -> Option<(PathBuf, Medium)> {
     let dir = existing(storage.file_path("chunks/").filter(|_| config.local_store)?)?;
     let medium = sys::medium(&dir);
     (medium != Medium::Remote).then_some((dir, medium))
 }
 
-/// `path`, or the nearest of its parents that is there.
+/// Returns `path`, or the nearest of its parents that exists.
 fn existing(mut path: PathBuf) -> Option<PathBuf> {
     while !path.exists() {
         if !path.pop() {

@@ -1,4 +1,4 @@
-//! Shared bytes that carry their part of the budget.
+//! Shared bytes can carry the part of the budget that they take.
 
 use bytes::Bytes;
 use juicefs_core::Lease;
@@ -14,7 +14,7 @@ impl AsRef<[u8]> for Leased {
     }
 }
 
-/// `bytes`, holding `lease` for as long as any part of them lives.
+/// Returns `bytes` so that they hold `lease` for as long as any part of them lives.
 pub(crate) fn leased(bytes: Bytes, lease: Lease) -> Bytes {
     if lease.bytes() == 0 { bytes } else { Bytes::from_owner(Leased { bytes, _lease: lease }) }
 }

@@ -1,27 +1,28 @@
-//! Blocks of a JuiceFS volume: object stores, compression and encryption, the local cache, and the reading and writing of slices.
+//! This crate stores the blocks of a JuiceFS volume: it has the object stores, compression and encryption, the local cache,
+//! and the reading and writing of slices.
 //!
-//! [`open_storage`] makes the object store of a volume from its setting, [`Store`] is the data path above it and
-//! implements [`juicefs_core::ChunkStore`]. Bytes travel as shared `Bytes` and are taken from one
+//! [`open_storage`] makes the object store of a volume from its setting. [`Store`] is the data path above it and implements
+//! [`juicefs_core::ChunkStore`]. Data travels as shared `Bytes`, and its memory is taken from one
 //! [`juicefs_core::Budget`].
 
-mod behind;
 mod block;
 mod body;
 mod cache;
 mod counters;
 mod current;
-mod download;
+mod fetcher;
 mod hash;
 mod hedge;
 mod in_place;
 mod lease;
 mod limit;
 mod pool;
-mod read;
+mod remover;
 mod request;
-mod staging;
+mod stager;
 mod sys;
-mod upload;
+mod tasks;
+mod uploader;
 mod writer;
 
 pub mod cipher;

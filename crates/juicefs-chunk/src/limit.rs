@@ -1,4 +1,4 @@
-//! Limits of bandwidth: `--upload-limit` and `--download-limit` (format: data.md §3.3).
+//! The bandwidths of `--upload-limit` and `--download-limit` are kept here (format: data.md §3.3).
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -11,24 +11,24 @@ use governor::{
 use parking_lot::RwLock;
 use tokio::{sync::Semaphore, time::Instant};
 
-/// What is counted: a cell of the limiter is this many bytes.
+/// The limiter counts in cells of this many bytes.
 const CELL_BYTES: u64 = 1 << 10;
 const CELL: usize = CELL_BYTES as usize;
-/// Part of the limit that bodies may take; the rest is for what is around them.
+/// The part of the limit that bodies may take. The rest is for headers and the like.
 const BODIES_PERCENT: u64 = 85;
-/// A limit above this (800 Gbps) is none: nothing is that fast, and the limiter counts in whole nanoseconds per cell.
+/// A limit above this (800 Gbps) counts as none. Nothing is that fast, and the limiter counts in whole nanoseconds per cell.
 const HIGHEST_BYTES: u64 = 100_000_000_000;
 
-/// Bytes that may pass in a time: 85 % of the limit for long, a tenth of a second's worth at once.
+/// Lets so many bytes pass in a time: 85 % of the limit in the long run, and a tenth of a second's worth at once.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    bucket: RwLock<Option<Arc<Bucket>>>,
+    rate: RwLock<Option<Arc<Rate>>>,
     /// Whoever came first goes first, however much it wants.
     turn: Semaphore,
 }
 
 #[derive(Debug)]
-struct Bucket {
+struct Rate {
     mbps: u64,
     limiter: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Duration>>,
     clock: RuntimeClock,
@@ -36,26 +36,26 @@ struct Bucket {
 }
 
 impl Limit {
-    /// A limit in megabits a second; 0 is none. Needs a tokio runtime with time.
+    /// Makes a limit of `mbps` megabits a second, or none for 0. Must be called in a tokio runtime with time.
     pub(crate) fn of_mbps(mbps: u64) -> Self {
-        Self { bucket: RwLock::new(Bucket::of_mbps(mbps)), turn: Semaphore::new(1) }
+        Self { rate: RwLock::new(Rate::of_mbps(mbps)), turn: Semaphore::new(1) }
     }
 
-    /// Sets another limit. What waits goes on with it after a tenth of a second of the old one at most.
+    /// Sets another limit. Whoever waits goes on with the new limit after a tenth of a second at most.
     pub(crate) fn set_mbps(&self, mbps: u64) {
-        let mut bucket = self.bucket.write();
+        let mut rate = self.rate.write();
         // What has passed lately must count: a limit that stays is not begun anew.
-        if bucket.as_ref().map_or(0, |bucket| bucket.mbps) != mbps {
-            *bucket = Bucket::of_mbps(mbps);
+        if rate.as_ref().map_or(0, |rate| rate.mbps) != mbps {
+            *rate = Rate::of_mbps(mbps);
         }
     }
 
     /// Whether there is a limit now.
     pub(crate) fn is_limited(&self) -> bool {
-        self.bucket.read().is_some()
+        self.rate.read().is_some()
     }
 
-    /// Waits until `bytes` may pass. When dropped, what was waited for is taken all the same.
+    /// Waits until `bytes` may pass. When this is dropped, the bytes count as passed all the same.
     pub(crate) async fn take(&self, bytes: usize) {
         if !self.is_limited() {
             return;
@@ -64,26 +64,26 @@ impl Limit {
         let _turn = self.turn.acquire().await;
         let mut left = bytes.div_ceil(CELL);
         while left > 0 {
-            let Some(bucket) = self.bucket.read().clone() else { return };
-            let cells = u32::try_from(left).unwrap_or(u32::MAX).min(bucket.burst_cells.get());
-            bucket.take(cells).await;
+            let Some(rate) = self.rate.read().clone() else { return };
+            let cells = u32::try_from(left).unwrap_or(u32::MAX).min(rate.burst_cells.get());
+            rate.take(cells).await;
             left -= cells as usize;
         }
     }
 }
 
-impl Bucket {
-    /// None for 0 and for what is beyond all networks.
+impl Rate {
+    /// Returns `None` for 0 and for a rate beyond all networks.
     fn of_mbps(mbps: u64) -> Option<Arc<Self>> {
         let cells = |bytes: u64| NonZeroU32::new(u32::try_from(bytes / CELL_BYTES).unwrap_or(u32::MAX));
         let bytes = mbps.saturating_mul(1_000_000 / 8);
         if bytes == 0 || bytes > HIGHEST_BYTES {
             return None;
         }
-        let rate = cells(bytes / 100 * BODIES_PERCENT).unwrap_or(NonZeroU32::MIN);
+        let per_second = cells(bytes / 100 * BODIES_PERCENT).unwrap_or(NonZeroU32::MIN);
         let burst_cells = cells(bytes / 10).unwrap_or(NonZeroU32::MIN);
         let clock = RuntimeClock { start: Instant::now() };
-        let quota = Quota::per_second(rate).allow_burst(burst_cells);
+        let quota = Quota::per_second(per_second).allow_burst(burst_cells);
         let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
         Some(Arc::new(Self { mbps, limiter, clock, burst_cells }))
     }
@@ -97,7 +97,7 @@ impl Bucket {
     }
 }
 
-/// The runtime's time, which its sleeps are measured by.
+/// The clock of the runtime, by which its sleeps are measured.
 #[derive(Clone, Debug)]
 struct RuntimeClock {
     start: Instant,

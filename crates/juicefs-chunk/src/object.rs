@@ -1,16 +1,17 @@
-//! Object stores: from the volume setting to something that keeps objects.
+//! Object stores keep the objects of a volume. [`open_storage`] makes one from the setting of the volume.
 //!
-//! The stack of a volume is, from the outside in: key prefix (the volume's name) → sharding → backend (format: data.md
-//! §1.1). Whoever holds what [`open_storage`] returns therefore speaks of `chunks/…`, `juicefs_uuid` and `testing/…`,
-//! while backends see complete keys and shards are chosen by them. Of an encrypted volume these are the encrypted objects:
-//! [`Encrypted`] goes around them for all but the data path, which encrypts blocks itself.
-//! Retries, deadlines and slots are not here: they are the data path's ([`crate::store`]).
+//! A store is made of layers, from the outside in: key prefix (the volume's name) → sharding → backend (format: data.md
+//! §1.1). So whoever holds what [`open_storage`] returns speaks of `chunks/…`, `juicefs_uuid` and `testing/…`, while backends
+//! see complete keys, and the shard of an object is chosen by its complete key. Of an encrypted volume these are the
+//! encrypted objects. [`Encrypted`] goes around them for everybody but the data path, which encrypts blocks itself.
+//! Retries, deadlines and slots are those of the data path ([`crate::store`]), and not of the stores.
 
 mod dal;
 mod encrypted;
 mod file;
 mod http;
 mod open;
+mod opening;
 mod prefix;
 mod probe;
 mod s3;
@@ -22,7 +23,8 @@ mod table;
 pub use dal::DalStorage;
 pub use encrypted::Encrypted;
 pub use file::FileStorage;
-pub use open::{Variables, open_storage, open_storage_with};
+pub use open::{open_storage, open_storage_with};
+pub use opening::Variables;
 pub use prefix::Prefixed;
 pub use probe::{UUID_KEY, check_empty, read_uuid, selftest, write_uuid};
 pub use shard::Sharded;

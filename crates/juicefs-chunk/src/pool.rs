@@ -1,20 +1,20 @@
-//! Recycled memory for block-sized data.
+//! Memory for block-sized data is recycled here.
 //!
-//! Fresh memory of some MiB costs a page fault per 4 KiB, as much as copying into it. Buffers from 256 KiB up are
-//! therefore kept when they are dropped, up to [`IDLE_CAP_BYTES`] in all, and [`trim`]med when nobody wanted them for a
-//! while. What may be held in buffers at all is the business of the budget, not of this list.
+//! Fresh memory of some MiB costs a page fault per 4 KiB, which is as much as copying into it. Buffers of 256 KiB and more are
+//! therefore kept when they are dropped, up to [`IDLE_CAP_BYTES`] in all, and [`trim`] gives back those that nobody wanted for
+//! a while. How much may be held in buffers at all is decided by the budget, and not here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-/// Smaller buffers are left to the allocator.
+/// Smaller buffers than this are left to the allocator.
 const MIN_BYTES: usize = 256 << 10;
-/// Most memory kept for reuse.
+/// The most memory that is kept for reuse.
 const IDLE_CAP_BYTES: usize = 24 << 20;
 
 static IDLE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-/// Fewest idle buffers seen since the last [`trim`]: those were not needed.
+/// The fewest idle buffers seen since the last [`trim`]. So many were not needed.
 static LEAST_IDLE: AtomicUsize = AtomicUsize::new(0);
 
 /// A buffer that goes back to the list when it is dropped.
@@ -24,14 +24,14 @@ pub(crate) struct PoolBuf {
 }
 
 impl PoolBuf {
-    /// An empty buffer that takes `capacity` bytes without moving.
+    /// Makes an empty buffer that takes `capacity` bytes without moving.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         let mut bytes = reuse(capacity).unwrap_or_else(|| Vec::with_capacity(capacity));
         bytes.clear();
         Self { bytes }
     }
 
-    /// A buffer of `len` bytes with any content, to be overwritten whole.
+    /// Makes a buffer of `len` bytes with whatever content. The caller must overwrite all of it.
     pub(crate) fn stale(len: usize) -> Self {
         let mut bytes = reuse(len).unwrap_or_default();
         if bytes.capacity() == 0 {
@@ -41,7 +41,7 @@ impl PoolBuf {
         Self { bytes }
     }
 
-    /// The vector itself, which must not be made to grow.
+    /// Gives access to the vector itself, which must not be made to grow.
     pub(crate) fn as_mut_vec(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -51,7 +51,7 @@ impl PoolBuf {
         self.bytes.truncate(len);
     }
 
-    /// Bytes that still fit.
+    /// Returns how many bytes still fit.
     pub(crate) fn room(&self) -> usize {
         self.bytes.capacity() - self.bytes.len()
     }
@@ -109,7 +109,7 @@ fn reuse(len: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Gives back what was not needed since the last call.
+/// Gives the memory back that was not needed since the last call.
 pub(crate) fn trim() {
     let surplus: Vec<_> = {
         let mut idle = IDLE.lock();

@@ -1,4 +1,4 @@
-//! Requests to the object store: deadlines, retries, slots and counters. Nothing else in the data path calls the store.
+//! All requests of the data path to the object store are made here, with their deadlines, retries, bandwidth and counters.
 
 use std::{
     future::Future,
@@ -23,7 +23,7 @@ use crate::{
     limit::Limit,
 };
 
-/// Longest wait between tries: so much later, at most, is it noticed that the store is back.
+/// The longest wait between two tries. So much later, at most, it is noticed that the store is back.
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(5);
 /// `--io-retries` N is as patient as JuiceFS (Go), which waits 1, 4, 9, ... N² seconds between its tries. Here that is the
 /// time, in first waits of a tenth of a second, before which nothing is given up.
@@ -31,21 +31,20 @@ const PATIENCE_UNIT: u32 = 10;
 /// How long keys that the store took before may be refused: whoever rotates them may take the old ones away a moment before
 /// the volume has the new ones.
 const KEYS_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest wait between tries with such keys.
+/// The longest wait between two tries with such keys.
 const MAX_KEYS_DELAY: Duration = Duration::from_secs(1);
 /// A request that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// How long what changes the store may still take when the data path closes. It is better finished: what has become of it
-/// otherwise is not known. Of a store that is away nothing is expected.
+/// How long a request that changes the store may still take when the data path closes. It had better end, because nobody
+/// knows otherwise what became of it. Of a store that is unreachable nothing is expected.
 const CLOSING_GRACE: Duration = Duration::from_secs(3);
 
-/// The store of a volume with the rules of one mount.
+/// Makes requests to the store of a volume by the rules of one mount.
 #[derive(Debug)]
 pub(crate) struct Requests {
     current: Current,
-    pub(crate) uploads: Semaphore,
-    max_uploads: usize,
+    /// Slots of requests for data, which whoever fetches takes.
     pub(crate) downloads: Semaphore,
     max_downloads: usize,
     deletes: Semaphore,
@@ -54,30 +53,30 @@ pub(crate) struct Requests {
     retries: u32,
     retry_delay: Duration,
     patience: Duration,
-    /// `None`: no second GETs.
+    /// `None` when no GET is sent a second time.
     hedges: Option<Hedges>,
     upload_limit: Limit,
     download_limit: Limit,
     counters: Arc<Counters>,
     /// Cancelled when the data path closes.
     closing: CancellationToken,
-    /// A request was given up since, so that no other has to wait as long.
+    /// Whether a request was given up after that, so that no other has to wait as long.
     is_hopeless: AtomicBool,
 }
 
-/// One kind of request, for retries and counters.
+/// What requests of one kind have in common.
 struct Kind<'a> {
     verb: &'static str,
     deadline: Duration,
-    /// It is tried again for at least this long, however quickly it fails.
+    /// A request is tried again for at least this long, however quickly it fails.
     patience: Duration,
     counter: &'a OpCounter,
-    /// Bandwidth that each try takes beforehand: a try that fails has used it too.
+    /// The bandwidth that each try takes beforehand, for a try that fails has used it too.
     takes: Option<(&'a Limit, usize)>,
 }
 
 impl Requests {
-    /// Requests to `storage`. When `closing` is cancelled downloads end at once, and others soon.
+    /// Prepares requests to `storage`. When `closing` is cancelled downloads end at once, and other requests soon.
     pub(crate) fn new(
         config: &ChunkConfig,
         storage: Arc<dyn ObjectStorage>,
@@ -86,8 +85,6 @@ impl Requests {
     ) -> Self {
         Self {
             current: Current::new(storage, config.local_store),
-            uploads: Semaphore::new(config.max_uploads),
-            max_uploads: config.max_uploads,
             downloads: Semaphore::new(config.max_downloads),
             max_downloads: config.max_downloads,
             deletes: Semaphore::new(config.max_deletes),
@@ -105,27 +102,23 @@ impl Requests {
         }
     }
 
+    /// Describes the store in force, for people.
     pub(crate) fn describe(&self) -> String {
         self.current.get().storage.describe()
     }
 
-    /// The store in force.
+    /// Gives access to the store in force.
     pub(crate) fn current(&self) -> &Current {
         &self.current
     }
 
-    /// Sets the bandwidths, in megabits a second; 0 for no limit. What waits goes on with the new ones.
+    /// Sets the bandwidths in megabits a second, 0 for no limit. Requests that wait go on with the new ones.
     pub(crate) fn set_limits(&self, upload_mbps: u64, download_mbps: u64) {
         self.upload_limit.set_mbps(upload_mbps);
         self.download_limit.set_mbps(download_mbps);
     }
 
-    /// Blocks on their way up.
-    pub(crate) fn uploading(&self) -> usize {
-        self.max_uploads.saturating_sub(self.uploads.available_permits())
-    }
-
-    /// Requests for data under way or about to begin.
+    /// Returns how many requests for data are under way or about to begin.
     pub(crate) fn downloading(&self) -> usize {
         self.max_downloads.saturating_sub(self.downloads.available_permits())
     }
@@ -135,7 +128,7 @@ impl Requests {
         self.download_limit.is_limited()
     }
 
-    /// Second GETs sent, and those that answered first.
+    /// Returns how many second GETs were sent, and how many of them were answered first.
     pub(crate) fn hedges(&self) -> (u64, u64) {
         self.hedges.as_ref().map_or((0, 0), Hedges::counts)
     }
@@ -192,7 +185,7 @@ impl Requests {
         self.until_closed(CLOSING_GRACE, self.retry(&kind, key, stop, attempt)).await
     }
 
-    /// Deletes an object; a missing one is success.
+    /// Deletes an object. A missing one is success.
     pub(crate) async fn delete(&self, key: &str) -> Result<(), StorageError> {
         // The semaphore is never closed.
         let _slot = self.deletes.acquire().await;

@@ -1,4 +1,4 @@
-//! The few file operations that the standard library has no words for.
+//! File operations that the standard library does not have.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-/// Most pieces that one writev takes.
+/// The most pieces that one writev takes.
 const MAX_IOVECS: usize = 1024;
 
 /// Appends to `buf` what lies in the page cache from `off` on, at most `len` bytes and what fits, without waiting for the
@@ -29,13 +29,13 @@ pub(crate) fn read_cached(file: &File, buf: &mut Vec<u8>, len: usize, off: u64) 
     }
 }
 
-/// The same, but never waits: where the file system cannot tell, nothing is read.
+/// Does what [`read_cached`] does, but never waits: where the file system cannot tell, nothing is read.
 pub(crate) fn read_cached_only(file: &File, buf: &mut Vec<u8>, len: usize, off: u64) {
     // What cannot be read is met again by the read that waits.
     let _ = append(file, buf, len, off, libc::RWF_NOWAIT);
 }
 
-/// How files are opened that may be read without waiting: a read must not note its time, which waits for the journal of the
+/// Flags for files that may be read without waiting. Such a read must not note its time: that waits for the journal of the
 /// file system even if the bytes are at hand.
 const QUIET: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOATIME);
 
@@ -64,7 +64,8 @@ pub(crate) fn note_use(file: &File, now: u32) {
     }
 }
 
-/// Like [`open_quiet`] if all names on the way to it are at hand; `None` when that would wait, or cannot be told.
+/// Does what [`open_quiet`] does if all names on the way to the file are in the kernel's memory. Returns `None` when opening
+/// would wait, or when that cannot be told.
 ///
 /// # Errors
 /// `NotFound` when it is known to be missing.
@@ -77,7 +78,7 @@ pub(crate) fn open_cached(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// What a file system lies on, as far as waiting for it goes.
+/// What a file system lies on, which decides what has to be waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Medium {
     /// Memory: nothing ever waits.
@@ -88,7 +89,7 @@ pub(crate) enum Medium {
     Remote,
 }
 
-/// What the file system of `path` lies on.
+/// Finds out what the file system of `path` lies on.
 pub(crate) fn medium(path: &Path) -> Medium {
     /// tmpfs and ramfs.
     const MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
@@ -105,7 +106,7 @@ pub(crate) fn medium(path: &Path) -> Medium {
     }
 }
 
-/// Appends to `buf` what does not have to be waited for of a file on `medium`.
+/// Appends to `buf` what can be read of a file on `medium` without waiting, at most `len` bytes from `off` on.
 pub(crate) fn read_at_hand(file: &File, buf: &mut Vec<u8>, len: usize, off: u64, medium: Medium) {
     match medium {
         Medium::Memory => read_cached(file, buf, len, off),
@@ -163,7 +164,7 @@ pub(crate) fn write_all(file: &mut File, body: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes with its error heard: network file systems report a full disk here.
+/// Closes a file and returns the error of that. Network file systems report a full disk here.
 pub(crate) fn close(file: File) -> io::Result<()> {
     // SAFETY: the descriptor was owned by `file`, which gave it up, and is closed exactly once.
     if unsafe { libc::close(file.into_raw_fd()) } == 0 {

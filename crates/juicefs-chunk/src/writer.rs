@@ -1,4 +1,4 @@
-//! Writing one slice: bytes gather in open blocks, blocks go up while later ones still gather.
+//! A writer takes the bytes of one slice. They gather in open blocks, and full blocks go up while later ones still gather.
 
 mod buffer;
 
@@ -10,27 +10,39 @@ use juicefs_core::{ChunkError, Lease, SliceId, SliceWriter, limits::CHUNK_SIZE, 
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use self::buffer::BlockBuffer;
 use crate::{
     block::BlockId,
+    remover::Remover,
     request::MAX_DELAY,
-    store::{Inner, Started},
-    upload::{FailedUpload, UploadJob},
+    stager::Stager,
+    tasks::{Started, Tasks},
+    uploader::{FailedUpload, UploadJob},
 };
-use buffer::BlockBuffer;
 
-/// Writes from this size on are kept by reference.
+/// Writes of at least so many bytes are kept by reference.
 const SHARED_BYTES: usize = 512 << 10;
 
-/// A slice that is being written. Block `n` is in `sent` for `n` below its length, in `open` above.
+/// What all writers of a mount work with.
+#[derive(Debug)]
+pub(crate) struct WritePath {
+    /// Bytes of a full block.
+    pub(crate) block_size: usize,
+    pub(crate) stager: Arc<Stager>,
+    pub(crate) remover: Arc<Remover>,
+    pub(crate) tasks: Tasks,
+}
+
+/// A slice that is being written. The first blocks are in `sent`, and those after them in `open`.
 pub(crate) struct Writer {
-    inner: Arc<Inner>,
+    path: Arc<WritePath>,
     options: WriteOptions,
     id: Option<SliceId>,
     len: u32,
     sent: Vec<Sent>,
     open: VecDeque<BlockBuffer>,
     stop: CancellationToken,
-    /// Whether `finish` was called: the last block, short or not, has gone up.
+    /// Whether `finish` was called, so that the last block has gone up, short or not.
     closed: bool,
     /// Whether the slice is whole in the store, and its owner answers for it.
     finished: bool,
@@ -46,6 +58,15 @@ enum Sent {
 }
 
 impl Sent {
+    /// An upload after its first poll.
+    fn of(block: BlockId, started: Started<Result<(), Box<FailedUpload>>>) -> Self {
+        match started {
+            Started::Done(Ok(())) => Self::Stored,
+            Started::Done(Err(failed)) => Self::Failed(failed),
+            Started::Running(task) => Self::Running(block, task),
+        }
+    }
+
     /// Waits for the end of an upload that runs.
     async fn settle(&mut self, id: SliceId) {
         if let Self::Running(block, task) = self {
@@ -63,9 +84,9 @@ impl Sent {
 }
 
 impl Writer {
-    pub(crate) fn new(inner: Arc<Inner>, options: WriteOptions) -> Self {
+    pub(crate) fn new(path: Arc<WritePath>, options: WriteOptions) -> Self {
         Self {
-            inner,
+            path,
             options,
             id: None,
             len: 0,
@@ -78,10 +99,10 @@ impl Writer {
     }
 
     fn block_size(&self) -> usize {
-        self.inner.config.block_size
+        self.path.block_size
     }
 
-    /// Makes everything up to `off` exist, as zeros where nothing was written.
+    /// Fills the gap up to `off` with zeros if there is one.
     fn extend_to(&mut self, off: usize) {
         let block_size = self.block_size();
         let mut len = self.len as usize;
@@ -93,7 +114,7 @@ impl Writer {
         }
     }
 
-    /// The open block at `at` in the queue, made when it is the next.
+    /// Returns the open block with the index `at` in the queue, and makes it when it is the next.
     fn open_block(&mut self, at: usize) -> &mut BlockBuffer {
         if at == self.open.len() {
             self.open.push_back(BlockBuffer::new(self.block_size()));
@@ -101,55 +122,59 @@ impl Writer {
         &mut self.open[at]
     }
 
-    /// Hands the oldest open block to upload.
-    fn send(&mut self, id: SliceId) {
-        let Some(buffer) = self.open.pop_front() else { return };
-        let (body, size, lease) = buffer.freeze();
+    /// Takes the oldest open block, which goes up as the next of the slice.
+    fn take_open(&mut self, id: SliceId) -> Option<UploadJob> {
+        let (body, size, lease) = self.open.pop_front()?.freeze();
         // A slice has at most 64 MiB.
         let (index, size) = (u32::try_from(self.sent.len()), u32::try_from(size));
         let block = BlockId { slice: id.0, index: index.unwrap_or(u32::MAX), size: size.unwrap_or(u32::MAX) };
         let WriteOptions { direct, tier } = self.options;
-        // A staged block is among the cached ones anyway.
-        if direct || !self.inner.staging.wants(block) {
-            self.inner.keep_written(block, &body);
-        }
-        let sent = self.start(UploadJob { block, body, packed: false, lease, direct, tier });
-        self.sent.push(sent);
+        Some(UploadJob { block, body, packed: false, lease, direct, tier })
     }
 
-    fn start(&self, job: UploadJob) -> Sent {
+    /// Hands the oldest open block to upload, as a task that is first polled elsewhere: whoever writes holds a lock, and the
+    /// first poll of an upload takes the checksum of a block, signs a request, or copies the block into the cache.
+    fn send_later(&mut self, id: SliceId) {
+        let Some(job) = self.take_open(id) else { return };
         let block = job.block;
-        match self.inner.start(Arc::clone(&self.inner).upload(job, self.stop.clone())) {
-            Started::Done(Ok(())) => Sent::Stored,
-            Started::Done(Err(failed)) => Sent::Failed(failed),
-            Started::Running(task) => Sent::Running(block, task),
-        }
+        let task = self.path.tasks.spawn(Arc::clone(&self.path.stager).store(job, self.stop.clone()));
+        self.sent.push(Sent::Running(block, task));
     }
 
-    /// Hands a block that failed to upload again. Returns whether there was one.
+    /// Hands the oldest open block to upload, which is polled here. Only to be called where no lock is held.
+    fn send_now(&mut self, id: SliceId) {
+        let Some(job) = self.take_open(id) else { return };
+        let block = job.block;
+        let started = self.path.tasks.start(Arc::clone(&self.path.stager).store(job, self.stop.clone()));
+        self.sent.push(Sent::of(block, started));
+    }
+
+    /// Hands a block that failed to upload again. Returns whether there was one. Only to be called where no lock is held.
     fn start_again(&mut self, at: usize) -> bool {
         if !matches!(self.sent[at], Sent::Failed(_)) {
             return false;
         }
         if let Sent::Failed(failed) = std::mem::replace(&mut self.sent[at], Sent::Lost) {
-            self.sent[at] = self.start(failed.job);
+            let block = failed.job.block;
+            let upload = Arc::clone(&self.path.stager).store_again(failed.job, self.stop.clone());
+            self.sent[at] = Sent::of(block, self.path.tasks.start(upload));
         }
         true
     }
 
-    /// What is left to clean up when the slice will not be used: the blocks that are or may come to be in the store.
+    /// Takes what is to be cleaned up when the slice will not be used: the blocks that are, or may get, in the store.
     fn wreck(&mut self) -> Option<Wreck> {
         self.stop.cancel();
         self.open.clear();
         let id = self.id?;
         let sent = std::mem::take(&mut self.sent);
-        (!sent.is_empty()).then(|| Wreck { inner: Arc::clone(&self.inner), id, len: self.len, sent })
+        (!sent.is_empty()).then(|| Wreck { path: Arc::clone(&self.path), id, len: self.len, sent })
     }
 }
 
-/// The remains of an aborted slice.
+/// The blocks that were sent of a slice which will not be used.
 struct Wreck {
-    inner: Arc<Inner>,
+    path: Arc<WritePath>,
     id: SliceId,
     len: u32,
     sent: Vec<Sent>,
@@ -159,7 +184,7 @@ impl Wreck {
     /// Waits for what is under way, then deletes what was stored.
     async fn clear(self) {
         let mut stored = Vec::new();
-        let block_size = self.inner.config.block_size;
+        let block_size = self.path.block_size;
         for (index, sent) in self.sent.into_iter().enumerate() {
             let size = (self.len as usize - index * block_size).min(block_size);
             let (Ok(index), Ok(size)) = (u32::try_from(index), u32::try_from(size)) else { continue };
@@ -170,7 +195,7 @@ impl Wreck {
             }
             stored.push(BlockId { slice: self.id.0, index, size });
         }
-        if let Err(e) = self.inner.remove_blocks(stored).await {
+        if let Err(e) = self.path.remover.remove(stored).await {
             tracing::warn!("blocks of the abandoned slice {} stay in the store: {e}", self.id);
         }
     }
@@ -225,7 +250,7 @@ impl SliceWriter for Writer {
         let Some(id) = self.id else { return };
         let limit = off.min(self.len) as usize;
         while (self.sent.len() + 1) * self.block_size() <= limit {
-            self.send(id);
+            self.send_later(id);
         }
     }
 
@@ -244,7 +269,7 @@ impl SliceWriter for Writer {
             }
         }
         while !self.open.is_empty() {
-            self.send(id);
+            self.send_now(id);
         }
         // How a request ends that began before says nothing about now: it is made again. Not after the longest wait between
         // tries, for then its last try began since.
@@ -269,12 +294,12 @@ impl SliceWriter for Writer {
 
     async fn abort(mut self: Box<Self>) {
         if let Some(wreck) = self.wreck() {
-            let work = self.inner.start(async move {
+            let work = self.path.tasks.start(async move {
                 wreck.clear().await;
                 Ok(())
             });
             // Nothing is to be done about a failure that was logged.
-            let _ = self.inner.finish(work).await;
+            let _ = work.outcome().await;
         }
     }
 }
@@ -284,7 +309,7 @@ impl Drop for Writer {
         if !self.finished
             && let Some(wreck) = self.wreck()
         {
-            self.inner.tasks.spawn_on(wreck.clear(), &self.inner.handle);
+            self.path.tasks.spawn(wreck.clear());
         }
     }
 }

@@ -227,7 +227,8 @@ pub trait SliceWriter: Send {
     fn set_id(&mut self, id: SliceId);
     /// The id, once it is set.
     fn id(&self) -> Option<SliceId>;
-    /// Starts to upload every full block that lies wholly below `off`. It does nothing before the id is set.
+    /// Starts to upload every full block that lies wholly below `off`. It does nothing before the id is set. The work is done
+    /// elsewhere, so that this may be called under a lock.
     fn flush_to(&mut self, off: u32);
     /// Uploads the rest and waits until every block of the slice is durable in the store, or staged. After an error the
     /// data is kept, and another call tries again what failed.

@@ -1,13 +1,11 @@
-//! One directory of the disk cache (format: data.md §4.1, §4.3, §4.4): blocks as files below `raw/`.
+//! A directory of the disk cache keeps blocks as files below `raw/` (format: data.md §4.1, §4.3, §4.4).
 //!
-//! A block that was offered is readable at once from memory (`pending`) and written by the directory's own thread.
-//! Nothing is fsynced: a cache may be lost, and what is damaged fails its checksums.
+//! A block that was offered can be read at once from memory (`pending`), and the directory's own thread writes it. Nothing
+//! is fsynced: cached blocks may be lost, and a damaged one fails its checksums.
 
 use std::{
     collections::HashMap,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -21,8 +19,10 @@ use parking_lot::Mutex;
 
 use super::{
     file::{CachedFile, checksums},
-    gate::{Gate, Need},
+    gate::Gate,
     index::Index,
+    modes::{Modes, remove_if_there},
+    tier::Need,
 };
 use crate::{
     block::BlockId,
@@ -36,26 +36,25 @@ pub(super) struct CacheDir {
     root: PathBuf,
     hash_prefix: bool,
     level: ChecksumLevel,
-    file_mode: u32,
-    dir_mode: u32,
+    modes: Modes,
     eviction: Eviction,
     clock: Arc<dyn Clock>,
     medium: Medium,
-    /// Whatever may wait for the disk passes here.
+    /// Every operation that may wait for the disk passes here.
     pub(super) gate: Arc<Gate>,
     pub(super) state: Mutex<State>,
-    /// The first scan is not over, so that nobody knows yet what would have to go.
+    /// Whether the first scan still goes on, so that nobody knows yet which blocks would have to go.
     pub(super) first_scan: AtomicBool,
-    /// Bytes and blocks that may be held, as the settings and the file system allow.
+    /// How many bytes and blocks may be held, as the settings and the file system allow.
     pub(super) max_bytes: AtomicU64,
     pub(super) max_items: AtomicU64,
     /// Whether the file system has less free space than it should.
     pub(super) short_of_space: AtomicBool,
-    /// Whether it has less than half of that, so that nothing more is staged.
+    /// Whether the file system has less than half of that, so that nothing more is staged.
     pub(super) short_for_stages: AtomicBool,
 }
 
-/// Index and blocks that are not written yet, together: a block is in one of them at any time.
+/// The index, and the blocks that are not written yet. Both are behind one lock, so that a block is always in one of them.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) index: Index,
@@ -65,9 +64,9 @@ pub(super) struct State {
 /// Where a directory has a block.
 pub(super) enum InDir {
     Pending(Bytes),
-    /// In a file, which is needed as much as this.
+    /// The block is in a file, and operations on it are needed this much.
     File(Need),
-    /// The index is not complete yet: the file may be there.
+    /// The index is not complete yet, and the file may be there.
     Perhaps,
     No,
 }
@@ -75,25 +74,23 @@ pub(super) enum InDir {
 /// What became of a block that was offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Offer {
-    /// It is pending now.
+    /// The block is pending now.
     Taken,
-    /// It is here already.
+    /// The block is here already.
     Known,
-    /// Nothing may be added.
+    /// No block may be added now.
     Refused,
 }
 
 impl CacheDir {
-    /// Makes the directory if it is missing. Returns it with its lasting id.
+    /// Opens a directory, and makes it if it is missing. Returns it with its lasting id. Waits for the disk.
     pub(super) fn open(root: &Path, config: &ChunkConfig, gate: Arc<Gate>) -> io::Result<(Self, String)> {
         let cache = &config.cache;
-        let reads = cache.mode & 0o444;
         let mut dir = Self {
             root: root.to_owned(),
             hash_prefix: config.hash_prefix,
             level: cache.checksum,
-            file_mode: cache.mode,
-            dir_mode: cache.mode | reads >> 2 | reads >> 1,
+            modes: Modes::of(cache.mode),
             eviction: cache.eviction,
             clock: Arc::clone(&config.clock),
             medium: Medium::Remote,
@@ -105,7 +102,7 @@ impl CacheDir {
             short_of_space: AtomicBool::new(false),
             short_for_stages: AtomicBool::new(false),
         };
-        dir.make_dirs(&root.join("raw"))?;
+        dir.modes.make_dirs(&root.join("raw"))?;
         dir.medium = if dir.gate.is_troubled() { Medium::Remote } else { sys::medium(root) };
         let id = dir.lasting_id()?;
         Ok((dir, id))
@@ -123,12 +120,12 @@ impl CacheDir {
         self.eviction
     }
 
-    /// Seconds since the epoch.
+    /// Returns the time in seconds since the epoch.
     pub(super) fn now(&self) -> u32 {
         u32::try_from(self.clock.now().secs).unwrap_or_default()
     }
 
-    /// The content of `.lock`, which decides where blocks are placed; made when it is missing.
+    /// Returns the content of `.lock`, by which the ring places blocks. The file is made when it is missing.
     fn lasting_id(&self) -> io::Result<String> {
         let path = self.root.join(".lock");
         let read = || fs::read_to_string(&path).map(|text| text.trim().to_owned());
@@ -165,20 +162,26 @@ impl CacheDir {
         }
     }
 
-    /// How much an operation on this block is needed.
+    /// Returns how much operations on a block are needed.
     pub(super) fn need(&self, id: BlockId) -> Need {
         Need::of(self.is_staged(id))
     }
 
-    /// What the directory lies on.
+    /// Returns the permissions that its files and directories get.
+    pub(super) fn modes(&self) -> Modes {
+        self.modes
+    }
+
+    /// Returns what the directory lies on.
     pub(super) fn medium(&self) -> Medium {
         self.medium
     }
 
-    /// Opens the file of a block without waiting. `None` when that cannot be done or there is more to do than opening it.
+    /// Opens the file of a block without waiting. Returns `None` when that would wait, or when more has to be done than
+    /// opening the file.
     ///
     /// # Errors
-    /// `NotFound` when it is known to be missing; it is forgotten then.
+    /// `NotFound` when the file is known to be missing. The block is forgotten then.
     pub(super) fn open_now(&self, id: BlockId) -> Option<io::Result<CachedFile>> {
         let need = self.need(id);
         match CachedFile::open_now(&self.path(id), id.size, self.level_of(need), self.medium) {
@@ -194,11 +197,11 @@ impl CacheDir {
         }
     }
 
-    /// Opens the file of a block. What is no file of that block is forgotten, and deleted if it is damage. Waits for the
-    /// disk.
+    /// Opens the file of a block. A block without a usable file is forgotten, and a damaged file is deleted, but for staged
+    /// blocks. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the file system, and `InvalidData` for what is no file of that block.
+    /// Those of the file system, and `InvalidData` for a file that is none of that block.
     pub(super) fn open_file(&self, id: BlockId) -> io::Result<CachedFile> {
         let (path, need) = (self.path(id), self.need(id));
         let mut opened = CachedFile::open(&path, id.size, self.level_of(need), self.medium);
@@ -225,7 +228,7 @@ impl CacheDir {
         opened
     }
 
-    /// What is compared: of a block that is nowhere else everything, whatever the settings say.
+    /// Which checksums are compared. Of a block that is nowhere else all are, whatever the settings say.
     fn level_of(&self, need: Need) -> ChecksumLevel {
         match need {
             Need::Only => ChecksumLevel::Extend,
@@ -267,12 +270,12 @@ impl CacheDir {
         Offer::Taken
     }
 
-    /// Takes back an offer that could not be queued.
+    /// Takes back an offer that was taken and could not be queued.
     pub(super) fn withdraw(&self, id: BlockId) {
         self.state.lock().pending.remove(&id);
     }
 
-    /// Writes a pending block to its file, unless it was removed meanwhile. The number of bytes written.
+    /// Writes a pending block to its file, unless it was removed meanwhile. Returns how many bytes were written.
     pub(super) fn write_pending(&self, id: BlockId) -> io::Result<usize> {
         let Some(bytes) = self.state.lock().pending.get(&id).cloned() else { return Ok(0) };
         let done = match self.gate.is_normal() {
@@ -296,7 +299,7 @@ impl CacheDir {
         let path = self.path(id);
         // The suffix lets every client's scan see that this is no block, and clear it away.
         let temp = path.with_file_name(format!("{}_{}.{:x}.tmp", id.slice, id.index, rand::random::<u32>()));
-        let (mut file, _) = self.create(&temp)?;
+        let (mut file, _) = self.modes.create(&temp)?;
         let done = (|| {
             if self.level == ChecksumLevel::None {
                 sys::write_all(&mut file, std::slice::from_ref(bytes))?;
@@ -313,41 +316,8 @@ impl CacheDir {
         done
     }
 
-    /// Makes a file and what is missing above it; whether that was something.
-    pub(super) fn create(&self, path: &Path) -> io::Result<(File, bool)> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(self.file_mode);
-        match options.open(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if let Some(dir) = path.parent() {
-                    self.make_dirs(dir)?;
-                }
-                Ok((options.open(path)?, true))
-            }
-            other => Ok((other?, false)),
-        }
-    }
-
-    /// Makes a directory and what is missing above it, with the cache's mode whatever the umask is.
-    pub(super) fn make_dirs(&self, dir: &Path) -> io::Result<()> {
-        match DirBuilder::new().mode(self.dir_mode).create(dir) {
-            Ok(()) => fs::set_permissions(dir, Permissions::from_mode(self.dir_mode)),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                if dir.is_dir() {
-                    Ok(())
-                } else {
-                    Err(io::ErrorKind::NotADirectory.into())
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.make_dirs(dir.parent().ok_or(e)?)?;
-                self.make_dirs(dir)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Forgets a block, unless it is staged and `keep_staged`. What is to be deleted then, by [`CacheDir::delete`].
+    /// Forgets a block. With `keep_staged` a staged one stays. Returns how much the deletion of its files is needed, which
+    /// [`CacheDir::delete`] does; `None` when there is nothing to delete.
     pub(super) fn forget(&self, id: BlockId, keep_staged: bool) -> Option<Need> {
         let mut state = self.state.lock();
         let is_staged = state.index.is_staged(id);
@@ -377,7 +347,7 @@ impl CacheDir {
         let dir = self.probes().join("00/0");
         let path = dir.join(format!("{}_0_3", rand::random::<u32>()));
         let write = || {
-            self.make_dirs(&dir)?;
+            self.modes.make_dirs(&dir)?;
             fs::write(&path, CONTENT)
         };
         let read = || match fs::read(&path)? == CONTENT {
@@ -389,23 +359,16 @@ impl CacheDir {
         let _ = self.gate.watch(|| remove_if_there(&path));
     }
 
-    /// Where probes lie.
+    /// Returns the directory that probes lie in.
     pub(super) fn probes(&self) -> PathBuf {
         self.raw().join("probe")
     }
 
-    /// Whether no more may be added without taking something out.
+    /// Whether a limit is passed, so that something has to go before more is added.
     pub(super) fn is_full(&self) -> bool {
         let state = self.state.lock();
         self.short_of_space.load(Relaxed)
             || state.index.used_bytes() > self.max_bytes.load(Relaxed)
             || state.index.len() as u64 > self.max_items.load(Relaxed)
-    }
-}
-
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
     }
 }

@@ -1,12 +1,12 @@
-//! One cached block as a file (format: data.md §4.3): the plain bytes, then a CRC-32C per 32 KiB of them.
+//! The file of a cached block holds the plain bytes, then a CRC-32C for each 32 KiB of them (format: data.md §4.3).
 //!
-//! Whatever does not fit — length, checksum, a read that ends early — makes the file no copy of its block. The caller
-//! drops it and fetches the block; damage is never served. What was compared lately, and is still where it was, is not
-//! compared again (`verified`).
+//! A file with another length, with a checksum that does not match, or that ends too early is no copy of its block. The
+//! caller drops it and fetches the block, so that damage is never served. Bytes that were compared lately, and that the
+//! kernel has held since, are not compared again (`verified`).
 
 mod verified;
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use bytes::Bytes;
 
@@ -17,19 +17,16 @@ use crate::{
     sys::{self, Medium},
 };
 
-/// Bytes that one checksum covers.
+/// One checksum covers this many bytes.
 const PIECE_BYTES: usize = 32 << 10;
 
-/// An open cache file. Cloning shares the descriptor.
-#[derive(Clone, Debug)]
-pub(crate) struct CachedFile(Arc<OpenFile>);
-
+/// The open file of a cached block.
 #[derive(Debug)]
-struct OpenFile {
+pub(crate) struct CachedFile {
     file: File,
     /// Bytes of the block.
     size: usize,
-    /// Checksum of each piece; `None` when the file has none or they are not to be looked at.
+    /// The checksum of each piece; `None` when the file has none or they are not to be compared.
     sums: Option<Box<[u32]>>,
     verified: Verified,
     level: ChecksumLevel,
@@ -55,7 +52,7 @@ impl CachedFile {
         Ok(Self::with(file, size, sums, level, medium))
     }
 
-    /// The same without waiting; `None` when the kernel would have to ask the disk.
+    /// Does what [`CachedFile::open`] does without waiting. Returns `None` when the kernel would have to ask the disk.
     ///
     /// # Errors
     /// `NotFound` when the file is known to be missing, `InvalidData` for a length that no such file has.
@@ -81,39 +78,39 @@ impl CachedFile {
 
     fn with(file: File, size: usize, sums: Option<Box<[u32]>>, level: ChecksumLevel, medium: Medium) -> Self {
         let verified = Verified::none_of(sums.as_ref().map_or(0, |sums| sums.len()));
-        Self(Arc::new(OpenFile { file, size, sums, verified, level, medium }))
+        Self { file, size, sums, verified, level, medium }
     }
 
-    /// Notes on the disk that it is used `now`, about once a day: reading does not. Waits for the disk.
+    /// Notes on the disk that the file is used `now`, in seconds since the epoch, about once a day. Reading does not note it.
+    /// Waits for the disk.
     pub(crate) fn note_use(&self, now: u32) {
-        sys::note_use(&self.0.file, now);
+        sys::note_use(&self.file, now);
     }
 
-    /// Tells the kernel that all of it will be read soon.
+    /// Tells the kernel that all of the file will be read soon.
     pub(crate) fn will_need(&self) {
-        self.0.verified.forget();
+        self.verified.forget();
         // Only a hint.
-        let _ = rustix::fs::fadvise(&self.0.file, 0, None, rustix::fs::Advice::WillNeed);
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed);
     }
 
-    /// Memory that reading `[off, off + len)` takes at most.
+    /// Returns how many bytes of memory reading `[off, off + len)` takes at most.
     pub(crate) fn read_bytes(&self, off: u32, len: u32) -> usize {
-        let (start, end) = self.0.span(off, len);
+        let (start, end) = self.span(off, len);
         end - start
     }
 
-    /// Reads a range if it lies in the page cache, and verifies it unless that was done lately; `None` when it would wait or
-    /// is not as it should be.
+    /// Reads a range that lies in the page cache, and verifies it unless that was done lately. Returns `None` when reading
+    /// would wait, or when the bytes are not as they should be.
     pub(crate) fn read_now(&self, off: u32, len: u32) -> Option<Bytes> {
-        let is_verified = self.0.is_verified(off, len);
-        let (start, end) =
-            if is_verified { (off as usize, off as usize + len as usize) } else { self.0.span(off, len) };
+        let is_verified = self.is_verified(off, len);
+        let (start, end) = if is_verified { (off as usize, off as usize + len as usize) } else { self.span(off, len) };
         let mut buf = PoolBuf::with_capacity(end - start);
-        sys::read_at_hand(&self.0.file, buf.as_mut_vec(), end - start, start as u64, self.0.medium);
+        sys::read_at_hand(&self.file, buf.as_mut_vec(), end - start, start as u64, self.medium);
         if buf.len() < end - start {
             return None;
         }
-        if is_verified { Some(Bytes::from_owner(buf)) } else { self.0.take(buf, start, off, len).ok() }
+        if is_verified { Some(Bytes::from_owner(buf)) } else { self.take(buf, start, off, len).ok() }
     }
 
     /// Reads and verifies a range. Waits for the disk.
@@ -122,24 +119,22 @@ impl CachedFile {
     /// Those of the file system, `UnexpectedEof` when the file has become shorter, and `InvalidData` with a sentence on what
     /// does not match.
     pub(crate) fn read(&self, off: u32, len: u32) -> io::Result<Bytes> {
-        let (start, end) = self.0.span(off, len);
+        let (start, end) = self.span(off, len);
         let mut buf = PoolBuf::with_capacity(end - start);
         // The kernel may read more than this from the disk, and with that what it had dropped since it was verified.
-        self.0.verified.forget();
-        sys::read_rest(&self.0.file, buf.as_mut_vec(), end - start, start as u64)?;
-        let done = self.0.take(buf, start, off, len);
+        self.verified.forget();
+        sys::read_rest(&self.file, buf.as_mut_vec(), end - start, start as u64)?;
+        let done = self.take(buf, start, off, len);
         done.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
     }
-}
 
-impl OpenFile {
-    /// Whether all pieces that `[off, off + len)` touches match their checksums, as was seen lately.
+    /// Whether all pieces that `[off, off + len)` touches were compared with their checksums lately, and matched.
     fn is_verified(&self, off: u32, len: u32) -> bool {
         let (start, end) = (off as usize, off as usize + len as usize);
         self.sums.is_some() && self.verified.all(start / PIECE_BYTES..end.div_ceil(PIECE_BYTES))
     }
 
-    /// What must be read to answer and verify `[off, off + len)`.
+    /// The range that must be read to answer and verify `[off, off + len)`: its start and its end.
     fn span(&self, off: u32, len: u32) -> (usize, usize) {
         let (start, end) = (off as usize, off as usize + len as usize);
         if self.sums.is_some() && self.level == ChecksumLevel::Extend {
@@ -149,7 +144,7 @@ impl OpenFile {
         }
     }
 
-    /// The asked range of `buf`, which begins at `start` of the block, once it is verified.
+    /// Verifies `buf`, which begins at `start` of the block, and returns the asked range of it.
     fn take(&self, buf: PoolBuf, start: usize, off: u32, len: u32) -> Result<Bytes, String> {
         self.verify(&buf, start)?;
         let from = off as usize - start;
@@ -175,7 +170,7 @@ impl OpenFile {
     }
 }
 
-/// Bytes of the checksums of an open file that are to be compared; `None` for none.
+/// How many bytes of checksums an open file has that are to be compared; `None` when there are none.
 fn covered(file: &File, size: usize, level: ChecksumLevel) -> io::Result<Option<usize>> {
     let has_sums = has_checksums(size, file.metadata()?.len())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the length is not that of a cached block"))?;
@@ -186,7 +181,7 @@ fn parse_sums(bytes: &[u8]) -> Box<[u32]> {
     bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect()
 }
 
-/// Bytes of the checksums of a block.
+/// How many bytes the checksums of a block take.
 fn sums_bytes(size: usize) -> usize {
     size.div_ceil(PIECE_BYTES) * 4
 }
@@ -203,7 +198,7 @@ fn has_checksums(size: usize, file_len: u64) -> Option<bool> {
     }
 }
 
-/// The checksums of a block as they follow its bytes.
+/// Computes the checksums of a block as they follow its bytes in a file.
 pub(crate) fn checksums(body: &[Bytes]) -> Vec<u8> {
     let mut out = Vec::new();
     let (mut sum, mut filled) = (0, 0);

@@ -1,9 +1,9 @@
-//! The way to one cache disk: every operation that may wait for it passes here, is counted, and can be left behind.
+//! Every operation that may wait for a cache disk passes a gate, where it is counted and can be left behind.
 //!
-//! A thread that waits for a disk cannot be called back. So what readers wait for runs on the blocking pool and is left
-//! there when it takes longer than its deadline; the number of such operations is bounded, those left behind included,
-//! and once the disk is known to be unstable hardly any are begun. Threads of the cache's own ([`Gate::watch`]) may get
-//! stuck; nobody waits for them.
+//! A thread that waits for a disk cannot be called back. So an operation that a reader waits for runs on the blocking pool,
+//! and is left there when it takes longer than its deadline. The number of such operations is bounded, also of those that
+//! were left behind, and once the disk is known to be unstable hardly any are begun. The threads of the cache
+//! ([`Gate::watch`]) may get stuck, for nobody waits for them.
 
 use std::{
     io,
@@ -21,40 +21,28 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::health::{DiskState, Health, is_trouble};
+use super::{
+    health::{DiskState, Health, is_trouble},
+    tier::Need,
+};
 use crate::config::HealthRules;
 
-/// Operations on all disks that may be under way for readers at once, and as many for writers that stage. The blocking
-/// pool has room for more than both.
+/// How many operations on all disks may be under way for readers at once. Writers that stage may have as many. The blocking
+/// pool has room for more than both together.
 const MAX_OPERATIONS: usize = 128;
-/// What of it a disk gets at least.
+/// Each disk may have at least so many of them.
 const MIN_OPERATIONS: usize = 8;
 
-/// How much an operation is needed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Need {
-    /// The store can be asked instead.
-    Spare,
-    /// Nowhere else is a copy: it is tried in every state of the disk, and waited for longer.
-    Only,
-}
-
-impl Need {
-    pub(super) fn of(is_staged: bool) -> Self {
-        if is_staged { Self::Only } else { Self::Spare }
-    }
-}
-
-/// One directory's way to its disk.
+/// The way of one directory to its disk.
 #[derive(Debug)]
 pub(super) struct Gate {
     root: PathBuf,
     rules: HealthRules,
     handle: Handle,
-    /// [`DiskState`] of `health`, to be looked at without a lock.
+    /// The [`DiskState`] of `health`, which can be read here without a lock.
     state: AtomicU8,
     health: Mutex<Health>,
-    /// The state that [`Gate::tick`] has told last.
+    /// The state that [`Gate::tick`] has returned last.
     told: Mutex<DiskState>,
     under_way: Mutex<Vec<Arc<Running>>>,
     slots: Arc<Semaphore>,
@@ -68,11 +56,11 @@ pub(super) struct Gate {
 #[derive(Debug)]
 struct Running {
     began: Instant,
-    /// It was counted as a failure for taking too long.
+    /// Whether the operation was counted as a failure for taking too long.
     late: AtomicBool,
 }
 
-/// What must be held to work on the disk.
+/// The permission to work on the disk, held meanwhile.
 struct Pass {
     gate: Arc<Gate>,
     running: Arc<Running>,
@@ -80,7 +68,7 @@ struct Pass {
 }
 
 impl Gate {
-    /// `disks` share the threads there are.
+    /// Makes the gate of one of `disks`, which share the threads there are.
     pub(super) fn new(root: &Path, rules: HealthRules, disks: usize) -> Arc<Self> {
         let share = (MAX_OPERATIONS / disks.max(1)).max(MIN_OPERATIONS);
         Arc::new(Self {
@@ -111,12 +99,12 @@ impl Gate {
         self.state() == DiskState::Normal
     }
 
-    /// Operations that failed because of the disk, those that took too long among them.
+    /// Returns how many operations failed because of the disk, also by taking too long.
     pub(super) fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
 
-    /// Whether everything must pass here, so that a test meets it.
+    /// Whether a test makes trouble for this disk, so that every operation must pass here.
     pub(super) fn is_troubled(&self) -> bool {
         #[cfg(test)]
         return self.trouble.is_some();
@@ -128,17 +116,18 @@ impl Gate {
         &self.rules
     }
 
-    /// A slot for staging one block, which goes with the work; `None` when nothing is to be staged on this disk now.
+    /// Waits for a slot for staging one block, which the caller holds while it does so. Returns `None` when nothing is to be
+    /// staged on this disk now.
     pub(super) async fn stage_slot(&self) -> Option<OwnedSemaphorePermit> {
         let slot = Arc::clone(&self.stages).acquire_owned().await.ok();
         slot.filter(|_| self.is_normal())
     }
 
-    /// Does `work` on the blocking pool and waits for it until the deadline of readers, of which a fifth may go by in
-    /// waiting for a slot. Polled within a runtime.
+    /// Does `work` on the blocking pool and waits for it until the deadline of readers. A fifth of that time may pass in
+    /// waiting for a slot. Must be polled within a runtime.
     ///
     /// # Errors
-    /// Those of `work`, `TimedOut` when it was left behind or found no slot, `WouldBlock` when the disk is not asked now.
+    /// Those of `work`; `TimedOut` when it was left behind or found no slot; `WouldBlock` when the disk is not asked now.
     pub(super) async fn run<T, F>(self: &Arc<Self>, need: Need, work: F) -> io::Result<T>
     where
         T: Send + 'static,
@@ -196,8 +185,8 @@ impl Gate {
         }
     }
 
-    /// Takes note that time has passed: of operations that take too long, and of what that makes of the disk. Returns the
-    /// state if it has changed since the last look.
+    /// Looks for operations that take too long, and for what the passing of time makes of the state of the disk. Returns the
+    /// state if it has changed since the last call.
     pub(super) fn tick(&self, now: Instant) -> Option<DiskState> {
         let late: Vec<_> = {
             let under_way = self.under_way.lock();

@@ -1,38 +1,39 @@
-//! Whether a cache disk can be relied on (format: data.md §4.7): counts what fails and decides. No I/O and no clock here.
+//! Whether a cache disk can be relied on is decided here, from the operations that failed (format: data.md §4.7). There is no
+//! I/O and no clock in this file.
 //!
-//! A disk is *normal* until three operations fail within a minute; then it is *unstable*: little is asked of it, and a probe
-//! finds out how it does. A minute of operations without a failure makes it normal again, half an hour without such a
-//! minute takes it *down* for the rest of the mount.
+//! A disk is *normal* until three operations fail within a minute. Then it is *unstable*: little is asked of it, and probes
+//! find out how it does. A minute of operations without a failure makes it normal again. Half an hour without such a minute
+//! takes it *down* for the rest of the mount.
 
 use std::{io, time::Instant};
 
 use crate::config::HealthRules;
 
-/// Failures within a window that make a disk unstable.
+/// So many failures within a window make a disk unstable.
 const MAX_FAILURES: usize = 3;
-/// Operations of a window that say enough to trust a disk again.
+/// So many operations of a window say enough to trust a disk again.
 const MIN_OPERATIONS: u64 = 60;
 
-/// How far a disk is used.
+/// How far a disk is relied on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum DiskState {
-    /// For everything.
+    /// The disk is used for everything.
     Normal,
-    /// For a few reads at a time; nothing is written to it.
+    /// A few reads at a time are tried, and nothing is written.
     Unstable,
-    /// Not at all, but for blocks that are nowhere else.
+    /// The disk is used only for blocks that are nowhere else.
     Down,
 }
 
-/// What is known of one disk.
+/// Remembers what is known of one disk.
 #[derive(Debug)]
 pub(super) struct Health {
     rules: HealthRules,
     state: DiskState,
     since: Instant,
-    /// When the last failures of a normal disk were.
+    /// When the last operations failed while the disk was normal.
     failures: Vec<Instant>,
-    /// The window in which an unstable one is judged.
+    /// When the window began in which an unstable disk is judged.
     window_began: Instant,
     operations: u64,
     failed: u64,
@@ -55,12 +56,12 @@ impl Health {
         self.state
     }
 
-    /// An operation went well.
+    /// Notes that an operation went well.
     pub(super) fn succeeded(&mut self) {
         self.operations += 1;
     }
 
-    /// An operation failed or took too long.
+    /// Notes that an operation failed or took too long.
     pub(super) fn failed(&mut self, now: Instant) {
         self.operations += 1;
         self.failed += 1;
@@ -75,7 +76,7 @@ impl Health {
         }
     }
 
-    /// Time has passed: an unstable disk may become normal or go down.
+    /// Notes that time has passed, by which an unstable disk may become normal or go down.
     pub(super) fn tick(&mut self, now: Instant) {
         if self.state != DiskState::Unstable {
             return;

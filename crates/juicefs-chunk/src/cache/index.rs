@@ -1,4 +1,5 @@
-//! What a cache directory holds, and what goes when it is too much (format: data.md §4.5, §4.6). No I/O here.
+//! The index of a cache directory knows which blocks the directory holds, and which of them go when they are too many
+//! (format: data.md §4.5, §4.6). There is no I/O in this file.
 
 use std::{
     cmp::Reverse,
@@ -9,9 +10,9 @@ use rand::{Rng, seq::index::sample};
 
 use crate::{block::BlockId, config::Eviction};
 
-/// Bytes that a file counts beside its data.
+/// A file counts as so many bytes beside its data.
 const FILE_BYTES: u64 = 4096;
-/// Entries that one expiry pass looks at.
+/// One pass of expiry looks at so many entries.
 const EXPIRE_SAMPLE: usize = 1000;
 
 /// The blocks of one directory.
@@ -22,29 +23,30 @@ pub(super) struct Index {
     used_bytes: u64,
     data_bytes: u64,
     policy: Eviction,
-    /// For LRU: blocks by the atime they had when they were pushed. What became newer is pushed again when it is met.
+    /// For LRU: blocks in the order of the time of use that they had when they were pushed. A block that was used since is
+    /// pushed again when it is met.
     oldest: BinaryHeap<Reverse<(u32, Reverse<u32>, BlockId)>>,
-    /// Number of the scan that last saw each entry.
+    /// The number of the scan that goes on, or was the last. Each entry knows the last that saw it.
     scan: u32,
     scanned: bool,
-    /// While a scan is under way: what happened since it began to what it may have seen before.
+    /// What happened since a scan began, to blocks that it may have seen before that; `None` while there is no scan.
     meanwhile: Option<Meanwhile>,
 }
 
 #[derive(Debug, Default)]
 struct Meanwhile {
     forgotten: HashSet<BlockId>,
-    /// Found to be in the store by now, so that what the scan saw of them as staged is over.
+    /// Blocks that got into the store, so that they are not staged any more although the scan saw them so.
     unstaged: HashSet<BlockId>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     id: BlockId,
-    /// Seconds since the epoch of the last use.
+    /// When the block was used last, in seconds since the epoch.
     atime: u32,
     scan: u32,
-    /// Not yet uploaded: never evicted.
+    /// Whether the block waits for its upload, so that it is never evicted.
     staged: bool,
 }
 
@@ -63,17 +65,17 @@ impl Index {
         }
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Bytes used by blocks that may be evicted.
+    /// Returns how many bytes the blocks use that may be evicted.
     pub(super) fn used_bytes(&self) -> u64 {
         self.used_bytes
     }
 
-    /// Plain bytes of all blocks.
+    /// Returns how many plain bytes all blocks have.
     pub(super) fn data_bytes(&self) -> u64 {
         self.data_bytes
     }
@@ -87,14 +89,14 @@ impl Index {
         self.by_block.contains_key(&id)
     }
 
-    /// Notes a use; whether the block waits for its upload. `None` when it is not here.
+    /// Notes that a block is used. Returns whether it waits for its upload, or `None` when it is not here.
     pub(super) fn touch(&mut self, id: BlockId, now: u32) -> Option<bool> {
         let slot = &mut self.slots[*self.by_block.get(&id)? as usize];
         slot.atime = slot.atime.max(now);
         Some(slot.staged)
     }
 
-    /// Adds a block, or brings what is known of it up to date.
+    /// Adds a block, or updates what is known of it.
     pub(super) fn insert(&mut self, id: BlockId, atime: u32, staged: bool) {
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.forgotten.remove(&id);
@@ -127,8 +129,8 @@ impl Index {
         }
     }
 
-    /// Adds a block that a scan has seen, unless it was forgotten since: its file is gone by now. Whether it is staged is
-    /// known better if it was staged, or uploaded, since the scan began.
+    /// Adds a block that a scan has seen, unless it was forgotten since the scan began, for its file is gone by now. Whether
+    /// it is staged is known better here if it was staged or uploaded since.
     pub(super) fn insert_scanned(&mut self, id: BlockId, atime: u32, staged: bool) {
         let (mut is_gone, mut is_uploaded) = (false, false);
         if let Some(meanwhile) = &self.meanwhile {
@@ -142,7 +144,7 @@ impl Index {
         }
     }
 
-    /// A block is in the store, and its staged file is gone.
+    /// Notes that a block is in the store, and that its staged file is gone.
     pub(super) fn unstage(&mut self, id: BlockId, now: u32) {
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.unstaged.insert(id);
@@ -152,7 +154,7 @@ impl Index {
         }
     }
 
-    /// Forgets a block; whether it was here.
+    /// Forgets a block. Returns whether it was here.
     pub(super) fn remove(&mut self, id: BlockId) -> bool {
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.forgotten.insert(id);
@@ -174,13 +176,13 @@ impl Index {
         self.by_block.get(&id).is_some_and(|at| self.slots[*at as usize].staged)
     }
 
-    /// A scan of the directory begins: everything inserted from now on was seen by it.
+    /// Notes that a scan of the directory begins. Everything inserted from now on counts as seen by it.
     pub(super) fn begin_scan(&mut self) {
         self.scan = self.scan.wrapping_add(1);
         self.meanwhile = Some(Meanwhile::default());
     }
 
-    /// The scan is over: what it did not see is gone.
+    /// Notes that the scan is over. Blocks that it did not see are gone.
     pub(super) fn end_scan(&mut self) {
         self.meanwhile = None;
         let scan = self.scan;
@@ -209,7 +211,7 @@ impl Index {
         out
     }
 
-    /// Takes out those of some random blocks that were last used before `before`.
+    /// Takes some random blocks, and removes and returns those of them that were last used before `before`.
     pub(super) fn expire(&mut self, before: u32) -> Vec<BlockId> {
         let mut rng = rand::rng();
         let picked = sample(&mut rng, self.slots.len(), self.slots.len().min(EXPIRE_SAMPLE));

@@ -1,4 +1,4 @@
-//! Blocks in memory, the least recently used of them going first.
+//! The memory part of the cache keeps whole blocks, and lets the least recently used go first.
 
 use std::{
     sync::{
@@ -13,22 +13,22 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::{block::BlockId, counters::Counters};
 
-/// Bytes that one entry takes beside its data.
+/// An entry takes so many bytes beside its data.
 const ENTRY_BYTES: u32 = 512;
-/// Part of the limit that may be put in before entries beyond the limit are let go.
+/// The part of the limit that may be put in before entries beyond the limit are let go.
 const OVERSHOOT_PART: u64 = 16;
 
-/// Whole blocks up to a limit in bytes.
+/// Keeps whole blocks up to a limit in bytes.
 #[derive(Debug)]
 pub(crate) struct MemoryCache {
     blocks: Cache<BlockId, Bytes>,
     max_bytes: u64,
-    /// Bytes put in since entries were last let go.
+    /// How many bytes were put in since entries were let go.
     unsettled: AtomicU64,
 }
 
 impl MemoryCache {
-    /// What leaves it is counted in `counters`, if it is the cache proper.
+    /// Makes an empty cache. If it is the cache proper, evicted blocks are counted in `counters`.
     pub(crate) fn new(max_bytes: u64, expire: Duration, counters: Option<Arc<Counters>>) -> Self {
         // Not the default policy: it refuses newcomers for the sake of often used blocks, and a sequential reader whose
         // newly fetched block is refused would fetch it again for each of its pieces.
@@ -68,19 +68,19 @@ impl MemoryCache {
         self.blocks.invalidate(&id);
     }
 
-    /// Lets go of everything.
+    /// Lets all blocks go.
     pub(crate) fn clear(&self) {
         self.blocks.invalidate_all();
         self.settle();
     }
 
-    /// Lets go of what is beyond the limit or expired; the cache does it on its own only after many operations.
+    /// Lets the blocks go that are expired or beyond the limit. By itself the cache does that only after many operations.
     pub(crate) fn settle(&self) {
         self.unsettled.store(0, Ordering::Relaxed);
         self.blocks.run_pending_tasks();
     }
 
-    /// Blocks and bytes held.
+    /// Returns the number of blocks held and their bytes.
     pub(crate) fn usage(&self) -> (u64, u64) {
         let (count, weight) = (self.blocks.entry_count(), self.blocks.weighted_size());
         (count, weight.saturating_sub(count * u64::from(ENTRY_BYTES)))

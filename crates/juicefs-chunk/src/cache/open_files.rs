@@ -1,4 +1,4 @@
-//! Descriptors of files that were read lately, each of one block, so that a read of a few KiB is one system call.
+//! Files that were read lately stay open, each the file of one block, so that a read of a few KiB is one system call.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use rand::Rng;
 
 use crate::block::BlockId;
 
-/// Entries looked at for the oldest.
+/// So many entries are looked at to find an old one.
 const SAMPLE: usize = 8;
 
-/// A bounded set of open files. What is let go may still be read by whoever holds it.
+/// A bounded set of open files. Whoever holds a file may still read it when it has left the set.
 #[derive(Debug)]
 pub(crate) struct OpenFiles<F> {
     max: usize,
@@ -27,11 +27,13 @@ struct State<F> {
 }
 
 impl<F: Clone> OpenFiles<F> {
+    /// Makes a set for at most `max` files.
     pub(crate) fn new(max: usize) -> Self {
         let state = State { entries: Vec::new(), by_block: HashMap::new(), tick: 0, closed_idle: 0 };
         Self { max, state: Mutex::new(state) }
     }
 
+    /// Returns the file of a block, which counts as used now.
     pub(crate) fn get(&self, id: BlockId) -> Option<F> {
         let state = &mut *self.state.lock();
         let entry = &mut state.entries[*state.by_block.get(&id)?];
@@ -40,6 +42,7 @@ impl<F: Clone> OpenFiles<F> {
         Some(entry.1.clone())
     }
 
+    /// Adds the file of a block. If the set is full one that was not used lately leaves it.
     pub(crate) fn insert(&self, id: BlockId, file: F) {
         // Closing happens outside of the lock.
         let mut old = self.remove(id);
@@ -56,11 +59,12 @@ impl<F: Clone> OpenFiles<F> {
         drop(old);
     }
 
+    /// Takes the file of a block out.
     pub(crate) fn remove(&self, id: BlockId) -> Option<F> {
         self.state.lock().remove(id)
     }
 
-    /// Lets all go.
+    /// Takes all files out.
     pub(crate) fn clear(&self) {
         let old = {
             let mut state = self.state.lock();
@@ -70,7 +74,7 @@ impl<F: Clone> OpenFiles<F> {
         drop(old);
     }
 
-    /// Lets go what was not used since the last call.
+    /// Takes the files out that were not used since the last call.
     pub(crate) fn close_idle(&self) {
         let idle: Vec<_> = {
             let state = &mut *self.state.lock();
@@ -92,7 +96,7 @@ impl<F> State<F> {
         Some(file)
     }
 
-    /// The least recently used of a few.
+    /// The block of the least recently used of a few files.
     fn oldest(&self) -> Option<BlockId> {
         let mut rng = rand::rng();
         let count = self.entries.len();

@@ -1,13 +1,13 @@
-//! Which cache directory a block lies in: a consistent-hash ring over the directories' ids (format: data.md §4.2).
+//! A consistent-hash ring over the ids of the cache directories decides which of them a block lies in (format: data.md §4.2).
 
 use crate::hash::{fnv1_32, murmur3_32};
 
-/// Points of a directory before balancing.
+/// Each directory has so many points before balancing.
 const POINTS: usize = 100;
-/// Rounds of balancing.
+/// The points are balanced in at most so many rounds.
 const ROUNDS: usize = 5;
 
-/// The ring: hash points in order, each with the number of its directory.
+/// Hash points in order, each with the number of its directory.
 #[derive(Debug)]
 pub(super) struct Ring {
     points: Vec<(u32, u16)>,
@@ -15,23 +15,23 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring over directories with these ids.
+    /// Makes a ring over directories with these ids.
     pub(super) fn new(ids: &[String]) -> Self {
         let mut counts = vec![POINTS; ids.len()];
-        let mut points = place(ids, &counts);
+        let mut points = points_of(ids, &counts);
         if ids.len() > 1 {
             for _ in 0..ROUNDS {
                 let moved = rebalance(&points, &mut counts);
                 if !moved {
                     break;
                 }
-                points = place(ids, &counts);
+                points = points_of(ids, &counts);
             }
         }
         Self { points, dirs: ids.len() }
     }
 
-    /// The directory of a key.
+    /// Returns the number of the directory that a key lies in.
     pub(super) fn of(&self, key: &str) -> usize {
         if self.dirs == 1 {
             return 0;
@@ -42,13 +42,13 @@ impl Ring {
         usize::from(dir)
     }
 
-    /// Which of `dirs` directories old layouts put a key in.
+    /// Returns the number of the directory, of `dirs`, that old layouts put a key in.
     pub(super) fn legacy(key: &str, dirs: usize) -> usize {
         fnv1_32(key.as_bytes()) as usize % dirs.max(1)
     }
 }
 
-fn place(ids: &[String], counts: &[usize]) -> Vec<(u32, u16)> {
+fn points_of(ids: &[String], counts: &[usize]) -> Vec<(u32, u16)> {
     let mut points = Vec::new();
     for ((dir, id), count) in (0..).zip(ids).zip(counts) {
         points.extend((0..*count).map(|n| (murmur3_32(format!("{n}{id}").as_bytes()), dir)));
@@ -57,7 +57,7 @@ fn place(ids: &[String], counts: &[usize]) -> Vec<(u32, u16)> {
     points
 }
 
-/// Adjusts the number of points by what each directory's share lacks; whether any number was looked at twice.
+/// Adjusts the number of points of each directory by what its share lacks. Returns whether another round is worth while.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the format computes in doubles")]
 fn rebalance(points: &[(u32, u16)], counts: &mut [usize]) -> bool {
     let mut shares = vec![0_u64; counts.len()];

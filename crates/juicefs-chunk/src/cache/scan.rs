@@ -1,7 +1,7 @@
-//! Finding out what lies in a cache directory (format: data.md §4.5).
+//! A scan finds out which blocks lie in a cache directory (format: data.md §4.5).
 //!
-//! Several threads walk it: with a cold cache of the kernel's each of them waits for the disk most of the time. Nobody waits
-//! for the scan: blocks that it has not met are looked for on disk.
+//! Several threads walk the directory, because each of them waits for the disk most of the time while the kernel's caches are
+//! cold. Nobody waits for the scan: blocks that it has not met yet are looked for on disk.
 
 use std::{
     fs, io,
@@ -16,11 +16,11 @@ use parking_lot::{Condvar, Mutex};
 use super::dir::CacheDir;
 use crate::block::BlockId;
 
-/// Temporary files and empty directories younger than this may be in use.
+/// Temporary files and empty directories that are younger than this may be in use.
 const LITTER_AGE_SECS: i64 = 60;
-/// Entries put into the index under one lock.
+/// So many entries are put into the index under one lock.
 const BATCH: usize = 256;
-/// Threads of one scan.
+/// One scan has so many threads.
 const WALKERS: usize = 4;
 
 /// One scan.
@@ -28,16 +28,16 @@ struct Scan<'a> {
     dir: &'a CacheDir,
     stop: &'a AtomicBool,
     todo: Mutex<Todo>,
-    /// There is something to do, or nothing any more.
+    /// Is notified when there is something to do, or nothing any more.
     more: Condvar,
     total: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Todo {
-    /// Directories to be listed.
+    /// The directories that are to be listed.
     dirs: Vec<PathBuf>,
-    /// Walkers that list one now, and may find others.
+    /// How many walkers list a directory now, and may find others in it.
     busy: usize,
     failed: Option<io::Error>,
 }
@@ -101,7 +101,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Takes in the blocks of one directory; the directories in it.
+    /// Adds the blocks of one directory to the index. Returns the directories in it.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let mut dirs = Vec::new();
         let mut found = Vec::with_capacity(BATCH);

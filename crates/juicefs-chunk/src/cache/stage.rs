@@ -1,8 +1,8 @@
-//! Staged blocks of one directory: written here first, and not in the store yet (format: data.md §4.4).
+//! A directory of the disk cache also keeps staged blocks, which are not in the store yet (format: data.md §4.4).
 //!
 //! Unlike a cached block, a staged one is the only copy of its bytes. So the file and the directories that lead to it are
-//! fsynced before it counts, it is verified when it is read back, and nothing but its upload or the end of its slice
-//! deletes it.
+//! fsynced before the block counts as staged, it is verified when it is read back, and only its upload or the end of its
+//! slice deletes it.
 
 use std::{
     fs::{self, File},
@@ -15,21 +15,15 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    dir::{CacheDir, remove_if_there},
+    dir::CacheDir,
     file::{CachedFile, checksums},
+    modes::remove_if_there,
+    tier::StagedBlock,
 };
 use crate::{block::BlockId, config::ChecksumLevel, sys};
 
-/// Temporary files younger than this may be in use by another client of the directory.
+/// Another client of the directory may use temporary files that are younger than this.
 const LITTER_AGE_SECS: i64 = 60;
-
-/// A block found below `rawstaging/`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct StagedBlock {
-    pub(crate) id: BlockId,
-    /// When it was staged, in seconds since the epoch.
-    pub(crate) since_secs: i64,
-}
 
 impl CacheDir {
     fn staging(&self) -> PathBuf {
@@ -40,15 +34,15 @@ impl CacheDir {
         self.staging().join(self.key(id))
     }
 
-    /// Writes a block so that it survives a crash of the machine, and makes it readable. It is there when this returns
-    /// `Ok`; on an error nothing is left.
+    /// Writes a block so that it survives a crash of the machine, and makes it readable. When this returns `Ok` the block is
+    /// there; after an error nothing of it is left. Waits for the disk.
     pub(super) fn stage(&self, id: BlockId, body: &[Bytes], tier: u8) -> io::Result<()> {
         if self.short_for_stages.load(Relaxed) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the cache disk has too little free space"));
         }
         let path = self.staged_path(id);
         let temp = path.with_file_name(format!("{}_{}.{:x}.tmp", id.slice, id.index, rand::random::<u32>()));
-        let (mut file, made_dirs) = self.create(&temp)?;
+        let (mut file, made_dirs) = self.modes().create(&temp)?;
         let done = (|| {
             // Whatever the level is: here is the only copy, and damage must not become the object.
             let mut parts = body.to_vec();
@@ -71,7 +65,7 @@ impl CacheDir {
         Ok(())
     }
 
-    /// Makes the names on the way to `path` durable: that of the file, and with `all` those of the directories.
+    /// Makes the name of the file `path` durable, and with `all` the names of the directories above it.
     fn sync_dirs(&self, path: &Path, all: bool) -> io::Result<()> {
         for dir in path.ancestors().skip(1) {
             File::open(dir)?.sync_all()?;
@@ -82,13 +76,13 @@ impl CacheDir {
         Ok(())
     }
 
-    /// Gives a staged file its name among the cached ones, where other clients of the directory look for it. Without that
-    /// name it is read from where it is.
+    /// Gives a staged file a second name among the cached ones, where other clients of the directory look for it. Without
+    /// that name it is read where it is.
     fn link(&self, id: BlockId, staged: &Path) {
         let raw = self.path(id);
         let linked = match fs::hard_link(staged, &raw) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let made = raw.parent().map_or(Ok(()), |dir| self.make_dirs(dir));
+                let made = raw.parent().map_or(Ok(()), |dir| self.modes().make_dirs(dir));
                 made.and_then(|()| fs::hard_link(staged, &raw))
             }
             // A copy that somebody cached: it would not show that the block is staged.
@@ -102,7 +96,7 @@ impl CacheDir {
         }
     }
 
-    /// The block is in the store: from now on its file is an ordinary copy.
+    /// Notes that a block is in the store. From now on its file is an ordinary copy. Waits for the disk.
     pub(super) fn unstage(&self, id: BlockId) -> io::Result<()> {
         // First, so that a scan which begins after the index knows sees the file without its second name.
         let removed = remove_if_there(&self.staged_path(id));
@@ -110,13 +104,13 @@ impl CacheDir {
         removed
     }
 
-    /// Opens a staged block to be uploaded. All checksums that it has will be compared.
+    /// Opens a staged block to be uploaded. Reading all of it compares all its checksums. Waits for the disk.
     pub(super) fn open_staged(&self, id: BlockId) -> io::Result<CachedFile> {
         CachedFile::open(&self.staged_path(id), id.size, ChecksumLevel::Full, self.medium())
     }
 
-    /// All staged blocks, which are added to the index. Old temporary files are cleared away; what is no block is left
-    /// alone and named in the log.
+    /// Finds all staged blocks and adds them to the index. Old temporary files are deleted. A file that is no block is left
+    /// alone and named in the log. Waits for the disk.
     pub(super) fn find_staged(&self) -> io::Result<Vec<StagedBlock>> {
         let mut found = Vec::new();
         match self.find_staged_below(&self.staging(), &mut found) {
@@ -162,8 +156,8 @@ impl CacheDir {
     }
 }
 
-/// What follows the checksums of a block that is to be stored in another class than the first (format: data.md §4.3): a
-/// small msgpack map, of a length that is a multiple of 4 and so leaves the checksums to be seen.
+/// The footer that follows the checksums of a block which is to be stored in another class than the first (format: data.md
+/// §4.3). It is a small msgpack map with a length that is a multiple of 4, so that the checksums are still found.
 fn footer(tier: u8) -> Option<Bytes> {
     let head = [0x46, 0x53, 0, 16, 0x82, 0xa4, b't', b'i', b'e', b'r', 0xcc, tier, 0xa3, b'p', b'a', b'd', 0xc4];
     (tier != 0).then(|| [&head[..], &[2, 0, 0]].concat().into())

@@ -54,9 +54,9 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 async fn stored(cache: &Cache, id: BlockId) -> Option<Bytes> {
     match cache.find(id) {
         Found::Memory(bytes) => Some(bytes),
-        Found::Disk(file) => file.read(0, id.size).await.ok(),
-        Found::Closed => match cache.open_file(id).await {
-            Found::Disk(file) => file.read(0, id.size).await.ok(),
+        Found::Open(file) => file.read(0, id.size).await.ok(),
+        Found::Closed => match cache.open_block(id).await {
+            Found::Open(file) => file.read(0, id.size).await.ok(),
             _ => None,
         },
         Found::Nothing => None,

@@ -1,18 +1,27 @@
-//! Keeping a cache directory within its limits (format: data.md §4.6).
+//! A cache directory is kept within its limits here (format: data.md §4.6).
 
 use std::{io, sync::atomic::Ordering::Relaxed};
 
-use super::dir::{CacheDir, remove_if_there};
+use super::{dir::CacheDir, modes::remove_if_there};
 use crate::{
     block::BlockId,
     config::{CacheConfig, Eviction},
 };
 
+/// What the thread that looks after the limits is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum TidyCall {
+    /// It should look now, for a limit was passed.
+    Now,
+    /// It should end, for the cache is closing.
+    Stop,
+}
+
 /// The limits of one directory.
 #[derive(Debug)]
 pub(super) struct Rules {
     max_bytes: u64,
-    /// 0 for no limit of its own.
+    /// The most blocks, or 0 for no such limit.
     max_items: u64,
     free_ratio: f64,
     expire_secs: u32,
@@ -27,7 +36,7 @@ struct Space {
 }
 
 impl Rules {
-    /// An even share of what all directories may hold.
+    /// Gives each of `dirs` directories an even share of what all may hold.
     pub(super) fn new(config: &CacheConfig, dirs: usize) -> Self {
         let dirs = dirs.max(1) as u64;
         Self {
@@ -38,7 +47,7 @@ impl Rules {
         }
     }
 
-    /// Measures the file system and sets the limits of `dir`. Bytes and files that should be free but are not.
+    /// Measures the file system and sets the limits of `dir`. Returns how many bytes and files should be free but are not.
     pub(super) fn measure(&self, dir: &CacheDir) -> io::Result<(u64, u64)> {
         let space = dir.gate.watch(|| space_of(dir))?;
         let (max_bytes, max_items) = self.limits(&space);
@@ -50,9 +59,9 @@ impl Rules {
         Ok((bytes_short, files_short))
     }
 
-    /// Measures the file system, and deletes what is too much or too old. The blocks that went.
+    /// Measures the file system, and deletes blocks that are too many or too old. Returns the blocks that went.
     ///
-    /// Until the first scan is over nothing goes: what is known then is what was used last.
+    /// Until the first scan is over nothing goes, because the blocks known so far are those that were used last.
     pub(super) fn apply(&self, dir: &CacheDir) -> Vec<BlockId> {
         let (bytes_short, files_short) = match self.measure(dir) {
             Ok(short) => short,
@@ -95,7 +104,7 @@ impl Rules {
         gone
     }
 
-    /// Bytes and blocks that may be held on such a file system.
+    /// How many bytes and blocks may be held on such a file system.
     fn limits(&self, space: &Space) -> (u64, u64) {
         let usable = |total: u64| scale(total, 1.0 - self.free_ratio);
         let items = match (self.max_items, space.total_files) {
@@ -107,12 +116,12 @@ impl Rules {
         (self.max_bytes.min(usable(space.total_bytes)), items)
     }
 
-    /// The rules with half of the free space.
+    /// The same rules with half of the free space.
     fn half(&self) -> Self {
         Self { free_ratio: self.free_ratio / 2.0, ..*self }
     }
 
-    /// Bytes and files that should be free but are not.
+    /// How many bytes and files should be free but are not.
     fn shortage(&self, space: &Space) -> (u64, u64) {
         let short = |total: u64, free: u64| scale(total, self.free_ratio).saturating_sub(free);
         (short(space.total_bytes, space.free_bytes), short(space.total_files, space.free_files))

@@ -1,4 +1,4 @@
-//! What tests let go wrong with the operations on a cache disk.
+//! Tests let operations on a cache disk go wrong with this.
 
 use std::{
     fmt, io,

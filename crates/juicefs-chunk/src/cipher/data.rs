@@ -1,4 +1,4 @@
-//! The ciphers of bodies, each with a key that serves one body.
+//! Bodies are encrypted by these ciphers, each with a key that serves one body.
 
 use aes_gcm::{
     AesGcm, KeyInit,
@@ -7,14 +7,14 @@ use aes_gcm::{
 use aws_lc_rs::aead::{self, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use sm4::Sm4;
 
-/// Most bytes of a data key.
+/// The most bytes that a data key has.
 pub(super) const DATA_KEY_BYTES: usize = 32;
-/// Bytes of a nonce, the same for all algorithms.
+/// How many bytes a nonce has, with every algorithm.
 pub(super) const NONCE_BYTES: usize = aead::NONCE_LEN;
-/// Bytes of an authentication tag, the same for all algorithms.
+/// How many bytes an authentication tag has, with every algorithm.
 pub(super) const TAG_BYTES: usize = 16;
 
-/// What bodies are encrypted with.
+/// The algorithm that bodies are encrypted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
     /// AES-256-GCM.
@@ -26,7 +26,7 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
-    /// That with this name in the volume setting; empty is the first.
+    /// Finds the algorithm with this name in the volume setting. An empty name means the first.
     pub(super) fn named(name: &str) -> Option<Self> {
         match name {
             "" | "aes256gcm-rsa" => Some(Self::Aes256Gcm),
@@ -36,7 +36,7 @@ impl Algorithm {
         }
     }
 
-    /// Bytes of a data key.
+    /// Returns how many bytes a data key has.
     pub(super) fn key_bytes(self) -> usize {
         match self {
             Self::Aes256Gcm | Self::ChaCha20Poly1305 => DATA_KEY_BYTES,
@@ -45,7 +45,7 @@ impl Algorithm {
     }
 }
 
-/// A cipher with its key.
+/// A cipher with the key of one body.
 pub(super) enum DataKey {
     /// By the cryptography library that serves all the rest.
     Common(LessSafeKey),
@@ -81,7 +81,7 @@ impl DataKey {
         }
     }
 
-    /// Decrypts `body` into `plain`, which is as long. Damage leaves nothing of the content there.
+    /// Decrypts `body` into `plain`, which must be as long. Of a damaged body nothing of the content is left there.
     pub(super) fn open(
         &self,
         nonce: [u8; NONCE_BYTES],

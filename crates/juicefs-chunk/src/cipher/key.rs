@@ -1,4 +1,4 @@
-//! The private key of a volume: from its PEM file to wrapping and unwrapping data keys.
+//! The private key of a volume is read from its PEM file, and wraps and unwraps data keys.
 
 mod rsa;
 mod sm2;
@@ -10,58 +10,27 @@ use pkcs8::{
     der::{Decode, asn1::AnyRef},
     spki::AlgorithmIdentifier,
 };
-use thiserror::Error;
 
-use self::{rsa::RsaKey, sm2::Sm2Key};
-use super::{legacy, pbes};
+use self::{
+    rsa::{RSA, RsaKey},
+    sm2::Sm2Key,
+};
+use super::{
+    error::{KeyError, damaged},
+    legacy, pbes,
+};
 
-/// What is an RSA key in PKCS#8.
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-/// What is a key on an elliptic curve in PKCS#8, SM2 or not.
+/// PKCS#8 names a key on any elliptic curve by this.
 const CURVE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-/// What is an SM2 key and its curve.
+/// An SM2 key, and its curve, are named by this.
 const SM2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.156.10197.1.301");
-
-/// Why a private key cannot be used. The sentences are for the user.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum KeyError {
-    /// No PEM file.
-    #[error("there is no PEM block: a private key begins with a line like -----BEGIN RSA PRIVATE KEY-----")]
-    NotPem,
-    /// A dump stripped it.
-    #[error("the private key was removed from the volume setting")]
-    Removed,
-    /// It is protected, and no passphrase was given.
-    #[error("the private key is protected by a passphrase, and none was given")]
-    PassphraseMissing,
-    /// The passphrase given is not the one.
-    #[error("the passphrase given is not that of the private key")]
-    PassphraseWrong,
-    /// A way of protecting keys that is not known here.
-    #[error(
-        "the private key is protected with {0}, which is not supported; `openssl pkcs8 -topk8 -v2 aes-256-cbc` converts it"
-    )]
-    Protection(String),
-    /// Another kind of key, or no private key at all.
-    #[error("it holds no RSA or SM2 private key but {0}; other kinds are not supported")]
-    Kind(String),
-    /// An SM2 key in a form that no client reads.
-    #[error("the SM2 key is not in PKCS#8; `openssl pkcs8 -topk8` converts it")]
-    Sec1,
-    /// Too small to be safe, or too large.
-    #[error("the RSA key has {0} bits; supported are {min} to {max}", min = rsa::KEY_BITS.start(), max = rsa::KEY_BITS.end())]
-    Size(usize),
-    /// It does not decode.
-    #[error("the private key is damaged: {0}")]
-    Damaged(String),
-}
 
 /// A key that wraps data keys.
 #[derive(Debug)]
 pub enum VolumeKey {
-    /// Wraps with OAEP.
+    /// The key wraps with OAEP.
     Rsa(RsaKey),
-    /// Wraps with the public key encryption of SM2.
+    /// The key wraps with the public key encryption of SM2.
     Sm2(Sm2Key),
 }
 
@@ -71,7 +40,7 @@ impl VolumeKey {
     /// empty one.
     ///
     /// # Errors
-    /// With a sentence for the user.
+    /// When the key cannot be used, with a sentence for the user.
     pub fn from_pem(text: &[u8], passphrase: Option<&[u8]>) -> Result<Self, KeyError> {
         if text == REMOVED.as_bytes() {
             return Err(KeyError::Removed);
@@ -116,7 +85,7 @@ impl VolumeKey {
         }
     }
 
-    /// Bytes of a wrapped data key of `data_key_bytes`: how many they are with RSA, the most there are with SM2.
+    /// Returns how many bytes a data key of `data_key_bytes` has once it is wrapped: exactly with RSA, at most with SM2.
     pub(super) fn wrapped_bytes(&self, data_key_bytes: usize) -> usize {
         match self {
             Self::Rsa(key) => key.wrapped_bytes(),
@@ -148,10 +117,6 @@ impl VolumeKey {
         };
         data_key.ok_or_else(|| "the wrapped data key is damaged, or of another private key".to_owned())
     }
-}
-
-pub(super) fn damaged(why: impl ToString) -> KeyError {
-    KeyError::Damaged(why.to_string())
 }
 
 /// The DER of a block, and whether a passphrase was needed for it.

@@ -1,6 +1,7 @@
-//! Traditional encryption of PEM files: `Proc-Type: 4,ENCRYPTED` and `DEK-Info: <cipher>,<IV in hex>`.
+//! PEM files with the headers `Proc-Type: 4,ENCRYPTED` and `DEK-Info: <cipher>,<IV in hex>` are decrypted here.
 //!
-//! Weak (one round of MD5 makes the key), and read only: it is what many keys in use are protected with.
+//! This traditional encryption is weak, for one round of MD5 makes the key. It is read, because many keys in use are
+//! protected with it, and never written.
 
 use cbc::{
     Decryptor,
@@ -8,12 +9,12 @@ use cbc::{
 };
 use md5::{Digest, Md5};
 
-use super::KeyError;
+use super::error::KeyError;
 
 /// Bytes of the IV that salt the key.
 const SALT_BYTES: usize = 8;
 
-/// Decrypts the content of a block. A wrong passphrase is mostly, but not always, seen.
+/// Decrypts the content of a block. A wrong passphrase is noticed mostly, but not always.
 pub(super) fn decrypt(info: &str, sealed: &[u8], passphrase: &[u8]) -> Result<Vec<u8>, KeyError> {
     let damaged = |why: &str| KeyError::Damaged(format!("{why} in its line DEK-Info: {info}"));
     let (name, iv) = info.split_once(',').ok_or_else(|| damaged("there is no IV"))?;
@@ -30,10 +31,10 @@ pub(super) fn decrypt(info: &str, sealed: &[u8], passphrase: &[u8]) -> Result<Ve
     plain.ok_or_else(|| damaged("the length of the IV is wrong"))?
 }
 
-/// What decrypting gave; noise that does not look padded is a wrong passphrase.
+/// The outcome of decrypting. When it looks like noise without padding the passphrase was wrong.
 pub(super) type Decrypted = Result<Vec<u8>, KeyError>;
 
-/// Decrypts in CBC mode. `None` when key or IV have no length of the cipher.
+/// Decrypts in CBC mode. Returns `None` when the length of the key or of the IV does not fit the cipher.
 pub(super) fn run<C: BlockCipherDecrypt + KeyInit>(key: &[u8], iv: &[u8], sealed: &[u8]) -> Option<Decrypted> {
     let cipher = Decryptor::<C>::new_from_slices(key, iv).ok()?;
     Some(cipher.decrypt_padded_vec::<Pkcs7>(sealed).map_err(|_| KeyError::PassphraseWrong))

@@ -1,4 +1,5 @@
-//! Keys in PKCS#8 under a passphrase: PBES2, and the variant of it that GM/T 0091 names by numbers of its own.
+//! Keys in PKCS#8 that PBES2 protects by a passphrase are decrypted here, and those of its variant in GM/T 0091, which has
+//! numbers of its own for the algorithms.
 
 use aws_lc_rs::pbkdf2;
 use pkcs8::{
@@ -14,8 +15,7 @@ use sm3::Sm3;
 use sm4::Sm4;
 
 use super::{
-    KeyError,
-    key::damaged,
+    error::{KeyError, damaged},
     legacy::{self, Decrypted},
 };
 

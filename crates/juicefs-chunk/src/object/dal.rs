@@ -1,6 +1,8 @@
-//! The general adapter: any service of OpenDAL as an [`ObjectStorage`].
+//! This adapter makes any service of OpenDAL an [`ObjectStorage`].
 
 mod failure;
+
+use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,22 +12,40 @@ use opendal::{Buffer, ErrorKind, Operator};
 
 pub(super) use failure::{failure, unsigned};
 
-use super::s3::{BucketMaker, Lister};
-
-/// Name of the metadata with the checksum of a body (format: data.md §2.4).
+/// The checksum of a body is metadata of this name (format: data.md §2.4).
 const CHECKSUM: &str = "crc32c";
-/// What an object is.
+/// The content type of every object.
 const CONTENT_TYPE: &str = "application/octet-stream";
 
 /// What a service can do beyond keeping objects.
 #[derive(Debug, Default)]
 pub(super) struct Abilities {
-    /// Objects carry the CRC-32C of their bodies.
+    /// Whether objects carry the CRC-32C of their bodies.
     pub(super) checksum: bool,
     /// Makes the bucket if it is missing.
-    pub(super) maker: Option<BucketMaker>,
+    pub(super) maker: Option<Box<dyn MakeBucket>>,
     /// Lists in the order of the keys, and from behind one.
-    pub(super) lister: Option<Lister>,
+    pub(super) lister: Option<Box<dyn ListObjects>>,
+}
+
+/// Makes the bucket of a store, which OpenDAL has no request for.
+#[async_trait]
+pub(super) trait MakeBucket: fmt::Debug + Send + Sync {
+    /// Makes the bucket; one that is there is fine.
+    ///
+    /// # Errors
+    /// Those of a request.
+    async fn make(&self) -> Result<(), StorageError>;
+}
+
+/// Lists the objects of a store.
+#[async_trait]
+pub(super) trait ListObjects: fmt::Debug + Send + Sync {
+    /// Lists up to `limit` objects whose keys begin with `prefix` and come after `after`, in the order of the keys.
+    ///
+    /// # Errors
+    /// Those of a request; `Transient` for an answer that is no listing.
+    async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError>;
 }
 
 /// A store that OpenDAL speaks to.
@@ -37,7 +57,7 @@ pub struct DalStorage {
 }
 
 impl DalStorage {
-    /// A store that lives in this process and ends with it.
+    /// Makes a store that lives in this process and ends with it.
     ///
     /// # Errors
     /// `Permanent` when the service cannot be set up.
@@ -46,7 +66,7 @@ impl DalStorage {
         Ok(Self::new(operator))
     }
 
-    /// A store that `operator` reaches.
+    /// Makes a store that `operator` reaches.
     #[must_use]
     pub fn new(operator: Operator) -> Self {
         let info = operator.info();
@@ -54,7 +74,7 @@ impl DalStorage {
         Self { operator, place, abilities: Abilities::default() }
     }
 
-    /// A bucket; `place` is what people call it.
+    /// Makes a store that is a bucket; `place` is what people call it.
     pub(super) fn bucket(operator: Operator, place: String, abilities: Abilities) -> Self {
         Self { operator, place, abilities }
     }
@@ -69,7 +89,7 @@ impl DalStorage {
         failure(e, key, &self.place)
     }
 
-    /// The whole object, verified if it has a checksum.
+    /// Fetches a whole object, and verifies it if it has a checksum.
     async fn get_whole(&self, key: &str) -> Result<Segments, StorageError> {
         let reader = self.operator.reader(key).await.map_err(|e| self.failure(&e, key))?;
         let body: Segments = reader.read(..).await.map_err(|e| self.failure(&e, key))?.collect();
@@ -81,7 +101,7 @@ impl DalStorage {
         Ok(body)
     }
 
-    /// A range, cut at the end of the object.
+    /// Fetches a range, which is cut at the end of the object.
     async fn get_range(&self, key: &str, off: u64, len: u64) -> Result<Segments, StorageError> {
         let end = off.saturating_add(len);
         if off >= end {
@@ -199,7 +219,7 @@ fn checksum(body: &Segments) -> u32 {
     body.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part))
 }
 
-/// Compares a body with the checksum that was noted with it. Another try may bring the right bytes.
+/// Compares a body with the checksum that was noted with it. A mismatch is transient: another try may bring the right bytes.
 fn verify(key: &str, noted: &str, body: &Segments) -> Result<(), StorageError> {
     let Ok(noted) = noted.parse::<u32>() else {
         tracing::warn!("{key} has \"{noted}\" for a checksum, which is not one");

@@ -1,4 +1,4 @@
-//! Objects that are encrypted as a whole.
+//! Objects beside the blocks are encrypted as a whole by this layer.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::{
     cipher::Cipher,
 };
 
-/// Encrypts what is put and decrypts what is got. Sizes that it shows are those of the encrypted objects.
+/// Encrypts what is put and decrypts what is got. The sizes that it shows are those of the encrypted objects.
 ///
-/// For the few objects beside the blocks. The data path encrypts by itself, once per block and not per try, and within its
-/// budget: it is given the store below, with the cipher in its configuration.
+/// This is for the few objects beside the blocks. The data path works with the store below and has the cipher in its
+/// settings: it encrypts by itself, once per block and not per try, and within its budget.
 #[derive(Debug)]
 pub struct Encrypted {
     store: Arc<dyn ObjectStorage>,
@@ -21,13 +21,13 @@ pub struct Encrypted {
 }
 
 impl Encrypted {
-    /// The objects of `store`, encrypted with `cipher`.
+    /// Goes around `store`, whose objects are encrypted with `cipher`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStorage>, cipher: Arc<Cipher>) -> Self {
         Self { store, cipher }
     }
 
-    /// Runs `work` on the blocking pool: it is work for a processor, not for whoever polls.
+    /// Runs `work` on the blocking pool, because it takes too long for the thread that polls.
     async fn compute<T: Send + 'static>(
         &self,
         key: &str,
@@ -49,7 +49,7 @@ impl ObjectStorage for Encrypted {
         self.store.create().await
     }
 
-    /// Fetches the whole object in any case: no part of it can be authenticated alone.
+    /// Fetches the whole object in any case, because no part of it can be authenticated alone.
     async fn get(&self, key: &str, range: Option<(u64, u64)>) -> Result<Segments, StorageError> {
         let sealed = join(self.store.get(key, None).await?);
         let plain = self.compute(key, move |cipher| cipher.open(&sealed)).await?;

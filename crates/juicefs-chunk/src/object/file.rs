@@ -1,9 +1,9 @@
-//! Objects as files below a directory (format: data.md §1.9).
+//! This store keeps objects as files below a directory (format: data.md §1.9).
 //!
-//! An object appears by rename, so a reader sees all of it or none. Nothing is fsynced: a crash of the machine loses
-//! what the kernel had not written, a crash of the process nothing. Small objects are read and written on the calling
-//! thread (a few microseconds in the page cache, less than a hop to another thread costs); others, and reads that
-//! would wait for the disk, go to the blocking pool in one piece.
+//! An object appears by rename, so that a reader sees all of it or none. Nothing is fsynced: a crash of the process loses
+//! nothing, and a crash of the machine loses what the kernel had not written. Small objects are read and written on the
+//! calling thread, because that takes a few microseconds in the page cache, which is less than a hop to another thread.
+//! Larger objects, and reads that would wait for the disk, go to the blocking pool.
 
 use std::{
     ffi::OsStr,
@@ -27,14 +27,14 @@ const INLINE_BYTES: usize = 128 << 10;
 /// A temporary name keeps this much of the object's name.
 const TEMP_NAME_BYTES: usize = 200;
 
-/// Objects as files below one directory.
+/// Keeps objects as files below one directory.
 #[derive(Debug)]
 pub struct FileStorage {
     root: String,
 }
 
 impl FileStorage {
-    /// Objects below `root`: in that directory when it ends in `/`, else in paths that begin with it.
+    /// Makes a store below `root`: in that directory when it ends in `/`, otherwise in all paths that begin with it.
     #[must_use]
     pub fn new(root: &str) -> Self {
         Self { root: root.to_owned() }
@@ -138,7 +138,7 @@ impl ObjectStorage for FileStorage {
     }
 }
 
-/// One hop to the blocking pool.
+/// Does `work` on the blocking pool.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, StorageError> {

@@ -1,4 +1,5 @@
-//! HTTP to an object store: connections, TLS, and answers that are refusals.
+//! Object stores are reached by HTTP with the connections and the TLS of this file, which also tells answers that are
+//! refusals.
 //!
 //! Redirects are not followed: a signature is for one host. Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
 
@@ -15,19 +16,19 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 
 pub(super) use refusal::{Outcome, Refusal};
 
-/// Most time until a connection is there. The deadline of the request comes later, and its message says less.
+/// The longest time until a connection is there. The deadline of the request comes later, and its message says less.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Unused connections are given up before most servers do that.
+/// Unused connections are closed after this time, before most servers close them.
 const IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Most of the body of a refusal that is read.
+/// So much of the body of a refusal is read at most.
 const REFUSAL_BYTES: usize = 64 << 10;
 
-/// What the options of a bucket's address are called.
+/// The names that TLS options have in the address of a bucket.
 pub(super) const TLS_OPTIONS: OptionNames =
     OptionNames { authorities: "ca-certs", certificate: "ssl-cert", key: "ssl-key" };
 
-/// Connections that storages may share.
+/// Makes connections that storages may share.
 ///
 /// # Errors
 /// `Permanent` with a sentence about a certificate file that cannot be used.
@@ -54,12 +55,12 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `host` is that of the endpoint, of which buckets may be a part.
+    /// Makes requests to `host`, the host of the endpoint. Hosts that end with it are its buckets.
     pub(super) fn new(client: reqwest::Client, host: &str) -> Self {
         Self { transport: ReqwestTransport::new(client), authority: host.to_owned() }
     }
 
-    /// Keys may come from elsewhere by the same connections; those answers are not the store's.
+    /// Whether a request goes to the store. Keys may come from elsewhere by the same connections.
     fn is_store(&self, request: &Request<Buffer>) -> bool {
         request.uri().authority().is_some_and(|authority| authority.as_str().ends_with(&self.authority))
     }
@@ -78,11 +79,11 @@ impl HttpTransport for Endpoint {
     }
 }
 
-/// The first bytes of the body of a refusal.
+/// Reads the first bytes of the body of a refusal.
 ///
-/// One that breaks off is no refusal: the status alone does not tell keys that were replaced from a right that is missing,
-/// nor a missing bucket from a missing object. That is the answer of a server that closes before a body has come which it
-/// does not want.
+/// A body that breaks off is an error and no refusal, because the status alone does not tell keys that were replaced from a
+/// right that is missing, nor a missing bucket from a missing object. A server breaks off like this when it closes the
+/// connection before it has read a body that it does not want.
 async fn beginning(mut body: HttpBody) -> opendal::Result<Bytes> {
     let mut text = Vec::new();
     while text.len() < REFUSAL_BYTES {

@@ -1,4 +1,4 @@
-//! A part of a store: all keys below one prefix.
+//! A volume sees only the part of a store whose keys begin with a prefix.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -13,7 +13,7 @@ pub struct Prefixed {
 }
 
 impl Prefixed {
-    /// The part of `store` below `prefix`, which is put before keys as it is.
+    /// Shows the part of `store` below `prefix`, which is put before keys as it is.
     #[must_use]
     pub fn new(prefix: String, store: Arc<dyn ObjectStorage>) -> Self {
         Self { prefix, store }

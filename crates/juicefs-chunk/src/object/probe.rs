@@ -1,6 +1,6 @@
-//! What `format` and `mount --check-storage` ask of a store before they trust it (format: data.md §1.5).
+//! `format` and `mount --check-storage` try a store with these functions before they trust it (format: data.md §1.5).
 //!
-//! All take the store of a volume as [`super::open_storage`] returns it: keys are relative to the volume.
+//! Each takes the store of a volume as [`super::open_storage`] returns it, with keys relative to the volume.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use bytes::Bytes;
 use juicefs_core::{ObjectStorage, Segments, StorageError};
 use rand::{Rng, distr::Alphanumeric};
 
-/// Key of the object that names the volume.
+/// The key of the object that names the volume.
 pub const UUID_KEY: &str = "juicefs_uuid";
 
 const PROBE_BYTES: usize = 100;
-/// Waits between tries.
+/// The waits between tries.
 const PROBE_WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
-/// Puts, reads and deletes an object below `testing/`, making the bucket if that is what is missing; up to three tries.
+/// Puts, reads and deletes an object below `testing/`, and makes the bucket if it is missing. Tries up to three times.
 ///
 /// # Errors
-/// That of the last try. A probe object that cannot be deleted is only logged.
+/// The error of the last try. An object that cannot be deleted is only logged.
 pub async fn selftest(store: &dyn ObjectStorage) -> Result<(), StorageError> {
     let mut waits = PROBE_WAITS.iter();
     for attempt in 1.. {
@@ -65,7 +65,7 @@ async fn probe(store: &dyn ObjectStorage) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Whether the store holds nothing of a volume yet.
+/// Checks that the store holds nothing of a volume yet.
 ///
 /// # Errors
 /// `Permanent`, with a sentence for the user, when there is a non-empty object other than below `testing`.
@@ -89,18 +89,18 @@ pub async fn check_empty(store: &dyn ObjectStorage) -> Result<(), StorageError> 
     }
 }
 
-/// Stores the volume's identity.
+/// Stores the identity of the volume.
 ///
 /// # Errors
-/// Those of the put.
+/// Those of the PUT.
 pub async fn write_uuid(store: &dyn ObjectStorage, uuid: &str) -> Result<(), StorageError> {
     store.put(UUID_KEY, Segments::from_iter([Bytes::copy_from_slice(uuid.as_bytes())])).await
 }
 
-/// The identity of the volume that the store belongs to, `None` when it was never written.
+/// Reads the identity of the volume that the store belongs to. Returns `None` when it was never written.
 ///
 /// # Errors
-/// Those of the get, but a missing object.
+/// Those of the GET, except for a missing object.
 pub async fn read_uuid(store: &dyn ObjectStorage) -> Result<Option<String>, StorageError> {
     match store.get(UUID_KEY, None).await {
         Ok(body) => Ok(Some(String::from_utf8_lossy(&body.concat()).into_owned())),

@@ -1,4 +1,4 @@
-//! Storages with an interface of their own that OpenDAL speaks: in builds with the feature `all-storage`.
+//! Builds with the feature `all-storage` have these storages, whose own interfaces OpenDAL speaks.
 //!
 //! Their objects carry no checksum in their metadata, and their errors are sorted by what OpenDAL makes of them.
 
@@ -12,25 +12,19 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 use url::Url;
 
 use super::{
-    Variables,
     dal::{Abilities, DalStorage},
-    open::Clients,
+    opening::{Opening, Variables},
 };
 
 /// Where Azure has its blobs when an address does not say it.
 const AZURE: &str = "blob.core.windows.net";
 
-/// The store of a volume.
+/// Opens the store of a volume.
 ///
 /// # Errors
 /// `Permanent` with a sentence for the user.
-pub(super) fn open(
-    storage: &'static str,
-    bucket: &str,
-    format: &Format,
-    variables: &Variables<'_>,
-    clients: &mut Clients,
-) -> Result<DalStorage, StorageError> {
+pub(super) fn open(opening: Opening<'_>) -> Result<DalStorage, StorageError> {
+    let Opening { storage, bucket, format, variables, clients } = opening;
     let (operator, place) = match storage {
         "gs" => google(bucket, format),
         "wasb" => azure(bucket, format, variables),
@@ -59,7 +53,7 @@ fn unusable(place: &str) -> impl Fn(opendal::Error) -> String {
     move |e| format!("{place} cannot be used: {e}")
 }
 
-/// Google's storage with the keys that Google's tools find.
+/// Opens Google's storage with the keys that Google's tools find.
 fn google(bucket: &str, format: &Format) -> Result<(Operator, String), String> {
     let url = parsed("gs", bucket, "gs", "gs://BUCKET")?;
     let name = url.host_str().unwrap_or_default().split('.').next().unwrap_or_default().to_owned();
@@ -68,8 +62,8 @@ fn google(bucket: &str, format: &Format) -> Result<(Operator, String), String> {
     Ok((Operator::new(builder).map_err(unusable(&place))?, place))
 }
 
-/// Azure's storage: the access key is the account; keys come from a connection string, the secret key, a SAS token in the
-/// place of the session token, or what Azure's tools find.
+/// Opens Azure's storage. The access key is the account. Keys come from a connection string, the secret key, a SAS token in
+/// the place of the session token, or from where Azure's tools find them.
 fn azure(bucket: &str, format: &Format, variables: &Variables<'_>) -> Result<(Operator, String), String> {
     let url = parsed("wasb", bucket, "https", "https://CONTAINER.core.windows.net")?;
     let host = url.host_str().unwrap_or_default();
@@ -100,7 +94,7 @@ fn azure(bucket: &str, format: &Format, variables: &Variables<'_>) -> Result<(Op
     Ok((Operator::new(builder).map_err(unusable(&place))?, place))
 }
 
-/// A WebDAV server, with a user and a password.
+/// Opens a WebDAV server, with a user and a password.
 fn webdav(bucket: &str, format: &Format) -> Result<(Operator, String), String> {
     let url = parsed("webdav", bucket, "http", "https://HOST/PATH")?;
     let endpoint = url.origin().ascii_serialization();
@@ -115,10 +109,12 @@ fn webdav(bucket: &str, format: &Format) -> Result<(Operator, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::opening::Clients;
 
     fn opened(storage: &'static str, bucket: &str, access: &str, secret: &str) -> Result<String, String> {
         let format = Format { access_key: access.into(), secret_key: secret.into(), ..Format::default() };
-        open(storage, bucket, &format, &|_| None, &mut Clients::default())
+        let clients = &mut Clients::default();
+        open(Opening { storage, bucket, format: &format, variables: &|_| None, clients })
             .map(|store| juicefs_core::ObjectStorage::describe(&store))
             .map_err(|e| e.to_string())
     }

@@ -1,4 +1,4 @@
-//! One store made of many: the key decides where an object is (format: data.md §1.7).
+//! Many stores make one, and the key of an object decides in which of them it is (format: data.md §1.7).
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,7 +18,7 @@ impl Sharded {
     /// Opens `count` stores with `open`; each gets `bucket` with its number in the place of `%d`.
     ///
     /// # Errors
-    /// `Permanent` when `bucket` has no `%d` or more than one, and whatever `open` fails with.
+    /// `Permanent` when `bucket` has no `%d` or more than one; otherwise those of `open`.
     pub fn open(
         bucket: &str,
         count: u32,

@@ -1,24 +1,24 @@
-//! Which storage is reached how: the names of `--storage` (cli.md §3).
+//! This table says which of the names of `--storage` is reached in which way (cli.md §3).
 
 /// Whether this build has the storages with interfaces of their own.
 pub(super) const ALL: bool = cfg!(feature = "all-storage");
 
-/// The way to a storage.
+/// The way in which a storage is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Way {
-    /// A directory of this machine.
+    /// The storage is a directory of this machine.
     Directory,
-    /// The memory of this process.
+    /// The storage is in the memory of this process.
     Memory,
-    /// The S3 protocol.
+    /// The storage speaks the S3 protocol.
     S3,
-    /// An interface of its own, in builds with the feature `all-storage`.
+    /// The storage has an interface of its own, which builds with the feature `all-storage` have.
     Own,
-    /// None. What a user can do instead, if there is something.
+    /// There is no way. The text says what a user can do instead, if there is something.
     Nothing(&'static str),
 }
 
-/// Every name that JuiceFS knows.
+/// Every name that JuiceFS knows, and the way.
 const STORAGES: &[(&str, Way)] = &[
     ("file", Way::Directory),
     ("mem", Way::Memory),
@@ -63,10 +63,10 @@ const STORAGES: &[(&str, Way)] = &[
     ("jfs", Way::Nothing("")),
 ];
 
-/// The storage that `name` means in any case of its letters, with the name as it is stored.
+/// Finds the storage that `name` means, in upper or lower case. Returns its name as volumes store it, and the way.
 ///
 /// # Errors
-/// A sentence for the user when there is no way to it.
+/// A sentence for the user when there is no way.
 pub(super) fn find(name: &str) -> Result<(&'static str, Way), String> {
     let wanted = name.to_ascii_lowercase();
     let supported = || supported().join(", ");
@@ -87,7 +87,7 @@ pub(super) fn find(name: &str) -> Result<(&'static str, Way), String> {
     }
 }
 
-/// The names that can be used.
+/// Lists the names that can be used.
 #[must_use]
 pub fn supported() -> Vec<&'static str> {
     let usable = |way: &Way| match way {
@@ -98,7 +98,7 @@ pub fn supported() -> Vec<&'static str> {
     STORAGES.iter().filter(|(_, way)| usable(way)).map(|(name, _)| *name).collect()
 }
 
-/// The name of a storage as it is stored.
+/// Returns the name of a storage as volumes store it.
 ///
 /// # Errors
 /// A sentence for the user when the storage cannot be used.

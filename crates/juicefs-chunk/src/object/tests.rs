@@ -3,11 +3,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use juicefs_core::{Format, ObjectStorage, Segments, StorageError};
 
-use super::*;
+use super::{
+    opening::{Clients, Opening},
+    *,
+};
 
 mod broken_off;
 mod listing;
 mod s3;
+
+/// A bucket that speaks S3, with nothing from the environment.
+fn s3_bucket(address: &str, format: &Format) -> DalStorage {
+    opened(address, format, &|_| None, &mut Clients::default())
+}
+
+fn opened(bucket: &str, format: &Format, variables: &Variables<'_>, clients: &mut Clients) -> DalStorage {
+    crate::object::s3::open(Opening { storage: "s3", bucket, format, variables, clients }).expect("a bucket")
+}
 
 fn body(data: &[u8]) -> Segments {
     // In two pieces, so that joining them is tested too.

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use juicefs_core::{Format, SliceId};
+use juicefs_core::{Format, Lease, Share, SliceId};
 
 use super::*;
 use crate::open_storage;
@@ -115,6 +115,7 @@ mod disks;
 mod encryption;
 mod faults;
 mod limits;
+mod locks;
 mod model;
 mod reads;
 mod replaced;

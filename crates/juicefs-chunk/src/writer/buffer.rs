@@ -1,20 +1,20 @@
-//! One block while it is being written.
+//! A buffer holds one block while it is being written.
 
 use bytes::Bytes;
 use juicefs_core::{Lease, Segments};
 
 use crate::pool::PoolBuf;
 
-/// Sizes that a block's own memory grows through: a small file must not cost a block.
+/// A block's own memory grows in these steps, so that a small file does not cost the memory of a block.
 const GROWTH_BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
-/// A piece of a shared write below this size is copied: it would hold memory far larger than itself.
+/// A piece of a shared write that is smaller than this is copied, because it would hold memory far larger than itself.
 const SHARED_PIECE_BYTES: usize = 64 << 10;
 /// More parts than this are joined into one.
 const MAX_PARTS: usize = 256;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Parts in order, without gaps from 0 to the length.
+/// The parts of a block in order, without gaps from 0 to the length.
 #[derive(Debug)]
 pub(super) struct BlockBuffer {
     parts: Vec<Part>,
@@ -31,9 +31,9 @@ struct Part {
 
 #[derive(Debug)]
 enum Data {
-    /// Somebody's bytes, never changed.
+    /// The bytes belong to somebody else and are never changed.
     Shared(Bytes),
-    /// Memory of this block, changed in place. Never moves; a block grows by further parts.
+    /// The memory belongs to this block and is changed in place. It never moves, for a block grows by further parts.
     Own(PoolBuf),
 }
 
@@ -79,7 +79,7 @@ impl BlockBuffer {
         }
     }
 
-    /// The content, its length, and the lease that covers it.
+    /// Returns the content, its length in bytes, and the lease that covers it.
     pub(super) fn freeze(self) -> (Segments, usize, Lease) {
         let body = self.parts.into_iter().map(|part| match part.data {
             Data::Shared(bytes) => bytes,
@@ -155,7 +155,7 @@ impl BlockBuffer {
         }
     }
 
-    /// Makes all parts one.
+    /// Copies all parts into one.
     fn join(&mut self) {
         let mut whole = PoolBuf::with_capacity(self.block_size);
         for part in self.parts.drain(..) {

@@ -1,4 +1,4 @@
-//! Opening the directories of a disk cache.
+//! The directories of a disk cache are opened side by side, so that none holds up the others.
 
 use std::{
     io,
@@ -13,12 +13,12 @@ use super::{
 };
 use crate::config::ChunkConfig;
 
-/// Most descriptors of cache files kept open.
+/// The most descriptors of cache files that are kept open.
 const MAX_OPEN_FILES: usize = 512;
 /// A directory that cannot be opened for so long is left out.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Opens directories side by side and measures their file systems, and leaves out those that fail or do not answer.
+/// Opens directories and measures their file systems. Leaves out those that fail or do not answer, which is logged.
 pub(super) fn open_dirs(
     config: &ChunkConfig,
     paths: &[PathBuf],
@@ -60,7 +60,7 @@ fn open_dir(
     Ok((Arc::new(dir), id))
 }
 
-/// A quarter of the descriptors that this process may have, within bounds.
+/// Returns a quarter of the descriptors that this process may have, within bounds.
 pub(super) fn max_open_files() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024);
     usize::try_from(limit / 4).unwrap_or(MAX_OPEN_FILES).clamp(16, MAX_OPEN_FILES)

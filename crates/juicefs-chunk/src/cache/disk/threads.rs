@@ -1,8 +1,9 @@
-//! What the threads of a cache directory do.
+//! Each cache directory has threads, which do this.
 
 use std::{
     io,
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
         mpsc,
     },
@@ -12,27 +13,35 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::{TidyCall, dir::CacheDir, file::CachedFile, health::DiskState, open_files::OpenFiles, tidy};
+use super::{
+    super::{
+        dir::CacheDir,
+        health::DiskState,
+        open_files::OpenFiles,
+        tidy::{Rules, TidyCall},
+    },
+    block::DiskBlock,
+};
 use crate::{block::BlockId, counters::Counters};
 
-/// A disk that fails is not complained about more often than this.
+/// Failed writes are not logged more often than this.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A block to be written.
 pub(super) struct Queued {
     pub(super) id: BlockId,
-    /// Its part of the queue, until it is written.
+    /// The part of the queue that the block takes until it is written.
     #[expect(dead_code, reason = "held, not read")]
     pub(super) room: OwnedSemaphorePermit,
 }
 
-/// Starts a thread. One that cannot be started is missing, and that is logged.
+/// Starts a thread. Returns `None` when it cannot be started, which is logged.
 pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
     spawned.inspect_err(|e| tracing::error!("cannot start the thread {name}: {e}")).ok()
 }
 
-/// The writer of a directory: until the queue is closed and empty.
+/// Writes the queued blocks of a directory, until the queue is closed and empty.
 pub(super) fn write_queued(
     dir: &CacheDir,
     queue: &mpsc::Receiver<Queued>,
@@ -62,11 +71,11 @@ pub(super) fn write_queued(
     }
 }
 
-/// Keeps a directory within its limits, until nobody calls any more.
+/// Brings a directory within its limits whenever that is called for, until nobody can call any more.
 pub(super) fn tidy_when_called(
     dir: &CacheDir,
-    rules: &tidy::Rules,
-    files: &OpenFiles<CachedFile>,
+    rules: &Rules,
+    files: &OpenFiles<Arc<DiskBlock>>,
     counters: &Counters,
     called: &mpsc::Receiver<()>,
 ) {
@@ -82,7 +91,7 @@ pub(super) fn tidy_when_called(
     }
 }
 
-/// Finds out how an unstable disk does, until it is not unstable any more.
+/// Tries operations on an unstable disk, until it is not unstable any more or `stop` is set.
 pub(super) fn probe(dir: &CacheDir, stop: &AtomicBool) {
     while dir.gate.state() == DiskState::Unstable && !stop.load(Relaxed) {
         dir.probe();

@@ -197,7 +197,7 @@ fn what_was_verified_counts_until_the_disk_is_asked_a_minute_passes_or_it_is_ope
                 file
             }
             "time" => {
-                file.0.verified.end_period(Duration::from_secs(61));
+                file.verified.end_period(Duration::from_secs(61));
                 file
             }
             _ => open(&path, SIZE, EXTEND).expect("opened"),

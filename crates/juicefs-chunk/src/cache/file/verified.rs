@@ -1,8 +1,8 @@
-//! Which pieces of an open cache file were compared with their checksums lately (ADR 0014).
+//! An open cache file remembers which of its pieces were compared with their checksums lately (ADR 0014).
 //!
-//! A piece counts for what the kernel holds of it, not for what is on the disk. So all are forgotten when the disk is about to
-//! be asked for any part of the file, and after a minute in any case: what the kernel dropped and read again by itself, or
-//! somebody else overwrote, is met by then.
+//! What was compared is what the kernel holds of a piece, and not what is on the disk. So all pieces are forgotten when the
+//! disk is about to be asked for any part of the file. They are also forgotten after a minute, because by then the kernel
+//! may have dropped a piece and read it again by itself, or somebody else may have overwritten it.
 
 use std::{
     ops::Range,
@@ -10,20 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a comparison counts at most.
+/// The longest time that a comparison counts.
 const TRUST: Duration = Duration::from_secs(60);
 
-/// One bit for each piece. It answers for no memory of ours, so that the order of accesses does not matter.
+/// One bit for each piece. No memory of this process depends on the bits, so that the order of accesses does not matter.
 #[derive(Debug)]
 pub(super) struct Verified {
     words: Box<[AtomicU64]>,
     since: Instant,
-    /// The period of [`TRUST`] after `since` that the bits are of.
+    /// The bits are from the period of [`TRUST`] with this number, counted from `since`.
     period: AtomicU64,
 }
 
 impl Verified {
-    /// None of `pieces` counts yet.
+    /// Begins with `pieces` of which none was compared.
     pub(super) fn none_of(pieces: usize) -> Self {
         let words = (0..pieces.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Self { words, since: Instant::now(), period: AtomicU64::new(0) }
@@ -35,19 +35,19 @@ impl Verified {
         pieces.all(|piece| self.words.get(piece / 64).is_some_and(|word| word.load(Relaxed) & 1 << (piece % 64) != 0))
     }
 
-    /// This piece matches its checksum.
+    /// Notes that a piece matches its checksum.
     pub(super) fn note(&self, piece: usize) {
         if let Some(word) = self.words.get(piece / 64) {
             word.fetch_or(1 << (piece % 64), Relaxed);
         }
     }
 
-    /// Nothing counts any more.
+    /// Forgets all comparisons.
     pub(super) fn forget(&self) {
         self.words.iter().for_each(|word| word.store(0, Relaxed));
     }
 
-    /// Forgets everything when a period has ended since the last look, `open_for` being the age of this value.
+    /// Forgets all comparisons when a period has ended since the last call. `open_for` is the age of this value.
     pub(super) fn end_period(&self, open_for: Duration) {
         let period = open_for.as_secs() / TRUST.as_secs();
         if self.period.load(Relaxed) != period {

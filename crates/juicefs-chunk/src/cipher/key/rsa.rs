@@ -1,8 +1,8 @@
-//! RSA keys: data keys are wrapped with OAEP.
+//! An RSA key wraps data keys with OAEP.
 
 use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey};
 use pkcs8::{
-    PrivateKeyInfoRef,
+    ObjectIdentifier, PrivateKeyInfoRef,
     der::{
         Decode, Encode, Reader, SliceReader,
         asn1::{AnyRef, OctetStringRef, UintRef},
@@ -10,12 +10,12 @@ use pkcs8::{
     spki::AlgorithmIdentifier,
 };
 
-use super::{KeyError, RSA, damaged};
+use crate::cipher::error::{KeyError, RSA_KEY_BITS, damaged};
 
 /// The label of OAEP, part of the format.
 const LABEL: &[u8] = b"keys";
-/// Sizes of keys that the library works with.
-pub(super) const KEY_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// PKCS#8 names an RSA key by this.
+pub(super) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
 /// An RSA key that wraps data keys.
 pub struct RsaKey {
@@ -32,7 +32,7 @@ impl std::fmt::Debug for RsaKey {
 impl RsaKey {
     pub(super) fn from_pkcs1(pkcs1: &[u8]) -> Result<Self, KeyError> {
         let bits = modulus_bits(pkcs1).map_err(damaged)?;
-        if !KEY_BITS.contains(&bits) {
+        if !RSA_KEY_BITS.contains(&bits) {
             return Err(KeyError::Size(bits));
         }
         let algorithm = AlgorithmIdentifier { oid: RSA, parameters: Some(AnyRef::NULL) };

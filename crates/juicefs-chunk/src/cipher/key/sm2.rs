@@ -1,7 +1,7 @@
-//! SM2 keys: data keys are wrapped with the public key encryption of SM2 (GB/T 32918.4), as
+//! An SM2 key wraps data keys with the public key encryption of SM2 (GB/T 32918.4), as
 //! `SEQUENCE { x, y INTEGER, digest, ciphertext OCTET STRING }`.
 //!
-//! The two integers are as short as their values, so that the length of a wrapped key varies by some bytes.
+//! The two integers are as short as their values allow, so that the length of a wrapped key varies by some bytes.
 
 use pkcs8::{
     ObjectIdentifier,
@@ -16,7 +16,7 @@ use sm2::{
     pke::{DecryptingKey, Mode},
 };
 
-use super::{KeyError, damaged};
+use crate::cipher::error::{KeyError, damaged};
 
 /// Bytes of a coordinate, a private key, and a digest.
 const FIELD_BYTES: usize = 32;
@@ -52,14 +52,14 @@ impl Sm2Key {
     }
 }
 
-/// Most bytes of a wrapped data key of `data_key_bytes`: both integers with a leading zero.
+/// Returns the most bytes that a wrapped data key of `data_key_bytes` has, when both integers have a leading zero.
 pub(super) fn wrapped_bytes(data_key_bytes: usize) -> usize {
     let with_header = |content: usize| content + if content < 128 { 2 } else { 3 };
     let integer = with_header(FIELD_BYTES + 1);
     with_header(2 * integer + with_header(FIELD_BYTES) + with_header(data_key_bytes))
 }
 
-/// The curve that a SEC1 private key names itself.
+/// Returns the curve that a SEC1 private key itself names.
 pub(super) fn curve(der: &[u8]) -> Option<ObjectIdentifier> {
     sec1(der).ok()?.1
 }

@@ -1,4 +1,4 @@
-//! Errors of OpenDAL, sorted by what the caller must do.
+//! Errors of OpenDAL are sorted by what the caller must do.
 
 use std::{error::Error, io};
 
@@ -7,7 +7,7 @@ use opendal::ErrorKind;
 
 use crate::object::http::{Outcome, Refusal};
 
-/// Sorts an error. `key` is what was asked for, `place` where.
+/// Sorts an error. `key` names what was asked for, and `place` the store that was asked.
 pub(in crate::object) fn failure(e: &opendal::Error, key: &str, place: &str) -> StorageError {
     if let Some(refusal) = find::<Refusal>(e) {
         return refusal.error(key, place);
@@ -46,13 +46,13 @@ pub(super) fn may_be_past_the_end(e: &opendal::Error) -> bool {
 }
 
 impl Refusal {
-    /// The refusal that an error comes from.
+    /// Finds the refusal that an error comes from.
     pub(in crate::object) fn of(e: &opendal::Error) -> Option<&Self> {
         find(e)
     }
 }
 
-/// TLS that will not work however often it is tried, or that broke off.
+/// Sorts an error of TLS: some will not go away however often it is tried, and others are broken connections.
 fn certificate(why: &rustls::Error, place: &str) -> StorageError {
     match why {
         rustls::Error::InvalidCertificate(why) => StorageError::Permanent(format!(
@@ -65,8 +65,8 @@ fn certificate(why: &rustls::Error, place: &str) -> StorageError {
     }
 }
 
-/// Keys that could not be had. Those that a service of this machine gives out may be there later, and it is only from
-/// there that keys can be missing: a mount must live through such a gap.
+/// Sorts the error that there are no keys. A service of this machine that gives them out may do so later, and it is only
+/// from there that keys can be missing. A mount must live through such a gap.
 pub(in crate::object) fn unsigned(why: &reqsign_core::Error, place: &str) -> StorageError {
     let text = format!("there are no keys for {place}: give them with --access-key and --secret-key ({why})");
     match why.kind() {

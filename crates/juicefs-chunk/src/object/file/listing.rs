@@ -1,4 +1,4 @@
-//! Listing a directory tree in the order of keys.
+//! A directory tree is listed in the order of keys.
 
 use std::{
     fs, io,
@@ -17,7 +17,7 @@ struct Walk<'a> {
     found: Vec<ObjectInfo>,
 }
 
-/// Up to `limit` files whose key, the path below `root`, starts with `prefix` and is greater than `after`, in key order.
+/// Lists up to `limit` files whose key, the path below `root`, starts with `prefix` and is greater than `after`, in key order.
 pub(super) fn list(root: &str, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {
     // Only the directory that holds what begins with the prefix needs to be read.
     let dir_key = &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)];

@@ -1,4 +1,4 @@
-//! Answers of an S3 server that say no, sorted by what the caller must do.
+//! Answers of an S3 server that say no are read here, and sorted by what the caller must do.
 
 use http::response::Parts;
 use juicefs_core::StorageError;
@@ -11,7 +11,7 @@ use thiserror::Error;
 #[error("{status}{}{code}: {message}", if code.is_empty() { "" } else { " " })]
 pub(in crate::object) struct Refusal {
     pub(in crate::object) status: u16,
-    /// The protocol's word for it, empty when the answer had none (to HEAD it never has).
+    /// The protocol's word for the refusal, empty when the answer had none (an answer to HEAD never has).
     pub(in crate::object) code: String,
     message: String,
     /// Where the bucket is, if the answer says so.
@@ -21,11 +21,11 @@ pub(in crate::object) struct Refusal {
 /// Kinds of refusals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::object) enum Outcome {
-    /// No such object.
+    /// There is no such object.
     NoObject,
-    /// No such bucket.
+    /// There is no such bucket.
     NoBucket,
-    /// There is one already.
+    /// The bucket is there already.
     BucketExists,
     /// The range begins behind the end.
     Range,
@@ -43,9 +43,9 @@ pub(in crate::object) enum Outcome {
     Full,
     /// Another try may do.
     Later,
-    /// Whoever asks may not.
+    /// Whoever asks has no right to.
     Denied,
-    /// Anything else that is final.
+    /// The refusal is final for another reason.
     Refused,
 }
 
@@ -75,7 +75,7 @@ impl Refusal {
         Self { status, code, message, region: header("x-amz-bucket-region").or(region) }
     }
 
-    /// What kind of refusal it is.
+    /// Tells what kind of refusal it is.
     pub(in crate::object) fn outcome(&self) -> Outcome {
         match self.code.as_str() {
             "NoSuchBucket" => Outcome::NoBucket,
@@ -109,7 +109,7 @@ impl Refusal {
         }
     }
 
-    /// The error for the data path, with a sentence for people: `key` is what was asked for, `place` the bucket.
+    /// Makes the error for the data path, with a sentence for people. `key` names what was asked for, and `place` the bucket.
     pub(in crate::object) fn error(&self, key: &str, place: &str) -> StorageError {
         match self.outcome() {
             Outcome::NoObject => StorageError::NotFound(key.to_owned()),

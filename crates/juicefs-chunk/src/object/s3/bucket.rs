@@ -1,71 +1,48 @@
-//! Making a bucket, which OpenDAL has no request for.
+//! A bucket is described by where it is and how it is spoken to.
 
-use http::{Method, Request, header};
-use juicefs_core::StorageError;
-use opendal::{Buffer, HttpTransporter};
-use reqsign_aws_v4::{Credential, RequestSigner};
-use reqsign_core::Signer;
+use juicefs_tls::TlsFiles;
 
-use super::{
-    address::{DEFAULT_REGION, Place},
-    keys::{Keys, signing_context},
-};
-use crate::object::{
-    dal::failure,
-    http::{Outcome, Refusal},
-};
+/// The region that is named to services which do not care.
+pub(super) const DEFAULT_REGION: &str = "us-east-1";
 
-/// Makes the bucket of a storage.
-#[derive(Debug)]
-pub(in crate::object) struct BucketMaker {
-    signer: Signer<Credential>,
-    transport: HttpTransporter,
-    url: String,
-    region: String,
-    place: String,
+/// A bucket and how it is spoken to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Bucket {
+    /// The name of the storage.
+    pub(super) storage: &'static str,
+    /// `http` or `https`.
+    pub(super) scheme: String,
+    /// Host, and port if it is not the scheme's, without the bucket.
+    pub(super) host: String,
+    pub(super) name: String,
+    pub(super) region: String,
+    /// Whether the name is part of the path instead of the host.
+    pub(super) path_style: bool,
+    /// Whether objects carry a CRC-32C in their metadata.
+    pub(super) checksum: bool,
+    pub(super) tls: TlsFiles,
 }
 
-impl BucketMaker {
-    pub(super) fn new(place: &Place, keys: &Keys, transport: HttpTransporter) -> Self {
-        Self {
-            signer: Signer::new(signing_context(&transport), keys.chain(), RequestSigner::new("s3", &place.region)),
-            transport,
-            url: place.bucket_url(),
-            region: place.region.clone(),
-            place: place.describe(),
+impl Bucket {
+    /// Returns the URL for requests about the bucket itself.
+    pub(super) fn url(&self) -> String {
+        match self.path_style {
+            true => format!("{}://{}/{}", self.scheme, self.host, self.name),
+            false => format!("{}://{}.{}/", self.scheme, self.name, self.host),
         }
     }
 
-    /// Makes the bucket; one that is there is fine.
-    ///
-    /// # Errors
-    /// Those of a request.
-    pub(in crate::object) async fn make(&self) -> Result<(), StorageError> {
-        // The one region that must not be named.
-        let body = match self.region.as_str() {
-            DEFAULT_REGION | "auto" => String::new(),
-            region => format!(
-                "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
-                 <LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
-            ),
-        };
-        let broken =
-            |e: &dyn std::fmt::Display| StorageError::Permanent(format!("bucket {} cannot be made: {e}", self.place));
-        let request = Request::builder()
-            .method(Method::PUT)
-            .uri(&self.url)
-            .header(header::CONTENT_LENGTH, body.len())
-            .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
-            .body(Buffer::from(body))
-            .map_err(|e| broken(&e))?;
-        let (mut parts, body) = request.into_parts();
-        self.signer.sign(&mut parts, None).await.map_err(|e| broken(&e))?;
-        // What was signed is what the connection will say by itself.
-        parts.headers.remove(header::HOST);
-        match self.transport.send(Request::from_parts(parts, body)).await {
-            Ok(_) => Ok(()),
-            Err(e) if Refusal::of(&e).is_some_and(|refusal| refusal.outcome() == Outcome::BucketExists) => Ok(()),
-            Err(e) => Err(failure(&e, "the bucket", &self.place)),
+    /// Says for people where the bucket is.
+    pub(super) fn describe(&self) -> String {
+        if is_aws(&self.host) {
+            format!("{}://{}/", self.storage, self.name)
+        } else {
+            format!("{}://{}/{}/", self.storage, self.host, self.name)
         }
     }
+}
+
+/// Whether a host belongs to AWS.
+pub(super) fn is_aws(host: &str) -> bool {
+    host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn")
 }

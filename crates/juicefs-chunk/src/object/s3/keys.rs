@@ -1,4 +1,4 @@
-//! Who requests come from.
+//! Requests are signed with these keys, which tell the server who makes them.
 
 use juicefs_core::Format;
 use opendal::HttpTransporter;
@@ -8,19 +8,19 @@ use reqsign_core::{Context, OsEnv, ProvideCredentialChain};
 use reqsign_file_read_tokio::TokioFileRead;
 
 use super::vendors;
-use crate::object::Variables;
+use crate::object::opening::Variables;
 
-/// The access key that means none.
+/// This access key means that there is none.
 const ANONYMOUS: &str = "anonymous";
 
-/// Keys of a volume, without which requests are not signed.
+/// The keys that requests are signed with.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Keys {
-    /// Whoever asks is served.
+    /// There are no keys, and requests are not signed: the bucket serves everybody.
     Anonymous,
-    /// Those of the volume or the environment.
+    /// The keys come from the volume or from the environment.
     Given { access: String, secret: String, token: String },
-    /// What the AWS chain finds at the first request: environment, profile, web identity, container, instance.
+    /// The AWS chain looks for keys at the first request: environment, profile, web identity, container, instance.
     Found,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// The keys of the volume, else those of the storage's own variables, else those that AWS' tools would find.
+    /// Returns the keys of the volume, else those of the storage's own variables, else those that AWS' tools would find.
     ///
     /// # Errors
     /// A sentence for the user when a storage that is not AWS-like has no keys.
@@ -72,7 +72,7 @@ impl Keys {
         Err(format!("storage {storage} needs {kind}: give them with --access-key and --secret-key{or}"))
     }
 
-    /// What signs requests.
+    /// Returns the chain that provides keys to a signer.
     pub(super) fn chain(&self) -> ProvideCredentialChain<Credential> {
         match self {
             Self::Anonymous => ProvideCredentialChain::new(),
@@ -86,7 +86,7 @@ impl Keys {
     }
 }
 
-/// What a signer works with: keys may lie in files and in the environment, or come from a service.
+/// Makes what a signer needs to find keys, which may lie in files and in the environment or come from a service.
 pub(super) fn signing_context(transport: &HttpTransporter) -> Context {
     Context::new().with_file_read(TokioFileRead).with_env(OsEnv).with_http_send(transport.clone())
 }

@@ -1,6 +1,9 @@
-//! Listing a bucket with encoded keys, which OpenDAL does not ask for: XML has no way to write a control character, and
-//! servers that put one into it all the same, or something in its place, name another object than there is.
+//! A bucket is listed with encoded keys, which OpenDAL does not ask for.
+//!
+//! XML has no way to write a control character. Servers that put one into a listing all the same, or something in its place,
+//! would name another object than there is.
 
+use async_trait::async_trait;
 use http::{Method, Request, header, request::Parts};
 use juicefs_core::{StorageError, Timestamp, store::ObjectInfo};
 use opendal::{Buffer, HttpTransporter};
@@ -10,20 +13,20 @@ use reqsign_core::Signer;
 use serde::Deserialize;
 
 use super::{
-    address::Place,
+    bucket::Bucket,
     keys::{Keys, signing_context},
 };
-use crate::object::dal::{failure, unsigned};
+use crate::object::dal::{ListObjects, failure, unsigned};
 
-/// Most entries of one page.
+/// The most entries of one page.
 const PAGE: usize = 1000;
-/// What a value in a query has as it is.
+/// These characters are not encoded in the values of a query.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Lists a bucket.
 #[derive(Debug)]
-pub(in crate::object) struct Lister {
-    /// `None`: whoever asks is answered.
+pub(super) struct Lister {
+    /// `None` when requests are not signed.
     signer: Option<Signer<Credential>>,
     transport: HttpTransporter,
     url: String,
@@ -49,42 +52,10 @@ struct Entry {
 }
 
 impl Lister {
-    pub(super) fn new(place: &Place, keys: &Keys, transport: HttpTransporter) -> Self {
+    pub(super) fn new(bucket: &Bucket, keys: &Keys, transport: HttpTransporter) -> Self {
         let signer = (*keys != Keys::Anonymous)
-            .then(|| Signer::new(signing_context(&transport), keys.chain(), RequestSigner::new("s3", &place.region)));
-        Self { signer, transport, url: place.bucket_url(), place: place.describe() }
-    }
-
-    /// Up to `limit` objects whose keys begin with `prefix` and come after `after`, in the order of the keys.
-    ///
-    /// # Errors
-    /// Those of a request; `Transient` for an answer that is no listing.
-    pub(in crate::object) async fn list(
-        &self,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<ObjectInfo>, StorageError> {
-        let mut found = Vec::new();
-        let (mut last, mut token) = (after.to_owned(), None);
-        while found.len() < limit {
-            let page = self.page(prefix, &last, token.as_deref(), (limit - found.len()).min(PAGE)).await?;
-            let Some(entry) = page.contents.last() else { break };
-            last = page.plain(&entry.key);
-            for entry in &page.contents {
-                let key = page.plain(&entry.key);
-                // What ends in a slash stands for a directory.
-                if key.starts_with(prefix) && key.as_str() > after && !key.ends_with('/') {
-                    found.push(ObjectInfo { mtime: entry.mtime(), size: entry.size, key });
-                }
-            }
-            token = page.next_continuation_token;
-            if !page.is_truncated {
-                break;
-            }
-        }
-        found.truncate(limit);
-        Ok(found)
+            .then(|| Signer::new(signing_context(&transport), keys.chain(), RequestSigner::new("s3", &bucket.region)));
+        Self { signer, transport, url: bucket.url(), place: bucket.describe() }
     }
 
     async fn page(&self, prefix: &str, after: &str, token: Option<&str>, most: usize) -> Result<Page, StorageError> {
@@ -126,8 +97,34 @@ impl Lister {
     }
 }
 
+#[async_trait]
+impl ListObjects for Lister {
+    async fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectInfo>, StorageError> {
+        let mut found = Vec::new();
+        let (mut last, mut token) = (after.to_owned(), None);
+        while found.len() < limit {
+            let page = self.page(prefix, &last, token.as_deref(), (limit - found.len()).min(PAGE)).await?;
+            let Some(entry) = page.contents.last() else { break };
+            last = page.plain(&entry.key);
+            for entry in &page.contents {
+                let key = page.plain(&entry.key);
+                // What ends in a slash stands for a directory.
+                if key.starts_with(prefix) && key.as_str() > after && !key.ends_with('/') {
+                    found.push(ObjectInfo { mtime: entry.mtime(), size: entry.size, key });
+                }
+            }
+            token = page.next_continuation_token;
+            if !page.is_truncated {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+}
+
 impl Page {
-    /// A key as it is. A server that encodes says so.
+    /// Decodes a key if the server says that keys are encoded.
     fn plain(&self, key: &str) -> String {
         match self.encoding_type.as_deref() {
             Some("url") => percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned(),

@@ -1,23 +1,28 @@
-//! Vendors whose storages have names of their own and an S3 interface: how their addresses say bucket, endpoint, region.
+//! Some vendors have an S3 interface and storages with names of their own. Their addresses name bucket, endpoint and region
+//! in these ways.
 
-use super::address::{Address, DEFAULT_REGION, Place, path_style, region_variable};
-use crate::object::Variables;
+use super::{
+    address::{Address, path_style, region_variable},
+    bucket::{Bucket, DEFAULT_REGION},
+};
+use crate::object::opening::Variables;
 
-/// Where a vendor's addresses have what requests need.
+/// Says where the addresses of a vendor have what requests need.
 struct Vendor {
     storage: &'static str,
-    /// An address as it should be.
+    /// The form of an address, for messages.
     form: &'static str,
-    /// Which label of the host without the bucket names the region, and what stands before it there.
+    /// Where the region is named.
     region: Region,
     style: Style,
-    /// End of the hosts that have their S3 interface at a sister's name, and how that one begins.
+    /// For hosts that have their S3 interface at another name: the end of such hosts, and the beginning of that name.
     sister: Option<(&'static str, &'static str)>,
-    /// Of addresses that leave the region out: the variable that names it, and the host around it.
+    /// For addresses that leave the region out.
     short: Option<Short>,
 }
 
-/// An address that is a bucket alone, or with the end of a host. JuiceFS (Go) asks the vendor where such a bucket is.
+/// An address that is a bucket alone, or with the end of a host: a variable names the region, and this is the host around
+/// it. JuiceFS (Go) asks the vendor where such a bucket is.
 struct Short {
     variable: &'static str,
     before: &'static str,
@@ -81,7 +86,7 @@ const VENDORS: &[Vendor] = &[
     vendor("wasabi", "https://BUCKET.s3.REGION.wasabisys.com", Region::Label(1, ""), Style::Host),
 ];
 
-/// Region names of KS3 by what stands in its addresses.
+/// The names of KS3's regions, by the words for them in its addresses.
 const KS3_REGIONS: &[(&str, &str)] = &[
     ("cn-beijing", "BEIJING"),
     ("cn-shanghai", "SHANGHAI"),
@@ -95,11 +100,11 @@ const KS3_REGIONS: &[(&str, &str)] = &[
     ("sgp", "SINGAPORE"),
 ];
 
-/// The place that a vendor's address means.
+/// Returns the bucket that a vendor's address means.
 ///
 /// # Errors
 /// A sentence for the user.
-pub(super) fn place(address: &Address, variables: &Variables<'_>) -> Result<Place, String> {
+pub(super) fn bucket(address: &Address, variables: &Variables<'_>) -> Result<Bucket, String> {
     let (storage, given) = (address.storage, &address.given);
     let vendor = VENDORS
         .iter()
@@ -145,7 +150,7 @@ pub(super) fn place(address: &Address, variables: &Variables<'_>) -> Result<Plac
         }
         _ => host.to_owned(),
     };
-    Ok(address.place(&host, bucket, &region, path))
+    Ok(address.bucket(&host, bucket, &region, path))
 }
 
 impl Short {
@@ -161,7 +166,8 @@ impl Short {
     }
 }
 
-/// The name of a region where it is not just what the address has; `None` when it has none.
+/// Returns the name of the region, which for some vendors is another than the word in the address; `None` when there is
+/// none.
 fn particular_region(storage: &str, region: &str, host: &str, variables: &Variables<'_>) -> Option<String> {
     Some(match storage {
         "ks3" => {
@@ -196,7 +202,7 @@ fn is_ksyun(host: &str) -> bool {
     host.ends_with("ksyun.com") || host.ends_with("ksyuncs.com")
 }
 
-/// Environment variables with the keys of a storage, besides those that every storage has.
+/// Returns the names of the environment variables with access key, secret key and token that only this storage has.
 pub(super) fn key_variables(storage: &str) -> Option<(&'static str, &'static str, Option<&'static str>)> {
     Some(match storage {
         "minio" => ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", None),

@@ -7,7 +7,6 @@ use tokio::{
 };
 
 use super::*;
-use crate::object::{open::Clients, s3};
 
 /// Answers each request with `text`, and breaks the connection off.
 async fn serve(listener: TcpListener, text: String) {
@@ -27,7 +26,7 @@ async fn refused_with(text: &str) -> [StorageError; 2] {
     let bucket = format!("http://{}/b", listener.local_addr().expect("an address"));
     let serving = tokio::spawn(serve(listener, text.to_owned()));
     let format = Format { access_key: "anonymous".into(), ..format("s3", &bucket, 0) };
-    let store = s3::open("s3", &bucket, &format, &|_| None, &mut Clients::default()).expect("a bucket");
+    let store = s3_bucket(&bucket, &format);
     let errors = [
         store.put("k", body(b"hello")).await.expect_err("put"),
         store.get("k", None).await.map(drop).expect_err("get"),

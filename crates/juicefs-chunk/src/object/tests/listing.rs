@@ -8,7 +8,6 @@ use tokio::{
 };
 
 use super::*;
-use crate::object::{open::Clients, s3};
 
 /// What that server escapes of a key.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%').add(b'+').add(b'{').add(b'}').add(b'<').add(b'&');
@@ -69,7 +68,7 @@ async fn keys_that_xml_cannot_have_are_listed_as_they_are() {
         }
     });
     let format = Format { access_key: "anonymous".into(), ..format("s3", &bucket, 0) };
-    let store = s3::open("s3", &bucket, &format, &|_| None, &mut Clients::default()).expect("a bucket");
+    let store = s3_bucket(&bucket, &format);
     let listed = async |prefix: &str, after: &str, limit: usize| -> Vec<String> {
         store.list(prefix, after, limit).await.expect("a listing").into_iter().map(|object| object.key).collect()
     };

@@ -8,7 +8,7 @@ use juicefs_testkit::s3::{ACCESS_KEY, DOMAIN, EXPIRED_TOKEN, S3Server, SECRET_KE
 use super::*;
 use juicefs_tls::TlsFiles;
 
-use crate::object::{http::TLS_OPTIONS, open::Clients, s3};
+use crate::object::{http::TLS_OPTIONS, opening::Clients};
 
 fn setting(storage: &str, bucket: &str) -> Format {
     Format { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into(), ..format(storage, bucket, 0) }
@@ -17,7 +17,7 @@ fn setting(storage: &str, bucket: &str) -> Format {
 /// The bucket without the volume's name before keys.
 fn bucket(server: &S3Server, name: &str) -> DalStorage {
     let format = setting("s3", &server.bucket_url(name));
-    s3::open("s3", &format.bucket, &format, &|_| None, &mut Clients::default()).expect("a bucket")
+    s3_bucket(&format.bucket, &format)
 }
 
 fn made(server: &S3Server, name: &str) -> DalStorage {
@@ -67,7 +67,7 @@ async fn buckets_may_be_part_of_the_host() {
         .expect("a client");
     let format = setting("s3", &format!("http://{host}:{}", server.port()));
     let variables = |name: &str| (name == "JFS_S3_VHOST_STYLE").then(|| "1".to_owned());
-    let store = s3::open("s3", &format.bucket, &format, &variables, &mut Clients::of(client)).expect("a bucket");
+    let store = opened(&format.bucket, &format, &variables, &mut Clients::of(client));
     suite(&store).await;
     assert!(server.bucket_dir("hosted").is_dir());
 }
@@ -200,7 +200,7 @@ async fn objects_carry_a_checksum_that_whole_reads_compare() {
     // A part has no checksum.
     assert_eq!(store.get("k", Some((3, 2))).await.expect("a part").concat(), b"lp");
     let careless = setting("s3", &format!("{}?disable-checksum=true", server.bucket_url("bkt")));
-    let careless = s3::open("s3", &careless.bucket, &careless, &|_| None, &mut Clients::default()).expect("a bucket");
+    let careless = s3_bucket(&careless.bucket, &careless);
     assert_eq!(careless.get("k", None).await.expect("unchecked").concat(), b"hellp");
     careless.put("l", body(b"hello")).await.expect("put");
     assert!(store.operator().stat("l").await.expect("head").user_metadata().is_none_or(|user| user.is_empty()));

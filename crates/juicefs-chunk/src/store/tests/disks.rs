@@ -86,7 +86,7 @@ fn data(id: u64) -> Vec<u8> {
 
 /// Reads past what is in memory.
 async fn check(store: &Store, slice: SliceKey) {
-    store.inner.cache.forget_memory();
+    store.cache.forget_memory();
     assert!(get(store, slice, 0, slice.size).await == data(slice.id.0), "slice {}", slice.id);
 }
 
@@ -178,7 +178,7 @@ async fn what_is_staged_on_a_failing_disk_is_still_read_and_uploaded() {
         check(&store, *slice).await;
     }
     assert_eq!(store.stats().disks.unstable, 1);
-    store.inner.cache.forget_memory();
+    store.cache.forget_memory();
     let lost = store.read(staged, 0, staged.size, ReadPurpose::Random).await;
     let error = lost.expect_err("nowhere else");
     assert!(

@@ -1,6 +1,10 @@
 //! What is fetched, shared and kept.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use juicefs_testkit::fault_store::{Fault, FaultStore, Verb};

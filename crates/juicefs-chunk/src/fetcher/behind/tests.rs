@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use juicefs_core::{ChunkStore, ObjectStorage, SliceKey, store::ReadPurpose};
 use juicefs_testkit::fault_store::{Fault, FaultStore, Verb};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::time::Instant;
 
 use super::*;
 use crate::{

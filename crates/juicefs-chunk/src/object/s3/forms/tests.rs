@@ -1,15 +1,17 @@
+use juicefs_tls::TlsFiles;
+
 use super::*;
 
-fn with(storage: &'static str, bucket: &str, variables: &[(&str, &str)]) -> Result<Place, String> {
+fn with(storage: &'static str, bucket: &str, variables: &[(&str, &str)]) -> Result<Bucket, String> {
     let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    Place::parse(storage, bucket, &find)
+    super::bucket(storage, bucket, &find)
 }
 
 /// `SCHEME HOST BUCKET REGION STYLE`.
 fn read(storage: &'static str, bucket: &str, variables: &[(&str, &str)]) -> String {
-    let place = with(storage, bucket, variables).expect(bucket);
-    let style = if place.path_style { "path" } else { "host" };
-    format!("{} {} {} {} {style}", place.scheme, place.host, place.bucket, place.region)
+    let read = with(storage, bucket, variables).expect(bucket);
+    let style = if read.path_style { "path" } else { "host" };
+    format!("{} {} {} {} {style}", read.scheme, read.host, read.name, read.region)
 }
 
 fn refused(storage: &'static str, bucket: &str) -> String {
@@ -182,15 +184,16 @@ fn bad_addresses_are_named_with_a_good_one() {
 
 #[test]
 fn options_of_an_address() {
-    let place = with("s3", "https://h/b?disable-checksum=true&tls-insecure-skip-verify=true", &[]).expect("an address");
-    assert!(!place.checksum && place.tls.skip_verify);
-    let place = with("s3", "https://h/b?ca-certs=/a&ssl-cert=/c&ssl-key=/k", &[]).expect("an address");
-    assert!(place.checksum);
+    let bucket =
+        with("s3", "https://h/b?disable-checksum=true&tls-insecure-skip-verify=true", &[]).expect("an address");
+    assert!(!bucket.checksum && bucket.tls.skip_verify);
+    let bucket = with("s3", "https://h/b?ca-certs=/a&ssl-cert=/c&ssl-key=/k", &[]).expect("an address");
+    assert!(bucket.checksum);
     let wanted =
         TlsFiles { skip_verify: false, authorities: Some("/a".into()), client: Some(("/c".into(), "/k".into())) };
-    assert_eq!(place.tls, wanted);
+    assert_eq!(bucket.tls, wanted);
     // Without its key a certificate is as good as none.
     assert_eq!(with("s3", "https://h/b?ssl-cert=/c", &[]).expect("an address").tls, TlsFiles::default());
-    assert_eq!(place.describe(), "s3://h/b/");
+    assert_eq!(bucket.describe(), "s3://h/b/");
     assert_eq!(with("s3", "b", &[]).expect("an address").describe(), "s3://b/");
 }

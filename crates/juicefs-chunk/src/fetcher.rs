@@ -1,114 +1,44 @@
-//! Answering reads: where each piece comes from, and the memory for all of them at once.
+//! The fetcher answers reads. It finds out where each piece of a read comes from, and takes memory for all of them at once.
 //!
-//! Who waits for memory holds none, not even that of a block that somebody else fetches for him: readers that each held some
-//! and waited for more would wait for one another for good.
+//! A reader that waits for memory holds none, not even that of a block which somebody else fetches. Readers that held some and
+//! waited for more would wait for one another for good.
 
-use std::sync::Arc;
+mod behind;
+mod download;
+mod flights;
+mod prefetch;
+mod reuse;
+mod source;
+
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use juicefs_core::{ChunkError, Lease, Segments, Share, SliceKey, store::ReadPurpose, store::Stretch};
-use parking_lot::Mutex;
+use juicefs_core::{
+    Budget, ChunkError, Lease, Segments, Share, SliceKey,
+    store::{ReadPurpose, Stretch},
+};
 use smallvec::SmallVec;
 
+pub(crate) use self::{behind::small_file_bytes, download::Downloader, flights::Flights};
+use self::{
+    prefetch::Prefetcher,
+    source::{Arrival, Pieces, Source, Sources, share_of},
+};
 use crate::{
     block::{self, BlockId, Piece},
-    cache::{Found, Keep, OnDisk},
-    download::{Fetch, Flight, WeakFlight},
+    cache::{Cache, Found, Keep, LocalBlock},
+    config::ChunkConfig,
+    counters::Counters,
     lease::leased,
-    store::{Inner, Started},
+    tasks::{Started, Tasks},
 };
 
-/// Blocks up to this size are always fetched whole: a request for a part would cost as much.
-const TINY_BLOCK_BYTES: u32 = 8 << 10;
-/// Of blocks up to this size the second read of a part shows that the whole is worth having.
-const SMALL_BLOCK_BYTES: u32 = 128 << 10;
-/// Reads of parts of a larger block after which the whole of it is worth having.
-const REUSE_READS: u32 = 3;
-/// The same of a block on a disk of this machine, where a read of a part costs a seek and no round trip.
-const REUSE_READS_IN_PLACE: u32 = 8;
+/// How often read-ahead looks whether there is memory, and the pause between.
+const AHEAD_TRIES: u32 = 4;
+const AHEAD_PAUSE: Duration = Duration::from_millis(5);
 
-/// A block and how often parts of it were read.
-type Reuse = Option<(BlockId, u32)>;
-
-/// How often parts of blocks were read lately. A fixed table: what collides is forgotten, which costs a guess.
-#[derive(Debug)]
-pub(crate) struct ReuseTable {
-    slots: Mutex<Box<[Reuse]>>,
-}
-
-impl Default for ReuseTable {
-    fn default() -> Self {
-        Self { slots: Mutex::new(vec![None; 1024].into_boxed_slice()) }
-    }
-}
-
-impl ReuseTable {
-    /// Counts a read of a part of the block; how many there were.
-    fn count(&self, id: BlockId) -> u32 {
-        let mut slots = self.slots.lock();
-        let at = (id.slice.wrapping_mul(31).wrapping_add(u64::from(id.index)) % slots.len() as u64) as usize;
-        let slot = &mut slots[at];
-        let reads = match slot {
-            Some((seen, reads)) if *seen == id => *reads + 1,
-            _ => 1,
-        };
-        *slot = Some((id, reads));
-        reads
-    }
-}
-
-/// Where the bytes of a piece come from.
-enum Source {
-    /// They are here.
-    Here(Bytes),
-    /// From an open file of the disk cache.
-    Disk(OnDisk),
-    /// A file of the disk cache is to be opened, if it is there.
-    Closed,
-    /// Somebody fetches the block already.
-    Join(Flight),
-    /// Likewise, and it is not held meanwhile.
-    Elsewhere(WeakFlight),
-    /// The whole block is to be fetched.
-    Whole,
-    /// Only the piece is to be fetched.
-    Part,
-}
-
-impl Source {
-    /// Holds no memory that was taken for a fetch.
-    fn let_go(&mut self) {
-        if let Self::Join(flight) = self {
-            *self = Self::Elsewhere(flight.downgrade());
-        }
-    }
-}
-
-/// A piece on its way.
-enum Begun {
-    /// The whole block is here.
-    Block(Bytes),
-    /// The whole block is being fetched.
-    Flight(Flight),
-    /// The piece alone is.
-    Fetch(Fetch),
-}
-
-type Pieces = SmallVec<[Piece; 2]>;
-type Sources = SmallVec<[(Piece, Source); 2]>;
-
-/// What memory is taken for by a read from these sources. One that stays on this machine does not wait for others that wait
-/// for the store.
-fn share_of(sources: &[(Piece, Source)], purpose: ReadPurpose) -> Share {
-    if purpose == ReadPurpose::ReadAhead {
-        return Share::Ahead;
-    }
-    let is_local = sources.iter().all(|(_, source)| matches!(source, Source::Here(_) | Source::Disk(_)));
-    if is_local { Share::Disk } else { Share::Fetch }
-}
-
-/// Whether what is at hand need not be counted: it is as much as an application asked for, by a request that its thread answers before
-/// it takes another one. Whoever reads for himself holds it for longer.
+/// Whether bytes that are at hand need not be taken from the budget. They are as many as an application asked for, and the
+/// thread answers that request before it takes another one. Read-ahead and compaction hold bytes for longer.
 fn is_answered_at_once(purpose: ReadPurpose) -> bool {
     match purpose {
         ReadPurpose::Random | ReadPurpose::RandomInSmall | ReadPurpose::Sequential => true,
@@ -116,7 +46,37 @@ fn is_answered_at_once(purpose: ReadPurpose) -> bool {
     }
 }
 
-impl Inner {
+/// Whether a block that was fetched for a read is kept.
+fn keep_of(purpose: ReadPurpose) -> Keep {
+    if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal }
+}
+
+/// Answers reads from the cache, from the files of a local store, or from the object store.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    config: Arc<ChunkConfig>,
+    budget: Budget,
+    cache: Arc<Cache>,
+    downloader: Arc<Downloader>,
+    prefetcher: Prefetcher,
+    counters: Arc<Counters>,
+    tasks: Tasks,
+}
+
+impl Fetcher {
+    pub(crate) fn new(budget: Budget, counters: Arc<Counters>, downloader: Downloader) -> Self {
+        let downloader = Arc::new(downloader);
+        Self {
+            config: Arc::clone(&downloader.config),
+            cache: Arc::clone(&downloader.cache),
+            tasks: downloader.tasks.clone(),
+            prefetcher: Prefetcher::new(budget.clone(), Arc::clone(&downloader)),
+            budget,
+            downloader,
+            counters,
+        }
+    }
+
     /// See `ChunkStore::read`.
     pub(crate) async fn read(
         self: &Arc<Self>,
@@ -145,6 +105,28 @@ impl Inner {
         Ok(counts.into_iter().map(|count| segments.by_ref().take(count).collect()).collect())
     }
 
+    /// Brings a block into the cache proper, whatever the settings keep.
+    ///
+    /// # Errors
+    /// When the block cannot be fetched.
+    pub(crate) async fn fill(&self, id: BlockId) -> Result<(), ChunkError> {
+        if !self.cache.contains(id) {
+            let lease = self.budget.acquire(Share::Background, self.downloader.fetch_bytes(id)).await;
+            self.downloader.join_or_fetch(id, Keep::Forced, lease).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings a block into the cache if it is not there, memory is free and nobody does it yet. Never waits.
+    pub(crate) fn prefetch(&self, id: BlockId) {
+        self.prefetcher.prefetch(id);
+    }
+
+    /// Whether a block is on this machine, as far as is known without looking.
+    pub(crate) fn holds(&self, id: BlockId) -> bool {
+        self.cache.holds(id) || self.downloader.in_place().is_some()
+    }
+
     fn pieces(&self, Stretch { slice, off, len }: Stretch) -> Result<Pieces, ChunkError> {
         block::pieces(slice, self.config.block_size, off, len)
             .ok_or(ChunkError::Misuse("a read beyond the end of its slice"))
@@ -158,14 +140,14 @@ impl Inner {
             return Ok(all);
         }
         let mut sources: Sources = pieces.into_iter().map(|piece| (piece, self.source(piece, purpose))).collect();
-        self.open_files(&mut sources, purpose).await?;
+        self.open_blocks(&mut sources, purpose).await?;
         let (need, share) = (self.needed_bytes(&sources), share_of(&sources, purpose));
         if need > self.budget.limit_bytes(share) {
             return self.read_one_by_one(sources, purpose).await;
         }
         let mut lease = self.memory_for(&mut sources, purpose).await?;
         // Start all that must be fetched before waiting for any of it.
-        let begun: SmallVec<[(Piece, Begun); 2]> = sources
+        let arrivals: SmallVec<[(Piece, Arrival); 2]> = sources
             .into_iter()
             .map(|(piece, source)| {
                 let part = lease.split(self.source_bytes(piece, &source));
@@ -173,8 +155,8 @@ impl Inner {
             })
             .collect();
         let mut out = Segments::new();
-        for (piece, begun) in begun {
-            out.push(self.end(piece, begun).await?);
+        for (piece, arrival) in arrivals {
+            out.push(arrival.bytes(piece).await?);
         }
         Ok(out)
     }
@@ -193,8 +175,8 @@ impl Inner {
             one.push((piece, source));
             let mut lease = self.memory_for(&mut one, purpose).await?;
             for (piece, source) in one {
-                let begun = self.begin(piece, source, std::mem::take(&mut lease), purpose);
-                out.push(Bytes::copy_from_slice(&self.end(piece, begun).await?));
+                let arrival = self.begin(piece, source, std::mem::take(&mut lease), purpose);
+                out.push(Bytes::copy_from_slice(&arrival.bytes(piece).await?));
             }
         }
         Ok(out)
@@ -214,7 +196,7 @@ impl Inner {
             for (piece, source) in sources.iter_mut() {
                 self.recall(*piece, source);
             }
-            self.open_files(sources, purpose).await?;
+            self.open_blocks(sources, purpose).await?;
             // Some may have been fetched and forgotten meanwhile. They are few: taking whatever is free keeps them from waiting.
             let more = self.needed_bytes(sources).saturating_sub(need);
             lease.merge(self.budget.try_acquire(share, more).unwrap_or_default());
@@ -225,11 +207,11 @@ impl Inner {
     /// Joins again what was let go, or looks for it anew.
     fn recall(&self, piece: Piece, source: &mut Source) {
         if let Source::Elsewhere(flight) = source {
-            *source = match flight.upgrade().or_else(|| self.flights.of(piece.block)) {
+            *source = match flight.upgrade().or_else(|| self.downloader.flight(piece.block)) {
                 Some(flight) => Source::Join(flight),
                 None => match self.cache.find(piece.block) {
                     Found::Memory(block) => Source::Here(block),
-                    Found::Disk(file) => Source::Disk(file),
+                    Found::Open(block) => Source::Open(block),
                     Found::Closed => Source::Closed,
                     Found::Nothing => Source::Whole,
                 },
@@ -237,34 +219,38 @@ impl Inner {
         }
     }
 
-    /// Starts what is to be fetched, and reads what is at hand.
-    fn begin(self: &Arc<Self>, piece: Piece, source: Source, lease: Lease, purpose: ReadPurpose) -> Begun {
-        match source {
-            Source::Here(block) => Begun::Block(block),
-            Source::Join(flight) => Begun::Flight(flight),
-            Source::Whole | Source::Closed | Source::Elsewhere(_) => {
-                let keep = if purpose == ReadPurpose::Once { Keep::No } else { Keep::Normal };
-                Begun::Flight(self.join_or_fetch(piece.block, keep, lease))
+    /// Takes memory for a read. Read-ahead gives way to everybody who waits for memory, and gives up soon: who waits for what it
+    /// was to bring can have memory of his own.
+    async fn lease_for(&self, bytes: usize, share: Share) -> Result<Lease, ChunkError> {
+        if share != Share::Ahead {
+            return Ok(self.budget.acquire(share, bytes).await);
+        }
+        for _ in 0..AHEAD_TRIES {
+            if let Some(lease) = self.budget.try_acquire(share, bytes) {
+                return Ok(lease);
             }
-            Source::Part => Begun::Fetch(self.start(Arc::clone(self).fetch_part(piece, lease))),
-            Source::Disk(file) => Begun::Fetch(match file.read_now(piece.off, piece.len) {
+            self.tasks.sleep(AHEAD_PAUSE).await;
+        }
+        Err(ChunkError::NoMemory)
+    }
+
+    /// Starts what is to be fetched, and reads what is at hand.
+    fn begin(self: &Arc<Self>, piece: Piece, source: Source, lease: Lease, purpose: ReadPurpose) -> Arrival {
+        match source {
+            Source::Here(block) => Arrival::Block(block),
+            Source::Join(flight) => Arrival::Flight(flight),
+            Source::Whole | Source::Closed | Source::Elsewhere(_) => {
+                Arrival::Flight(self.downloader.join_or_fetch(piece.block, keep_of(purpose), lease))
+            }
+            Source::Part => Arrival::Piece(self.tasks.start(Arc::clone(&self.downloader).fetch_part(piece, lease))),
+            Source::Open(block) => Arrival::Piece(match block.read_now(piece.off, piece.len) {
                 Some(bytes) => {
                     self.counters.cache_hit.hit(bytes.len());
                     Started::Done(Ok(leased(bytes, lease)))
                 }
-                None => self.start(Arc::clone(self).read_disk(piece, file, lease, purpose)),
+                None => self.tasks.start(Arc::clone(self).read_local(piece, block, lease, purpose)),
             }),
         }
-    }
-
-    /// The bytes of a piece.
-    async fn end(&self, piece: Piece, begun: Begun) -> Result<Bytes, ChunkError> {
-        let range = piece.range();
-        Ok(match begun {
-            Begun::Block(block) => block.slice(range),
-            Begun::Flight(flight) => flight.await?.slice(range),
-            Begun::Fetch(fetch) => self.finish(fetch).await?,
-        })
     }
 
     /// All pieces, if each of them is at hand.
@@ -273,9 +259,9 @@ impl Inner {
         for piece in pieces {
             let (bytes, is_of_store) = match self.cache.find(piece.block) {
                 Found::Memory(block) => (block.slice(piece.range()), false),
-                Found::Disk(file) => (file.read_now(piece.off, piece.len)?, false),
+                Found::Open(block) => (block.read_now(piece.off, piece.len)?, false),
                 Found::Closed => return None,
-                Found::Nothing => (self.in_place()?.read_now(*piece)?, true),
+                Found::Nothing => (self.downloader.in_place()?.read_now(*piece)?, true),
             };
             out.push(bytes);
             of_store.push(is_of_store);
@@ -291,11 +277,41 @@ impl Inner {
         Some(out)
     }
 
+    /// Reads a piece from a block that the local tier has open. What cannot be read there or fails its checksums is fetched.
+    async fn read_local(
+        self: Arc<Self>,
+        piece: Piece,
+        block: LocalBlock,
+        lease: Lease,
+        purpose: ReadPurpose,
+    ) -> Result<Bytes, ChunkError> {
+        match block.read(piece.off, piece.len).await {
+            Ok(bytes) => {
+                self.counters.cache_hit.hit(bytes.len());
+                Ok(leased(bytes, lease))
+            }
+            Err(why) => {
+                tracing::warn!("the local copy of block {} is not used: {why}", self.downloader.key(piece.block));
+                if !matches!(why.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) {
+                    // A staged one stays, damaged as it is: it is all that there is.
+                    self.cache.evict(piece.block).await;
+                }
+                self.counters.cache_miss.hit(piece.len as usize);
+                drop(lease);
+                // Taking whatever is free keeps this rare path from waiting while other pieces of the read hold memory.
+                let need = self.downloader.fetch_bytes(piece.block);
+                let lease = self.budget.try_acquire(Share::Fetch, need).unwrap_or_default();
+                let block = self.downloader.join_or_fetch(piece.block, keep_of(purpose), lease).await?;
+                Ok(block.slice(piece.range()))
+            }
+        }
+    }
+
     /// Finds out where a piece comes from, without waiting.
     fn source(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         match self.cache.find(piece.block) {
             Found::Memory(block) => self.here(block, piece),
-            Found::Disk(file) => Source::Disk(file),
+            Found::Open(block) => Source::Open(block),
             Found::Closed => Source::Closed,
             Found::Nothing => self.beyond_the_cache(piece, purpose),
         }
@@ -308,17 +324,18 @@ impl Inner {
 
     fn beyond_the_cache(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> Source {
         self.counters.cache_miss.hit(piece.len as usize);
-        if let Some(flight) = self.flights.of(piece.block) {
+        if let Some(flight) = self.downloader.flight(piece.block) {
             let is_random = matches!(purpose, ReadPurpose::Random | ReadPurpose::RandomInSmall);
-            let goes_before = is_random && piece.len < piece.block.size.div_ceil(2) && self.behind.has(piece.block);
+            let goes_before =
+                is_random && piece.len < piece.block.size.div_ceil(2) && self.prefetcher.is_behind(piece.block);
             return if goes_before { Source::Part } else { Source::Join(flight) };
         }
-        if self.wants_part(piece, purpose) { Source::Part } else { Source::Whole }
+        if self.prefetcher.wants_part(piece, purpose) { Source::Part } else { Source::Whole }
     }
 
-    /// Opens the files that some pieces are or may be in, all at once. Done before memory is taken: what is not found, or not
+    /// Opens the blocks that the local tier has or may have, all at once. Done before memory is taken: what is not found, or not
     /// in time, has to be fetched, and that needs more of it.
-    async fn open_files(
+    async fn open_blocks(
         self: &Arc<Self>,
         sources: &mut [(Piece, Source)],
         purpose: ReadPurpose,
@@ -326,57 +343,28 @@ impl Inner {
         let mut opening: SmallVec<[_; 2]> = SmallVec::new();
         for (at, (piece, source)) in sources.iter().enumerate() {
             if let Source::Closed = source {
-                let (inner, block) = (Arc::clone(self), piece.block);
-                opening.push((at, self.start(async move { Ok(inner.cache.open_file(block).await) })));
+                let (cache, block) = (Arc::clone(&self.cache), piece.block);
+                opening.push((at, self.tasks.start(async move { Ok(cache.open_block(block).await) })));
             }
         }
         for (at, opened) in opening {
             let (piece, source) = &mut sources[at];
-            *source = match self.finish(opened).await? {
+            *source = match opened.outcome().await? {
                 Found::Memory(block) => self.here(block, *piece),
-                Found::Disk(file) => Source::Disk(file),
+                Found::Open(block) => Source::Open(block),
                 Found::Closed | Found::Nothing => self.beyond_the_cache(*piece, purpose),
             };
         }
         Ok(())
     }
 
-    /// Whether it is better to fetch a piece than its block. What is fetched beyond what is asked for is never more than
-    /// that, until the block is read again.
-    fn wants_part(self: &Arc<Self>, piece: Piece, purpose: ReadPurpose) -> bool {
-        let size = piece.block.size;
-        if self.in_place().is_some() {
-            if purpose == ReadPurpose::Random && self.reuse.count(piece.block) >= REUSE_READS_IN_PLACE {
-                self.prefetch_reused(piece.block);
-            }
-            return true;
-        }
-        if !self.body.is_plain() || size <= TINY_BLOCK_BYTES || piece.len >= size.div_ceil(2) {
-            return false;
-        }
-        match purpose {
-            ReadPurpose::Sequential | ReadPurpose::ReadAhead => false,
-            ReadPurpose::Once => true,
-            ReadPurpose::RandomInSmall if size > SMALL_BLOCK_BYTES && self.fetch_behind(piece.block) => true,
-            ReadPurpose::Random | ReadPurpose::RandomInSmall => match self.reuse.count(piece.block) {
-                2.. if size <= SMALL_BLOCK_BYTES => false,
-                REUSE_READS.. => {
-                    self.prefetch_reused(piece.block);
-                    // The prefetch may just have brought the block under way; then this read would only repeat it.
-                    true
-                }
-                _ => true,
-            },
-        }
-    }
-
     /// Budget bytes that a source needs.
     fn source_bytes(&self, piece: Piece, source: &Source) -> usize {
         match source {
             Source::Here(_) | Source::Join(_) | Source::Elsewhere(_) | Source::Closed => 0,
-            Source::Whole => self.fetch_bytes(piece.block),
+            Source::Whole => self.downloader.fetch_bytes(piece.block),
             Source::Part => piece.len as usize,
-            Source::Disk(file) => file.read_bytes(piece.off, piece.len),
+            Source::Open(block) => block.read_bytes(piece.off, piece.len),
         }
     }
 

@@ -1,11 +1,11 @@
-//! `--cache-dir`: from what a user writes to directories (format: data.md §4.1).
+//! The list of directories that a user gives with `--cache-dir` is read here (format: data.md §4.1).
 
 use std::{
     fs,
     path::{Component, Path, PathBuf},
 };
 
-/// The directories that `list` names for the volume with this UUID, sorted; `None` for the word `memory`.
+/// Returns the directories that `list` names for the volume with this UUID, sorted. Returns `None` for the word `memory`.
 ///
 /// `list` is separated by `:`, or by `,` if that leaves a single part. The UUID becomes a sub-directory of each. A part
 /// with `*`, `?`, `[` or `\` stands for all directories that match; one that matches nothing stands for itself.
@@ -51,7 +51,7 @@ fn matching(dir: &Path, pattern: &[u8]) -> Vec<PathBuf> {
     found
 }
 
-/// Shell patterns: `*`, `?`, `[a-z]`, `[^a]`, `\x`.
+/// Whether a name matches a shell pattern of `*`, `?`, `[a-z]`, `[^a]` and `\x`.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match pattern {
         [] => name.is_empty(),
@@ -66,7 +66,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// What follows a class that `c` is in.
+/// Returns what follows a class like `[a-z]` if `c` is in it. `class` begins after the bracket.
 fn in_class(class: &[u8], c: u8) -> Option<&[u8]> {
     let (negated, mut class) = match class {
         [b'^', rest @ ..] => (true, rest),
