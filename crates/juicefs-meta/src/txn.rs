@@ -9,14 +9,16 @@ mod effects;
 mod node;
 mod operation;
 mod read_set;
+mod usage;
 
 pub use self::{
     effect::{
         AccountEffect, ChunkEffect, EdgeEffect, Effect, LockEffect, NodeEffect, SessionEffect, SliceEffect,
         VolumeEffect,
     },
-    effects::{Applied, Effects, Move, Usage},
+    effects::{Applied, Effects, Move},
     node::{NodeGuard, NodePatch, Wrote},
     operation::{Decision, Operation, PendingOp, Step, Unbooked, judge, shielded, unread},
     read_set::ReadSet,
+    usage::Usage,
 };

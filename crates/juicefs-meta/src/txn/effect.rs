@@ -10,7 +10,7 @@ use juicefs_core::{
     slice::SliceRecord,
 };
 
-use super::{effects::Usage, node::NodePatch};
+use super::{node::NodePatch, usage::Usage};
 use crate::record::{
     AccountKey, Counter, DelFile, DelaySlices, DirStat, Edge, HolderKey, Key, NoteKey, Plock, Session, Value,
 };

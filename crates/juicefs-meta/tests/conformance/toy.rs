@@ -39,12 +39,10 @@ impl Engine for ToyEngine {
     async fn is_empty(&self) -> MetaResult<bool> {
         Ok(self.0.lock().is_empty())
     }
-
     async fn reset(&self) -> MetaResult<()> {
         self.0.lock().clear();
         Ok(())
     }
-
     async fn fetch(&self, keys: &[Key]) -> MetaResult<ReadSet> {
         let (records, mut read) = (self.0.lock(), ReadSet::default());
         keys.iter().for_each(|key| read.insert(key.clone(), find(&records, key)));

@@ -77,7 +77,7 @@ impl RedisEngine {
         let mut parts = fetch::list("entry", reply)?.into_iter();
         let stored = parts.next().map(|part| bytes("entry", part)).transpose()?.flatten();
         let edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
-        self.cache_one(asked, &key, edge.map(Value::Edge));
+        self.cache_one(asked, &key, || edge.map(Value::Edge));
         let Some(edge) = edge else { return Ok(None) };
         let stored = match parts.next() {
             Some(node) => bytes("node", node)?,
@@ -91,7 +91,7 @@ impl RedisEngine {
     fn found(&self, asked: Option<Asked>, edge: Edge, stored: Option<Bytes>) -> MetaResult<Found> {
         let node = stored.map(fetch::node).transpose()?;
         let (attr, stored) = node.map_or((None, None), |(attr, stored)| (Some(attr), stored));
-        self.cache_one(asked, &Key::Node(edge.ino), attr.clone().map(Value::Node));
+        self.cache_one(asked, &Key::Node(edge.ino), || attr.clone().map(Value::Node));
         Ok(Found { edge, attr, stored })
     }
 
@@ -105,7 +105,7 @@ impl RedisEngine {
         let entry = Request::of(&[&b"HGET"[..], &entries, name]);
         let stored = bytes("entry", self.call_one(&entry).await?)?;
         let mut edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
-        self.cache_one(asked, &key, edge.map(Value::Edge));
+        self.cache_one(asked, &key, || edge.map(Value::Edge));
         while let Some(named) = edge {
             let asked = self.cache.get().map(|cache| cache.now());
             let mut request = Request::of(&[&b"GET"[..], &keys.node(named.ino)]);
@@ -114,7 +114,7 @@ impl RedisEngine {
             let mut part = |what| bytes(what, replies.next().unwrap_or(Reply::Nil));
             let (node, stored) = (part("node")?, part("entry")?);
             edge = stored.map(|stored| decode_edge(&stored)).transpose()?;
-            self.cache_one(asked, &key, edge.map(Value::Edge));
+            self.cache_one(asked, &key, || edge.map(Value::Edge));
             let found = self.found(asked, named, node)?;
             if edge == Some(named) {
                 return Ok(Some(found));
@@ -135,9 +135,9 @@ impl RedisEngine {
     }
 
     /// Keeps what was asked for after `asked`, if anything is cached.
-    fn cache_one(&self, asked: Option<Asked>, key: &Key, value: Option<Value>) {
+    fn cache_one(&self, asked: Option<Asked>, key: &Key, value: impl FnOnce() -> Option<Value>) {
         if let (Some(cache), Some(asked)) = (self.cache.get(), asked) {
-            cache.learn(asked, key, value.as_ref());
+            cache.learn(asked, key, value().as_ref());
         }
     }
 
